@@ -1,0 +1,1 @@
+"""Lives in the world: actor, critic, imagination, replay, optimizers, the training loop."""

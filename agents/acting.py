@@ -1,0 +1,95 @@
+"""Acting: filter the newest observations and choose actions for N environments."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.dreamer import Dreamer
+from worldmodel.rssm import Carry
+
+
+class Decision(NamedTuple):
+    """What was done at one step."""
+
+    action: NDArray[np.float32]  # (N, A), one-hot if discrete
+    state: NDArray[np.float16]  # (N, ·), the sequence model's packed state
+    stoch: NDArray[np.uint8]  # (N, S), class indices
+
+
+class Actor:
+    """The agent's side of N running episodes: carries, last actions, its own random generator.
+
+    Actions always come from the posterior of the current observation.
+    """
+
+    def __init__(self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False) -> None:
+        self.agent = agent
+        self.deterministic = deterministic
+        self.device = next(agent.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._carry = agent.world_model.rssm.initial(num_envs)
+        self._action = torch.zeros(num_envs, agent.action.size, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: NDArray[Any],
+        is_first: NDArray[np.bool_],
+        override: tuple[NDArray[np.bool_], NDArray[np.float32]] | None = None,
+    ) -> Decision:
+        """Observations (N, O) or (N,), is_first (N,) → the decision.
+
+        `override` replaces the actions where its mask (N,) holds by its own (N, A).
+        """
+        world_model = self.agent.world_model
+        first = torch.from_numpy(is_first.astype(np.float32)).to(self.device).unsqueeze(1)
+        trajectory, self._carry = world_model.observe(
+            torch.from_numpy(observation).to(self.device).unsqueeze(1),
+            self._action.unsqueeze(1),
+            first,
+            self._carry,
+            generator=self.generator,
+        )
+        policy = self.agent.actor(trajectory.features[:, 0])
+        action = policy.mode() if self.deterministic else policy.sample(self.generator)
+        if override is not None:
+            mask, other = (torch.from_numpy(array).to(self.device) for array in override)
+            action = torch.where(mask.unsqueeze(-1), other, action)
+        self._action = action
+        state, stoch = pack_carry(self.agent, self._carry)
+        return Decision(action.cpu().numpy(), state, stoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "state": self.agent.world_model.rssm.sequence.pack(self._carry.state),
+            "stoch": self._carry.stoch,
+            "action": self._action,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        packed = state["state"].to(self.device)
+        self._carry = Carry(
+            self.agent.world_model.rssm.sequence.unpack(packed), state["stoch"].to(self.device)
+        )
+        self._action = state["action"].to(self.device)
+        self.generator.set_state(state["generator"].cpu())
+
+
+def pack_carry(agent: Dreamer, carry: Carry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """A carry as it is stored in replay: half-precision state, one byte per latent variable."""
+    rssm = agent.world_model.rssm
+    state = rssm.sequence.pack(carry.state).detach().to(torch.float16)
+    stoch = carry.stoch.unflatten(-1, (rssm.stoch, rssm.classes)).argmax(-1).to(torch.uint8)
+    return state.cpu().numpy(), stoch.cpu().numpy()
+
+
+def unpack_carry(agent: Dreamer, state: Tensor, stoch: Tensor) -> Carry:
+    """Inverse of `pack_carry` (up to half precision): (B, ·), (B, S) → carry of B."""
+    rssm = agent.world_model.rssm
+    one_hot = torch.nn.functional.one_hot(stoch.long(), rssm.classes)
+    dtype = next(agent.parameters()).dtype
+    return Carry(rssm.sequence.unpack(state.to(dtype)), one_hot.to(dtype).flatten(-2))

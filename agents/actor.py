@@ -1,0 +1,103 @@
+"""Actors: features to a distribution over actions (Hafner et al. 2023, Methods: actor)."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from envs.spaces import ActionSpec
+from worldmodel.categorical import unimix_probs
+from worldmodel.layers import MLP, Linear
+
+
+class Policy(Protocol):
+    """A distribution over actions; actions are vectors (…, A), one-hot if discrete."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def mode(self) -> Tensor: ...
+
+    def log_prob(self, action: Tensor) -> Tensor: ...
+
+    def entropy(self) -> Tensor: ...
+
+
+class CategoricalPolicy:
+    """One of A actions, mixed with 1 % uniform so that none ever dies out."""
+
+    def __init__(self, logits: Tensor, unimix: float) -> None:
+        self.probs = unimix_probs(logits, unimix)  # (…, A)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.empty_like(self.probs).exponential_(generator=generator)
+        index = (self.probs.detach() / noise).argmax(-1, keepdim=True)
+        return torch.zeros_like(self.probs).scatter_(-1, index, 1.0)
+
+    def mode(self) -> Tensor:
+        index = self.probs.argmax(-1, keepdim=True)
+        return torch.zeros_like(self.probs).scatter_(-1, index, 1.0)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return torch.log((self.probs * action).sum(-1))
+
+    def entropy(self) -> Tensor:
+        return -torch.xlogy(self.probs, self.probs).sum(-1)
+
+
+class BoundedNormal:
+    """Normal with mean tanh(m) and deviation in (low, high); the environment clips the actions."""
+
+    def __init__(self, mean: Tensor, raw_std: Tensor, low: float, high: float) -> None:
+        self.mean = torch.tanh(mean)  # (…, A)
+        self.std = low + (high - low) * torch.sigmoid(raw_std + 2.0)  # (…, A)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return (self.mean + self.std * noise).detach()
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        z = (action - self.mean) / self.std
+        return (-0.5 * z.square() - torch.log(self.std) - 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (torch.log(self.std) + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
+
+
+class CategoricalActor(nn.Module):
+    """Features (…, F) → CategoricalPolicy over A actions."""
+
+    def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
+        super().__init__()
+        self.unimix = unimix
+        self.body = nn.Sequential(MLP(features, units, layers), Linear(units, actions, scale=0.01))
+
+    def forward(self, features: Tensor) -> CategoricalPolicy:
+        return CategoricalPolicy(self.body(features), self.unimix)
+
+
+class BoundedNormalActor(nn.Module):
+    """Features (…, F) → BoundedNormal over A numbers."""
+
+    def __init__(
+        self, features: int, actions: int, units: int, layers: int, min_std: float, max_std: float
+    ) -> None:
+        super().__init__()
+        self.min_std, self.max_std = min_std, max_std
+        self.body = nn.Sequential(MLP(features, units, layers), Linear(units, 2 * actions, scale=0.01))
+
+    def forward(self, features: Tensor) -> BoundedNormal:
+        mean, raw_std = self.body(features).chunk(2, -1)
+        return BoundedNormal(mean, raw_std, self.min_std, self.max_std)
+
+
+def make_actor(
+    spec: ActionSpec, features: int, units: int, layers: int, unimix: float, min_std: float, max_std: float
+) -> CategoricalActor | BoundedNormalActor:
+    """The actor that fits the action space."""
+    if spec.discrete:
+        return CategoricalActor(features, spec.size, units, layers, unimix)
+    return BoundedNormalActor(features, spec.size, units, layers, min_std, max_std)

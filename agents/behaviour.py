@@ -1,0 +1,79 @@
+"""Actor and critic losses on imagined and replayed trajectories (Hafner et al. 2023, eqs. 7–11)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agents.config import AgentConfig
+from agents.critic import Critic
+from agents.imagination import Rollout
+from agents.returns import ReturnScale, lambda_return
+from worldmodel.model import Batch, WorldModel
+
+
+class BehaviourLosses(NamedTuple):
+    losses: dict[str, Tensor]  # policy (N, H), value (N, H)
+    returns: Tensor  # λ-returns (N, H)
+    metrics: dict[str, Tensor]  # scalars
+
+
+def behaviour_losses(
+    rollout: Rollout,
+    world_model: WorldModel,
+    actor: nn.Module,
+    critic: Critic,
+    scale: ReturnScale,
+    config: AgentConfig,
+) -> BehaviourLosses:
+    """REINFORCE with normalised advantages for the actor, two-hot regression for the critic.
+
+    Gradients reach actor and critic only: the rollout carries none, and neither do the
+    predictions of reward and continuation.
+    """
+    features, actions = rollout  # (N, H+1, F), (N, H, A)
+    with torch.no_grad():
+        reward = world_model.predict_reward(features).pred()  # (N, H+1)
+        discount = world_model.predict_continue(features).pred()  # (N, H+1)
+        # Probability that the imagined step is reached at all, the start's own end included.
+        weight = torch.cumprod(discount, 1)[:, :-1]  # (N, H)
+    value_output = critic(features)
+    value = value_output.pred().detach()  # (N, H+1)
+    returns = lambda_return(reward, discount, value, None, config.lambda_)  # (N, H)
+    spread = scale.update(returns)
+    advantage = (returns - value[:, :-1]) / spread  # (N, H)
+
+    policy = actor(features[:, :-1])
+    log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (N, H)
+    losses = {
+        "policy": -weight * (log_prob * advantage + config.entropy * entropy),
+        "value": weight * critic.loss(features[:, :-1], returns, config.slow_scale),
+    }
+    metrics = {
+        "actor/entropy": entropy.mean(),
+        "actor/advantage_abs": advantage.abs().mean(),
+        "critic/value": value.mean(),
+        "critic/return": returns.mean(),
+        "critic/return_spread": spread,
+        "imagination/reward": reward.mean(),
+        "imagination/weight": weight[:, -1].mean(),
+    }
+    return BehaviourLosses(losses, returns, {k: v.detach() for k, v in metrics.items()})
+
+
+def replay_value_loss(
+    features: Tensor, batch: Batch, bootstrap: Tensor, critic: Critic, horizon: float, config: AgentConfig
+) -> Tensor:
+    """Critic loss on the replayed trajectory itself, (B, K) → (B, K − 1).
+
+    Args:
+        features: (B, K, F), the last K replayed steps; gradients flow into the world model.
+        bootstrap: (B, K), the imagined λ-return of each of these steps.
+        horizon: effective discount horizon, γ = 1 − 1/horizon.
+    """
+    steps = bootstrap.shape[1]
+    last, terminal = batch.is_last[:, -steps:], batch.is_terminal[:, -steps:]
+    discount = (1.0 - terminal) * (1.0 - 1.0 / horizon)
+    returns = lambda_return(batch.reward[:, -steps:], discount, bootstrap, last, config.lambda_)
+    # An episode's final row has no successor inside the episode.
+    return (1.0 - last[:, :-1]) * critic.loss(features[:, :-1], returns, config.slow_scale)

@@ -1,0 +1,51 @@
+"""Checkpoints: one file, written atomically, loaded with weights only (no pickled code)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, damaged or of another format; one line with the fix."""
+
+
+def save(directory: Path, state: dict[str, Any]) -> None:
+    """Replace the directory's checkpoint. A kill at any instant leaves the old or the new one."""
+    temporary = directory / f"{NAME}.tmp"
+    with open(temporary, "wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, directory / NAME)
+    descriptor = os.open(directory, os.O_RDONLY)  # the rename itself must reach the disk too
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def exists(directory: Path) -> bool:
+    return (directory / NAME).exists()
+
+
+def load(directory: Path, device: str) -> dict[str, Any]:
+    """The directory's checkpoint. Raises CheckpointError."""
+    path = directory / NAME
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint in {directory}: is it a run directory?")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files; none of them names a fix
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}): delete it to start this run afresh"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has another checkpoint format than {FORMAT}: start the run afresh elsewhere"
+        )
+    return state

@@ -1,0 +1,135 @@
+"""Typed, frozen settings of a run. All values live in configs/*.yaml; ranges live here."""
+
+from dataclasses import dataclass, field
+
+from envs.config import EnvConfig
+from worldmodel.config import SequenceConfig, WorldModelConfig
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Actor, critic and imagination (Hafner et al. 2023, Methods)."""
+
+    name: str
+    units: int = field(metadata={"min": 1})
+    actor_layers: int = field(metadata={"min": 0})
+    critic_layers: int = field(metadata={"min": 0})
+    imagination_horizon: int = field(metadata={"min": 1})  # H
+    imagination_starts: int = field(metadata={"min": 2})  # start states per sequence, the last ones
+    unimix: float = field(metadata={"min": 0.0, "max": 0.5})
+    entropy: float = field(metadata={"min": 0.0})
+    min_std: float = field(metadata={"above": 0.0})
+    max_std: float = field(metadata={"above": 0.0})
+    lambda_: float = field(metadata={"min": 0.0, "max": 1.0})
+    slow_rate: float = field(metadata={"above": 0.0, "max": 1.0})
+    slow_scale: float = field(metadata={"min": 0.0})
+    return_rate: float = field(metadata={"above": 0.0, "max": 1.0})
+    return_limit: float = field(metadata={"above": 0.0})
+    return_percentiles: tuple[float, float]
+    loss_scales: dict[str, float]
+
+    def __post_init__(self) -> None:
+        low, high = self.return_percentiles
+        if not 0.0 <= low < high <= 100.0:
+            raise ValueError(f"agent.return_percentiles=[{low}, {high}] must rise from 0 to 100")
+        if self.min_std > self.max_std:
+            raise ValueError(f"agent.min_std={self.min_std} must not exceed agent.max_std={self.max_std}")
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The replay buffer and its sampler."""
+
+    name: str = field(metadata={"choices": ("uniform",)})
+    capacity: int = field(metadata={"min": 2})  # rows over all environments
+    online: bool  # new sequences are replayed once before uniform draws
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """LaProp with adaptive gradient clipping; one optimizer for all parameters."""
+
+    name: str = field(metadata={"choices": ("laprop",)})
+    lr: float = field(metadata={"above": 0.0})
+    beta1: float = field(metadata={"min": 0.0, "below": 1.0})
+    beta2: float = field(metadata={"min": 0.0, "below": 1.0})
+    eps: float = field(metadata={"above": 0.0})
+    agc: float = field(metadata={"min": 0.0})  # 0 switches clipping off
+    agc_pmin: float = field(metadata={"above": 0.0})
+    warmup: int = field(metadata={"min": 0})  # updates
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How much is learned from how much experience."""
+
+    batch_size: int = field(metadata={"min": 1})  # B
+    batch_length: int = field(metadata={"min": 2})  # T
+    replay_ratio: float = field(metadata={"min": 0.0})  # replayed time steps per environment step
+    prefill: int = field(metadata={"min": 0})  # environment steps of random actions before learning
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation on episode seeds that training never sees."""
+
+    every: int = field(metadata={"min": 1})  # environment steps
+    episodes: int = field(metadata={"min": 1})
+    seed: int = field(metadata={"min": 0})
+    deterministic: bool  # take the actor's mode instead of a sample
+    context: int = field(metadata={"min": 1})  # observed steps before open-loop prediction
+    horizon: int = field(metadata={"min": 1})  # open-loop steps
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is written, how often (in environment steps)."""
+
+    every: int = field(metadata={"min": 1})
+    tensorboard: bool
+    pictures_every: int = field(metadata={"min": 0})  # 0: never
+    video_every: int = field(metadata={"min": 0})  # 0: never; the end of the run counts
+    video_frames: int = field(metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints, in environment steps; also written at the end and on Ctrl-C."""
+
+    every: int = field(metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    seed: int = field(metadata={"min": 0, "max": 2**31 - 1})
+    steps: int = field(metadata={"min": 1})  # environment steps
+    device: str
+    threads: int = field(metadata={"min": 1})
+    runs: str
+    resume: str | None
+    env: EnvConfig
+    agent: AgentConfig
+    world_model: WorldModelConfig
+    sequence: SequenceConfig
+    replay: ReplayConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    logging: LoggingConfig
+    checkpoint: CheckpointConfig
+
+    def __post_init__(self) -> None:
+        if self.agent.imagination_starts > self.train.batch_length:
+            raise ValueError(
+                f"agent.imagination_starts={self.agent.imagination_starts} must not exceed "
+                f"train.batch_length={self.train.batch_length}"
+            )
+        rows_per_env = self.replay.capacity // self.env.num_envs
+        if rows_per_env < self.train.batch_length + 1:
+            raise ValueError(
+                f"replay.capacity={self.replay.capacity} leaves {rows_per_env} rows for each of "
+                f"env.num_envs={self.env.num_envs}: at least train.batch_length + 1 = "
+                f"{self.train.batch_length + 1} are needed"
+            )

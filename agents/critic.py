@@ -1,0 +1,37 @@
+"""The critic and its slowly moving copy (Hafner et al. 2023, Methods: critic)."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.distributions import TwoHot
+from worldmodel.heads import TwoHotHead
+
+
+class Critic(nn.Module):
+    """Values as symexp two-hot bins, with an exponential moving average of its own weights.
+
+    The average only regularises: targets are bootstrapped from the online critic.
+    """
+
+    def __init__(self, features: int, units: int, layers: int, bins: int, slow_rate: float) -> None:
+        super().__init__()
+        self.online = TwoHotHead(features, units, layers, bins)
+        self.slow = copy.deepcopy(self.online).requires_grad_(False)
+        self.slow_rate = slow_rate
+
+    def forward(self, features: Tensor) -> TwoHot:
+        return self.online(features)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def update_slow(self) -> None:
+        """slow ← (1 − rate)·slow + rate·online, after every update."""
+        torch._foreach_lerp_(list(self.slow.parameters()), list(self.online.parameters()), self.slow_rate)
+
+    def loss(self, features: Tensor, target: Tensor, slow_scale: float) -> Tensor:
+        """Cross-entropy to the target values (…) and, scaled, to the slow critic's prediction."""
+        output = self(features)
+        with torch.no_grad():
+            slow_target = self.slow(features).pred()
+        return output.loss(target) + slow_scale * output.loss(slow_target)  # type: ignore[no-any-return]

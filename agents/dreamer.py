@@ -1,0 +1,105 @@
+"""The agent: world model, actor and critic, and the joint loss of one update."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agents.actor import make_actor
+from agents.behaviour import behaviour_losses, replay_value_loss
+from agents.config import Config
+from agents.critic import Critic
+from agents.imagination import Rollout, imagine
+from agents.returns import ReturnScale
+from agents.stopwatch import Watch, no_watch
+from envs.spaces import ActionSpec, ObservationSpec
+from worldmodel.categorical import entropy
+from worldmodel.model import Batch, WorldModel
+from worldmodel.rssm import Trajectory
+
+
+class Outcome(NamedTuple):
+    """What one pass over a batch found."""
+
+    total: Tensor  # (), scaled sum of the mean losses
+    losses: dict[str, Tensor]  # unscaled, (B, T); behaviour losses (B, K) for K starts per sequence
+    trajectory: Trajectory
+    metrics: dict[str, Tensor]  # scalars
+
+
+class Dreamer(nn.Module):
+    """DreamerV3 (Hafner et al. 2023). One optimizer updates everything from one joint loss."""
+
+    loss_names = (*WorldModel.loss_names, "policy", "value", "replay_value")
+
+    def __init__(self, config: Config, observation: ObservationSpec, action: ActionSpec) -> None:
+        super().__init__()
+        agent = config.agent
+        self.config = config
+        self.observation, self.action = observation, action
+        self.world_model = WorldModel(
+            config.world_model, config.sequence, observation.size, observation.discrete, action.size
+        )
+        features = self.world_model.features
+        self.actor = make_actor(
+            action, features, agent.units, agent.actor_layers, agent.unimix, agent.min_std, agent.max_std
+        )
+        self.critic = Critic(
+            features, agent.units, agent.critic_layers, config.world_model.bins, agent.slow_rate
+        )
+        self.scale = ReturnScale(agent.return_rate, agent.return_limit, agent.return_percentiles)
+        self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
+        if set(self.loss_scales) != set(self.loss_names):
+            wrong = ", ".join(sorted(set(self.loss_scales) ^ set(self.loss_names)))
+            raise ValueError(
+                f"loss_scales of world_model and agent must name exactly {', '.join(self.loss_names)}: check {wrong}"
+            )
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def loss(
+        self, batch: Batch, generator: torch.Generator | None = None, watch: Watch = no_watch
+    ) -> Outcome:
+        """All losses of one batch; `watch(part)` is a context manager that takes the time."""
+        agent = self.config.agent
+        rows, length = batch.reward.shape
+        steps = agent.imagination_starts  # K
+        with watch("world_model"):
+            losses, trajectory, _ = self.world_model.loss(batch, generator=generator)
+        with watch("imagination"):
+            rollout = self.imagine(trajectory, length - steps, generator)
+        with watch("behaviour"):
+            behaviour = behaviour_losses(
+                rollout, self.world_model, self.actor, self.critic, self.scale, agent
+            )
+            losses |= {name: loss.mean(1).view(rows, steps) for name, loss in behaviour.losses.items()}
+            losses["replay_value"] = replay_value_loss(
+                trajectory.features[:, -steps:],
+                batch,
+                behaviour.returns[:, 0].view(rows, steps),
+                self.critic,
+                self.config.world_model.horizon,
+                agent,
+            )
+        means = {name: loss.mean() for name, loss in losses.items()}
+        total = torch.stack([means[name] * scale for name, scale in self.loss_scales.items()]).sum()
+        with torch.no_grad():
+            metrics = {
+                **behaviour.metrics,
+                "world_model/posterior_entropy": entropy(trajectory.posterior).mean(),
+                "world_model/prior_entropy": entropy(trajectory.prior).mean(),
+            }
+            metrics |= {f"loss/{name}": mean.detach() for name, mean in means.items()}
+        return Outcome(total, losses, trajectory, metrics)
+
+    @torch.no_grad()
+    def imagine(self, trajectory: Trajectory, first: int, generator: torch.Generator | None) -> Rollout:
+        """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
+        rows, length = trajectory.features.shape[:2]
+        device = trajectory.features.device
+        t, b = torch.arange(first, length, device=device), torch.arange(rows, device=device)
+        starts, carry = self.world_model.rssm.start(trajectory, b.repeat_interleave(len(t)), t.repeat(rows))
+        return imagine(
+            self.world_model.rssm, self.actor, starts, carry, self.config.agent.imagination_horizon, generator
+        )

@@ -1,0 +1,103 @@
+"""One update: sample, loss, backward, optimizer, and fresh latents back into replay."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from agents.acting import pack_carry, unpack_carry
+from agents.dreamer import Dreamer
+from agents.replay import Replay
+from agents.replay.storage import Sample
+from agents.stopwatch import Stopwatch
+from worldmodel.model import Batch
+from worldmodel.rssm import Trajectory
+
+
+class Learner:
+    """Owns the optimizer and the learner's random generator."""
+
+    def __init__(
+        self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, seed: int
+    ) -> None:
+        self.agent, self.optimizer, self.replay, self.batch_size = agent, optimizer, replay, batch_size
+        self.device = next(agent.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.updates = 0
+        self.watch = Stopwatch()
+
+    def update(self) -> dict[str, Tensor]:
+        """One gradient step; returns scalar metrics as tensors, without waiting for them."""
+        with self.watch("replay"):
+            sample = self.replay.sample(self.batch_size)
+            batch = self.to_batch(sample)
+        outcome = self.agent.loss(batch, self.generator, self.watch)
+        with self.watch("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            outcome.total.backward()
+            norms = self._gradient_norms()
+        with self.watch("optimizer"):
+            self.optimizer.step()
+            self.agent.critic.update_slow()
+        with self.watch("replay"):
+            self._write_latents(sample, outcome.trajectory)
+        self.updates += 1
+        return outcome.metrics | norms
+
+    def to_batch(self, sample: Sample) -> Batch:
+        """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""
+        rows = {name: torch.from_numpy(values).to(self.device) for name, values in sample.rows.items()}
+        flag = {name: rows[name][:, 1:].float() for name in ("is_first", "is_last", "is_terminal")}
+        return Batch(
+            observation=rows["observation"][:, 1:],
+            previous_action=rows["action"][:, :-1],
+            reward=rows["reward"][:, 1:],
+            carry=unpack_carry(self.agent, rows["state"][:, 0], rows["stoch"][:, 0]),
+            **flag,
+        )
+
+    def _write_latents(self, sample: Sample, trajectory: Trajectory) -> None:
+        """Replayed context should fit the current weights, so it is refreshed at every visit."""
+        shape = trajectory.features.shape[:2]
+        b, t = torch.meshgrid(*(torch.arange(n, device=self.device) for n in shape), indexing="ij")
+        _, carry = self.agent.world_model.rssm.start(trajectory, b.flatten(), t.flatten())
+        state, stoch = pack_carry(self.agent, carry)
+        self.replay.write(
+            sample.starts, {"state": state.reshape(*shape, -1), "stoch": stoch.reshape(*shape, -1)}
+        )
+
+    @torch.no_grad()
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """‖g‖ of each module before clipping."""
+        norms = {}
+        for name, module in self._modules().items():
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            norms[f"gradient_norm/{name}"] = torch.stack(torch._foreach_norm(gradients)).norm()
+        return norms
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        model = self.agent.world_model
+        return {
+            "encoder": model.encoder,
+            "rssm": model.rssm,
+            "decoder": model.decoder,
+            "reward": model.reward,
+            "continue": model.continues,
+            "actor": self.agent.actor,
+            "critic": self.agent.critic.online,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        self.updates = state["updates"]

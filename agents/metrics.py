@@ -1,0 +1,91 @@
+"""Metrics: running means without waiting for the device, metrics.jsonl, TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class RunningMeans:
+    """Sums of scalar tensors, read out (and synchronised) only when a line is written."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        names = list(metrics)
+        values = torch.stack([metrics[name].detach() for name in names])
+        if self._sum is None:
+            self._names, self._sum = names, values.double()
+        else:
+            self._sum += values
+        self._count += 1
+
+    def read(self) -> dict[str, float]:
+        """The means since the last `read`; empty when nothing was added."""
+        if self._sum is None:
+            return {}
+        means = dict(zip(self._names, (self._sum / self._count).tolist(), strict=True))
+        self._sum, self._count = None, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"names": self._names, "sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._names, self._sum, self._count = state["names"], state["sum"], state["count"]
+
+
+class MetricsLog:
+    """Writes scalars to metrics.jsonl (the source of truth) and to TensorBoard.
+
+    Everything is reproducible from seed and machine except the names under `time/`.
+
+    Args:
+        resume_at: (byte offset, step) of the checkpoint that the run goes on from; what was
+            written after it is cut off and written again.
+    """
+
+    def __init__(self, directory: Path, tensorboard: bool, resume_at: tuple[int, int] | None = None) -> None:
+        path = directory / "metrics.jsonl"
+        offset, step = resume_at or (0, 0)
+        self._file = open(path, "r+b" if path.exists() else "w+b")
+        self._file.truncate(offset)
+        self._file.seek(offset)
+        self.board = (
+            SummaryWriter(str(directory), purge_step=step + 1 if resume_at else None) if tensorboard else None
+        )
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line; raises FloatingPointError when a value is not finite."""
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        self._file.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        self._file.flush()
+        if bad:
+            raise FloatingPointError(f"{', '.join(bad)} is not finite at step {step}")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """An RGB picture (H, W, 3), bytes."""
+        if self.board is not None:
+            self.board.add_image(name, image, step, dataformats="HWC")
+
+    def offset(self) -> int:
+        """Bytes written so far, safely on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        if self.board is not None:
+            self.board.close()

@@ -1,0 +1,105 @@
+"""Pictures and videos for TensorBoard and the run directory."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agents.acting import Actor
+from agents.collector import to_agent_observations, to_env_actions
+from agents.dreamer import Dreamer
+from agents.openloop import OpenLoop
+from envs.config import EnvConfig
+from envs.factory import make_env
+from envs.seeds import evaluation_seed
+
+MAX_TRACES = 6
+
+
+def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
+    """Three predictions beside the truth, and the error against the horizon: RGB (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # lazily: half a second
+    from matplotlib.figure import Figure
+
+    entries = min(result.true.shape[-1], MAX_TRACES)
+    lengths = np.isfinite(result.true[..., 0]).sum(1)
+    longest = np.argsort(-lengths, kind="stable")
+    shown = longest[np.linspace(0, max(np.sum(lengths == lengths.max()) - 1, 0), 3).astype(int)]
+    figure = Figure(figsize=(10, 1.6 * entries + 2.2), layout="constrained")
+    axes = figure.subplots(entries + 1, 3, squeeze=False, sharex=True)
+    steps = np.arange(1, result.true.shape[1] + 1)
+    for column, m in enumerate(shown):
+        for entry in range(entries):
+            axis = axes[entry][column]
+            axis.plot(steps, result.true[m, :, entry], color="black", lw=1.2, label="true")
+            axis.plot(steps, result.predicted[m, :, entry], color="tab:red", lw=1.2, label="predicted")
+            axis.set_ylabel(f"o[{entry}]" if column == 0 else "")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    for axis in axes[-1]:
+        axis.plot(steps, result.model_error, color="tab:red", label="model")
+        axis.plot(steps, result.persistence_error, color="gray", ls="--", label="persistence")
+        axis.set_yscale("log")
+        axis.set_xlabel("steps ahead")
+    axes[-1][0].set_ylabel("standardised MSE")
+    axes[-1][0].legend(frameon=False, fontsize=8)
+    figure.suptitle(title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def record_video(
+    agent: Dreamer, env_config: EnvConfig, seed: int, deterministic: bool, frames: int, width: int = 300
+) -> list[Image.Image]:
+    """Frames of one evaluation episode. Raises EnvError when the environment cannot render."""
+    env = make_env(env_config, render_mode="rgb_array")
+    try:
+        actor = Actor(agent, 1, seed, deterministic)
+        observation, _ = env.reset(seed=evaluation_seed(seed, 0))
+        first, images = np.ones(1, np.bool_), []
+        while len(images) < frames:
+            images.append(_thumbnail(env.render(), width))
+            decision = actor.act(
+                to_agent_observations(np.asarray(observation)[None], agent.observation), first
+            )
+            action = to_env_actions(decision.action, agent.action, env.action_space.shape or ())[0]
+            observation, _, terminal, truncated, _ = env.step(action)
+            first = np.zeros(1, np.bool_)
+            if terminal or truncated:
+                images.append(_thumbnail(env.render(), width))
+                break
+        return images
+    finally:
+        env.close()
+
+
+def gif(frames: list[Image.Image], fps: float = 30.0) -> bytes:
+    """An endless GIF; frames share one palette, which keeps it small."""
+    palette = frames[0].quantize(64)
+    small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    buffer = io.BytesIO()
+    small[0].save(buffer, "GIF", save_all=True, append_images=small[1:], duration=round(1000 / fps), loop=0)
+    return buffer.getvalue()
+
+
+def add_gif(board: Any, name: str, data: bytes, size: tuple[int, int], step: int) -> None:
+    """Put an encoded GIF on TensorBoard (torch's own add_video needs an old moviepy)."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    image = Summary.Image(height=size[1], width=size[0], colorspace=3, encoded_image_string=data)
+    board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
+
+def save_gif(directory: Path, name: str, data: bytes) -> Path:
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_bytes(data)
+    return path
+
+
+def _thumbnail(frame: Any, width: int) -> Image.Image:
+    image = Image.fromarray(np.asarray(frame, np.uint8))
+    return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)

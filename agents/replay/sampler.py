@@ -1,0 +1,46 @@
+"""The interface between the replay storage and whatever chooses what is replayed."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Starts(NamedTuple):
+    """First rows of B sequences. Rows are counted per environment from 0 and never reused."""
+
+    env: NDArray[np.int64]  # (B,)
+    row: NDArray[np.int64]  # (B,)
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """Where a sequence may start: rows low[e] … high[e] − 1 of environment e."""
+
+    low: NDArray[np.int64]  # (N,)
+    high: NDArray[np.int64]  # (N,)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        return np.maximum(self.high - self.low, 0)
+
+
+class Sampler(Protocol):
+    """Chooses sequence starts. Implementations keep their own random generator."""
+
+    def added(self, env: NDArray[np.int64], row: NDArray[np.int64]) -> None:
+        """Rows have just been stored: (n,), (n,)."""
+        ...
+
+    def draw(self, count: int, eligible: Eligible) -> tuple[Starts, NDArray[np.float32]]:
+        """`count` starts and their importance weights w = 1/(N·q), (count,)."""
+        ...
+
+    def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
+        """What the learner found out about drawn sequences: (B,) priorities."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

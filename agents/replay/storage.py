@@ -1,0 +1,105 @@
+"""A preallocated ring of rows, one column per environment, with vectorised gathers.
+
+Row t of an environment holds o_t, the reward that came with it, whether it is an episode's first,
+last or terminal row, the action a_t taken after it (zeros after an episode's last row) and the
+agent's state at t, from which a later sequence can go on. An episode of L steps fills L + 1 rows.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.replay.sampler import Eligible, Sampler, Starts
+
+Rows = dict[str, NDArray[Any]]
+
+
+class Sample(NamedTuple):
+    """B sequences of T rows, each preceded by the row before its start."""
+
+    rows: Rows  # (B, T + 1, …): row −1, then rows 0 … T − 1
+    starts: Starts
+    weights: NDArray[np.float32]  # (B,), importance weights
+
+
+class Replay:
+    """Storage of rows plus a sampler of sequence starts.
+
+    Args:
+        capacity: rows over all environments. length: T.
+        fields: name → (shape, dtype) of one row's entries.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        length: int,
+        fields: dict[str, tuple[tuple[int, ...], Any]],
+        sampler: Sampler,
+    ) -> None:
+        self.size = capacity // num_envs  # rows of each ring
+        self.length = length
+        self.sampler = sampler
+        self._data = {
+            name: np.zeros((num_envs, self.size, *shape), dtype) for name, (shape, dtype) in fields.items()
+        }
+        self._added = np.zeros(num_envs, np.int64)  # rows ever stored, per environment
+        self._offsets = np.arange(-1, length)
+
+    @property
+    def rows(self) -> int:
+        """Rows stored now, over all environments."""
+        return int(np.minimum(self._added, self.size).sum())
+
+    def add(self, env: NDArray[np.int64], rows: Rows) -> None:
+        """Append one row to each of the environments `env` (n,); `rows` holds (n, …) arrays."""
+        row = self._added[env]
+        slot = row % self.size
+        for name, column in self._data.items():
+            column[env, slot] = rows[name]
+        self._added[env] += 1
+        self.sampler.added(env, row)
+
+    def eligible(self) -> Eligible:
+        """Starts whose T rows, and the row before, are still stored (row −1 of all needs none)."""
+        low = np.where(self._added > self.size, self._added - self.size + 1, 0)
+        return Eligible(low, self._added - self.length + 1)
+
+    def ready(self, count: int) -> bool:
+        """Whether at least `count` different sequences can be drawn."""
+        return int(self.eligible().counts.sum()) >= count
+
+    def sample(self, count: int) -> Sample:
+        """Draw `count` sequences. Raises RuntimeError when none is stored yet."""
+        eligible = self.eligible()
+        if not eligible.counts.any():
+            raise RuntimeError(f"the replay buffer holds no sequence of {self.length} rows yet")
+        starts, weights = self.sampler.draw(count, eligible)
+        slots = (starts.row[:, None] + self._offsets) % self.size  # (B, T + 1)
+        env = starts.env[:, None]
+        return Sample({name: data[env, slots] for name, data in self._data.items()}, starts, weights)
+
+    def write(self, starts: Starts, rows: Rows) -> None:
+        """Replace fields of T rows from each start, (B, T, …), where they are still stored."""
+        absolute = starts.row[:, None] + self._offsets[1:]  # (B, T)
+        env = np.broadcast_to(starts.env[:, None], absolute.shape)
+        stored = absolute >= self._added[env] - self.size
+        slots = absolute % self.size
+        for name, values in rows.items():
+            self._data[name][env[stored], slots[stored]] = values[stored]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The filled part of the rings as tensors, and the sampler's state."""
+        filled = int(np.minimum(self._added, self.size).max())
+        data = {name: torch.from_numpy(column[:, :filled].copy()) for name, column in self._data.items()}
+        return {"data": data, "added": self._added.tolist(), "sampler": self.sampler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, column in self._data.items():
+            stored = state["data"][name].numpy()
+            column[:, : stored.shape[1]] = stored
+        self._added[:] = state["added"]
+        self.sampler.load_state_dict(state["sampler"])

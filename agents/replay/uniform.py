@@ -1,0 +1,64 @@
+"""Uniform replay of sequences, with DreamerV3's online queue."""
+
+import json
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.replay.sampler import Eligible, Starts
+
+
+class UniformSampler:
+    """Every eligible start is equally likely; new, non-overlapping sequences go first, once.
+
+    Args:
+        length: T, rows of a sequence. online: whether new sequences are queued.
+        seed: of the sampler's own generator.
+    """
+
+    def __init__(self, num_envs: int, length: int, online: bool, seed: int) -> None:
+        self._length = length
+        self._online = online
+        self._random = np.random.default_rng(np.random.SeedSequence([2, seed]))
+        self._queue: deque[tuple[int, int]] = deque()
+        self._next = np.zeros(num_envs, np.int64)  # first row of the next sequence to queue
+
+    def added(self, env: NDArray[np.int64], row: NDArray[np.int64]) -> None:
+        if not self._online:
+            return
+        complete = row + 1 - self._next[env] >= self._length
+        for e in env[complete]:
+            self._queue.append((int(e), int(self._next[e])))
+            self._next[e] += self._length
+
+    def draw(self, count: int, eligible: Eligible) -> tuple[Starts, NDArray[np.float32]]:
+        fresh: list[tuple[int, int]] = []
+        while self._queue and len(fresh) < count:
+            env, row = self._queue.popleft()
+            if row >= eligible.low[env]:  # else overwritten before its turn came
+                fresh.append((env, row))
+        ends = np.cumsum(eligible.counts)
+        flat = self._random.integers(ends[-1], size=count - len(fresh))
+        env = np.searchsorted(ends, flat, side="right")
+        row = eligible.low[env] + flat - (ends - eligible.counts)[env]
+        if fresh:
+            new = np.asarray(fresh, np.int64)
+            env, row = np.concatenate([new[:, 0], env]), np.concatenate([new[:, 1], row])
+        return Starts(env.astype(np.int64), row.astype(np.int64)), np.ones(count, np.float32)
+
+    def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
+        """Uniform draws ignore priorities."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "random": json.dumps(self._random.bit_generator.state),
+            "queue": [list(pair) for pair in self._queue],
+            "next": self._next.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._random.bit_generator.state = json.loads(state["random"])
+        self._queue = deque((int(e), int(r)) for e, r in state["queue"])
+        self._next[:] = state["next"]

@@ -1,0 +1,84 @@
+"""What an evaluation leaves in the log: returns, open-loop errors, pictures and videos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agents.config import Config
+from agents.dreamer import Dreamer
+from agents.evaluation import EvaluationEpisode
+from agents.metrics import MetricsLog
+from agents.openloop import open_loop
+from agents.pictures import add_gif, gif, open_loop_picture, record_video, save_gif
+from envs.factory import EnvError
+
+HORIZONS = (1, 5, 15, 50)
+
+
+class Reporter:
+    """Writes evaluations; remembers nothing but whether videos are possible."""
+
+    def __init__(self, config: Config, log: MetricsLog, directory: Path) -> None:
+        self._config, self._log, self._directory = config, log, directory
+        self.video_problem: str | None = None
+
+    def evaluation(
+        self,
+        step: int,
+        agent: Dreamer,
+        episodes: Sequence[EvaluationEpisode],
+        interval: tuple[float, float, float],
+        seconds: float,
+    ) -> None:
+        """One line of metrics, and pictures when they are due."""
+        scores = [episode.score for episode in episodes]
+        values = dict(zip(("eval/return", "eval/return_low", "eval/return_high"), interval, strict=True))
+        values |= {
+            "eval/return_min": min(scores),
+            "eval/return_max": max(scores),
+            "eval/length": float(np.mean([episode.length for episode in episodes])),
+            "time/eval_at": seconds,
+        }
+        settings, logging = self._config.evaluation, self._config.logging
+        result = open_loop(agent, episodes, settings.context, settings.horizon)
+        if result is not None:
+            for k in HORIZONS:
+                if k <= settings.horizon and np.isfinite(result.model_error[k - 1]):
+                    values[f"open_loop/mse_{k:02d}"] = float(result.model_error[k - 1])
+                    values[f"open_loop/persistence_{k:02d}"] = float(result.persistence_error[k - 1])
+        self._log.scalars(step, values)
+        if self._log.board is None:
+            return
+        if result is not None and self._due(step, logging.pictures_every):
+            picture = open_loop_picture(result, f"open-loop prediction at step {step}")
+            self._log.image(step, "open_loop/traces", picture)
+        if self._due(step, logging.video_every):
+            self._video(step, agent)
+
+    def _due(self, step: int, every: int) -> bool:
+        """Evaluations come at multiples of evaluation.every: take the first at or after each due step."""
+        if every == 0:
+            return False
+        before = step - self._config.evaluation.every
+        return step >= self._config.steps or step // every > max(before, 0) // every
+
+    def _video(self, step: int, agent: Dreamer) -> None:
+        if self.video_problem is not None:
+            return
+        settings = self._config.evaluation
+        try:
+            frames = record_video(
+                agent,
+                self._config.env,
+                settings.seed,
+                settings.deterministic,
+                self._config.logging.video_frames,
+            )
+        except EnvError as error:  # an environment without rgb_array: training goes on, said once
+            self.video_problem = str(error)
+            return
+        data = gif(frames)
+        save_gif(self._directory / "videos", f"step_{step}.gif", data)
+        if self._log.board is not None:
+            add_gif(self._log.board, "eval/video", data, frames[0].size, step)

@@ -1,0 +1,83 @@
+"""One session of a run, as a user meets it: start or resume, train, summarise."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from agents.config import Config
+from agents.progress import Progress, duration
+from agents.run_directory import check_same_run, write_config
+from agents.strict import ConfigError
+from agents.training import Finished, Run
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError when torch cannot use `device` here."""
+    try:
+        parsed = torch.device(device)
+        torch.zeros(1, device=parsed)
+    except Exception as error:
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ConfigError(
+            f"device={device} is not available here: use one of {', '.join(available)}"
+        ) from error
+
+
+def run_session(config: Config, directory: Path) -> int:
+    """Train in `directory`; returns the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
+    check_device(config.device)
+    check_same_run(directory, config)
+    write_config(directory, config)
+    run = Run(config, directory)
+    try:
+        if run.step >= config.steps:
+            print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
+            return 0
+        parameters = sum(p.numel() for p in run.agent.trainable())
+        begin = f"resuming at step {run.step}" if run.step else "starting"
+        print(f"{directory} · {config.env.id} · {parameters:,} parameters · {begin}", flush=True)
+        if run.step and not run.same_episodes:
+            print(
+                "warning: this environment did not come back to the same state from its seed and actions; "
+                "the resumed run will differ from an unbroken one",
+                file=sys.stderr,
+            )
+        progress = Progress(config.steps, run.step, run.learner.updates)
+        try:
+            finished = run.train(progress)
+        finally:
+            progress.close()
+        print(summary(finished, config, directory))
+        if run.reporter.video_problem:
+            print(f"no videos: {run.reporter.video_problem}")
+    finally:
+        run.close()
+    return 0 if finished.signal is None else 128 + finished.signal
+
+
+def summary(finished: Finished, config: Config, directory: Path) -> str:
+    """The last lines of a session."""
+    lines = []
+    if finished.signal is not None:
+        lines.append(
+            f"interrupted at step {finished.step}; saved. Go on with the same command, or resume={directory}"
+        )
+    else:
+        lines.append(
+            f"done: {finished.step} steps, {finished.updates} updates in {duration(finished.seconds)}"
+        )
+    if finished.evaluation is not None:
+        mean, low, high = finished.evaluation
+        lines.append(
+            f"evaluation: mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] "
+            f"over {config.evaluation.episodes} unseen episodes"
+        )
+    if finished.solved_at is not None:
+        lines.append(f"first evaluation ≥ {config.env.solved:g} at step {finished.solved_at}")
+    lines += [
+        f"run:      {directory}",
+        f"curves:   tensorboard --logdir {config.runs}",
+        f"evaluate: python evaluate.py {directory}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""The training loop: collect, learn at the replay ratio, evaluate, log, checkpoint."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from agents import checkpoint
+from agents.acting import Actor
+from agents.collector import Collector, Episode, replay_fields, replay_state_shape
+from agents.config import Config
+from agents.dreamer import Dreamer
+from agents.evaluation import EvaluationEpisode, Evaluator, mean_and_interval
+from agents.interrupt import Interrupt
+from agents.laprop import LaProp
+from agents.learner import Learner
+from agents.metrics import MetricsLog, RunningMeans
+from agents.progress import Progress
+from agents.replay import Replay, UniformSampler
+from agents.reporting import Reporter
+from envs.factory import make_env
+from envs.spaces import action_spec, observation_spec
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended."""
+
+    step: int
+    updates: int
+    seconds: float  # of all sessions together
+    evaluation: tuple[float, float, float] | None  # last mean return and its 95 % interval
+    solved_at: int | None  # first evaluated step whose mean return reached env.solved
+    signal: int | None  # what interrupted it
+
+
+def make_agent(config: Config) -> Dreamer:
+    """The untrained agent for the configured environment; its weights follow from config.seed."""
+    env = make_env(config.env)
+    observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
+    env.close()
+    torch.manual_seed(config.seed)
+    return Dreamer(config, observation, action).to(config.device)
+
+
+def make_optimizer(config: Config, agent: Dreamer) -> LaProp:
+    settings = config.optimizer
+    return LaProp(
+        agent.trainable(),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        agc=settings.agc,
+        agc_pmin=settings.agc_pmin,
+        warmup=settings.warmup,
+    )
+
+
+class Run:
+    """Everything that a run consists of, and the loop over it."""
+
+    def __init__(self, config: Config, directory: Path) -> None:
+        self.config, self.directory = config, directory
+        torch.set_num_threads(config.threads)
+        self.agent = make_agent(config)
+        actor = Actor(self.agent, config.env.num_envs, config.seed)
+        train, rssm = config.train, self.agent.world_model.rssm
+        sampler = UniformSampler(config.env.num_envs, train.batch_length, config.replay.online, config.seed)
+        fields = replay_fields(
+            self.agent.observation, self.agent.action, replay_state_shape(actor), rssm.stoch
+        )
+        self.replay = Replay(config.replay.capacity, config.env.num_envs, train.batch_length, fields, sampler)
+        self.collector = Collector(config.env, self.replay, actor, config.seed)
+        self.learner = Learner(
+            self.agent, make_optimizer(config, self.agent), self.replay, train.batch_size, config.seed
+        )
+        evaluation = config.evaluation
+        self.evaluator = Evaluator(config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic)
+        self.means = RunningMeans()
+        self.step = 0
+        self.seconds = 0.0  # of earlier sessions
+        self.credit = 0.0  # updates that the replay ratio allows by now
+        self.solved_at: int | None = None
+        self.last_evaluation: tuple[float, float, float] | None = None
+        resume_at = self._restore() if checkpoint.exists(directory) else None
+        self.log = MetricsLog(directory, config.logging.tensorboard, resume_at)
+        self.reporter = Reporter(config, self.log, directory)
+
+    def train(self, progress: Progress) -> Finished:
+        """Go on to config.steps, or until Ctrl-C or SIGTERM; always leaves a checkpoint."""
+        config, watch = self.config, self.learner.watch
+        self._begin = perf_counter()
+        with Interrupt() as interrupt:
+            while self.step < config.steps and interrupt.signal is None:
+                with watch("env"):
+                    episodes = self.collector.step(random=self.step < config.train.prefill)
+                self.step += config.env.num_envs
+                self._log_episodes(episodes, progress)
+                self._learn()
+                if self._due(config.logging.every):
+                    self._log_means()
+                if self._due(config.evaluation.every) or self.step >= config.steps:
+                    with watch("evaluation"):
+                        self._evaluate(progress)
+                if self._due(config.checkpoint.every):
+                    self._save()
+                progress.show(self.step, self.learner.updates)
+            self._save()
+        progress.show(self.step, self.learner.updates, force=True)
+        return Finished(
+            self.step,
+            self.learner.updates,
+            self._elapsed(),
+            self.last_evaluation,
+            self.solved_at,
+            interrupt.signal,
+        )
+
+    def close(self) -> None:
+        self.log.close()
+        self.collector.close()
+        self.evaluator.close()
+
+    def _learn(self) -> None:
+        train = self.config.train
+        self.credit += self.config.env.num_envs * train.replay_ratio / (train.batch_size * train.batch_length)
+        if self.step < train.prefill or not self.replay.ready(1):
+            return
+        while self.credit >= 1.0:
+            self.credit -= 1.0
+            self.means.add(self.learner.update())
+
+    def _due(self, every: int) -> bool:
+        """Whether a multiple of `every` was passed by this iteration's steps."""
+        return self.step // every > (self.step - self.config.env.num_envs) // every
+
+    def _log_episodes(self, episodes: list[Episode], progress: Progress) -> None:
+        for episode in episodes:
+            self.log.scalars(self.step, {"train/return": episode.score, "train/length": episode.length})
+            progress.episode(episode.score)
+
+    def _log_means(self) -> None:
+        metrics = self.means.read()
+        metrics |= {"updates": self.learner.updates, "replay/rows": self.replay.rows}
+        elapsed = self._elapsed()
+        metrics["time/seconds"] = elapsed
+        metrics |= {f"time/{part}": seconds for part, seconds in self.learner.watch.seconds.items()}
+        self.learner.watch.reset()
+        self.log.scalars(self.step, metrics)
+
+    def _evaluate(self, progress: Progress) -> None:
+        episodes: list[EvaluationEpisode] = self.evaluator.run(self.agent)
+        mean, low, high = mean_and_interval([episode.score for episode in episodes])
+        self.last_evaluation = (mean, low, high)
+        solved = self.config.env.solved
+        if self.solved_at is None and solved is not None and mean >= solved:
+            self.solved_at = self.step
+        self.reporter.evaluation(self.step, self.agent, episodes, (mean, low, high), self._elapsed())
+        progress.evaluation(mean)
+
+    def _elapsed(self) -> float:
+        return self.seconds + perf_counter() - self._begin
+
+    def _save(self) -> None:
+        state = {
+            "learner": self.learner.state_dict(),
+            "replay": self.replay.state_dict(),
+            "collector": self.collector.state_dict(),
+            "means": self.means.state_dict(),
+            "step": self.step,
+            "seconds": self._elapsed(),
+            "credit": self.credit,
+            "solved_at": self.solved_at,
+            "last_evaluation": self.last_evaluation,
+            "log_offset": self.log.offset(),
+        }
+        checkpoint.save(self.directory, state)
+
+    def _restore(self) -> tuple[int, int]:
+        state: dict[str, Any] = checkpoint.load(self.directory, self.config.device)
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self.replay.load_state_dict(state["replay"])
+            self.same_episodes = self.collector.load_state_dict(state["collector"])
+            self.means.load_state_dict(state["means"])
+        except (KeyError, RuntimeError, ValueError, json.JSONDecodeError) as error:
+            raise checkpoint.CheckpointError(
+                f"{self.directory / checkpoint.NAME} does not fit this run "
+                f"({' '.join(str(error).split())[:160]}): was it made by another version?"
+            ) from error
+        self.step, self.seconds, self.credit = state["step"], state["seconds"], state["credit"]
+        self.solved_at = state["solved_at"]
+        last = state["last_evaluation"]
+        self.last_evaluation = None if last is None else tuple(last)
+        return state["log_offset"], self.step

@@ -1,0 +1,1 @@
+"""The outside world: one factory, wrappers, vector environments, episode seeds."""

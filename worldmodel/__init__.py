@@ -1,0 +1,1 @@
+"""Learns the world: encoder, latents, sequence models, heads and the world-model loss."""

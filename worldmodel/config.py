@@ -1,0 +1,44 @@
+"""Typed settings of the world model. Values live in configs/world_model and configs/sequence."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Widths, depths and loss weights (S, K, units as in the design's vocabulary)."""
+
+    units: int = field(metadata={"min": 1})
+    deter: int = field(metadata={"min": 1})  # D; this and the next two are what `sequence` takes over
+    hidden: int = field(metadata={"min": 1})
+    blocks: int = field(metadata={"min": 1})
+    stoch: int = field(metadata={"min": 1})  # S, number of latent variables
+    classes: int = field(metadata={"min": 2, "max": 256})  # K, classes of each; replay keeps bytes
+    posterior: str = field(metadata={"choices": ("coupled", "decoupled")})
+    encoder_layers: int = field(metadata={"min": 1})
+    decoder_layers: int = field(metadata={"min": 0})
+    reward_layers: int = field(metadata={"min": 0})
+    continue_layers: int = field(metadata={"min": 0})
+    prior_layers: int = field(metadata={"min": 0})
+    posterior_layers: int = field(metadata={"min": 1})
+    bins: int = field(metadata={"min": 3})
+    unimix: float = field(metadata={"min": 0.0, "max": 0.5})
+    free_nats: float = field(metadata={"min": 0.0})
+    horizon: float = field(metadata={"above": 1.0})  # effective discount horizon, γ = 1 − 1/horizon
+    loss_scales: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """The sequence model: which one, and its widths."""
+
+    name: str = field(metadata={"choices": ("gru",)})
+    deter: int = field(metadata={"min": 1})  # D
+    hidden: int = field(metadata={"min": 1})
+    blocks: int = field(metadata={"min": 1})
+    layers: int = field(metadata={"min": 1})
+
+    def __post_init__(self) -> None:
+        if self.deter % self.blocks:
+            raise ValueError(
+                f"sequence.deter={self.deter} must be a multiple of sequence.blocks={self.blocks}"
+            )

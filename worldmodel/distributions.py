@@ -1,0 +1,112 @@
+"""Output distributions with one face: `pred()` (what to expect) and `loss(target)` (…) in nats."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldmodel.symlog import symexp, symlog
+
+
+class Output(Protocol):
+    """What a head predicts."""
+
+    def pred(self) -> Tensor: ...
+
+    def loss(self, target: Tensor) -> Tensor: ...
+
+
+class SymlogMSE:
+    """Squared error in symlog space, summed over the last axis (Hafner et al. 2023, eq. 10)."""
+
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean  # (…, O)
+
+    def pred(self) -> Tensor:
+        return symexp(self.mean)
+
+    def loss(self, target: Tensor) -> Tensor:
+        return (self.mean - symlog(target)).square().sum(-1)
+
+
+class OneHot:
+    """A categorical over n classes; targets are class indices."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits  # (…, n)
+
+    def pred(self) -> Tensor:
+        return torch.softmax(self.logits, -1)
+
+    def loss(self, target: Tensor) -> Tensor:
+        log_probs = torch.log_softmax(self.logits, -1)
+        return -log_probs.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
+
+
+class Bernoulli:
+    """A probability; targets in [0, 1] may be soft (here 1 − 1/horizon)."""
+
+    def __init__(self, logit: Tensor) -> None:
+        self.logit = logit  # (…)
+
+    def pred(self) -> Tensor:
+        return torch.sigmoid(self.logit)
+
+    def loss(self, target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.logit, target, reduction="none")
+
+
+def symexp_bins(count: int, low: float = -20.0, high: float = 20.0) -> Tensor:
+    """Bin centres symexp(linspace(low, high)), (count,); exactly antisymmetric for odd counts."""
+    half = symexp(torch.linspace(low, 0.0, count // 2 + 1, dtype=torch.float64))
+    bins = (
+        torch.cat([half, -half[:-1].flip(0)])
+        if count % 2
+        else symexp(torch.linspace(low, high, count, dtype=torch.float64))
+    )
+    return bins.float()
+
+
+class TwoHot:
+    """Categorical over exponentially spaced bins (Hafner et al. 2023, eqs. 11–13).
+
+    The target's weight lies on the two nearest bins, in proportion to its distance from each, so
+    that the expectation of a two-hot target is the target itself. Targets beyond the outer bins
+    are clamped to them.
+    """
+
+    def __init__(self, logits: Tensor, bins: Tensor) -> None:
+        self.logits = logits  # (…, K)
+        self.bins = bins  # (K,)
+
+    def pred(self) -> Tensor:
+        # Positive and negative bins are summed symmetrically from the centre outwards, so that
+        # uniform probabilities give exactly 0 instead of the rounding error of ±4.8e8.
+        probs = torch.softmax(self.logits, -1)
+        half = probs.shape[-1] // 2
+        weighted = probs * self.bins
+        negative = weighted[..., :half].flip(-1)
+        return (weighted[..., -half:] + negative).sum(-1) + (
+            weighted[..., half] if probs.shape[-1] % 2 else 0.0
+        )
+
+    def loss(self, target: Tensor) -> Tensor:
+        below, weight_above = two_hot_position(target, self.bins)
+        logits_pair = torch.cat(
+            [
+                self.logits.gather(-1, below.unsqueeze(-1)),
+                self.logits.gather(-1, (below + 1).unsqueeze(-1)),
+            ],
+            -1,
+        )
+        pair = torch.lerp(logits_pair[..., 0], logits_pair[..., 1], weight_above)
+        return torch.logsumexp(self.logits, -1) - pair
+
+
+def two_hot_position(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the bin below the target (…), and the weight of the bin above it (…) in [0, 1]."""
+    clamped = target.clamp(bins[0], bins[-1])
+    below = (torch.bucketize(clamped, bins, right=True) - 1).clamp(0, len(bins) - 2)
+    low, high = bins[below], bins[below + 1]
+    return below, (clamped - low) / (high - low)

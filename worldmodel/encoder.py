@@ -1,0 +1,37 @@
+"""Encoders: an observation (B, T, ·) to an embedding (B, T, E)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.layers import MLP
+from worldmodel.symlog import symlog
+
+
+class VectorEncoder(nn.Module):
+    """Symlog, then an MLP."""
+
+    def __init__(self, size: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.body = MLP(size, units, layers)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.body(symlog(observation))  # type: ignore[no-any-return]
+
+
+class DiscreteEncoder(nn.Module):
+    """One-hot, then an MLP."""
+
+    def __init__(self, classes: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.body = MLP(classes, units, layers)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        one_hot = F.one_hot(observation.long(), self.classes).to(self.body[0].weight.dtype)
+        return self.body(one_hot)  # type: ignore[no-any-return]
+
+
+def make_encoder(size: int, discrete: bool, units: int, layers: int) -> nn.Module:
+    """The encoder of observations with `size` entries, or classes; embeddings have `units`."""
+    encoder = DiscreteEncoder if discrete else VectorEncoder
+    return encoder(size, units, layers)

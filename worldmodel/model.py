@@ -1,0 +1,135 @@
+"""The world model: encoder, latent dynamics and heads, and their loss (Hafner et al. 2023, eqs. 2–5)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.categorical import kl_divergence
+from worldmodel.config import SequenceConfig, WorldModelConfig
+from worldmodel.distributions import Bernoulli, Output, TwoHot
+from worldmodel.encoder import make_encoder
+from worldmodel.gru import make_sequence
+from worldmodel.heads import BernoulliHead, TwoHotHead, make_observation_head
+from worldmodel.rssm import RSSMS, Carry, Trajectory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B replayed sequences of T steps. Row t holds o_t, what led to it, and how it ended.
+
+    `previous_action` is a_{t-1} (B, T, A), zeros where `is_first`; `reward` is r_t, received on
+    reaching o_t. `is_last` marks an episode's final observation, `is_terminal` those final
+    observations that are no mere time-outs. `carry` is the stored state before the first row.
+    """
+
+    observation: Tensor  # (B, T, O), or (B, T) class indices
+    previous_action: Tensor  # (B, T, A)
+    reward: Tensor  # (B, T)
+    is_first: Tensor  # (B, T)
+    is_last: Tensor  # (B, T)
+    is_terminal: Tensor  # (B, T)
+    carry: Carry
+
+
+class WorldModel(nn.Module):
+    """Predicts observations, rewards and continuation from latent dynamics.
+
+    Args:
+        config, sequence: widths and choices.
+        observation_size, discrete: O numbers or O classes. action_size: A.
+    """
+
+    loss_names = ("observation", "reward", "continue", "dynamics", "representation")
+
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        sequence: SequenceConfig,
+        observation_size: int,
+        discrete: bool,
+        action_size: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.discrete = discrete
+        units = config.units
+        self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
+        self.rssm = RSSMS[config.posterior](
+            make_sequence(
+                sequence.name,
+                config.stoch * config.classes,
+                action_size,
+                sequence.deter,
+                sequence.hidden,
+                sequence.blocks,
+                sequence.layers,
+            ),
+            stoch=config.stoch,
+            classes=config.classes,
+            units=units,
+            embed=units,
+            prior_layers=config.prior_layers,
+            posterior_layers=config.posterior_layers,
+            unimix=config.unimix,
+        )
+        self.features = self.rssm.features  # F
+        self.decoder = make_observation_head(
+            observation_size, discrete, self.features, units, config.decoder_layers
+        )
+        self.reward = TwoHotHead(self.features, units, config.reward_layers, config.bins)
+        self.continues = BernoulliHead(self.features, units, config.continue_layers)
+
+    def observe(
+        self,
+        observation: Tensor,
+        previous_action: Tensor,
+        is_first: Tensor,
+        carry: Carry,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Trajectory, Carry]:
+        """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S, K) fixes the draws."""
+        if noise is None:
+            noise = self.rssm.noise(*is_first.shape, generator=generator)
+        return self.rssm.observe(self.encoder(observation), previous_action, is_first, carry, noise)
+
+    def loss(
+        self, batch: Batch, noise: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[dict[str, Tensor], Trajectory, Carry]:
+        """Every loss as (B, T), unscaled; also the trajectory and the carry after the last step."""
+        trajectory, carry = self.observe(
+            batch.observation, batch.previous_action, batch.is_first, batch.carry, noise, generator
+        )
+        features = trajectory.features
+        # An infinite episode ends with probability 1/horizon at every step, so that imagination
+        # multiplies by the predicted continuation alone and needs no second discount.
+        continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self.config.horizon)
+        losses = {
+            "observation": self.decode(features).loss(batch.observation),
+            "reward": self.predict_reward(features).loss(batch.reward),
+            "continue": self.predict_continue(features).loss(continues),
+            **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats),
+        }
+        return losses, trajectory, carry
+
+    def decode(self, features: Tensor) -> Output:
+        return self.decoder(features)  # type: ignore[no-any-return]
+
+    def predict_reward(self, features: Tensor) -> TwoHot:
+        return self.reward(features)  # type: ignore[no-any-return]
+
+    def predict_continue(self, features: Tensor) -> Bernoulli:
+        return self.continues(features)  # type: ignore[no-any-return]
+
+
+def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> dict[str, Tensor]:
+    """KL balancing with free nats (Hafner et al. 2023, eq. 5), (B, T, S, K) → (B, T) each.
+
+    `dynamics` teaches the prior towards the posterior, `representation` the posterior towards the
+    prior; below `free_nats` in total over the S variables neither has a gradient.
+    """
+    return {
+        "dynamics": kl_divergence(posterior.detach(), prior).clamp(min=free_nats),
+        "representation": kl_divergence(posterior, prior.detach()).clamp(min=free_nats),
+    }

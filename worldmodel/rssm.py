@@ -1,0 +1,159 @@
+"""The latent dynamics: posteriors over time, priors for imagination.
+
+The recurrent state-space model of Hafner et al. 2019–2025, with the sequence model as a part that
+can be exchanged. Two subclasses differ in when the posterior can be computed.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.categorical import sample_straight_through, unimix_probs
+from worldmodel.layers import MLP, Linear
+from worldmodel.posterior import CoupledPosterior, DecoupledPosterior
+from worldmodel.sequence import SequenceModel, State
+
+
+class Carry(NamedTuple):
+    """What goes from one step to the next: the sequence model's state and the last latent."""
+
+    state: State
+    stoch: Tensor  # (B, S·K)
+
+
+class Trajectory(NamedTuple):
+    """What `observe` returns for B sequences of T steps."""
+
+    features: Tensor  # (B, T, F): h and z side by side
+    posterior: Tensor  # (B, T, S, K), probabilities
+    prior: Tensor  # (B, T, S, K), probabilities
+    states: State  # the sequence model's states at every step
+
+    def stoch(self) -> Tensor:
+        """z, (B, T, S·K), as stored in the features."""
+        return self.features[..., -self.posterior.shape[-1] * self.posterior.shape[-2] :]
+
+
+class RSSM(nn.Module):
+    """Base of both kinds; `noise` arguments are Exp(1) variables, see `sample_straight_through`."""
+
+    def __init__(
+        self, sequence: SequenceModel, stoch: int, classes: int, units: int, prior_layers: int, unimix: float
+    ) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.stoch, self.classes, self.unimix = stoch, classes, unimix
+        self.features = sequence.deter + stoch * classes  # F
+        deter = sequence.deter
+        self.prior = nn.Sequential(
+            MLP(deter, units, prior_layers), Linear(units if prior_layers else deter, stoch * classes)
+        )
+
+    def initial(self, batch: int) -> Carry:
+        state = self.sequence.initial(batch)
+        device = next(self.parameters()).device
+        return Carry(state, torch.zeros(batch, self.stoch * self.classes, device=device))
+
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        """Exp(1) variables (*shape, S, K) for drawing latents."""
+        parameter = next(self.parameters())
+        empty = torch.empty(*shape, self.stoch, self.classes, device=parameter.device, dtype=parameter.dtype)
+        return empty.exponential_(generator=generator)
+
+    def observe(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
+    ) -> tuple[Trajectory, Carry]:
+        """Filter B sequences.
+
+        Args:
+            embed: (B, T, E). action: (B, T, A), a_{t-1}, what led to step t. is_first: (B, T).
+            carry: state and latent before the first step. noise: (B, T, S, K).
+        Returns:
+            The trajectory, and the carry after its last step.
+        """
+        raise NotImplementedError
+
+    def imagine(self, action: Tensor, carry: Carry, noise: Tensor) -> tuple[Tensor, Carry]:
+        """One step of the prior: action (B, A), noise (B, S, K) → features (B, F), carry."""
+        h, state = self.sequence.step(carry.stoch, self.sequence.drive(action, None), None, carry.state)
+        stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
+        return torch.cat([h, stoch], -1), Carry(state, stoch)
+
+    def start(self, trajectory: Trajectory, b: Tensor, t: Tensor) -> tuple[Tensor, Carry]:
+        """Features (N, F) and carries to imagine from: steps t (N,) of sequences b (N,)."""
+        carry = Carry(self.sequence.select(trajectory.states, b, t), trajectory.stoch()[b, t])
+        return trajectory.features[b, t], carry
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        return unimix_probs(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)
+
+
+class CoupledRSSM(RSSM):
+    """q(z_t | h_t, o_t): a scan of sequence step and posterior (the DreamerV3 baseline)."""
+
+    def __init__(
+        self,
+        sequence: SequenceModel,
+        stoch: int,
+        classes: int,
+        units: int,
+        embed: int,
+        prior_layers: int,
+        posterior_layers: int,
+        unimix: float,
+    ) -> None:
+        super().__init__(sequence, stoch, classes, units, prior_layers, unimix)
+        self.posterior = CoupledPosterior(sequence.deter, embed, units, posterior_layers, stoch * classes)
+
+    def observe(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
+    ) -> tuple[Trajectory, Carry]:
+        prepared = self.posterior.prepare(embed)  # (B, T, units)
+        drive = self.sequence.drive(action, is_first)  # (B, T, D)
+        state, stoch = carry
+        hs, zs, posts = [], [], []
+        for e, u, first, noise_t in zip(
+            prepared.unbind(1), drive.unbind(1), is_first.unbind(1), noise.unbind(1), strict=True
+        ):
+            h, state = self.sequence.step(stoch, u, first, state)
+            probs = self._probs(self.posterior(h, e))  # (B, S, K)
+            stoch = sample_straight_through(probs, noise_t).flatten(-2)
+            hs.append(h)
+            zs.append(stoch)
+            posts.append(probs)
+        h = torch.stack(hs, 1)  # (B, T, D)
+        features = torch.cat([h, torch.stack(zs, 1)], -1)
+        trajectory = Trajectory(features, torch.stack(posts, 1), self._probs(self.prior(h)), h)
+        return trajectory, Carry(state, stoch)
+
+
+class DecoupledRSSM(RSSM):
+    """q(z_t | o_t): all posteriors at once, then one pass of the sequence model."""
+
+    def __init__(
+        self,
+        sequence: SequenceModel,
+        stoch: int,
+        classes: int,
+        units: int,
+        embed: int,
+        prior_layers: int,
+        posterior_layers: int,
+        unimix: float,
+    ) -> None:
+        super().__init__(sequence, stoch, classes, units, prior_layers, unimix)
+        self.posterior = DecoupledPosterior(embed, units, posterior_layers, stoch * classes)
+
+    def observe(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
+    ) -> tuple[Trajectory, Carry]:
+        posterior = self._probs(self.posterior(embed))  # (B, T, S, K)
+        stoch = sample_straight_through(posterior, noise).flatten(-2)  # (B, T, S·K)
+        previous = torch.cat([carry.stoch.unsqueeze(1), stoch[:, :-1]], 1)
+        h, states, last = self.sequence.observe(previous, action, is_first, carry.state)
+        features = torch.cat([h, stoch], -1)
+        return Trajectory(features, posterior, self._probs(self.prior(h)), states), Carry(last, stoch[:, -1])
+
+
+RSSMS = {"coupled": CoupledRSSM, "decoupled": DecoupledRSSM}

@@ -1,0 +1,52 @@
+"""What every sequence model offers, so that they are drop-ins for each other.
+
+A sequence model turns what happened before step t (the latent z_{t-1} and the action a_{t-1})
+into a deterministic state h_t. `is_first` is the only reset convention: where it is 1, the state,
+z_{t-1} and a_{t-1} all count as zero.
+
+Contract (property-tested): `observe` equals folding `step`; nothing crosses an episode boundary;
+a change at time t alters nothing before t.
+"""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+State = Any
+"""A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
+
+
+class SequenceModel(Protocol):
+    deter: int  # D, width of h
+
+    def initial(self, batch: int) -> State:
+        """The state before the first step of an episode."""
+        ...
+
+    def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
+        """The action's contribution to the step, for all times at once: (…, A), (…) → (…, ·)."""
+        ...
+
+    def step(
+        self, stoch: Tensor, drive: Tensor, is_first: Tensor | None, state: State
+    ) -> tuple[Tensor, State]:
+        """One step: stoch (B, S·K), drive (B, ·), is_first (B) or None → h (B, D), state."""
+        ...
+
+    def observe(
+        self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State
+    ) -> tuple[Tensor, State, State]:
+        """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states, last."""
+        ...
+
+    def select(self, states: State, b: Tensor, t: Tensor) -> State:
+        """The states at steps t (N,) of sequences b (N,) as one batch (N, …), to imagine from."""
+        ...
+
+    def pack(self, state: State) -> Tensor:
+        """The state as one tensor (B, ·) for the replay's context."""
+        ...
+
+    def unpack(self, packed: Tensor) -> State:
+        """Inverse of `pack`."""
+        ...
