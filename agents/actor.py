@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.spaces import ActionSpec
-from worldmodel.categorical import unimix_probs
+from worldmodel.categorical import sample_index, unimix_probs
 from worldmodel.layers import MLP, Linear
 
 
@@ -30,8 +30,8 @@ class CategoricalPolicy:
         self.probs = unimix_probs(logits, unimix)  # (…, A)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.probs).exponential_(generator=generator)
-        index = (self.probs.detach() / noise).argmax(-1, keepdim=True)
+        uniform = torch.empty_like(self.probs[..., 0]).uniform_(generator=generator)
+        index = sample_index(self.probs.detach(), uniform).unsqueeze(-1)
         return torch.zeros_like(self.probs).scatter_(-1, index, 1.0)
 
     def mode(self) -> Tensor:

@@ -37,8 +37,10 @@ def behaviour_losses(
         discount = world_model.predict_continue(features).pred()  # (N, H+1)
         # Probability that the imagined step is reached at all, the start's own end included.
         weight = torch.cumprod(discount, 1)[:, :-1]  # (N, H)
-    value_output = critic(features)
-    value = value_output.pred().detach()  # (N, H+1)
+    output = critic(features[:, :-1])
+    with torch.no_grad():
+        last_value = critic(features[:, -1:]).pred()
+        value = torch.cat([output.pred(), last_value], 1)  # (N, H+1)
     returns = lambda_return(reward, discount, value, None, config.lambda_)  # (N, H)
     spread = scale.update(returns)
     advantage = (returns - value[:, :-1]) / spread  # (N, H)
@@ -47,7 +49,7 @@ def behaviour_losses(
     log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (N, H)
     losses = {
         "policy": -weight * (log_prob * advantage + config.entropy * entropy),
-        "value": weight * critic.loss(features[:, :-1], returns, config.slow_scale),
+        "value": weight * critic.loss(output, features[:, :-1], returns, config.slow_scale),
     }
     metrics = {
         "actor/entropy": entropy.mean(),
@@ -76,4 +78,5 @@ def replay_value_loss(
     discount = (1.0 - terminal) * (1.0 - 1.0 / horizon)
     returns = lambda_return(batch.reward[:, -steps:], discount, bootstrap, last, config.lambda_)
     # An episode's final row has no successor inside the episode.
-    return (1.0 - last[:, :-1]) * critic.loss(features[:, :-1], returns, config.slow_scale)
+    inner = features[:, :-1]
+    return (1.0 - last[:, :-1]) * critic.loss(critic(inner), inner, returns, config.slow_scale)

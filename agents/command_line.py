@@ -1,24 +1,30 @@
 """The command line: Hydra composes, this module refuses what cannot be right, in one line.
 
 Hydra alone accepts `+unknown=1`, merges `agent=[a,b]` silently and answers typing errors with
-tracebacks. So every command line is composed once beforehand, every member of a sweep included,
-and checked by `agents.strict`; only then does Hydra run it.
+tracebacks. So every command line is checked beforehand, every member of a sweep included: its
+settings by `agents.strict`, its environment by one step in it. Only then does Hydra run it.
 """
 
-import difflib
+import copy
+import functools
 import itertools
+import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+import gymnasium
 import hydra
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,35 +32,28 @@ from agents.checkpoint import CheckpointError
 from agents.config import Config
 from agents.run_directory import FREE, is_free, read_config, run_directory
 from agents.session import check_device, run_session
-from agents.strict import ConfigError, build
-from envs.factory import EnvError, make_env
+from agents.strict import ConfigError, build, closest, did_you_mean, show
+from envs.factory import EnvError, check_env
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-OPEN_SECTIONS = ("env.kwargs.",)  # keys that only the environment knows
-MAX_SWEEP = 1000  # members of a sweep that are checked beforehand
-_PASS_ON = (
-    "-h",
-    "--help",
-    "--hydra-help",
-    "--version",
-    "-c",
-    "--cfg",
-    "-i",
-    "--info",
-    "-sc",
-    "--shell-completion",
-)
-_FLAGS = ("-m", "--multirun", "--resolve", *_PASS_ON)
+OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
+MAX_SWEEP = 1000  # runs; all of them are checked beforehand
+_PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
+_SWEEP = ("-m", "--multirun")
+_SHOW = {"-c": ("job", "hydra", "all"), "--cfg": ("job", "hydra", "all")}
+_HELP = ("-h", "--help")
+_FLAGS = (*_SWEEP, *_SHOW, *_HELP, "--resolve")
+_HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion")
 
 
 def main() -> None:
     """Entry point of train.py."""
-    arguments = sys.argv[1:]
     try:
-        if not any(a.split("=")[0] in _PASS_ON for a in arguments):
-            sys.argv[1:] = prepare(arguments)
-    except (ConfigError, EnvError) as error:
+        sys.argv[1:] = prepare(sys.argv[1:])
+    except (ConfigError, EnvError, OSError) as error:
         fail(error)
+    # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
+    warnings.filterwarnings("ignore", message=r"(\x1b\[\d+m)?WARN: ")
     _job()
 
 
@@ -65,59 +64,77 @@ def fail(error: BaseException | str, code: int = 2) -> NoReturn:
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Check a command line; the same one, with what Hydra needs spelled out.
+    """Check a command line; the same one, as Hydra wants it.
 
     Raises ConfigError or EnvError for anything that could not run.
     """
-    flags = [a for a in arguments if a.startswith("-")]
-    for flag in flags:
-        if flag not in _FLAGS:
-            raise ConfigError(f"unknown option {flag}; settings are written key=value, see --help")
-    texts = [_spell_out(a) for a in arguments if not a.startswith("-")]
+    if any(argument.split("=")[0] in _HYDRA_ONLY for argument in arguments):
+        return arguments
+    flags, texts = _split(arguments)
     overrides = [_parse(text) for text in texts]
-    sweep = "-m" in flags or "--multirun" in flags
-    known = _known_keys()
+    sweep = any(flag in _SWEEP for flag in flags)
     for override in overrides:
-        _check_key(override, known, sweep)
-    checked: set[str] = set()
-    for combination in itertools.islice(_combinations(overrides), MAX_SWEEP):
-        config = load_config(combination)
-        if config.env.id not in checked:
-            make_env(config.env).close()
-            checked.add(config.env.id)
-        check_device(config.device)
-        _resolve_resume(config, combination)
-    return flags + texts
+        _check_form(override, sweep)
+    _refuse_twice(overrides)
+    members = _members(overrides)
+    shown = any(flag in _SHOW for flag in flags)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checked: set[str] = set()
+        for member in members:
+            if shown or any(flag in _HELP for flag in flags):
+                _compose_all(member, resolve="--resolve" in flags)
+            else:
+                _check_run(member, checked)
+    _pass_on(caught)
+    return [*flags, *(_spell(override) for override in overrides)]
 
 
 def load_config(overrides: list[str]) -> Config:
     """Compose and check one run's config. Raises ConfigError."""
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose("config", overrides=overrides)
-        return _typed(composed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error).split("\n")[0]) from error
+    return _load([_parse(text) for text in overrides])
 
 
-def _typed(composed: DictConfig) -> Config:
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError(f"{missing[0]} must be given, as {missing[0]}=…")
-    values: Any = OmegaConf.to_container(composed, resolve=True)
-    return build(Config, values)
+def _check_run(member: list[Override], checked: set[str]) -> None:
+    """Everything about one run that can be found out without starting it."""
+    config, directory = _resolve_resume(_load(member), [override.key_or_group for override in member])
+    if directory is None:
+        _check_runs(Path(config.runs))
+    if re.fullmatch(r"cpu|cuda(:\d+)?", config.device) is None:
+        raise ConfigError(f"device={config.device} is not one of cpu, cuda, cuda:<number>")
+    check_device(config.device)
+    if repr(config.env) not in checked:
+        check_env(config.env)
+        checked.add(repr(config.env))
+
+
+def _check_runs(runs: Path) -> None:
+    """Whether the folder can be made. In a sweep Hydra makes it, and answers trouble with a traceback."""
+    existing = next(path for path in (runs, *runs.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"runs={runs} cannot be used: {existing} is not a folder that can be written to")
+
+
+def _pass_on(caught: list[warnings.WarningMessage]) -> None:
+    """Gymnasium's warnings, one line each; other libraries' are not for the user."""
+    texts = [re.sub(r"\x1b\[\d+m", "", str(warning.message)) for warning in caught]
+    for text in dict.fromkeys(texts):
+        if text.startswith("WARN: "):
+            print(f"warning: {' '.join(text[6:].split())}", file=sys.stderr)
+
+
+# --- the job that Hydra runs
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
 def _job(composed: DictConfig) -> None:
     try:
-        config = _typed(composed)
         hydra_config = HydraConfig.get()
         overrides = list(hydra_config.overrides.task)
-        config, directory = _resolve_resume(config, overrides)
+        keys = [override.lstrip("+").split("=", 1)[0] for override in overrides]
+        config, directory = _resolve_resume(_typed(composed), keys)
         if directory is None:
-            own_id = any(o.lstrip("+").startswith("env.id=") for o in overrides)
-            name = config.env.id if own_id else hydra_config.runtime.choices["env"]
+            name = config.env.id if "env.id" in keys else hydra_config.runtime.choices["env"]
             directory = run_directory(config, name, overrides)
         code = run_session(config, directory)
     except (ConfigError, EnvError, CheckpointError) as error:
@@ -126,99 +143,256 @@ def _job(composed: DictConfig) -> None:
         fail(f"training diverged: {error}; the last checkpoint is kept, try a lower optimizer.lr", 1)
     except OSError as error:
         fail(f"{error}; what was saved before is kept", 1)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        fail(f"not enough memory: {error}; try a smaller replay.capacity or world_model", 1)
     if code:
         sys.exit(code)
 
 
-def _resolve_resume(config: Config, overrides: list[str]) -> tuple[Config, Path | None]:
-    """With resume=<dir>: that run's own config, except for what may change between sessions."""
+def _resolve_resume(config: Config, keys: list[str]) -> tuple[Config, Path | None]:
+    """With resume=<dir>: that run's own config, except for the given keys, which must be free."""
     if config.resume is None:
         return config, None
-    changed = {o.lstrip("+").split("=", 1)[0] for o in overrides} - {"resume"}
-    for key in sorted(changed):
+    given = [key for key in keys if not _is_hydras(key)]
+    for key in given:
         if not is_free(key):
             raise ConfigError(
-                f"resume={config.resume} takes {key} from the run; only {', '.join(FREE[2:])} may be given with it"
+                f"resume={config.resume} takes {key} from the run; "
+                f"only {', '.join(FREE[2:])} may be given with it"
             )
-    before = read_config(Path(config.resume))
-    sections = {key.split(".")[0] for key in changed}
-    return replace(before, **{name: getattr(config, name) for name in sections}), Path(config.resume)
+    values, now = asdict(read_config(Path(config.resume))), asdict(config)
+    for key in given:
+        *sections, last = key.split(".")
+        old, new = values, now
+        for section in sections:
+            old, new = old[section], new[section]
+        old[last] = new[last]
+    return build(Config, values), Path(config.resume)
 
 
-def _spell_out(text: str) -> str:
-    """`env.kwargs.x=1` adds a key that no config can know: Hydra wants `++` for it."""
-    return f"++{text}" if text.startswith(OPEN_SECTIONS) else text
+# --- from text to settings
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Flags (with the word behind --cfg) and settings."""
+    flags: list[str] = []
+    texts: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, _, value = argument.partition("=")
+        if not argument.startswith("-"):
+            texts.append(argument)
+        elif flag in _SHOW:
+            value = value or next(rest, "")
+            if value not in _SHOW[flag]:
+                raise ConfigError(f"{flag} {value} is not one of {', '.join(_SHOW[flag])}")
+            flags += [flag, value]
+        elif argument in _FLAGS:
+            flags.append(argument)
+        else:
+            hint = did_you_mean(closest(flag, [f for f in _FLAGS if f.startswith("--")], 0.75))
+            raise ConfigError(
+                f"unknown option {argument}{hint}; settings are written without dashes, as seed=3; see --help"
+            )
+    shown = any(flag in _SHOW for flag in flags)
+    if shown and any(flag in _SWEEP for flag in flags):
+        raise ConfigError("--cfg shows one run: leave out -m")
+    if "--resolve" in flags and not shown:
+        raise ConfigError("--resolve belongs to --cfg, as in --cfg job --resolve")
+    return flags, texts
 
 
 def _parse(text: str) -> Override:
+    parser = OverridesParser.create()
     try:
-        return OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
-        raise ConfigError(f"cannot read {text!r}: settings are written key=value") from error
+        return parser.parse_override(text)
+    except (HydraException, OmegaConfBaseException) as error:
+        key, equals, value = text.partition("=")
+        if key in _PATHS and "'" not in value and not value.endswith("\\"):
+            return parser.parse_override(f"{key}='{value}'")
+        if not equals:
+            choice = next((f"{group}={text}" for group in _groups() if text in _groups()[group]), None)
+            hint = did_you_mean(choice) or ", as seed=3"
+            raise ConfigError(f"cannot read {text!r}: settings are written key=value{hint}") from error
+        raise ConfigError(
+            f"cannot read {text!r}: settings are written key=value, lists {key}=[1,2], "
+            f"values with odd signs {key}=\"'…'\""
+        ) from error
 
 
-def _known_keys() -> dict[str, list[str] | None]:
-    """Every dotted key; groups map to their choices, plain keys to None."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("config")
-    keys: dict[str, list[str] | None] = dict.fromkeys(_flatten(OmegaConf.to_container(composed), ""))
-    for folder in sorted(p for p in CONFIGS.iterdir() if p.is_dir()):
-        keys[folder.name] = sorted(p.stem for p in folder.glob("*.yaml"))
-    return keys
+def _spell(override: Override) -> str:
+    """key=value for Hydra, which wants `++` before the keys of env.kwargs that no config can know."""
+    text = str(override.input_line).lstrip("+")
+    return f"++{text}" if _is_open(override.key_or_group) else text
 
 
-def _flatten(values: Any, path: str) -> Iterator[str]:
+def _is_open(key: str) -> bool:
+    return key.startswith(f"{OPEN_SECTION}.")
+
+
+def _is_hydras(key: str) -> bool:
+    return key.startswith(("hydra.", "hydra/"))
+
+
+@functools.cache
+def _groups() -> dict[str, list[str]]:
+    """Every group and its choices."""
+    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+# --- what one setting may look like
+
+
+def _check_form(override: Override, sweep: bool) -> None:
+    """All that can be said about a setting without the other ones."""
+    key, text = override.key_or_group, override.input_line
+    if not key:
+        raise ConfigError(f"cannot read {text!r}: settings are written key=value, as seed=3")
+    if override.is_delete():
+        raise ConfigError(f"{text}: settings cannot be removed, only set, as {key}=…")
+    if override.package is not None:
+        raise ConfigError(f"{text}: a group has one place here, write {key}=… without @{override.package}")
+    if override.is_sweep_override() and not sweep:
+        as_list = "" if key in _groups() else f"; a list is written {key}=[…]"
+        raise ConfigError(f"{text}: several values need a sweep, add -m{as_list}")
+    for value in (single.value() for single in _alternatives(override)):
+        if key in _groups():
+            _check_choice(key, value, str(text))
+        group = key.removesuffix(".name")
+        if group != key and group in _groups():
+            choices = ", ".join(_groups()[group])
+            raise ConfigError(f"{text}: the name follows from {group}=…, which is one of {choices}")
+
+
+def _check_choice(group: str, value: Any, text: str) -> None:
+    choices = _groups()[group]
+    if isinstance(value, list | dict):
+        raise ConfigError(f"{text}: {group} takes one choice; for a sweep write {group}=a,b with -m")
+    if show(value) not in choices:
+        extra = ""
+        if group == "env":
+            any_id = value if value in gymnasium.registry else "…"
+            extra = f"; any Gymnasium environment: env=gym env.id={any_id}"
+        hint = did_you_mean(closest(show(value), choices))
+        raise ConfigError(f"{group}={show(value)} is not one of {', '.join(choices)}{hint}{extra}")
+
+
+def _alternatives(override: Override) -> list[Override]:
+    """The setting itself, or one for each value of a sweep."""
+    if not override.is_sweep_override():
+        return [override]
+    key = override.key_or_group
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MAX_SWEEP + 1))
+    except (HydraException, ValueError) as error:
+        raise ConfigError(
+            f"{override.input_line}: a sweep lists its values, as {key}=a,b,c with -m"
+        ) from error
+    if not values:
+        raise ConfigError(f"{override.input_line} has no values")
+    return [_parse(f"{key}={value}") for value in values]
+
+
+def _refuse_twice(overrides: list[Override]) -> None:
+    first: dict[str, Override] = {}
+    for override in overrides:
+        key = override.key_or_group
+        if key in first:
+            raise ConfigError(
+                f"{key} is given twice ({first[key].input_line} and {override.input_line}): leave one out"
+            )
+        first[key] = override
+
+
+def _members(overrides: list[Override]) -> list[list[Override]]:
+    """Every run of the sweep; without one, the only run."""
+    options = [_alternatives(override) for override in overrides]
+    members = itertools.islice(itertools.product(*options), MAX_SWEEP + 1)
+    found = [list(member) for member in members]
+    if len(found) > MAX_SWEEP:
+        raise ConfigError(f"the sweep has more than {MAX_SWEEP} runs: split it")
+    return found
+
+
+# --- what the settings are together
+
+
+def _load(member: list[Override]) -> Config:
+    return _typed(_compose_all(member))
+
+
+def _typed(composed: DictConfig) -> Config:
+    values = _resolved(composed)
+    missing = [key for key, value in _flatten(values, "") if value == "???"]
+    if missing:
+        raise ConfigError(f"{missing[0]} must be given, as {missing[0]}=…")
+    return build(Config, values)
+
+
+def _resolved(composed: DictConfig) -> Any:
+    """A plain dictionary, interpolations replaced; ??? stays."""
+    try:
+        return OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{error.full_key or 'a setting'} cannot be resolved: {reason}") from error
+
+
+def _compose_all(member: list[Override], resolve: bool = False) -> DictConfig:
+    """One run's settings: Hydra composes the groups, once per choice; the others are set here."""
+    outer = [o for o in member if o.key_or_group in _groups() or _is_hydras(o.key_or_group)]
+    base, known = _compose(tuple(str(override.input_line).lstrip("+") for override in outer))
+    composed = copy.deepcopy(base)
+    for override in member:
+        if override in outer:
+            continue
+        _check_key(override, known)
+        key, value = override.key_or_group, override.value()
+        try:
+            OmegaConf.update(composed, key, value, force_add=_is_open(key))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{override.input_line}: {str(error).split(chr(10))[0]}") from error
+    if resolve:
+        _resolved(composed)
+    return composed
+
+
+@functools.cache
+def _compose(outer: tuple[str, ...]) -> tuple[DictConfig, dict[str, bool]]:
+    """Hydra's composition, and every dotted key in it with whether it is a section."""
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose("config", overrides=list(outer))
+        values: Any = OmegaConf.to_container(composed)
+        return composed, {key: isinstance(value, dict) for key, value in _flatten(values, "")}
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).split("\n")[0]) from error
+
+
+def _check_key(override: Override, known: dict[str, bool]) -> None:
+    """Whether the key names one setting: not an unknown one, not a section."""
+    key = override.key_or_group
+    if _is_open(key):
+        return
+    if key not in known:
+        section, _, last = key.rpartition(".")
+        siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+        elsewhere = next((k for k in known if k.rpartition(".")[2] == last), None)
+        near = closest(last, siblings)
+        hint = did_you_mean(siblings[near] if near else elsewhere or closest(key, known, 0.7))
+        keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
+        raise ConfigError(f"unknown key {key}{hint}; {keys}")
+    if known[key]:
+        inner = next((other for other in known if other.startswith(f"{key}.")), f"{key}.<key>")
+        raise ConfigError(
+            f"{override.input_line} replaces a whole section: set its keys one by one, as {inner}=…"
+        )
+
+
+def _flatten(values: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Every dotted key, the sections' included, with its value."""
     for key, value in values.items():
-        yield f"{path}{key}"
+        yield f"{path}{key}", value
         if isinstance(value, dict):
             yield from _flatten(value, f"{path}{key}.")
-
-
-def _check_key(override: Override, known: dict[str, list[str] | None], sweep: bool) -> None:
-    key = override.key_or_group
-    if key.startswith(("hydra.", "hydra/")) or key.startswith(OPEN_SECTIONS):
-        return
-    if override.is_delete():
-        raise ConfigError(f"~{key}: settings cannot be removed, only set")
-    if key not in known:
-        near = (
-            difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
-        )
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"unknown key {key}{hint}; --help lists the groups, --cfg job all keys")
-    if override.is_sweep_override() and not sweep:
-        raise ConfigError(f"{override.input_line}: several values need a sweep: add -m")
-    choices = known[key]
-    if choices is None:
-        return
-    values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-    for value in values:
-        if isinstance(value, list | dict):
-            raise ConfigError(
-                f"{override.input_line}: {key} takes one choice; for a sweep write {key}=a,b with -m"
-            )
-        if str(value) not in choices:
-            near = difflib.get_close_matches(
-                str(value).lower(), [c.lower() for c in choices], n=1, cutoff=0.4
-            )
-            hint = next((f" (did you mean {c}?)" for c in choices if near and c.lower() == near[0]), "")
-            extra = "; any Gymnasium id: env=gym env.id=…" if key == "env" else ""
-            raise ConfigError(f"{key}={value} is not one of {', '.join(choices)}{hint}{extra}")
-
-
-def _combinations(overrides: list[Override]) -> Iterator[list[str]]:
-    """Every member of the sweep as a list of plain overrides."""
-    options = []
-    for override in overrides:
-        prefix, key = _prefix(override), override.key_or_group
-        if override.is_sweep_override():
-            options.append([f"{prefix}{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            options.append([str(override.input_line)])
-    for combination in itertools.product(*options):
-        yield list(combination)
-
-
-def _prefix(override: Override) -> str:
-    return "++" if override.is_force_add() else "+" if override.is_add() else ""

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from envs.config import EnvConfig
-from worldmodel.config import SequenceConfig, WorldModelConfig
+from worldmodel.config import SequenceConfig, WorldModelConfig, check_scales
+
+LOSSES = ("policy", "value", "replay_value")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,10 @@ class AgentConfig:
     return_rate: float = field(metadata={"above": 0.0, "max": 1.0})
     return_limit: float = field(metadata={"above": 0.0})
     return_percentiles: tuple[float, float]
-    loss_scales: dict[str, float]
+    loss_scales: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys LOSSES
 
     def __post_init__(self) -> None:
+        check_scales("agent.loss_scales", self.loss_scales, LOSSES)
         low, high = self.return_percentiles
         if not 0.0 <= low < high <= 100.0:
             raise ValueError(f"agent.return_percentiles=[{low}, {high}] must rise from 0 to 100")

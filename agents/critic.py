@@ -29,9 +29,8 @@ class Critic(nn.Module):
         """slow ← (1 − rate)·slow + rate·online, after every update."""
         torch._foreach_lerp_(list(self.slow.parameters()), list(self.online.parameters()), self.slow_rate)
 
-    def loss(self, features: Tensor, target: Tensor, slow_scale: float) -> Tensor:
-        """Cross-entropy to the target values (…) and, scaled, to the slow critic's prediction."""
-        output = self(features)
+    def loss(self, output: TwoHot, features: Tensor, target: Tensor, slow_scale: float) -> Tensor:
+        """Cross-entropy of `output` = self(features) to the targets (…) and to the slow critic's values."""
         with torch.no_grad():
             slow_target = self.slow(features).pred()
-        return output.loss(target) + slow_scale * output.loss(slow_target)  # type: ignore[no-any-return]
+        return output.loss(target) + slow_scale * output.loss(slow_target)

@@ -29,7 +29,7 @@ def imagine(
     REINFORCE needs log-probabilities of the chosen actions, never the dynamics' gradients, so the
     rollout is gradient-free; the actor is run again on all features at once where it learns.
     """
-    noise = rssm.noise(horizon, len(features), generator=generator)  # (H, N, S, K)
+    noise = rssm.noise(horizon, len(features), generator=generator)  # (H, N, S)
     all_features, actions = [features], []
     for noise_t in noise.unbind(0):
         action = actor(features).sample(generator)

@@ -32,6 +32,7 @@ class Learner:
         with self.watch("replay"):
             sample = self.replay.sample(self.batch_size)
             batch = self.to_batch(sample)
+            self.agent.world_model.scale.update(batch.observation)
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("backward"):
             self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 
@@ -56,7 +57,7 @@ class MetricsLog:
     def __init__(self, directory: Path, tensorboard: bool, resume_at: tuple[int, int] | None = None) -> None:
         path = directory / "metrics.jsonl"
         offset, step = resume_at or (0, 0)
-        self._file = open(path, "r+b" if path.exists() else "w+b")
+        self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(offset)
         self._file.seek(offset)
         self.board = (
@@ -78,6 +79,17 @@ class MetricsLog:
         """An RGB picture (H, W, 3), bytes."""
         if self.board is not None:
             self.board.add_image(name, image, step, dataformats="HWC")
+
+    def hparams(self, settings: dict[str, bool | float | str], metrics: list[str]) -> None:
+        """Fill TensorBoard's HPARAMS tab, in this run's own events (add_hparams makes a stray sub-run)."""
+        if self.board is not None:
+            for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):
+                self.board.file_writer.add_summary(summary)
+
+    def text(self, name: str, text: str) -> None:
+        """Markdown for the TEXT tab."""
+        if self.board is not None:
+            self.board.add_text(name, text)
 
     def offset(self) -> int:
         """Bytes written so far, safely on disk."""

@@ -1,9 +1,13 @@
 """What an evaluation leaves in the log: returns, open-loop errors, pictures and videos."""
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
 from agents.config import Config
 from agents.dreamer import Dreamer
@@ -14,6 +18,15 @@ from agents.pictures import add_gif, gif, open_loop_picture, record_video, save_
 from envs.factory import EnvError
 
 HORIZONS = (1, 5, 15, 50)
+HPARAMS = ("seed", "env", "agent", "world_model", "sequence", "replay", "optimizer", "train")
+
+
+def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else str(value)
 
 
 class Reporter:
@@ -22,6 +35,14 @@ class Reporter:
     def __init__(self, config: Config, log: MetricsLog, directory: Path) -> None:
         self._config, self._log, self._directory = config, log, directory
         self.video_problem: str | None = None
+
+    def begin(self) -> None:
+        """Settings for TensorBoard's TEXT and HPARAMS tabs."""
+        values = dataclasses.asdict(self._config)
+        self._log.text("config", f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(values)))}```")
+        flat = dict(_flatten(values))
+        names = [key for key in flat if key.split(".")[0] in HPARAMS]
+        self._log.hparams({key: flat[key] for key in names}, ["eval/return"])
 
     def evaluation(
         self,

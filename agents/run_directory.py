@@ -10,12 +10,14 @@ from typing import Any
 import yaml
 
 from agents.config import Config
-from agents.strict import ConfigError, build
+from agents.strict import ConfigError, build, show
 
 CONFIG_NAME = "config.yaml"
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
 FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint")
-_ELSEWHERE = ("env", "agent", "seed")  # named by a directory of their own
+_FREE_ENV = ("steps", "solved")  # of the env section, likewise
+_ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
+_MAX_NAME = 200  # bytes; file systems end at 255
 
 
 def is_free(key: str) -> bool:
@@ -25,35 +27,46 @@ def is_free(key: str) -> bool:
 
 def run_directory(config: Config, env_name: str, overrides: list[str]) -> Path:
     """runs/<env>/<agent>[+sorted overrides]/seed_<k>."""
-    named = sorted(o.lstrip("+") for o in overrides if _names_run(o))
-    agent = "+".join([config.agent.name, *(_safe(o) for o in named)])
-    return Path(config.runs) / _safe(env_name) / agent / f"seed_{config.seed}"
+    named = sorted({o.lstrip("+") for o in overrides if _names_run(o)})
+    agent = "+".join([config.agent.name, *named])
+    return Path(config.runs) / _safe(env_name) / _safe(agent) / f"seed_{config.seed}"
 
 
 def _names_run(override: str) -> bool:
     key = override.lstrip("+~").split("=", 1)[0]
-    return (
-        not is_free(key) and key not in (*_ELSEWHERE, "env.id", "env.steps") and not key.startswith("hydra")
-    )
+    elsewhere = (*_ELSEWHERE, *(f"env.{name}" for name in _FREE_ENV))
+    return not is_free(key) and key not in elsewhere and not key.startswith("hydra")
 
 
 def _safe(text: str) -> str:
-    """Letters, digits and a few signs; anything else becomes '_'."""
-    return re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", text)[:120].strip("_")
+    """A folder's name that needs no quotes, in a shell or behind resume=.
+
+    Brackets and quotes go, other odd signs become '_'. A long text ends in a hash of the whole.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "_", re.sub(r"[\[\]{}()'\"]", "", text)).strip("_.") or "_"
+    if len(name) > _MAX_NAME:
+        name = f"{name[: _MAX_NAME - 9]}+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
 
 
 def fingerprint(config: Config) -> str:
     """Hash of all settings that change what is learned."""
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
-    values["env"] = {k: v for k, v in values["env"].items() if k not in ("steps", "solved")}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_learning(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _learning(config: Config) -> dict[str, Any]:
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
+    values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
+    return values
 
 
 def write_config(directory: Path, config: Config) -> None:
-    """Keep the resolved config with the run."""
+    """Keep the resolved config with the run. A kill at any instant leaves the old or the new one."""
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config))), sort_keys=False)
-    (directory / CONFIG_NAME).write_text(f"# fingerprint: {fingerprint(config)}\n{text}")
+    temporary = directory / f"{CONFIG_NAME}.tmp"
+    temporary.write_text(f"# fingerprint: {fingerprint(config)}\n{text}", encoding="utf-8")
+    temporary.replace(directory / CONFIG_NAME)
 
 
 def read_config(directory: Path) -> Config:
@@ -62,9 +75,11 @@ def read_config(directory: Path) -> Config:
     if not path.is_file():
         raise ConfigError(f"{directory} is no run directory: it has no {CONFIG_NAME}")
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ConfigError("it holds no settings")
         return build(Config, values)
-    except (yaml.YAMLError, ConfigError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
@@ -74,19 +89,20 @@ def check_same_run(directory: Path, config: Config) -> None:
         return
     before = read_config(directory)
     if fingerprint(before) != fingerprint(config):
-        changed = ", ".join(_differences(dataclasses.asdict(before), dataclasses.asdict(config)))
+        changed = ", ".join(_differences(_learning(before), _learning(config)))
         raise ConfigError(
-            f"{directory} holds a run with other settings ({changed}): remove it, or keep both with runs=<another folder>"
+            f"{directory} holds a run with other settings ({changed}): "
+            "remove it, or keep both with runs=<another folder>"
         )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """The keys whose values differ, as 'key before → now'."""
     found = []
-    for key in now:
-        if not path and key in FREE:
-            continue
-        if isinstance(now[key], dict) and isinstance(before.get(key), dict):
-            found += _differences(before[key], now[key], f"{path}{key}.")
-        elif before.get(key) != now[key]:
-            found.append(f"{path}{key} {before.get(key)} → {now[key]}")
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{path}{key}.")
+        elif old != new:
+            found.append(f"{path}{key} {show(old)} → {show(new)}")
     return found

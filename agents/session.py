@@ -1,6 +1,9 @@
 """One session of a run, as a user meets it: start or resume, train, summarise."""
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,11 +27,31 @@ def check_device(device: str) -> None:
         ) from error
 
 
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Keeps a second process out of the run directory. Raises ConfigError when it is taken.
+
+    The lock belongs to the process, so a kill frees it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{directory} is being trained by another process: wait for it or stop it") from error
+        yield
+
+
 def run_session(config: Config, directory: Path) -> int:
     """Train in `directory`; returns the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
     check_device(config.device)
-    check_same_run(directory, config)
-    write_config(directory, config)
+    with exclusive(directory):
+        check_same_run(directory, config)
+        write_config(directory, config)
+        return _train(config, directory)
+
+
+def _train(config: Config, directory: Path) -> int:
     run = Run(config, directory)
     try:
         if run.step >= config.steps:

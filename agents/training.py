@@ -37,13 +37,13 @@ class Finished:
     signal: int | None  # what interrupted it
 
 
-def make_agent(config: Config) -> Dreamer:
+def make_agent(config: Config, device: str | None = None) -> Dreamer:
     """The untrained agent for the configured environment; its weights follow from config.seed."""
     env = make_env(config.env)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     env.close()
     torch.manual_seed(config.seed)
-    return Dreamer(config, observation, action).to(config.device)
+    return Dreamer(config, observation, action).to(device or config.device)
 
 
 def make_optimizer(config: Config, agent: Dreamer) -> LaProp:
@@ -88,6 +88,8 @@ class Run:
         resume_at = self._restore() if checkpoint.exists(directory) else None
         self.log = MetricsLog(directory, config.logging.tensorboard, resume_at)
         self.reporter = Reporter(config, self.log, directory)
+        if resume_at is None:
+            self.reporter.begin()
 
     def train(self, progress: Progress) -> Finished:
         """Go on to config.steps, or until Ctrl-C or SIGTERM; always leaves a checkpoint."""

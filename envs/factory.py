@@ -1,16 +1,29 @@
 """One place that makes environments."""
 
 import difflib
+import inspect
+import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import RescaleAction
 
 from envs.config import EnvConfig
-from envs.spaces import UnsupportedSpace, action_spec, observation_spec
+from envs.spaces import UnsupportedSpaceError, action_spec, observation_spec
 from envs.wrappers import HideObservation, Recreate
+
+# Arguments of gymnasium.make that are not the environment's own.
+_NOT_KWARGS = {
+    "id": "set env.id instead",
+    "max_episode_steps": "set env.max_episode_steps instead",
+    "render_mode": "the program chooses it",
+    "disable_env_checker": "the checker always runs",
+}
 
 
 class EnvError(ValueError):
@@ -23,41 +36,122 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
     Raises EnvError for unknown ids, missing simulators, wrong arguments and spaces
     that the agent cannot use.
     """
-    limit = {} if config.max_episode_steps is None else {"max_episode_steps": config.max_episode_steps}
+    env = _make(config, render_mode)
     try:
-        env = gymnasium.make(config.id, render_mode=render_mode, **limit, **config.kwargs)
         if config.hide:
             env = HideObservation(env, config.hide)
         observation_spec(env.observation_space)
         if not action_spec(env.action_space).discrete:
-            env = RescaleAction(env, -1.0, 1.0)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise EnvError(f"env.id={config.id} needs another package: {_one_line(error)}") from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise EnvError(_unknown(config.id, error)) from error
-    except UnsupportedSpace as error:
+            env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    except UnsupportedSpaceError as error:
+        env.close()
         raise EnvError(f"env.id={config.id}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise EnvError(f"env.id={config.id} cannot be made: {_one_line(error)}") from error
+    except ValueError as error:
+        env.close()
+        raise EnvError(f"env.id={config.id} cannot be used: {_one_line(error)}") from error
     return Recreate(env, index)
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> VectorEnv[Any, Any, Any]:
     """`num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
     makers = [partial(make_env, config, i) for i in range(num_envs)]
-    kind = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}[config.vectorization]
-    return kind(makers, autoreset_mode=AutoresetMode.DISABLED)
+    if config.vectorization == "async":
+        return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def check_env(config: EnvConfig) -> None:
+    """Make, reset and step the environment once, so that wrong arguments show before a run starts.
+
+    Raises EnvError.
+    """
+    env = make_env(config)
+    try:
+        env.action_space.seed(0)
+        observation, _ = env.reset(seed=0)
+        env.step(env.action_space.sample())
+    except Exception as error:  # environments may raise anything for arguments they did not check
+        raise EnvError(
+            f"env.id={config.id} fails in its first step{_with(config)}: {_named(error)}"
+        ) from error
+    finally:
+        env.close()
+    if not np.all(np.isfinite(observation)):
+        raise EnvError(f"env.id={config.id} begins with an observation that is not finite{_with(config)}")
+
+
+def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    for key, fix in _NOT_KWARGS.items():
+        if key in config.kwargs:
+            raise EnvError(f"env.kwargs.{key} is not an argument of the environment: {fix}")
+    rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every maker takes it
+    kwargs: dict[str, Any] = {**rendering, **config.kwargs}
+    try:
+        return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise EnvError(f"env.id={config.id} needs another package: {_one_line(error)}") from error
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
+        raise EnvError(f"env.id={config.id} is not a registered environment{_hint(config.id)}") from error
+    except ImportError as error:  # of a simulator, or of the module in env.id=module:Name-v0
+        raise EnvError(f"env.id={config.id} cannot be imported: {_one_line(error)}") from error
+    except gymnasium.error.Error as error:
+        raise EnvError(f"env.id={config.id} cannot be made: {_one_line(error)}") from error
+    except Exception as error:  # environments may raise anything for wrong arguments
+        unknown = _unknown_argument(config)
+        raise EnvError(
+            unknown or f"env.id={config.id} cannot be made{_with(config)}: {_named(error)}"
+        ) from error
+
+
+def _with(config: EnvConfig) -> str:
+    return "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _unknown(env_id: str, error: Exception) -> str:
-    known = list(gymnasium.registry)
-    lowered = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(env_id.lower(), lowered, n=1, cutoff=0.4)
-    if env_id in known:
-        return f"env.id={env_id} cannot be made: {_one_line(error)}"
-    hint = f"; did you mean {lowered[near[0]]}?" if near else ""
-    return f"env.id={env_id} is not a registered Gymnasium environment{hint}"
+def _named(error: BaseException) -> str:
+    """Some errors say little without their type: KeyError('9x9')."""
+    return f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str | None:
+    lowered = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return lowered[near[0]] if near else None
+
+
+def _hint(env_id: str) -> str:
+    """The newest version of the registered environment whose name is nearest."""
+    name = re.sub(r"-v\d+$", "", env_id)
+    newest = {re.sub(r"-v\d+$", "", key): key for key in sorted(gymnasium.registry, key=_version)}
+    near = _nearest(name, newest)
+    if near is not None:
+        return f"; did you mean {newest[near]}?"
+    return "; an environment of another package needs that package's module, as env.id=module:Name-v0"
+
+
+def _version(env_id: str) -> int:
+    return gymnasium.registry[env_id].version or 0
+
+
+def _unknown_argument(config: EnvConfig) -> str | None:
+    """What to say about the first of env.kwargs that the environment's maker does not take."""
+    maker: Any = gymnasium.spec(config.id).entry_point
+    if isinstance(maker, str):
+        maker = load_env_creator(maker)
+    try:
+        parameters = inspect.signature(maker).parameters
+    except (TypeError, ValueError):  # a maker without a signature
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    accepted = [name for name in parameters if name != "render_mode"]
+    for key in config.kwargs:
+        if key not in accepted:
+            near = _nearest(key, accepted)
+            hint = f" (did you mean {near}?)" if near else ""
+            takes = ", ".join(accepted) or "none"
+            return f"env.kwargs.{key} is no argument of {config.id}{hint}; it takes {takes}"
+    return None

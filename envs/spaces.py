@@ -1,12 +1,13 @@
 """What an environment shows and accepts, reduced to the two kinds that the agent knows."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
 
 
-class UnsupportedSpace(ValueError):
+class UnsupportedSpaceError(ValueError):
     """An observation or action space that the agent cannot use; the message names the fix."""
 
 
@@ -28,33 +29,33 @@ class ActionSpec:
     start: int = 0
 
 
-def observation_spec(space: Space) -> ObservationSpec:
-    """Raises UnsupportedSpace for anything but Discrete and non-image Box spaces."""
+def observation_spec(space: Space[Any]) -> ObservationSpec:
+    """Raises UnsupportedSpaceError for anything but Discrete and non-image Box spaces."""
     if isinstance(space, spaces.Discrete):
         return ObservationSpec(int(space.n), True, int(space.start))
     if isinstance(space, spaces.Box):
         if len(space.shape) >= 3 or (len(space.shape) == 2 and space.dtype == np.uint8):
-            raise UnsupportedSpace(
+            raise UnsupportedSpaceError(
                 f"observations are images {space.shape}; only vectors and Discrete are supported yet: "
                 "choose a state-based version of the environment"
             )
         return ObservationSpec(int(np.prod(space.shape)), False)
-    raise UnsupportedSpace(
+    raise UnsupportedSpaceError(
         f"observation space {type(space).__name__} is not supported: use Box or Discrete "
-        "(for Dict and Tuple spaces, wrap the environment in gymnasium's FlattenObservation)"
+        "(for Dict and Tuple spaces, register the environment wrapped in gymnasium's FlattenObservation)"
     )
 
 
-def action_spec(space: Space) -> ActionSpec:
-    """Raises UnsupportedSpace for anything but Discrete and bounded Box spaces."""
+def action_spec(space: Space[Any]) -> ActionSpec:
+    """Raises UnsupportedSpaceError for anything but Discrete and bounded Box spaces."""
     if isinstance(space, spaces.Discrete):
         return ActionSpec(int(space.n), True, int(space.start))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         if not space.is_bounded("both"):
-            raise UnsupportedSpace(
-                "the Box action space has no finite bounds: wrap the environment in gymnasium's ClipAction"
+            raise UnsupportedSpaceError(
+                f"the action space {space} has no finite bounds: give its Box finite low and high"
             )
         return ActionSpec(int(np.prod(space.shape)), False)
-    raise UnsupportedSpace(
+    raise UnsupportedSpaceError(
         f"action space {type(space).__name__} is not supported: use Discrete or a bounded Box of floats"
     )

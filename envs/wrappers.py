@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 
-class HideObservation(gymnasium.ObservationWrapper):  # type: ignore[type-arg]
+class HideObservation(gymnasium.ObservationWrapper):
     """Removes named entries of a vector observation (velocities, say): partial observability.
 
     Raises ValueError when an index is out of range, doubled, or nothing would be left to see.
@@ -19,9 +19,10 @@ class HideObservation(gymnasium.ObservationWrapper):  # type: ignore[type-arg]
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise ValueError("env.hide needs a vector observation")
         size = space.shape[0]
-        if max(hide) >= size or len(set(hide)) != len(hide) or len(hide) >= size:
+        if min(hide) < 0 or max(hide) >= size or len(set(hide)) != len(hide) or len(hide) >= size:
             raise ValueError(
-                f"env.hide={list(hide)}: give different indices from 0 to {size - 1}, and leave at least one entry"
+                f"env.hide={list(hide)} must be different indices from 0 to {size - 1} "
+                "that leave at least one entry to see"
             )
         self._keep = np.setdiff1d(np.arange(size), hide)
         self.observation_space = spaces.Box(
@@ -32,7 +33,7 @@ class HideObservation(gymnasium.ObservationWrapper):  # type: ignore[type-arg]
         return observation[self._keep]
 
 
-class Recreate(gymnasium.Wrapper):  # type: ignore[type-arg]
+class Recreate(gymnasium.Wrapper):
     """Lets a vector environment bring each member back to where it was, from seed and actions.
 
     This is how a resumed run gets its running episodes back without pickling simulators. It holds
@@ -47,5 +48,5 @@ class Recreate(gymnasium.Wrapper):  # type: ignore[type-arg]
         """Reset to `seeds[index]`, replay `actions[index]`, return the last observation."""
         observation, _ = self.env.reset(seed=seeds[self._index])
         for action in actions[self._index]:
-            observation, *_ = self.env.step(action)
+            observation, *_ = self.env.step(action[()])  # 0-d arrays as scalars
         return np.asarray(observation)

@@ -1,7 +1,7 @@
 """Vectors of S categorical variables with K classes: unimix, straight-through draws, KL.
 
 Probabilities rather than logits are passed around: they are computed once, the draw needs only
-their ratio to exponential noise, and every logarithm is taken once over the whole (B, T).
+their running sums, and every logarithm is taken once over the whole (B, T).
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ def unimix_probs(logits: Tensor, unimix: float) -> Tensor:
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, probs: Tensor, noise: Tensor) -> Tensor:
-        index = (probs / noise).argmax(-1, keepdim=True)
+    def forward(ctx: Any, probs: Tensor, uniform: Tensor) -> Tensor:
+        index = sample_index(probs, uniform).unsqueeze(-1)
         return torch.zeros_like(probs).scatter_(-1, index, 1.0)
 
     @staticmethod
@@ -29,18 +29,19 @@ class _StraightThrough(torch.autograd.Function):
         return grad, None
 
 
-def sample_straight_through(probs: Tensor, noise: Tensor) -> Tensor:
+def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
     """One-hot draw from `probs` (…, K) whose gradient is that of `probs`.
 
-    `noise` holds independent Exp(1) variables of the same shape: argmax p_k/E_k is distributed as
-    p (the exponential race, equivalent to the Gumbel-max trick without its logarithms).
+    `uniform` (…) holds independent U[0, 1) variables: one number per draw instead of one per class.
     """
-    return _StraightThrough.apply(probs, noise)  # type: ignore[no-any-return]
+    return _StraightThrough.apply(probs, uniform)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def sample_index(probs: Tensor, noise: Tensor) -> Tensor:
-    """Class index (…) drawn from `probs` (…, K) with Exp(1) `noise`; no gradient."""
-    return (probs / noise).argmax(-1)
+def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Class index (…) drawn from `probs` (…, K) by inverting its distribution function."""
+    below = probs.cumsum(-1) <= uniform.unsqueeze(-1)
+    # Rounding may leave the last sum under 1, and the variable above it.
+    return below.sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+LOSSES = ("observation", "reward", "continue", "dynamics", "representation")
+
 
 @dataclass(frozen=True)
 class WorldModelConfig:
@@ -14,6 +16,7 @@ class WorldModelConfig:
     stoch: int = field(metadata={"min": 1})  # S, number of latent variables
     classes: int = field(metadata={"min": 2, "max": 256})  # K, classes of each; replay keeps bytes
     posterior: str = field(metadata={"choices": ("coupled", "decoupled")})
+    standardize: bool  # vector observations by their running moments, before symlog
     encoder_layers: int = field(metadata={"min": 1})
     decoder_layers: int = field(metadata={"min": 0})
     reward_layers: int = field(metadata={"min": 0})
@@ -24,7 +27,10 @@ class WorldModelConfig:
     unimix: float = field(metadata={"min": 0.0, "max": 0.5})
     free_nats: float = field(metadata={"min": 0.0})
     horizon: float = field(metadata={"above": 1.0})  # effective discount horizon, γ = 1 − 1/horizon
-    loss_scales: dict[str, float]
+    loss_scales: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys LOSSES
+
+    def __post_init__(self) -> None:
+        check_scales("world_model.loss_scales", self.loss_scales, LOSSES)
 
 
 @dataclass(frozen=True)
@@ -42,3 +48,10 @@ class SequenceConfig:
             raise ValueError(
                 f"sequence.deter={self.deter} must be a multiple of sequence.blocks={self.blocks}"
             )
+
+
+def check_scales(path: str, scales: dict[str, float], losses: tuple[str, ...]) -> None:
+    """Raises ValueError unless the keys of `scales` are exactly `losses`."""
+    wrong = sorted(set(scales) ^ set(losses))
+    if wrong:
+        raise ValueError(f"{path} must have exactly the keys {', '.join(losses)}: check {', '.join(wrong)}")

@@ -77,31 +77,21 @@ class TwoHot:
     """
 
     def __init__(self, logits: Tensor, bins: Tensor) -> None:
-        self.logits = logits  # (…, K)
-        self.bins = bins  # (K,)
+        self.log_probs = torch.log_softmax(logits, -1)  # (…, K)
+        self.bins = bins  # (K,), ascending and antisymmetric, see `symexp_bins`
 
     def pred(self) -> Tensor:
-        # Positive and negative bins are summed symmetrically from the centre outwards, so that
-        # uniform probabilities give exactly 0 instead of the rounding error of ±4.8e8.
-        probs = torch.softmax(self.logits, -1)
+        # Bins come in pairs ±b: taking the pair's difference first makes uniform probabilities
+        # give exactly 0 instead of the rounding error of ±4.8e8.
+        probs = torch.exp(self.log_probs)
         half = probs.shape[-1] // 2
-        weighted = probs * self.bins
-        negative = weighted[..., :half].flip(-1)
-        return (weighted[..., -half:] + negative).sum(-1) + (
-            weighted[..., half] if probs.shape[-1] % 2 else 0.0
-        )
+        pairs = probs[..., -half:] - probs[..., :half].flip(-1)
+        return F.linear(pairs, self.bins[None, -half:]).squeeze(-1)
 
     def loss(self, target: Tensor) -> Tensor:
         below, weight_above = two_hot_position(target, self.bins)
-        logits_pair = torch.cat(
-            [
-                self.logits.gather(-1, below.unsqueeze(-1)),
-                self.logits.gather(-1, (below + 1).unsqueeze(-1)),
-            ],
-            -1,
-        )
-        pair = torch.lerp(logits_pair[..., 0], logits_pair[..., 1], weight_above)
-        return torch.logsumexp(self.logits, -1) - pair
+        pair = self.log_probs.gather(-1, torch.stack([below, below + 1], -1))  # (…, 2)
+        return -torch.lerp(pair[..., 0], pair[..., 1], weight_above)
 
 
 def two_hot_position(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from worldmodel.encoder import make_encoder
 from worldmodel.gru import make_sequence
 from worldmodel.heads import BernoulliHead, TwoHotHead, make_observation_head
 from worldmodel.rssm import RSSMS, Carry, Trajectory
+from worldmodel.standardize import Standardize, Unchanged
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,6 @@ class WorldModel(nn.Module):
         observation_size, discrete: O numbers or O classes. action_size: A.
     """
 
-    loss_names = ("observation", "reward", "continue", "dynamics", "representation")
-
     def __init__(
         self,
         config: WorldModelConfig,
@@ -54,6 +53,8 @@ class WorldModel(nn.Module):
         self.config = config
         self.discrete = discrete
         units = config.units
+        scaled = config.standardize and not discrete
+        self.scale = Standardize(observation_size) if scaled else Unchanged()
         self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
         self.rssm = RSSMS[config.posterior](
             make_sequence(
@@ -89,10 +90,10 @@ class WorldModel(nn.Module):
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Trajectory, Carry]:
-        """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S, K) fixes the draws."""
+        """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S) fixes the draws."""
         if noise is None:
             noise = self.rssm.noise(*is_first.shape, generator=generator)
-        return self.rssm.observe(self.encoder(observation), previous_action, is_first, carry, noise)
+        return self.rssm.observe(self.encoder(self.scale(observation)), previous_action, is_first, carry, noise)
 
     def loss(
         self, batch: Batch, noise: Tensor | None = None, generator: torch.Generator | None = None
@@ -106,7 +107,7 @@ class WorldModel(nn.Module):
         # multiplies by the predicted continuation alone and needs no second discount.
         continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self.config.horizon)
         losses = {
-            "observation": self.decode(features).loss(batch.observation),
+            "observation": self.decode(features).loss(self.scale(batch.observation)),
             "reward": self.predict_reward(features).loss(batch.reward),
             "continue": self.predict_continue(features).loss(continues),
             **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats),
@@ -114,7 +115,12 @@ class WorldModel(nn.Module):
         return losses, trajectory, carry
 
     def decode(self, features: Tensor) -> Output:
+        """Distribution of the standardised observation."""
         return self.decoder(features)  # type: ignore[no-any-return]
+
+    def predict_observation(self, features: Tensor) -> Tensor:
+        """Expected observation (…, O) in the environment's units; class probabilities if discrete."""
+        return self.scale.invert(self.decode(features).pred())
 
     def predict_reward(self, features: Tensor) -> TwoHot:
         return self.reward(features)  # type: ignore[no-any-return]

@@ -36,7 +36,7 @@ class Trajectory(NamedTuple):
 
 
 class RSSM(nn.Module):
-    """Base of both kinds; `noise` arguments are Exp(1) variables, see `sample_straight_through`."""
+    """Base of both kinds; `noise` arguments are U[0, 1) variables, see `sample_straight_through`."""
 
     def __init__(
         self, sequence: SequenceModel, stoch: int, classes: int, units: int, prior_layers: int, unimix: float
@@ -56,10 +56,10 @@ class RSSM(nn.Module):
         return Carry(state, torch.zeros(batch, self.stoch * self.classes, device=device))
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        """Exp(1) variables (*shape, S, K) for drawing latents."""
+        """U[0, 1) variables (*shape, S) for drawing latents."""
         parameter = next(self.parameters())
-        empty = torch.empty(*shape, self.stoch, self.classes, device=parameter.device, dtype=parameter.dtype)
-        return empty.exponential_(generator=generator)
+        empty = torch.empty(*shape, self.stoch, device=parameter.device, dtype=parameter.dtype)
+        return empty.uniform_(generator=generator)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -68,14 +68,14 @@ class RSSM(nn.Module):
 
         Args:
             embed: (B, T, E). action: (B, T, A), a_{t-1}, what led to step t. is_first: (B, T).
-            carry: state and latent before the first step. noise: (B, T, S, K).
+            carry: state and latent before the first step. noise: (B, T, S).
         Returns:
             The trajectory, and the carry after its last step.
         """
         raise NotImplementedError
 
     def imagine(self, action: Tensor, carry: Carry, noise: Tensor) -> tuple[Tensor, Carry]:
-        """One step of the prior: action (B, A), noise (B, S, K) → features (B, F), carry."""
+        """One step of the prior: action (B, A), noise (B, S) → features (B, F), carry."""
         h, state = self.sequence.step(carry.stoch, self.sequence.drive(action, None), None, carry.state)
         stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
         return torch.cat([h, stoch], -1), Carry(state, stoch)

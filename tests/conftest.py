@@ -1,0 +1,40 @@
+"""Shared fixtures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from agents.command_line import load_config
+from agents.config import Config
+
+torch.set_num_threads(1)
+settings.register_profile("qdreamer", deadline=None, max_examples=30)
+settings.load_profile("qdreamer")
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., Config]:
+    """`make_config("group.key=value", …)` composes and checks one run's config."""
+
+    def make(*overrides: str) -> Config:
+        return load_config(list(overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def chi_square_p() -> Callable[[Any, Any], float]:
+    """p-value of Pearson's test that `counts` were drawn from the probabilities `probs`."""
+
+    def p_value(counts: Any, probs: Any) -> float:
+        counts, probs = np.asarray(counts, np.float64), np.asarray(probs, np.float64)
+        expected = counts.sum() * probs / probs.sum()
+        statistic = ((counts - expected) ** 2 / expected).sum()
+        half = torch.tensor([(len(counts) - 1) / 2, statistic / 2], dtype=torch.float64)
+        return float(torch.special.gammaincc(half[0], half[1]))
+
+    return p_value
