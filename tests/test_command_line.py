@@ -244,7 +244,7 @@ def test_checks_what_hydra_composes(line: str) -> None:
     texts = prepare(shlex.split(line))
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("config", overrides=texts)
-    by_hydra = build(Config, OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    by_hydra = build(Config, OmegaConf.to_container(composed, resolve=True))
     assert load_config(texts) == by_hydra
 
 
@@ -269,7 +269,7 @@ def test_outdated_environments_warn_once_in_one_line(
     assert err.count("\n") == 1 and err.startswith("error: ")
 
 
-class _Odd(gymnasium.Env):  # type: ignore[type-arg]
+class _Odd(gymnasium.Env):
     """Begins with what `first` says, accepts any box that `high` says."""
 
     def __init__(self, first: float = 0.0, high: float = 1.0) -> None:
@@ -277,11 +277,11 @@ class _Odd(gymnasium.Env):  # type: ignore[type-arg]
         self.action_space = gymnasium.spaces.Box(-high, high, (1,), np.float32)
         self._first = np.full(2, first, np.float32)
 
-    def reset(self, *, seed=None, options=None):  # type: ignore[no-untyped-def]
+    def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         return self._first.copy(), {}
 
-    def step(self, action):  # type: ignore[no-untyped-def]
+    def step(self, action):
         return self._first.copy(), 0.0, False, False, {}
 
 
@@ -359,4 +359,4 @@ def test_process_shows_the_config(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     shown = OmegaConf.create(done.stdout)
     assert shown.seed == 5
-    assert build(Config, OmegaConf.to_container(shown, resolve=True)) == load_config(["seed=5"])  # type: ignore[arg-type]
+    assert build(Config, OmegaConf.to_container(shown, resolve=True)) == load_config(["seed=5"])

@@ -51,8 +51,8 @@ LEARNING_SETTINGS = [
     "agent.loss_scales.policy=2",
     "agent.return_percentiles=[10,90]",
     "replay.online=false",
-    "optimizer.lr=1e-4",
-    "train.batch_size=4",
+    "optimizer.lr=1.5e-4",
+    "train.batch_size=5",
     "evaluation.seed=1",
 ]
 
@@ -131,7 +131,7 @@ def test_long_names_stay_apart() -> None:
 @pytest.mark.parametrize("override", ["optimizer.lr=1e-3", "env.hide=[1,3]", "env.kwargs.a='x=y'"])
 def test_every_directory_can_be_resumed_by_its_name(override: str, tmp_path: Path) -> None:
     """The command that a run prints at its end must work."""
-    config = load_config([override.replace("env.kwargs.a='x=y'", "seed=0"), f"runs={tmp_path}"])
+    config = load_config([f"runs={tmp_path}"])
     directory = run_directory(config, "CartPole", [override])
     write_config(directory, config)
     assert prepare([f"resume={directory}"])
@@ -158,9 +158,7 @@ def test_the_same_run_is_welcome(tmp_path: Path) -> None:
 def test_another_run_is_refused_by_key(setting: str, words: str, tmp_path: Path) -> None:
     write_config(tmp_path, load_config(["steps=5", "optimizer.lr=1e-3", "env.solved=3"]))
     with pytest.raises(ConfigError) as caught:
-        check_same_run(
-            tmp_path, load_config(["optimizer.lr=1e-3", setting][-2 if "lr" not in setting else -1 :])
-        )
+        check_same_run(tmp_path, load_config(["optimizer.lr=1e-3", setting]))
     message = str(caught.value)
     assert f"holds a run with other settings ({words}): remove it" in message
     assert str(tmp_path) in message and "runs=<another folder>" in message

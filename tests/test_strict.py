@@ -129,7 +129,7 @@ def test_missing_keys(key: str) -> None:
 
 def test_keys_that_are_no_words() -> None:
     with pytest.raises(ConfigError, match="unknown key 1"):
-        build(Outer, {**good(), 1: 2})  # type: ignore[dict-item]
+        build(Outer, {**good(), 1: 2})
 
 
 @given(st.integers(-20, 20))

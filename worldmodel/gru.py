@@ -48,7 +48,7 @@ class BlockGRU(nn.Module):
         self.gates = BlockLinear(deter, 3 * deter, blocks, deter)
 
     def initial(self, batch: int) -> Tensor:
-        return torch.zeros(batch, self.deter, device=self.norm.scale.device)
+        return self.norm.scale.new_zeros(batch, self.deter)
 
     def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         if is_first is not None:

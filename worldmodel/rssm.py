@@ -51,9 +51,8 @@ class RSSM(nn.Module):
         )
 
     def initial(self, batch: int) -> Carry:
-        state = self.sequence.initial(batch)
-        device = next(self.parameters()).device
-        return Carry(state, torch.zeros(batch, self.stoch * self.classes, device=device))
+        stoch = next(self.parameters()).new_zeros(batch, self.stoch * self.classes)
+        return Carry(self.sequence.initial(batch), stoch)
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """U[0, 1) variables (*shape, S) for drawing latents."""

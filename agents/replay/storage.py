@@ -95,9 +95,17 @@ class Replay:
         """The filled part of the rings as tensors, and the sampler's state."""
         filled = int(np.minimum(self._added, self.size).max())
         data = {name: torch.from_numpy(column[:, :filled].copy()) for name, column in self._data.items()}
-        return {"data": data, "added": self._added.tolist(), "sampler": self.sampler.state_dict()}
+        return {
+            "size": self.size,
+            "data": data,
+            "added": self._added.tolist(),
+            "sampler": self.sampler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for the state of a ring of another size."""
+        if state["size"] != self.size:
+            raise ValueError(f"replay holds {state['size']} rows per environment, not {self.size}")
         for name, column in self._data.items():
             stored = state["data"][name].numpy()
             column[:, : stored.shape[1]] = stored

@@ -1,0 +1,25 @@
+"""A short real learning run: the agent must get far beyond chance, on episodes it never saw."""
+
+from pathlib import Path
+
+import pytest
+
+from agents.command_line import load_config
+from agents.evaluate_command import load_agent
+from agents.evaluation import Evaluator
+from agents.session import run_session
+from agents.training import make_agent
+
+CHANCE = 22.0  # mean return of uniformly random actions on CartPole-v1
+
+
+@pytest.mark.timeout(900)
+def test_cartpole_is_learned(tmp_path: Path) -> None:
+    config = load_config(["env=CartPole", "steps=1500", "logging.tensorboard=false", "evaluation.every=1500"])
+    assert run_session(config, tmp_path) == 0
+    evaluator = Evaluator(config.env, 20, 1, deterministic=True)
+    mean = sum(e.score for e in evaluator.run(load_agent(tmp_path, config))) / 20
+    untrained = sum(e.score for e in evaluator.run(make_agent(config))) / 20
+    evaluator.close()
+    assert untrained < 3 * CHANCE
+    assert mean > 5 * CHANCE
