@@ -1,14 +1,12 @@
 """Adaptive gradient clipping (Brock et al. 2021, eq. 3; per tensor, as in DreamerV3)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 
 @torch.no_grad()
 def clip_gradients_(
-    parameters: Sequence[Tensor], gradients: Sequence[Tensor], clip: float, pmin: float
+    parameters: list[Tensor], gradients: list[Tensor], clip: float, pmin: float
 ) -> list[Tensor]:
     """Scale each gradient so that ‖g‖ ≤ clip · max(pmin, ‖w‖), in place; return the norms before.
 

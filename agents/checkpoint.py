@@ -17,11 +17,11 @@ class CheckpointError(RuntimeError):
 def save(directory: Path, state: dict[str, Any]) -> None:
     """Replace the directory's checkpoint. A kill at any instant leaves the old or the new one."""
     temporary = directory / f"{NAME}.tmp"
-    with open(temporary, "wb") as file:
+    with temporary.open("wb") as file:
         torch.save({"format": FORMAT, **state}, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, directory / NAME)
+    temporary.replace(directory / NAME)
     descriptor = os.open(directory, os.O_RDONLY)  # the rename itself must reach the disk too
     try:
         os.fsync(descriptor)

@@ -153,7 +153,7 @@ class Collector:
             },
         )
 
-    def _seeds(self) -> list[int]:
+    def _seeds(self) -> list[int | None]:
         return [training_seed(self._seed, e, int(k)) for e, k in enumerate(self._episode)]
 
     def _random_actions(self) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ class Config:
     seed: int = field(metadata={"min": 0, "max": 2**31 - 1})
     steps: int = field(metadata={"min": 1})  # environment steps
     device: str
-    threads: int = field(metadata={"min": 1})
+    threads: int = field(metadata={"min": 1, "max": 1024})
     runs: str
     resume: str | None
     env: EnvConfig

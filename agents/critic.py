@@ -22,7 +22,7 @@ class Critic(nn.Module):
         self.slow_rate = slow_rate
 
     def forward(self, features: Tensor) -> TwoHot:
-        return self.online(features)  # type: ignore[no-any-return]
+        return self.online(features)
 
     @torch.no_grad()
     def update_slow(self) -> None:

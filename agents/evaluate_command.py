@@ -83,9 +83,7 @@ def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> Non
     if arguments.no_video:
         return
     try:
-        frames = record_video(
-            agent, config.env, arguments.seed, deterministic, config.logging.video_frames
-        )
+        frames = record_video(agent, config.env, arguments.seed, deterministic, config.logging.video_frames)
     except EnvError as error:
         print(f"no video: {error}")
         return

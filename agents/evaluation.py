@@ -47,7 +47,7 @@ class Evaluator:
         actor = Actor(agent, count, self._seed, self._deterministic)
         random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
         shape = self._envs.single_action_space.shape or ()
-        seeds = [evaluation_seed(self._seed, i) for i in range(count)]
+        seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]
         raw, _ = self._envs.reset(seed=seeds)
         first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
         score = np.zeros(count)

@@ -84,7 +84,7 @@ class MetricsLog:
         """Fill TensorBoard's HPARAMS tab, in this run's own events (add_hparams makes a stray sub-run)."""
         if self.board is not None:
             for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):
-                self.board.file_writer.add_summary(summary)
+                self.board._get_file_writer().add_summary(summary)
 
     def text(self, name: str, text: str) -> None:
         """Markdown for the TEXT tab."""

@@ -105,7 +105,7 @@ def _errors(predicted: Tensor, true: Tensor, start: Tensor, valid: Tensor, devia
     def error(guess: Tensor) -> NDArray[np.float64]:
         squared = ((guess - true) / deviation).square().mean(-1)  # (M, H)
         masked = torch.where(valid, squared, 0.0).double()
-        return (masked.sum(0) / valid.sum(0)).cpu().numpy()  # type: ignore[no-any-return]
+        return (masked.sum(0) / valid.sum(0)).cpu().numpy()
 
     hole = ~valid.unsqueeze(-1)
     return OpenLoop(

@@ -59,7 +59,8 @@ def record_video(
     try:
         actor = Actor(agent, 1, seed, deterministic)
         observation, _ = env.reset(seed=evaluation_seed(seed, 0))
-        first, images = np.ones(1, np.bool_), []
+        first = np.ones(1, np.bool_)
+        images: list[Image.Image] = []
         while len(images) < frames:
             images.append(_thumbnail(env.render(), width))
             decision = actor.act(
@@ -90,7 +91,7 @@ def add_gif(board: Any, name: str, data: bytes, size: tuple[int, int], step: int
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     image = Summary.Image(height=size[1], width=size[0], colorspace=3, encoded_image_string=data)
-    board.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+    board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
 
 def save_gif(directory: Path, name: str, data: bytes) -> Path:

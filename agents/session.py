@@ -38,7 +38,9 @@ def exclusive(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"{directory} is being trained by another process: wait for it or stop it") from error
+            raise ConfigError(
+                f"{directory} is being trained by another process: wait for it or stop it"
+            ) from error
         yield
 
 

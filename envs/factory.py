@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RescaleAction
 
 from envs.config import EnvConfig
@@ -52,7 +52,7 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
     return Recreate(env, index)
 
 
-def make_vector(config: EnvConfig, num_envs: int) -> VectorEnv[Any, Any, Any]:
+def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:
     """`num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
     makers = [partial(make_env, config, i) for i in range(num_envs)]
     if config.vectorization == "async":

@@ -34,7 +34,7 @@ def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
 
     `uniform` (…) holds independent U[0, 1) variables: one number per draw instead of one per class.
     """
-    return _StraightThrough.apply(probs, uniform)  # type: ignore[no-any-return,no-untyped-call]
+    return _StraightThrough.apply(probs, uniform)
 
 
 def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class VectorEncoder(nn.Module):
         self.body = MLP(size, units, layers)
 
     def forward(self, observation: Tensor) -> Tensor:
-        return self.body(symlog(observation))  # type: ignore[no-any-return]
+        return self.body(symlog(observation))
 
 
 class DiscreteEncoder(nn.Module):
@@ -27,8 +27,8 @@ class DiscreteEncoder(nn.Module):
         self.body = MLP(classes, units, layers)
 
     def forward(self, observation: Tensor) -> Tensor:
-        one_hot = F.one_hot(observation.long(), self.classes).to(self.body[0].weight.dtype)
-        return self.body(one_hot)  # type: ignore[no-any-return]
+        dtype = next(self.parameters()).dtype
+        return self.body(F.one_hot(observation.long(), self.classes).to(dtype))
 
 
 def make_encoder(size: int, discrete: bool, units: int, layers: int) -> nn.Module:

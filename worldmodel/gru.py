@@ -55,7 +55,7 @@ class BlockGRU(nn.Module):
             action = action * (1.0 - is_first).unsqueeze(-1)
         # Actions of any size enter with magnitude at most 1, as in the reference.
         action = action / action.detach().abs().clamp(min=1.0)
-        return self.mix_action(self.action_in(action))  # type: ignore[no-any-return]
+        return self.mix_action(self.action_in(action))
 
     def step(
         self, stoch: Tensor, drive: Tensor, is_first: Tensor | None, state: Tensor

@@ -91,7 +91,7 @@ class NormSiLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return _NormSiLU.apply(x, self.scale)  # type: ignore[no-any-return]
+            return _NormSiLU.apply(x, self.scale)
         return F.silu(F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS))
 
 

@@ -93,7 +93,9 @@ class WorldModel(nn.Module):
         """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S) fixes the draws."""
         if noise is None:
             noise = self.rssm.noise(*is_first.shape, generator=generator)
-        return self.rssm.observe(self.encoder(self.scale(observation)), previous_action, is_first, carry, noise)
+        return self.rssm.observe(
+            self.encoder(self.scale(observation)), previous_action, is_first, carry, noise
+        )
 
     def loss(
         self, batch: Batch, noise: Tensor | None = None, generator: torch.Generator | None = None
@@ -116,17 +118,17 @@ class WorldModel(nn.Module):
 
     def decode(self, features: Tensor) -> Output:
         """Distribution of the standardised observation."""
-        return self.decoder(features)  # type: ignore[no-any-return]
+        return self.decoder(features)
 
     def predict_observation(self, features: Tensor) -> Tensor:
         """Expected observation (…, O) in the environment's units; class probabilities if discrete."""
         return self.scale.invert(self.decode(features).pred())
 
     def predict_reward(self, features: Tensor) -> TwoHot:
-        return self.reward(features)  # type: ignore[no-any-return]
+        return self.reward(features)
 
     def predict_continue(self, features: Tensor) -> Bernoulli:
-        return self.continues(features)  # type: ignore[no-any-return]
+        return self.continues(features)
 
 
 def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> dict[str, Tensor]:

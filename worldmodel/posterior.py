@@ -24,10 +24,10 @@ class CoupledPosterior(nn.Module):
         self.body = nn.Sequential(NormSiLU(units), MLP(units, units, layers - 1), Linear(units, latents))
 
     def prepare(self, embed: Tensor) -> Tensor:
-        return self.from_embed(embed)  # type: ignore[no-any-return]  # (B, T, units)
+        return self.from_embed(embed)  # (B, T, units)
 
     def forward(self, h: Tensor, prepared: Tensor) -> Tensor:
-        return self.body(torch.addmm(prepared, h, self.from_deter.weight.t()))  # type: ignore[no-any-return]
+        return self.body(torch.addmm(prepared, h, self.from_deter.weight.t()))
 
 
 class DecoupledPosterior(nn.Module):
@@ -38,4 +38,4 @@ class DecoupledPosterior(nn.Module):
         self.body = nn.Sequential(MLP(embed, units, layers), Linear(units, latents))
 
     def forward(self, embed: Tensor) -> Tensor:
-        return self.body(embed)  # type: ignore[no-any-return]
+        return self.body(embed)

@@ -36,9 +36,9 @@ class UniformSampler:
     def draw(self, count: int, eligible: Eligible) -> tuple[Starts, NDArray[np.float32]]:
         fresh: list[tuple[int, int]] = []
         while self._queue and len(fresh) < count:
-            env, row = self._queue.popleft()
-            if row >= eligible.low[env]:  # else overwritten before its turn came
-                fresh.append((env, row))
+            e, r = self._queue.popleft()
+            if r >= eligible.low[e]:  # else overwritten before its turn came
+                fresh.append((e, r))
         ends = np.cumsum(eligible.counts)
         flat = self._random.integers(ends[-1], size=count - len(fresh))
         env = np.searchsorted(ends, flat, side="right")

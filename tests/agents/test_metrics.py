@@ -106,7 +106,8 @@ def test_progress_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (185, "3:05 min"), (7800, "2:10 h"), (float("inf"), "–")]
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (185, "3:05 min"), (7800, "2:10 h"), (float("inf"), "–")],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
