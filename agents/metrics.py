@@ -38,7 +38,8 @@ class RunningMeans:
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        return {"names": self._names, "sum": self._sum, "count": self._count}
+        total = None if self._sum is None else self._sum.clone()
+        return {"names": self._names, "sum": total, "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._names, self._sum, self._count = state["names"], state["sum"], state["count"]

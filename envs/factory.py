@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -36,6 +37,8 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
     Raises EnvError for unknown ids, missing simulators, wrong arguments and spaces
     that the agent cannot use.
     """
+    if render_mode == "rgb_array":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame must not look for a screen
     env = _make(config, render_mode)
     try:
         if config.hide:
