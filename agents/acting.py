@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.dreamer import Dreamer
+from agents.randomness import ACTING, generator_state, make_generator, restore_generator
 from worldmodel.rssm import Carry
 
 
@@ -25,11 +26,13 @@ class Actor:
     Actions always come from the posterior of the current observation.
     """
 
-    def __init__(self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False) -> None:
+    def __init__(
+        self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False, stream: int = ACTING
+    ) -> None:
         self.agent = agent
         self.deterministic = deterministic
         self.device = next(agent.parameters()).device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = make_generator(self.device, stream, seed)
         self._carry = agent.world_model.rssm.initial(num_envs)
         self._action = torch.zeros(num_envs, agent.action.size, device=self.device)
 
@@ -67,7 +70,7 @@ class Actor:
             "state": self.agent.world_model.rssm.sequence.pack(self._carry.state),
             "stoch": self._carry.stoch,
             "action": self._action,
-            "generator": self.generator.get_state(),
+            "generator": generator_state(self.generator),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,7 +79,7 @@ class Actor:
             self.agent.world_model.rssm.sequence.unpack(packed), state["stoch"].to(self.device)
         )
         self._action = state["action"].to(self.device)
-        self.generator.set_state(state["generator"].cpu())
+        restore_generator(self.generator, state["generator"])
 
 
 def pack_carry(agent: Dreamer, carry: Carry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:

@@ -22,27 +22,29 @@ def save(directory: Path, state: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(directory / NAME)
-    descriptor = os.open(directory, os.O_RDONLY)  # the rename itself must reach the disk too
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # the rename itself must reach the disk too
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def exists(directory: Path) -> bool:
     return (directory / NAME).exists()
 
 
-def load(directory: Path, device: str) -> dict[str, Any]:
-    """The directory's checkpoint. Raises CheckpointError."""
+def load(directory: Path) -> dict[str, Any]:
+    """The directory's checkpoint, all of it on the CPU. Raises CheckpointError."""
     path = directory / NAME
     if not path.exists():
         raise CheckpointError(f"no checkpoint in {directory}: is it a run directory?")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files; none of them names a fix
         raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}): delete it to start this run afresh"
+            f"{path} is damaged ({type(error).__name__}) and cannot be used; "
+            "moving it away lets the run start afresh"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from agents.acting import Actor
 from agents.replay import Replay
+from agents.stopwatch import Watch, no_watch
 from envs.config import EnvConfig
 from envs.factory import make_vector
 from envs.seeds import training_seed
@@ -49,8 +50,10 @@ class Collector:
     them, with no action), no dummy row exists, and each environment step counts once.
     """
 
-    def __init__(self, env: EnvConfig, replay: Replay, actor: Actor, seed: int) -> None:
-        self._config, self._replay, self._actor, self._seed = env, replay, actor, seed
+    def __init__(
+        self, env: EnvConfig, replay: Replay, actor: Actor, seed: int, watch: Watch = no_watch
+    ) -> None:
+        self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
         self.envs = make_vector(env, env.num_envs)
         self._observation_spec = observation_spec(self.envs.single_observation_space)
         self._action_spec = action_spec(self.envs.single_action_space)
@@ -71,11 +74,14 @@ class Collector:
     def step(self, random: bool) -> list[Episode]:
         """One step of every environment, with random or chosen actions; the episodes it ended."""
         override = (np.ones(len(self._all), np.bool_), self._random_actions()) if random else None
-        decision = self._actor.act(self._observation, self._first, override)
-        self._store(self._all, decision.action, decision.state, decision.stoch, False, False)
+        with self._watch("acting"):
+            decision = self._actor.act(self._observation, self._first, override)
+        with self._watch("replay"):
+            self._store(self._all, decision.action, decision.state, decision.stoch, False, False)
 
         actions = to_env_actions(decision.action, self._action_spec, self._shape)
-        observations, rewards, terminal, truncated, _ = self.envs.step(actions)
+        with self._watch("env"):
+            observations, rewards, terminal, truncated, _ = self.envs.step(actions)
         for log, action in zip(self._actions, actions, strict=True):
             log.append(np.asarray(action))
         done = terminal | truncated

@@ -53,8 +53,11 @@ def main() -> None:
     except (ConfigError, EnvError, OSError) as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
-    warnings.filterwarnings("ignore", message=r"(\x1b\[\d+m)?WARN: ")
-    _job()
+    gymnasium.logger.min_level = gymnasium.logger.ERROR
+    try:
+        _job()
+    except KeyboardInterrupt:
+        fail("interrupted twice; what was saved before is kept", 130)
 
 
 def fail(error: BaseException | str, code: int = 2) -> NoReturn:

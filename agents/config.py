@@ -79,6 +79,7 @@ class EvaluationConfig:
     every: int = field(metadata={"min": 1})  # environment steps
     episodes: int = field(metadata={"min": 1})
     seed: int = field(metadata={"min": 0})
+    max_steps: int = field(metadata={"min": 1})  # where longer episodes are cut
     deterministic: bool  # take the actor's mode instead of a sample
     context: int = field(metadata={"min": 1})  # observed steps before open-loop prediction
     horizon: int = field(metadata={"min": 1})  # open-loop steps
@@ -113,8 +114,8 @@ class Config:
     runs: str
     resume: str | None
     env: EnvConfig
-    agent: AgentConfig
     world_model: WorldModelConfig
+    agent: AgentConfig
     sequence: SequenceConfig
     replay: ReplayConfig
     optimizer: OptimizerConfig

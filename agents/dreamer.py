@@ -13,7 +13,7 @@ from agents.imagination import Rollout, imagine
 from agents.returns import ReturnScale
 from agents.stopwatch import Watch, no_watch
 from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel.categorical import entropy
+from worldmodel.categorical import entropy, kl_divergence
 from worldmodel.model import Batch, WorldModel
 from worldmodel.rssm import Trajectory
 
@@ -24,6 +24,7 @@ class Outcome(NamedTuple):
     total: Tensor  # (), scaled sum of the mean losses
     losses: dict[str, Tensor]  # unscaled, (B, T); behaviour losses (B, K) for K starts per sequence
     trajectory: Trajectory
+    priority: Tensor  # (B,), scaled world-model loss of each sequence: what replay may go by
     metrics: dict[str, Tensor]  # scalars
 
 
@@ -75,18 +76,28 @@ class Dreamer(nn.Module):
                 self.config.world_model.horizon,
                 agent,
             )
-        means = {name: loss.mean() for name, loss in losses.items()}
+        # Importance weights correct for how sequences were drawn; imagination is its own sample.
+        weight = batch.weight.unsqueeze(1)  # (B, 1)
+        means = {
+            name: (loss if name in ("policy", "value") else loss * weight).mean()
+            for name, loss in losses.items()
+        }
         if means.keys() != self.loss_scales.keys():
             raise ValueError(f"losses {sorted(means)} do not match loss scales {sorted(self.loss_scales)}")
         total = torch.stack([means[name] * scale for name, scale in self.loss_scales.items()]).sum()
         with torch.no_grad():
+            scales = self.config.world_model.loss_scales
+            priority = torch.stack([losses[name].mean(1) * scale for name, scale in scales.items()]).sum(0)
+            kl = kl_divergence(trajectory.posterior, trajectory.prior)  # (B, T), before free nats
             metrics = {
                 **behaviour.metrics,
+                "world_model/kl": kl.mean(),
+                "world_model/kl_is_free": (kl < self.config.world_model.free_nats).float().mean(),
                 "world_model/posterior_entropy": entropy(trajectory.posterior).mean(),
                 "world_model/prior_entropy": entropy(trajectory.prior).mean(),
             }
             metrics |= {f"loss/{name}": mean.detach() for name, mean in means.items()}
-        return Outcome(total, losses, trajectory, metrics)
+        return Outcome(total, losses, trajectory, priority, metrics)
 
     @torch.no_grad()
     def imagine(self, trajectory: Trajectory, first: int, generator: torch.Generator | None) -> Rollout:

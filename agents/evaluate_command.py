@@ -33,16 +33,19 @@ def main() -> None:
     parser.add_argument(
         "--seed",
         type=int,
-        default=1,
-        help="which set of episodes; 0 is what training's own evaluations use, so 1 is fresh",
+        help="which set of episodes (default: the one after that of training's own evaluations)",
     )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
     parser.add_argument("--no-video", action="store_true")
     arguments = parser.parse_args()
-    if arguments.episodes < 1 or arguments.seed < 0:
-        parser.error("--episodes must be at least 1 and --seed at least 0")
+    if arguments.episodes < 1:
+        parser.error("--episodes must be at least 1")
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
+        parser.error("--seed must be from 0 to 2147483647")
     try:
         config = read_config(arguments.run)
+        if arguments.seed is None:
+            arguments.seed = config.evaluation.seed + 1
         agent = load_agent(arguments.run, config)
         report(agent, config, arguments)
     except (ConfigError, CheckpointError, EnvError) as error:
@@ -55,7 +58,7 @@ def main() -> None:
 def load_agent(directory: Path, config: Config) -> Dreamer:
     """The agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
     torch.set_num_threads(config.threads)
-    state = checkpoint.load(directory, "cpu")
+    state = checkpoint.load(directory)
     agent = make_agent(config, "cpu")
     try:
         agent.load_state_dict(state["learner"]["agent"])
@@ -69,7 +72,9 @@ def load_agent(directory: Path, config: Config) -> Dreamer:
 def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> None:
     """Run the episodes, print what came out, and write the video."""
     deterministic = config.evaluation.deterministic and not arguments.stochastic
-    evaluator = Evaluator(config.env, arguments.episodes, arguments.seed, deterministic)
+    evaluator = Evaluator(
+        config.env, arguments.episodes, arguments.seed, deterministic, config.evaluation.max_steps
+    )
     episodes = evaluator.run(agent)
     evaluator.close()
     scores = [episode.score for episode in episodes]

@@ -1,6 +1,7 @@
 """Evaluation: whole episodes with frozen weights, on seeds that training never saw."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from agents.acting import Actor
 from agents.collector import random_actions, to_agent_observations, to_env_actions
 from agents.dreamer import Dreamer
+from agents.randomness import EVALUATION
 from envs.config import EnvConfig
 from envs.factory import make_vector
 from envs.seeds import evaluation_seed
@@ -28,23 +30,37 @@ class EvaluationEpisode:
         return len(self.actions)
 
 
+class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
+    """An evaluation was interrupted; nothing of it counts."""
+
+
 class Evaluator:
     """Runs episodes side by side; keeps its environments between calls.
 
     Args:
         seed: which set of episodes; equal for all runs that are to be compared.
+        max_steps: where longer episodes are cut, for environments without a time limit.
     """
 
-    def __init__(self, env: EnvConfig, episodes: int, seed: int, deterministic: bool) -> None:
-        self._envs = make_vector(env, episodes)
+    def __init__(
+        self, env: EnvConfig, episodes: int, seed: int, deterministic: bool, max_steps: int | None = None
+    ) -> None:
+        # In this process: one worker for each of many short-lived members would only cost.
+        self._envs = make_vector(replace(env, vectorization="sync"), episodes)
+        self._max_steps = max_steps
         self._episodes, self._seed, self._deterministic = episodes, seed, deterministic
         self._observation_spec = observation_spec(self._envs.single_observation_space)
         self._action_spec = action_spec(self._envs.single_action_space)
 
-    def run(self, agent: Dreamer, exploration: float = 0.0) -> list[EvaluationEpisode]:
-        """The same `episodes` episodes at every call; `exploration` is the share of random actions."""
+    def run(
+        self, agent: Dreamer, exploration: float = 0.0, stop: Callable[[], bool] = lambda: False
+    ) -> list[EvaluationEpisode]:
+        """The same `episodes` episodes at every call; `exploration` is the share of random actions.
+
+        Raises Stopped as soon as `stop()` holds.
+        """
         count = self._episodes
-        actor = Actor(agent, count, self._seed, self._deterministic)
+        actor = Actor(agent, count, self._seed, self._deterministic, EVALUATION)
         random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
         shape = self._envs.single_action_space.shape or ()
         seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]
@@ -52,8 +68,11 @@ class Evaluator:
         first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
         score = np.zeros(count)
         observations = [to_agent_observations(raw, self._observation_spec)]
-        actions, length = [], np.zeros(count, np.int64)
-        while running.any():
+        actions: list[NDArray[np.float32]] = []
+        length = np.zeros(count, np.int64)
+        while running.any() and len(actions) != self._max_steps:
+            if stop():
+                raise Stopped
             override = None
             if exploration > 0.0:
                 override = (

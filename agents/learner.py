@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from agents.acting import pack_carry, unpack_carry
 from agents.dreamer import Dreamer
+from agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from agents.replay import Replay
 from agents.replay.storage import Sample
 from agents.stopwatch import Stopwatch
@@ -23,7 +24,7 @@ class Learner:
     ) -> None:
         self.agent, self.optimizer, self.replay, self.batch_size = agent, optimizer, replay, batch_size
         self.device = next(agent.parameters()).device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = make_generator(self.device, LEARNING, seed)
         self.updates = 0
         self.watch = Stopwatch()
 
@@ -43,6 +44,7 @@ class Learner:
             self.agent.critic.update_slow()
         with self.watch("replay"):
             self._write_latents(sample, outcome.trajectory)
+            self.replay.update(sample.starts, outcome.priority.cpu().numpy())
         self.updates += 1
         return outcome.metrics | norms
 
@@ -54,6 +56,7 @@ class Learner:
             observation=rows["observation"][:, 1:],
             previous_action=rows["action"][:, :-1],
             reward=rows["reward"][:, 1:],
+            weight=torch.from_numpy(sample.weights).to(self.device),
             carry=unpack_carry(self.agent, rows["state"][:, 0], rows["stoch"][:, 0]),
             **flag,
         )
@@ -93,12 +96,12 @@ class Learner:
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
+            "generator": generator_state(self.generator),
             "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        restore_generator(self.generator, state["generator"])
         self.updates = state["updates"]

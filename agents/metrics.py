@@ -26,7 +26,7 @@ class RunningMeans:
         if self._sum is None:
             self._names, self._sum = names, values.double()
         else:
-            self._sum += values
+            self._sum = self._sum.to(values.device) + values
         self._count += 1
 
     def read(self) -> dict[str, float]:
@@ -62,13 +62,14 @@ class MetricsLog:
         self._file.truncate(offset)
         self._file.seek(offset)
         self.board = (
-            SummaryWriter(str(directory), purge_step=step + 1 if resume_at else None) if tensorboard else None
+            SummaryWriter(str(directory), purge_step=step + 1 if resume_at else 0) if tensorboard else None
         )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line; raises FloatingPointError when a value is not finite."""
         bad = [name for name, value in values.items() if not np.isfinite(value)]
-        self._file.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        line = {"step": step, **{k: v if np.isfinite(v) else None for k, v in values.items()}}
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
         if bad:
             raise FloatingPointError(f"{', '.join(bad)} is not finite at step {step}")

@@ -16,6 +16,8 @@ from torch import Tensor
 from agents.dreamer import Dreamer
 from agents.evaluation import EvaluationEpisode
 
+LEAST_VARIATION = 0.05  # of what the agent saw in training
+
 
 class OpenLoop(NamedTuple):
     """Predictions from M starts over H steps; NaN where the episode had ended."""
@@ -37,7 +39,7 @@ def open_loop(
 ) -> OpenLoop | None:
     """Predict from evenly spaced steps of the episodes, each after at least `context` steps.
 
-    None when no episode is long enough for a single prediction.
+    None when no episode is long enough for a single prediction, or nothing varies.
     """
     device = next(agent.parameters()).device
     lengths = [episode.length for episode in episodes]
@@ -69,7 +71,12 @@ def open_loop(
     steps = t[:, None] + torch.arange(1, horizon + 1, device=device)  # (M, H)
     true = target[b[:, None], steps]
     valid = steps <= torch.tensor(lengths, device=device)[b][:, None]
-    return _errors(torch.stack(predicted, 1), true, target[b, t], valid, _deviation(target, lengths))
+    deviation = _deviation(target, lengths)
+    # An entry that hardly varies here (a leg that never touched the ground) has no scale to judge by.
+    varies = deviation > LEAST_VARIATION * agent.world_model.scale.deviation()
+    if not varies.any():
+        return None
+    return _errors(torch.stack(predicted, 1), true, target[b, t], valid, deviation, varies)
 
 
 def _pad(
@@ -98,12 +105,14 @@ def _as_vectors(agent: Dreamer, observation: Tensor) -> Tensor:
 def _deviation(target: Tensor, lengths: list[int]) -> Tensor:
     """Standard deviation of each entry over all real steps, (O,)."""
     real = torch.cat([target[e, : n + 1] for e, n in enumerate(lengths)])
-    return real.std(0, correction=0).clamp(min=1e-6)
+    return real.std(0, correction=0)
 
 
-def _errors(predicted: Tensor, true: Tensor, start: Tensor, valid: Tensor, deviation: Tensor) -> OpenLoop:
+def _errors(
+    predicted: Tensor, true: Tensor, start: Tensor, valid: Tensor, deviation: Tensor, varies: Tensor
+) -> OpenLoop:
     def error(guess: Tensor) -> NDArray[np.float64]:
-        squared = ((guess - true) / deviation).square().mean(-1)  # (M, H)
+        squared = ((guess - true) / deviation)[..., varies].square().mean(-1)  # (M, H)
         masked = torch.where(valid, squared, 0.0).double()
         return (masked.sum(0) / valid.sum(0)).cpu().numpy()
 

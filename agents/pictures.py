@@ -13,7 +13,7 @@ from agents.collector import to_agent_observations, to_env_actions
 from agents.dreamer import Dreamer
 from agents.openloop import OpenLoop
 from envs.config import EnvConfig
-from envs.factory import make_env
+from envs.factory import EnvError, make_env
 from envs.seeds import evaluation_seed
 
 MAX_TRACES = 6
@@ -62,7 +62,7 @@ def record_video(
         first = np.ones(1, np.bool_)
         images: list[Image.Image] = []
         while len(images) < frames:
-            images.append(_thumbnail(env.render(), width))
+            images.append(_thumbnail(env, width))
             decision = actor.act(
                 to_agent_observations(np.asarray(observation)[None], agent.observation), first
             )
@@ -70,7 +70,7 @@ def record_video(
             observation, _, terminal, truncated, _ = env.step(action)
             first = np.zeros(1, np.bool_)
             if terminal or truncated:
-                images.append(_thumbnail(env.render(), width))
+                images.append(_thumbnail(env, width))
                 break
         return images
     finally:
@@ -79,7 +79,11 @@ def record_video(
 
 def gif(frames: list[Image.Image], fps: float = 30.0) -> bytes:
     """An endless GIF; frames share one palette, which keeps it small."""
-    palette = frames[0].quantize(64)
+    shown = [frames[i] for i in {0, len(frames) // 2, len(frames) - 1}]
+    together = Image.new("RGB", (shown[0].width, sum(frame.height for frame in shown)))
+    for i, frame in enumerate(shown):
+        together.paste(frame, (0, i * frame.height))
+    palette = together.quantize(64)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     small[0].save(buffer, "GIF", save_all=True, append_images=small[1:], duration=round(1000 / fps), loop=0)
@@ -101,6 +105,9 @@ def save_gif(directory: Path, name: str, data: bytes) -> Path:
     return path
 
 
-def _thumbnail(frame: Any, width: int) -> Image.Image:
-    image = Image.fromarray(np.asarray(frame, np.uint8))
+def _thumbnail(env: Any, width: int) -> Image.Image:
+    try:
+        image = Image.fromarray(np.asarray(env.render(), np.uint8))
+    except Exception as error:  # drivers and simulators fail in ways of their own
+        raise EnvError(f"this environment cannot be rendered here: {' '.join(str(error).split())}") from error
     return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)

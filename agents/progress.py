@@ -23,6 +23,7 @@ class Progress:
         self._stream = stream or sys.stdout
         self._total, self._start, self._updates = total, start, updates
         self._begin = self._shown = perf_counter()
+        self._last = -1  # step of the last plain line
         self._episode: float | None = None
         self._evaluation: float | None = None
         self._bar: Bar | None = None
@@ -51,6 +52,9 @@ class Progress:
         if now - self._shown < interval and not force:
             return
         self._shown = now
+        if step == self._last and self._bar is None:
+            return
+        self._last = step
         text = self.line(step, updates, now - self._begin)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)

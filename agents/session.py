@@ -1,6 +1,6 @@
 """One session of a run, as a user meets it: start or resume, train, summarise."""
 
-import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,9 +31,15 @@ def check_device(device: str) -> None:
 def exclusive(directory: Path) -> Iterator[None]:
     """Keeps a second process out of the run directory. Raises ConfigError when it is taken.
 
-    The lock belongs to the process, so a kill frees it.
+    The lock belongs to the process, so a kill frees it. Where there is no flock (Windows), there
+    is no lock.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
     with (directory / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +102,7 @@ def summary(finished: Finished, config: Config, directory: Path) -> str:
         mean, low, high = finished.evaluation
         lines.append(
             f"evaluation: mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] "
-            f"over {config.evaluation.episodes} unseen episodes"
+            f"over {config.evaluation.episodes} unseen episodes, at step {finished.evaluated_at}"
         )
     if finished.solved_at is not None:
         lines.append(f"first evaluation ≥ {config.env.solved:g} at step {finished.solved_at}")

@@ -1,25 +1,26 @@
 """The training loop: collect, learn at the replay ratio, evaluate, log, checkpoint."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from agents import checkpoint
 from agents.acting import Actor
 from agents.collector import Collector, Episode, replay_fields, replay_state_shape
 from agents.config import Config
 from agents.dreamer import Dreamer
-from agents.evaluation import EvaluationEpisode, Evaluator, mean_and_interval
+from agents.evaluation import Evaluator, Stopped, mean_and_interval
 from agents.interrupt import Interrupt
 from agents.laprop import LaProp
 from agents.learner import Learner
 from agents.metrics import MetricsLog, RunningMeans
 from agents.progress import Progress
-from agents.replay import Replay, UniformSampler
+from agents.randomness import WEIGHTS, stream_seed
+from agents.replay import Replay, Sampler, UniformSampler
 from agents.reporting import Reporter
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
@@ -33,6 +34,7 @@ class Finished:
     updates: int
     seconds: float  # of all sessions together
     evaluation: tuple[float, float, float] | None  # last mean return and its 95 % interval
+    evaluated_at: int  # step of that evaluation
     solved_at: int | None  # first evaluated step whose mean return reached env.solved
     signal: int | None  # what interrupted it
 
@@ -42,11 +44,16 @@ def make_agent(config: Config, device: str | None = None) -> Dreamer:
     env = make_env(config.env)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     env.close()
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(WEIGHTS, config.seed))
     return Dreamer(config, observation, action).to(device or config.device)
 
 
-def make_optimizer(config: Config, agent: Dreamer) -> LaProp:
+def make_optimizer(config: Config, agent: Dreamer) -> Optimizer:
+    """The optimizer called `optimizer.name`, for all trainable parameters."""
+    return {"laprop": laprop}[config.optimizer.name](config, agent)
+
+
+def laprop(config: Config, agent: Dreamer) -> Optimizer:
     settings = config.optimizer
     return LaProp(
         agent.trainable(),
@@ -59,6 +66,15 @@ def make_optimizer(config: Config, agent: Dreamer) -> LaProp:
     )
 
 
+def make_sampler(config: Config) -> Sampler:
+    """The replay sampler called `replay.name`."""
+    return {"uniform": uniform}[config.replay.name](config)
+
+
+def uniform(config: Config) -> Sampler:
+    return UniformSampler(config.env.num_envs, config.train.batch_length, config.replay.online, config.seed)
+
+
 class Run:
     """Everything that a run consists of, and the loop over it."""
 
@@ -68,23 +84,28 @@ class Run:
         self.agent = make_agent(config)
         actor = Actor(self.agent, config.env.num_envs, config.seed)
         train, rssm = config.train, self.agent.world_model.rssm
-        sampler = UniformSampler(config.env.num_envs, train.batch_length, config.replay.online, config.seed)
         fields = replay_fields(
             self.agent.observation, self.agent.action, replay_state_shape(actor), rssm.stoch
         )
-        self.replay = Replay(config.replay.capacity, config.env.num_envs, train.batch_length, fields, sampler)
-        self.collector = Collector(config.env, self.replay, actor, config.seed)
+        self.replay = Replay(
+            config.replay.capacity, config.env.num_envs, train.batch_length, fields, make_sampler(config)
+        )
         self.learner = Learner(
             self.agent, make_optimizer(config, self.agent), self.replay, train.batch_size, config.seed
         )
+        self.collector = Collector(config.env, self.replay, actor, config.seed, self.learner.watch)
         evaluation = config.evaluation
-        self.evaluator = Evaluator(config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic)
+        self.evaluator = Evaluator(
+            config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic, evaluation.max_steps
+        )
         self.means = RunningMeans()
         self.step = 0
         self.seconds = 0.0  # of earlier sessions
         self.credit = 0.0  # updates that the replay ratio allows by now
         self.solved_at: int | None = None
         self.last_evaluation: tuple[float, float, float] | None = None
+        self.evaluated_at = 0
+        self.evaluation_due = False  # one was interrupted: it comes first next time
         resume_at = self._restore() if checkpoint.exists(directory) else None
         self.log = MetricsLog(directory, config.logging.tensorboard, resume_at)
         self.reporter = Reporter(config, self.log, directory)
@@ -93,20 +114,19 @@ class Run:
 
     def train(self, progress: Progress) -> Finished:
         """Go on to config.steps, or until Ctrl-C or SIGTERM; always leaves a checkpoint."""
-        config, watch = self.config, self.learner.watch
+        config = self.config
         self._begin = perf_counter()
         with Interrupt() as interrupt:
+            self._evaluate(progress, interrupt)
             while self.step < config.steps and interrupt.signal is None:
-                with watch("env"):
-                    episodes = self.collector.step(random=self.step < config.train.prefill)
+                episodes = self.collector.step(random=self.step < config.train.prefill)
                 self.step += config.env.num_envs
                 self._log_episodes(episodes, progress)
                 self._learn()
                 if self._due(config.logging.every):
                     self._log_means()
-                if self._due(config.evaluation.every) or self.step >= config.steps:
-                    with watch("evaluation"):
-                        self._evaluate(progress)
+                self.evaluation_due = self._due(config.evaluation.every) or self.step >= config.steps
+                self._evaluate(progress, interrupt)
                 if self._due(config.checkpoint.every):
                     self._save()
                 progress.show(self.step, self.learner.updates)
@@ -117,6 +137,7 @@ class Run:
             self.learner.updates,
             self._elapsed(),
             self.last_evaluation,
+            self.evaluated_at,
             self.solved_at,
             interrupt.signal,
         )
@@ -128,9 +149,9 @@ class Run:
 
     def _learn(self) -> None:
         train = self.config.train
-        self.credit += self.config.env.num_envs * train.replay_ratio / (train.batch_size * train.batch_length)
         if self.step < train.prefill or not self.replay.ready(1):
             return
+        self.credit += self.config.env.num_envs * train.replay_ratio / (train.batch_size * train.batch_length)
         while self.credit >= 1.0:
             self.credit -= 1.0
             self.means.add(self.learner.update())
@@ -153,8 +174,17 @@ class Run:
         self.learner.watch.reset()
         self.log.scalars(self.step, metrics)
 
-    def _evaluate(self, progress: Progress) -> None:
-        episodes: list[EvaluationEpisode] = self.evaluator.run(self.agent)
+    def _evaluate(self, progress: Progress, interrupt: Interrupt) -> None:
+        """Evaluate if it is due; an interrupted evaluation stays due."""
+        if not self.evaluation_due:
+            return
+        try:
+            with self.learner.watch("evaluation"):
+                episodes = self.evaluator.run(self.agent, stop=lambda: interrupt.signal is not None)
+        except Stopped:
+            return
+        self.evaluation_due = False
+        self.evaluated_at = self.step
         mean, low, high = mean_and_interval([episode.score for episode in episodes])
         self.last_evaluation = (mean, low, high)
         solved = self.config.env.solved
@@ -167,6 +197,9 @@ class Run:
         return self.seconds + perf_counter() - self._begin
 
     def _save(self) -> None:
+        """Raises FloatingPointError rather than overwrite a sound checkpoint with broken weights."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.agent.parameters()):
+            raise FloatingPointError(f"weights are not finite at step {self.step}")
         state = {
             "learner": self.learner.state_dict(),
             "replay": self.replay.state_dict(),
@@ -177,18 +210,20 @@ class Run:
             "credit": self.credit,
             "solved_at": self.solved_at,
             "last_evaluation": self.last_evaluation,
+            "evaluated_at": self.evaluated_at,
+            "evaluation_due": self.evaluation_due,
             "log_offset": self.log.offset(),
         }
         checkpoint.save(self.directory, state)
 
     def _restore(self) -> tuple[int, int]:
-        state: dict[str, Any] = checkpoint.load(self.directory, self.config.device)
+        state: dict[str, Any] = checkpoint.load(self.directory)
         try:
             self.learner.load_state_dict(state["learner"])
             self.replay.load_state_dict(state["replay"])
             self.same_episodes = self.collector.load_state_dict(state["collector"])
             self.means.load_state_dict(state["means"])
-        except (KeyError, RuntimeError, ValueError, json.JSONDecodeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise checkpoint.CheckpointError(
                 f"{self.directory / checkpoint.NAME} does not fit this run "
                 f"({' '.join(str(error).split())[:160]}): was it made by another version?"
@@ -197,4 +232,5 @@ class Run:
         self.solved_at = state["solved_at"]
         last = state["last_evaluation"]
         self.last_evaluation = None if last is None else tuple(last)
+        self.evaluated_at, self.evaluation_due = state["evaluated_at"], state["evaluation_due"]
         return state["log_offset"], self.step

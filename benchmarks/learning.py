@@ -75,7 +75,7 @@ def summarise(directory: Path, seed: int, threshold: float | None, fresh: int) -
     evaluations = read_metrics(directory, "eval/return")
     scores = [line["eval/return"] for line in evaluations]
     reached = [line for line in evaluations if goal is not None and line["eval/return"] >= goal]
-    evaluator = Evaluator(config.env, fresh, 1, config.evaluation.deterministic)
+    evaluator = Evaluator(config.env, fresh, config.evaluation.seed + 1, config.evaluation.deterministic)
     episodes = evaluator.run(load_agent(directory, config))
     evaluator.close()
     return Row(

@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--episodes", type=int, default=20, help="of each half")
-    parser.add_argument("--seed", type=int, default=2, help="which set of unseen episodes")
+    parser.add_argument("--seed", type=int, default=2, help="sets of unseen episodes after training's")
     a = parser.parse_args()
     print("| run | " + " | ".join(f"{k} steps: MSE, ratio" for k in HORIZONS) + " |")
     print("|---" * (len(HORIZONS) + 1) + "|")
@@ -38,7 +38,9 @@ def measure(directory: Path, episodes: int, seed: int) -> tuple[np.ndarray, np.n
     agent = load_agent(directory, config)
     data: list[EvaluationEpisode] = []
     for half, exploration in enumerate((0.0, 0.3)):
-        evaluator = Evaluator(config.env, episodes, seed + half, config.evaluation.deterministic)
+        evaluator = Evaluator(
+            config.env, episodes, config.evaluation.seed + seed + half, config.evaluation.deterministic
+        )
         data += evaluator.run(agent, exploration)
         evaluator.close()
     result = open_loop(agent, data, config.evaluation.context, max(HORIZONS), max_starts=4096)

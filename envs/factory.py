@@ -4,6 +4,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -57,10 +58,17 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
 
 def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:
     """`num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
-    makers = [partial(make_env, config, i) for i in range(num_envs)]
     if config.vectorization == "async":
-        return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        workers = [partial(_worker_env, config, i) for i in range(num_envs)]
+        return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
+    makers = [partial(make_env, config, i) for i in range(num_envs)]
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _worker_env(config: EnvConfig, index: int) -> gymnasium.Env[Any, Any]:
+    """An environment in a process of its own: Ctrl-C reaches it too, but the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make_env(config, index)
 
 
 def check_env(config: EnvConfig) -> None:

@@ -52,7 +52,7 @@ def test_report_and_video(
     [
         (["/nonexistent"], "is no run directory"),
         (["RUN", "--episodes", "0"], "--episodes must be at least 1"),
-        (["RUN", "--seed", "-1"], "--seed at least 0"),
+        (["RUN", "--seed", "-1"], "--seed must be from 0"),
         (["RUN", "--frames", "3"], "unrecognized arguments"),
         ([], "required"),
     ],

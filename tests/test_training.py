@@ -133,22 +133,22 @@ def test_a_kill_while_saving_keeps_the_old_checkpoint(
     monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(tmp_path, {"value": 2})
-    assert checkpoint.load(tmp_path, "cpu")["value"] == 1
+    assert checkpoint.load(tmp_path)["value"] == 1
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / checkpoint.NAME
     with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
-        checkpoint.load(tmp_path, "cpu")
+        checkpoint.load(tmp_path)
     path.write_bytes(b"no checkpoint at all")
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
-        checkpoint.load(tmp_path, "cpu")
+        checkpoint.load(tmp_path)
     torch.save({"format": 0}, path)
     with pytest.raises(checkpoint.CheckpointError, match="format"):
-        checkpoint.load(tmp_path, "cpu")
+        checkpoint.load(tmp_path)
     torch.save({"format": 1, "code": os.system}, path)  # pickled code is never run
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
-        checkpoint.load(tmp_path, "cpu")
+        checkpoint.load(tmp_path)
 
 
 def test_finished_run_is_skipped_and_a_longer_one_goes_on(

@@ -9,6 +9,8 @@ LOSSES = ("observation", "reward", "continue", "dynamics", "representation")
 class WorldModelConfig:
     """Widths, depths and loss weights (S, K, units as in the design's vocabulary)."""
 
+    lr: float = field(metadata={"above": 0.0})  # proposals that `optimizer` takes over
+    warmup: int = field(metadata={"min": 0})
     units: int = field(metadata={"min": 1})
     deter: int = field(metadata={"min": 1})  # D; this and the next two are what `sequence` takes over
     hidden: int = field(metadata={"min": 1})

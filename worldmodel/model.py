@@ -30,6 +30,7 @@ class Batch:
     is_first: Tensor  # (B, T)
     is_last: Tensor  # (B, T)
     is_terminal: Tensor  # (B, T)
+    weight: Tensor  # (B,), importance weights of the sequences
     carry: Carry
 
 

@@ -17,32 +17,37 @@ class Standardize(nn.Module):
     """
 
     mean: Tensor
-    square: Tensor
+    variance: Tensor
     count: Tensor
 
-    def __init__(self, size: int, memory: int = 1000, floor: float = 1e-2) -> None:
+    def __init__(self, size: int, memory: int = 1000, floor: float = 1e-3) -> None:
         super().__init__()
         self.memory, self.floor = memory, floor
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("square", torch.ones(size))
+        self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, observation: Tensor) -> Tensor:
-        return (observation - self.mean) / self._deviation()
+        return (observation - self.mean) / self.deviation()
 
     def invert(self, standardized: Tensor) -> Tensor:
-        return standardized * self._deviation() + self.mean
+        return standardized * self.deviation() + self.mean
 
     @torch.no_grad()
     def update(self, observation: Tensor) -> None:
         """Take in a batch (B, T, O)."""
         self.count.add_(1.0)
         rate = (1.0 / self.count).clamp(min=1.0 / self.memory)
-        self.mean.lerp_(observation.mean((0, 1)), rate)
-        self.square.lerp_(observation.square().mean((0, 1)), rate)
+        variance, mean = torch.var_mean(observation, (0, 1), correction=0)
+        # Moments are merged as deviations from the means (Chan et al.): E[o²] − E[o]² would lose
+        # everything to rounding when the mean is large.
+        shift = mean - self.mean
+        self.variance.lerp_(variance + (1.0 - rate) * shift.square(), rate)
+        self.mean.lerp_(mean, rate)
 
-    def _deviation(self) -> Tensor:
-        return (self.square - self.mean.square()).clamp(min=self.floor**2).sqrt()
+    def deviation(self) -> Tensor:
+        """(O,), never under the floor."""
+        return self.variance.sqrt().clamp(min=self.floor)
 
 
 class Unchanged(nn.Module):
@@ -56,3 +61,7 @@ class Unchanged(nn.Module):
 
     def update(self, observation: Tensor) -> None:
         """Nothing to learn."""
+
+    def deviation(self) -> Tensor:
+        """The unit of everything."""
+        return torch.ones(())

@@ -82,6 +82,10 @@ class Replay:
         env = starts.env[:, None]
         return Sample({name: data[env, slots] for name, data in self._data.items()}, starts, weights)
 
+    def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
+        """Tell the sampler what the learner found out about drawn sequences: (B,)."""
+        self.sampler.update(starts, priorities)
+
     def write(self, starts: Starts, rows: Rows) -> None:
         """Replace fields of T rows from each start, (B, T, …), where they are still stored."""
         absolute = starts.row[:, None] + self._offsets[1:]  # (B, T)
