@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.dreamer import Dreamer
-from agents.randomness import ACTING, generator_state, make_generator, restore_generator
+from agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
 from worldmodel.rssm import Carry
 
 
@@ -23,16 +23,18 @@ class Decision(NamedTuple):
 class Actor:
     """The agent's side of N running episodes: carries, last actions, its own random generator.
 
-    Actions always come from the posterior of the current observation.
+    Actions always come from the posterior of the current observation. `averaged` plays the actor's
+    moving average, as evaluations do.
     """
 
     def __init__(
-        self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False, stream: int = ACTING
+        self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False, averaged: bool = False
     ) -> None:
         self.agent = agent
         self.deterministic = deterministic
+        self.network = agent.average_actor if averaged else agent.actor
         self.device = next(agent.parameters()).device
-        self.generator = make_generator(self.device, stream, seed)
+        self.generator = make_generator(self.device, EVALUATION if averaged else ACTING, seed)
         self._carry = agent.world_model.rssm.initial(num_envs)
         self._action = torch.zeros(num_envs, agent.action.size, device=self.device)
 
@@ -56,7 +58,7 @@ class Actor:
             self._carry,
             generator=self.generator,
         )
-        policy = self.agent.actor(trajectory.features[:, 0])
+        policy = self.network(trajectory.features[:, 0])
         action = policy.mode() if self.deterministic else policy.sample(self.generator)
         if override is not None:
             mask, other = (torch.from_numpy(array).to(self.device) for array in override)

@@ -22,6 +22,7 @@ class AgentConfig:
     entropy: float = field(metadata={"min": 0.0})
     min_std: float = field(metadata={"above": 0.0})
     max_std: float = field(metadata={"above": 0.0})
+    average_rate: float = field(metadata={"above": 0.0, "max": 1.0})  # of the actor that is evaluated
     lambda_: float = field(metadata={"min": 0.0, "max": 1.0})
     slow_rate: float = field(metadata={"above": 0.0, "max": 1.0})
     slow_scale: float = field(metadata={"min": 0.0})

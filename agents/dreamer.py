@@ -1,5 +1,6 @@
 """The agent: world model, actor and critic, and the joint loss of one update."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -43,11 +44,24 @@ class Dreamer(nn.Module):
         self.actor = make_actor(
             action, features, agent.units, agent.actor_layers, agent.unimix, agent.min_std, agent.max_std
         )
+        self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = Critic(
             features, agent.units, agent.critic_layers, config.world_model.bins, agent.slow_rate
         )
         self.scale = ReturnScale(agent.return_rate, agent.return_limit, agent.return_percentiles)
         self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
+
+    @torch.no_grad()
+    def update_averages(self) -> None:
+        """After every update: the slow critic, and the averaged actor that evaluation plays.
+
+        Steps of a normalised gradient jitter around a good policy; their average lies closer to it
+        (Polyak & Juditsky 1992).
+        """
+        self.critic.update_slow()
+        averages: list[Tensor] = list(self.average_actor.parameters())
+        actors: list[Tensor] = list(self.actor.parameters())
+        torch._foreach_lerp_(averages, actors, self.config.agent.average_rate)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from agents.acting import Actor
 from agents.collector import random_actions, to_agent_observations, to_env_actions
 from agents.dreamer import Dreamer
-from agents.randomness import EVALUATION
 from envs.config import EnvConfig
 from envs.factory import make_vector
 from envs.seeds import evaluation_seed
@@ -60,7 +59,7 @@ class Evaluator:
         Raises Stopped as soon as `stop()` holds.
         """
         count = self._episodes
-        actor = Actor(agent, count, self._seed, self._deterministic, EVALUATION)
+        actor = Actor(agent, count, self._seed, self._deterministic, averaged=True)
         random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
         shape = self._envs.single_action_space.shape or ()
         seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]

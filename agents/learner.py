@@ -41,7 +41,7 @@ class Learner:
             norms = self._gradient_norms()
         with self.watch("optimizer"):
             self.optimizer.step()
-            self.agent.critic.update_slow()
+            self.agent.update_averages()
         with self.watch("replay"):
             self._write_latents(sample, outcome.trajectory)
             self.replay.update(sample.starts, outcome.priority.cpu().numpy())

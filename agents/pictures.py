@@ -57,7 +57,7 @@ def record_video(
     """Frames of one evaluation episode. Raises EnvError when the environment cannot render."""
     env = make_env(env_config, render_mode="rgb_array")
     try:
-        actor = Actor(agent, 1, seed, deterministic)
+        actor = Actor(agent, 1, seed, deterministic, averaged=True)
         observation, _ = env.reset(seed=evaluation_seed(seed, 0))
         first = np.ones(1, np.bool_)
         images: list[Image.Image] = []

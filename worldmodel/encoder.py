@@ -3,19 +3,19 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.layers import MLP
-from worldmodel.symlog import symlog
+from worldmodel.layers import MLP, spread_biases
 
 
 class VectorEncoder(nn.Module):
-    """Symlog, then an MLP."""
+    """An MLP on scaled observations."""
 
     def __init__(self, size: int, units: int, layers: int) -> None:
         super().__init__()
         self.body = MLP(size, units, layers)
+        spread_biases(self.body[0], std=2.0)
 
     def forward(self, observation: Tensor) -> Tensor:
-        return self.body(symlog(observation))
+        return self.body(observation)
 
 
 class DiscreteEncoder(nn.Module):

@@ -12,7 +12,7 @@ out of the time loop (`drive`).
 import torch
 from torch import Tensor, nn
 
-from worldmodel.layers import BlockLinear, Linear, NormSiLU, init_weight
+from worldmodel.layers import BlockLinear, Linear, NormSiLU, init_weight, spread_biases
 
 
 class BlockGRU(nn.Module):
@@ -29,7 +29,7 @@ class BlockGRU(nn.Module):
         self.blocks = blocks
         self.deter_in = nn.Sequential(Linear(deter, hidden), NormSiLU(hidden))
         self.stoch_in = nn.Sequential(Linear(stoch, hidden), NormSiLU(hidden))
-        self.action_in = nn.Sequential(Linear(action, hidden), NormSiLU(hidden))
+        self.action_in = nn.Sequential(spread_biases(Linear(action, hidden), std=1.0), NormSiLU(hidden))
         # The reference counts the whole grouped input, repeats included, as fan-in.
         fan_in = deter + blocks * 3 * hidden
         self.recur = BlockLinear(deter, deter, blocks, fan_in)

@@ -2,20 +2,20 @@
 
 from torch import Tensor, nn
 
-from worldmodel.distributions import Bernoulli, OneHot, SymlogMSE, TwoHot, symexp_bins
+from worldmodel.distributions import Bernoulli, MeanSquare, OneHot, TwoHot, symexp_bins
 from worldmodel.layers import MLP, Linear
 
 
 class VectorHead(nn.Module):
-    """Features (…, F) → a vector observation in symlog space (…, O)."""
+    """Features (…, F) → a scaled vector observation (…, O)."""
 
     def __init__(self, features: int, units: int, layers: int, size: int) -> None:
         super().__init__()
         self.body = MLP(features, units, layers)
         self.out = Linear(units if layers else features, size)
 
-    def forward(self, features: Tensor) -> SymlogMSE:
-        return SymlogMSE(self.out(self.body(features)))
+    def forward(self, features: Tensor) -> MeanSquare:
+        return MeanSquare(self.out(self.body(features)))
 
 
 class DiscreteHead(nn.Module):

@@ -35,6 +35,16 @@ class Linear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+def spread_biases(layer: nn.Linear, std: float) -> nn.Linear:
+    """Start the biases of a layer that faces raw numbers at random instead of zero; returns it.
+
+    RMSNorm of W·x without a bias depends on the direction of x alone: a cart at 1.5 and one at 2.3
+    would look the same, and a one-dimensional action would be its sign.
+    """
+    nn.init.trunc_normal_(layer.bias, std=std, a=-2 * std, b=2 * std)
+    return layer
+
+
 class BlockLinear(nn.Module):
     """Block-diagonal affine map: g blocks, each (in/g → out/g), on inputs (…, in).
 

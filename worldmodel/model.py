@@ -12,7 +12,7 @@ from worldmodel.encoder import make_encoder
 from worldmodel.gru import make_sequence
 from worldmodel.heads import BernoulliHead, TwoHotHead, make_observation_head
 from worldmodel.rssm import RSSMS, Carry, Trajectory
-from worldmodel.standardize import Standardize, Unchanged
+from worldmodel.standardize import Standardize, Symlog, Unchanged
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class WorldModel(nn.Module):
         self.config = config
         self.discrete = discrete
         units = config.units
-        scaled = config.standardize and not discrete
-        self.scale = Standardize(observation_size) if scaled else Unchanged()
+        self.scale: Standardize | Symlog | Unchanged = Unchanged()
+        if not discrete:
+            self.scale = Standardize(observation_size) if config.standardize else Symlog()
         self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
         self.rssm = RSSMS[config.posterior](
             make_sequence(

@@ -1,19 +1,25 @@
 """Standardised observations.
 
-DreamerV3 feeds symlog(o) and pays squared error on it, which leaves small signals almost unseen:
-CartPole's angle varies by 0.05, its share of the loss is 0.0025 nats beside a KL of 1. Dividing by
-the running deviation first gives every entry the same say; symlog still tames outliers.
+DreamerV3 feeds symlog(o) and pays squared error on it. That leaves small signals almost unseen:
+CartPole's angle varies by 0.05, its share of the loss is 0.0025 nats beside a KL of 1. So every
+entry is divided by its running deviation first. And symlog of the result would press together what
+matters most, the rare states near the edge (five deviations become 1.8): so it only sets in at
+`LINEAR` deviations, where it keeps outliers from upsetting the training.
 """
 
 import torch
 from torch import Tensor, nn
 
+from worldmodel.symlog import symexp, symlog
+
+LINEAR = 10.0  # deviations
+
 
 class Standardize(nn.Module):
-    """(o − mean)/deviation with running moments, per entry of a vector observation (…, O).
+    """c·symlog((o − mean)/(c·deviation)) with running moments, per entry of a vector (…, O).
 
     The moments are exact averages over the first `memory` batches, then exponential averages with
-    that memory. Before the first update the map is the identity.
+    that memory. Before the first update mean and deviation are 0 and 1.
     """
 
     mean: Tensor
@@ -28,10 +34,10 @@ class Standardize(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, observation: Tensor) -> Tensor:
-        return (observation - self.mean) / self.deviation()
+        return LINEAR * symlog((observation - self.mean) / (LINEAR * self.deviation()))
 
     def invert(self, standardized: Tensor) -> Tensor:
-        return standardized * self.deviation() + self.mean
+        return symexp(standardized / LINEAR) * (LINEAR * self.deviation()) + self.mean
 
     @torch.no_grad()
     def update(self, observation: Tensor) -> None:
@@ -50,8 +56,25 @@ class Standardize(nn.Module):
         return self.variance.sqrt().clamp(min=self.floor)
 
 
+class Symlog(nn.Module):
+    """The paper's map, without moments: symlog(o)."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return symlog(observation)
+
+    def invert(self, prediction: Tensor) -> Tensor:
+        return symexp(prediction)
+
+    def update(self, observation: Tensor) -> None:
+        """Nothing to learn."""
+
+    def deviation(self) -> Tensor:
+        """The unit of everything."""
+        return torch.ones(())
+
+
 class Unchanged(nn.Module):
-    """Stands in for `Standardize` where there is nothing to scale: class indices, or by choice."""
+    """For class indices: there is nothing to scale."""
 
     def forward(self, observation: Tensor) -> Tensor:
         return observation

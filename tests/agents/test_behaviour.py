@@ -1,5 +1,6 @@
 """Actor and critic losses: values by hand, where gradients go, shapes and names."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -56,6 +57,7 @@ def batch(agent):
         is_first=is_first,
         is_last=is_last,
         is_terminal=is_terminal,
+        weight=torch.ones(BATCH),
         carry=agent.world_model.rssm.initial(BATCH),
     )
 
@@ -75,7 +77,7 @@ def cross_entropy(logits, target, bins):
 def critic_loss(critic, features, target, slow_scale):
     """Regression to `target` and, scaled, to the slow critic's value."""
     with torch.no_grad():
-        logits, slow = critic.online(features).logits.numpy(), critic.slow(features).pred().numpy()
+        logits, slow = critic.online(features).log_probs.numpy(), critic.slow(features).pred().numpy()
     bins = critic.online.bins.numpy()
     return cross_entropy(logits, target, bins) + slow_scale * cross_entropy(logits, slow, bins)
 
@@ -293,3 +295,38 @@ def test_slow_critic_is_a_moving_average(agent):
         assert not now.requires_grad
         torch.testing.assert_close(now, (1 - rate) * was + rate * online.detach())
         assert not torch.equal(now, was)
+
+
+def test_importance_weights_scale_what_was_drawn(agent, batch):
+    """Doubling every weight doubles world-model and replay losses and leaves imagination alone."""
+    means = []
+    state = copy.deepcopy(agent.state_dict())
+    for factor in (1.0, 2.0):
+        agent.load_state_dict(state)  # the return scale moves with every batch
+        weighted = replace(batch, weight=torch.full((BATCH,), factor))
+        outcome = agent.loss(weighted, torch.Generator().manual_seed(0))
+        means.append({name: float(outcome.metrics[f"loss/{name}"]) for name in outcome.losses})
+    for name, mean in means[0].items():
+        expected = mean if name in ("policy", "value") else 2.0 * mean
+        assert means[1][name] == pytest.approx(expected, rel=1e-3), name
+
+
+def test_priority_is_the_scaled_model_loss_of_each_sequence(agent, batch):
+    outcome = agent.loss(batch, torch.Generator().manual_seed(0))
+    scales = agent.config.world_model.loss_scales
+    expected = sum(scale * outcome.losses[name].mean(1) for name, scale in scales.items())
+    torch.testing.assert_close(outcome.priority, expected.detach())
+
+
+def test_averages_follow_their_networks(agent):
+    rate = agent.config.agent.average_rate
+    before = [p.clone() for p in agent.average_actor.parameters()]
+    with torch.no_grad():
+        for p in agent.actor.parameters():
+            p.add_(1.0)
+    agent.update_averages()
+    for old, new, online in zip(
+        before, agent.average_actor.parameters(), agent.actor.parameters(), strict=True
+    ):
+        torch.testing.assert_close(new, (1.0 - rate) * old + rate * online)
+        assert not new.requires_grad

@@ -97,7 +97,8 @@ def test_state_round_trip_goes_on_identically(run: Run, tmp_path: Any) -> None:
     for _ in range(17):
         run.collector.step(random=False)
     collector, replay = run.collector.state_dict(), run.replay.state_dict()
-    other = Run(run.config, tmp_path / "other_does_not_exist_yet_but_is_made")
+    (tmp_path / "other").mkdir()
+    other = Run(run.config, tmp_path / "other")
     other.agent.load_state_dict(run.agent.state_dict())
     other.replay.load_state_dict(replay)
     assert other.collector.load_state_dict(collector)
