@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.layers import MLP, spread_biases
+from worldmodel.layers import MLP, Linear, NormSiLU, spread_biases
 
 
 class VectorEncoder(nn.Module):
@@ -11,8 +11,9 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, size: int, units: int, layers: int) -> None:
         super().__init__()
-        self.body = MLP(size, units, layers)
-        spread_biases(self.body[0], std=2.0)
+        self.body = nn.Sequential(
+            spread_biases(Linear(size, units), std=2.0), NormSiLU(units), MLP(units, units, layers - 1)
+        )
 
     def forward(self, observation: Tensor) -> Tensor:
         return self.body(observation)

@@ -70,7 +70,7 @@ class BlockLinear(nn.Module):
 
 
 class _NormSiLU(torch.autograd.Function):
-    """SiLU(RMSNorm(x)) with a hand-written backward: a third of the operations of autograd's."""
+    """SiLU(RMSNorm(x)) with a hand-written backward: fewer operations than autograd's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
