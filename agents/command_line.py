@@ -48,6 +48,7 @@ _HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-comp
 
 def main() -> None:
     """Entry point of train.py."""
+    gymnasium.logger.min_level = gymnasium.logger.WARN
     try:
         sys.argv[1:] = prepare(sys.argv[1:])
     except (ConfigError, EnvError, OSError) as error:
@@ -126,9 +127,6 @@ def _pass_on(caught: list[warnings.WarningMessage]) -> None:
             print(f"warning: {' '.join(text[6:].split())}", file=sys.stderr)
 
 
-# --- the job that Hydra runs
-
-
 @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
 def _job(composed: DictConfig) -> None:
     try:
@@ -171,9 +169,6 @@ def _resolve_resume(config: Config, keys: list[str]) -> tuple[Config, Path | Non
             old, new = old[section], new[section]
         old[last] = new[last]
     return build(Config, values), Path(config.resume)
-
-
-# --- from text to settings
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -242,9 +237,6 @@ def _groups() -> dict[str, list[str]]:
     """Every group and its choices."""
     folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
-
-
-# --- what one setting may look like
 
 
 def _check_form(override: Override, sweep: bool) -> None:
@@ -316,9 +308,6 @@ def _members(overrides: list[Override]) -> list[list[Override]]:
     if len(found) > MAX_SWEEP:
         raise ConfigError(f"the sweep has more than {MAX_SWEEP} runs: split it")
     return found
-
-
-# --- what the settings are together
 
 
 def _load(member: list[Override]) -> Config:
