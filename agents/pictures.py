@@ -38,11 +38,15 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
             axis.plot(steps, result.predicted[m, :, entry], color="tab:red", lw=1.2, label="predicted")
             axis.set_ylabel(f"o[{entry}]" if column == 0 else "")
     axes[0][0].legend(frameon=False, fontsize=8)
-    for axis in axes[-1]:
-        axis.plot(steps, result.model_error, color="tab:red", label="model")
-        axis.plot(steps, result.persistence_error, color="gray", ls="--", label="persistence")
-        axis.set_yscale("log")
+    for axis in axes[-2]:
         axis.set_xlabel("steps ahead")
+        axis.tick_params(labelbottom=True)
+    for axis in axes[-1][1:]:
+        axis.set_visible(False)
+    axes[-1][0].plot(steps, result.model_error, color="tab:red", label="model")
+    axes[-1][0].plot(steps, result.persistence_error, color="gray", ls="--", label="persistence")
+    axes[-1][0].set_yscale("log")
+    axes[-1][0].set_xlabel("steps ahead")
     axes[-1][0].set_ylabel("standardised MSE")
     axes[-1][0].legend(frameon=False, fontsize=8)
     figure.suptitle(title)
