@@ -70,6 +70,7 @@ class TrainConfig:
     batch_size: int = field(metadata={"min": 1})  # B
     batch_length: int = field(metadata={"min": 2})  # T
     replay_ratio: float = field(metadata={"min": 0.0})  # replayed time steps per environment step
+    forget: float = field(metadata={"min": 0.0, "max": 1.0})  # share of sequences replayed without memory
     prefill: int = field(metadata={"min": 0})  # environment steps of random actions before learning
 
 

@@ -20,9 +20,10 @@ class Learner:
     """Owns the optimizer and the learner's random generator."""
 
     def __init__(
-        self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, seed: int
+        self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, forget: float, seed: int
     ) -> None:
-        self.agent, self.optimizer, self.replay, self.batch_size = agent, optimizer, replay, batch_size
+        self.agent, self.optimizer, self.replay = agent, optimizer, replay
+        self.batch_size, self.forget = batch_size, forget
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
         self.updates = 0
@@ -32,7 +33,7 @@ class Learner:
         """One gradient step; returns scalar metrics as tensors, without waiting for them."""
         with self.watch("replay"):
             sample = self.replay.sample(self.batch_size)
-            batch = self.to_batch(sample)
+            batch = self._forgetful(self.to_batch(sample))
             self.agent.world_model.scale.update(batch.observation)
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("backward"):
@@ -60,6 +61,16 @@ class Learner:
             carry=unpack_carry(self.agent, rows["state"][:, 0], rows["stoch"][:, 0]),
             **flag,
         )
+
+    def _forgetful(self, batch: Batch) -> Batch:
+        """Let a share `forget` of the sequences begin without memory, as an episode does.
+
+        A filter that always starts from a fitting memory learns to trust it more than its eyes: on
+        motions it never saw it then loses its way, and does not find back.
+        """
+        chance = torch.empty_like(batch.is_first[:, 0]).uniform_(generator=self.generator)  # (B,)
+        batch.is_first[:, 0].masked_fill_(chance < self.forget, 1.0)
+        return batch
 
     def _write_latents(self, sample: Sample, trajectory: Trajectory) -> None:
         """Replayed context should fit the current weights, so it is refreshed at every visit."""

@@ -90,8 +90,9 @@ class Run:
         self.replay = Replay(
             config.replay.capacity, config.env.num_envs, train.batch_length, fields, make_sampler(config)
         )
+        optimizer = make_optimizer(config, self.agent)
         self.learner = Learner(
-            self.agent, make_optimizer(config, self.agent), self.replay, train.batch_size, config.seed
+            self.agent, optimizer, self.replay, train.batch_size, train.forget, config.seed
         )
         self.collector = Collector(config.env, self.replay, actor, config.seed, self.learner.watch)
         evaluation = config.evaluation
