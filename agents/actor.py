@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.spaces import ActionSpec
-from worldmodel.categorical import sample_index, unimix_probs
+from worldmodel.categorical import one_hot, sample_index, unimix_probs
 from worldmodel.layers import MLP, Linear
 
 
@@ -31,12 +31,10 @@ class CategoricalPolicy:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         uniform = torch.empty_like(self.probs[..., 0]).uniform_(generator=generator)
-        index = sample_index(self.probs.detach(), uniform).unsqueeze(-1)
-        return torch.zeros_like(self.probs).scatter_(-1, index, 1.0)
+        return one_hot(sample_index(self.probs.detach(), uniform), self.probs)
 
     def mode(self) -> Tensor:
-        index = self.probs.argmax(-1, keepdim=True)
-        return torch.zeros_like(self.probs).scatter_(-1, index, 1.0)
+        return one_hot(self.probs.argmax(-1), self.probs)
 
     def log_prob(self, action: Tensor) -> Tensor:
         return torch.log((self.probs * action).sum(-1))
@@ -72,7 +70,7 @@ class CategoricalActor(nn.Module):
 
     def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
         super().__init__()
-        self.unimix = unimix
+        self.actions, self.unimix = actions, unimix
         self.body = nn.Sequential(MLP(features, units, layers), Linear(units, actions, scale=0.01))
 
     def forward(self, features: Tensor) -> CategoricalPolicy:

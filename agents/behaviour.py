@@ -13,8 +13,8 @@ from worldmodel.model import Batch, WorldModel
 
 
 class BehaviourLosses(NamedTuple):
-    losses: dict[str, Tensor]  # policy (N, H), value (N, H)
-    returns: Tensor  # λ-returns (N, H)
+    losses: dict[str, Tensor]  # policy (H, N), value (H, N)
+    returns: Tensor  # λ-returns (H, N)
     metrics: dict[str, Tensor]  # scalars
 
 
@@ -31,25 +31,24 @@ def behaviour_losses(
     Gradients reach actor and critic only: the rollout carries none, and neither do the
     predictions of reward and continuation.
     """
-    features, actions = rollout  # (N, H+1, F), (N, H, A)
+    features, actions = rollout  # (H+1, N, F), (H, N, A)
     with torch.no_grad():
-        reward = world_model.predict_reward(features).pred()  # (N, H+1)
-        discount = world_model.predict_continue(features).pred()  # (N, H+1)
+        reward = world_model.predict_reward(features).pred()  # (H+1, N)
+        discount = world_model.predict_continue(features).pred()  # (H+1, N)
         # Probability that the imagined step is reached at all, the start's own end included.
-        weight = torch.cumprod(discount, 1)[:, :-1]  # (N, H)
-    output = critic(features[:, :-1])
+        weight = torch.cumprod(discount, 0)[:-1]  # (H, N)
+    output = critic(features[:-1])
     with torch.no_grad():
-        last_value = critic(features[:, -1:]).pred()
-        value = torch.cat([output.pred(), last_value], 1)  # (N, H+1)
-    returns = lambda_return(reward, discount, value, None, config.lambda_)  # (N, H)
-    spread = scale.update(returns)
-    advantage = (returns - value[:, :-1]) / spread  # (N, H)
+        value = torch.cat([output.pred(), critic(features[-1:]).pred()])  # (H+1, N)
+    returns = lambda_return(reward.t(), discount.t(), value.t(), None, config.lambda_).t().contiguous()
+    spread = scale.update(returns)  # (H, N) → ()
+    advantage = (returns - value[:-1]) / spread  # (H, N)
 
-    policy = actor(features[:, :-1])
-    log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (N, H)
+    policy = actor(features[:-1])
+    log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (H, N)
     losses = {
         "policy": -weight * (log_prob * advantage + config.entropy * entropy),
-        "value": weight * critic.loss(output, features[:, :-1], returns, config.slow_scale),
+        "value": weight * critic.loss(output, features[:-1], returns, config.slow_scale),
     }
     metrics = {
         "actor/entropy": entropy.mean(),
@@ -58,7 +57,7 @@ def behaviour_losses(
         "critic/return": returns.mean(),
         "critic/return_spread": spread,
         "imagination/reward": reward.mean(),
-        "imagination/weight": weight[:, -1].mean(),
+        "imagination/weight": weight[-1].mean(),
     }
     return BehaviourLosses(losses, returns, {k: v.detach() for k, v in metrics.items()})
 

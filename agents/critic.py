@@ -33,4 +33,4 @@ class Critic(nn.Module):
         """Cross-entropy of `output` = self(features) to the targets (…) and to the slow critic's values."""
         with torch.no_grad():
             slow_target = self.slow(features).pred()
-        return output.loss(target) + slow_scale * output.loss(slow_target)
+        return output.loss(target, slow_target, scales=(1.0, slow_scale))

@@ -81,11 +81,11 @@ class Dreamer(nn.Module):
             behaviour = behaviour_losses(
                 rollout, self.world_model, self.actor, self.critic, self.scale, agent
             )
-            losses |= {name: loss.mean(1).view(rows, steps) for name, loss in behaviour.losses.items()}
+            losses |= {name: loss.mean(0).view(rows, steps) for name, loss in behaviour.losses.items()}
             losses["replay_value"] = replay_value_loss(
                 trajectory.features[:, -steps:],
                 batch,
-                behaviour.returns[:, 0].view(rows, steps),
+                behaviour.returns[0].view(rows, steps),
                 self.critic,
                 self.config.world_model.horizon,
                 agent,

@@ -1,18 +1,20 @@
 """Imagination: roll the world model forward under the actor's own actions, without gradients."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from agents.actor import CategoricalActor
 from worldmodel.rssm import RSSM, Carry
 
 
 class Rollout(NamedTuple):
     """N imagined trajectories of H steps."""
 
-    features: Tensor  # (N, H + 1, F), the start included
-    actions: Tensor  # (N, H, A), chosen at features[:, :-1]
+    features: Tensor  # (H + 1, N, F), the start included; time first, as it is written
+    actions: Tensor  # (H, N, A), chosen at features[:-1]
 
 
 @torch.no_grad()
@@ -30,10 +32,21 @@ def imagine(
     rollout is gradient-free; the actor is run again on all features at once where it learns.
     """
     noise = rssm.noise(horizon, len(features), generator=generator)  # (H, N, S)
-    all_features, actions = [features], []
-    for noise_t in noise.unbind(0):
-        action = actor(features).sample(generator)
-        features, carry = rssm.imagine(action, carry, noise_t)
-        all_features.append(features)
-        actions.append(action)
-    return Rollout(torch.stack(all_features, 1), torch.stack(actions, 1))
+    out = features.new_empty(horizon + 1, *features.shape)
+    out[0] = features
+    drive = make_drive(rssm, actor)
+    actions = []
+    for t in range(horizon):
+        actions.append(actor(out[t]).sample(generator))
+        _, carry = rssm.imagine(drive(actions[t]), carry, noise[t], out[t + 1])
+    return Rollout(out, torch.stack(actions))
+
+
+def make_drive(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Actions (N, A) → their drive (N, ·). There are only A one-hot actions: theirs is looked up."""
+    if not isinstance(actor, CategoricalActor):
+        return lambda action: rssm.sequence.drive(action, None)
+    weight = next(rssm.parameters())
+    eye = torch.eye(actor.actions, dtype=weight.dtype, device=weight.device)
+    table = rssm.sequence.drive(eye, None)  # (A, ·)
+    return lambda action: table.index_select(0, action.argmax(-1))

@@ -65,7 +65,7 @@ def open_loop(
     predicted = []
     for k in range(1, horizon + 1):
         noise = rssm.noise(len(b), generator=generator)
-        features, carry = rssm.imagine(previous[b, t + k], carry, noise)
+        features, carry = rssm.imagine(rssm.sequence.drive(previous[b, t + k], None), carry, noise)
         predicted.append(agent.world_model.predict_observation(features))
     target = _as_vectors(agent, observation)  # (E, L, O)
     steps = t[:, None] + torch.arange(1, horizon + 1, device=device)  # (M, H)

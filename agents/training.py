@@ -17,6 +17,7 @@ from agents.evaluation import Evaluator, Stopped, mean_and_interval
 from agents.interrupt import Interrupt
 from agents.laprop import LaProp
 from agents.learner import Learner
+from agents.memory import keep_freed_memory
 from agents.metrics import MetricsLog, RunningMeans
 from agents.progress import Progress
 from agents.randomness import WEIGHTS, stream_seed
@@ -81,6 +82,7 @@ class Run:
     def __init__(self, config: Config, directory: Path) -> None:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         self.agent = make_agent(config)
         actor = Actor(self.agent, config.env.num_envs, config.seed)
         train, rssm = config.train, self.agent.world_model.rssm

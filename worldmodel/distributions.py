@@ -1,12 +1,15 @@
 """Output distributions with one face: `pred()` (what to expect) and `loss(target)` (…) in nats."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from worldmodel.symlog import symexp
+
+ROWS_AT_ONCE = 1024
 
 
 class Output(Protocol):
@@ -77,21 +80,51 @@ class TwoHot:
     """
 
     def __init__(self, logits: Tensor, bins: Tensor) -> None:
-        self.log_probs = torch.log_softmax(logits, -1)  # (…, K)
+        self.logits = logits  # (…, K)
         self.bins = bins  # (K,), ascending and antisymmetric, see `symexp_bins`
 
     def pred(self) -> Tensor:
+        # Some rows after others, so that their K probabilities stay in the cache.
+        rows = self.logits.reshape(-1, self.logits.shape[-1]).split(ROWS_AT_ONCE)
+        return torch.cat([self._expectation(logits) for logits in rows]).view(self.logits.shape[:-1])
+
+    def _expectation(self, logits: Tensor) -> Tensor:
         # Bins come in pairs ±b: taking the pair's difference first makes uniform probabilities
         # give exactly 0 instead of the rounding error of ±4.8e8.
-        probs = torch.exp(self.log_probs)
+        probs = torch.softmax(logits, -1)  # (R, K)
         half = probs.shape[-1] // 2
-        pairs = probs[..., -half:] - probs[..., :half].flip(-1)
-        return F.linear(pairs, self.bins[None, -half:]).squeeze(-1)
+        pairs = probs[:, -half:] - probs[:, :half].flip(-1)
+        return torch.mv(pairs, self.bins[-half:])
 
-    def loss(self, target: Tensor) -> Tensor:
-        below, weight_above = two_hot_position(target, self.bins)
-        pair = self.log_probs.gather(-1, torch.stack([below, below + 1], -1))  # (…, 2)
-        return -torch.lerp(pair[..., 0], pair[..., 1], weight_above)
+    def loss(self, *targets: Tensor, scales: tuple[float, ...] = (1.0,)) -> Tensor:
+        """Cross-entropy to each of the targets (…), summed with `scales`."""
+        positions, weights = [], []
+        for target, scale in zip(targets, scales, strict=True):
+            below, above = two_hot_position(target, self.bins)
+            positions += [below, below + 1]
+            weights += [scale * (1.0 - above), scale * above]
+        return _CrossEntropy.apply(self.logits, torch.stack(positions, -1), torch.stack(weights, -1))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """−Σ_m w_m·log softmax(logits)[position_m]: logits (…, K), positions and w (…, M) → (…).
+
+    By hand, the gradient is one pass over the K classes: softmax·Σw minus w at the M positions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, position: Tensor, weight: Tensor) -> Tensor:
+        log_probs = torch.log_softmax(logits, -1)
+        ctx.save_for_backward(log_probs, position, weight)
+        return -(log_probs.gather(-1, position) * weight).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        log_probs, position, weight = ctx.saved_tensors
+        grad_weight = grad.unsqueeze(-1) * weight  # (…, M)
+        grad_logits = log_probs.exp().mul_(grad_weight.sum(-1, keepdim=True))
+        return grad_logits.scatter_add_(-1, position, grad_weight.neg_()), None, None
 
 
 def two_hot_position(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:

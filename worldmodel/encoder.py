@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.layers import MLP, Linear, NormSiLU, spread_biases
+from worldmodel.layers import MLP, Linear, spread_biases
+from worldmodel.norm_silu import NormSiLU
 
 
 class VectorEncoder(nn.Module):

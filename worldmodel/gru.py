@@ -12,7 +12,9 @@ out of the time loop (`drive`).
 import torch
 from torch import Tensor, nn
 
-from worldmodel.layers import BlockLinear, Linear, NormSiLU, init_weight, spread_biases
+from worldmodel.layers import MLP, BlockLinear, init_weight, spread_biases
+from worldmodel.norm_silu import NormSiLU
+from worldmodel.products import affine, affine_add, blockwise
 
 
 class BlockGRU(nn.Module):
@@ -27,9 +29,10 @@ class BlockGRU(nn.Module):
         super().__init__()
         self.deter = deter
         self.blocks = blocks
-        self.deter_in = nn.Sequential(Linear(deter, hidden), NormSiLU(hidden))
-        self.stoch_in = nn.Sequential(Linear(stoch, hidden), NormSiLU(hidden))
-        self.action_in = nn.Sequential(spread_biases(Linear(action, hidden), std=1.0), NormSiLU(hidden))
+        self.deter_in = MLP(deter, hidden, 1)
+        self.stoch_in = MLP(stoch, hidden, 1)
+        self.action_in = MLP(action, hidden, 1)
+        spread_biases(self.action_in.layer(0)[0], std=1.0)
         # The reference counts the whole grouped input, repeats included, as fan-in.
         fan_in = deter + blocks * 3 * hidden
         self.recur = BlockLinear(deter, deter, blocks, fan_in)
@@ -55,7 +58,7 @@ class BlockGRU(nn.Module):
             action = action * (1.0 - is_first).unsqueeze(-1)
         # Actions of any size enter with magnitude at most 1, as in the reference.
         action = action / action.detach().abs().clamp(min=1.0)
-        return self.mix_action(self.action_in(action))
+        return self.mix_action(self.action_in(action)) + self.recur.bias
 
     def step(
         self, stoch: Tensor, drive: Tensor, is_first: Tensor | None, state: Tensor
@@ -81,13 +84,32 @@ class BlockGRU(nn.Module):
 
     def _cell(self, h: Tensor, z_in: Tensor, drive: Tensor) -> Tensor:
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
-        y = self.norm(self.recur(h) + torch.addmm(drive, x, self.mix_state.weight.t()))  # (B, D)
-        gates = self.gates(self.more(y))  # (B, 3·D), for each block: reset, candidate, update
-        if self.blocks > 1:
-            gates = gates.view(len(h), self.blocks, 3, -1).transpose(1, 2).reshape(len(h), -1)
-        reset, candidate, update = gates.chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        return torch.lerp(h, candidate, torch.sigmoid(update - 1.0))
+        y = self.norm(blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, drive)))  # (B, D)
+        y = self.more(y)
+        if self.blocks > 1 and not torch.is_grad_enabled():
+            return self._update_blocks(h, y)
+        gates = self.gates(y).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
+        reset, candidate, update = gates.unbind(2)
+        candidate = tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(h.view_as(candidate), candidate, torch.sigmoid(update - 1.0)).view_as(h)
+
+    def _update_blocks(self, h: Tensor, y: Tensor) -> Tensor:
+        """The same block after block: with many rows, what one block needs stays in the cache."""
+        out = torch.empty_like(h)
+        width = self.deter // self.blocks
+        biases = self.gates.bias.view(self.blocks, 3 * width)
+        for weight, bias, h_in, y_in, h_out in zip(
+            self.gates.weight,
+            biases,
+            h.split(width, -1),
+            y.split(width, -1),
+            out.split(width, -1),
+            strict=True,
+        ):
+            reset, candidate, update = affine(y_in, weight.t(), bias).chunk(3, -1)
+            candidate = reset.sigmoid().mul_(candidate).mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh
+            torch.lerp(h_in, candidate, update.sub(1.0).sigmoid_(), out=h_out)
+        return out
 
     def select(self, states: Tensor, b: Tensor, t: Tensor) -> Tensor:
         return states[b, t]
@@ -97,6 +119,11 @@ class BlockGRU(nn.Module):
 
     def unpack(self, packed: Tensor) -> Tensor:
         return packed
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent, 2σ(2x) − 1: on a CPU torch's sigmoid takes a fourth of its tanh's time."""
+    return torch.sigmoid(2.0 * x) * 2.0 - 1.0
 
 
 def make_sequence(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-NORM_EPS = 1e-4
+from worldmodel.norm_silu import NormSiLU, norm_silu, norm_silu_backward
+from worldmodel.products import Affine, affine, blockwise, product
 
 
 def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
@@ -33,6 +33,14 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         init_weight(self.weight, self.in_features, self._scale)
         nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features)
+        if torch.is_grad_enabled():
+            out: Tensor = Affine.apply(rows, self.weight, self.bias)
+        else:
+            out = affine(rows, self.weight, self.bias)
+        return out.view(*x.shape[:-1], -1)
 
 
 def spread_biases(layer: nn.Linear, std: float) -> nn.Linear:
@@ -62,54 +70,57 @@ class BlockLinear(nn.Module):
         init_weight(self.weight, fan_in or in_features // blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.blocks == 1:
-            return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight[0]).view(*x.shape[:-1], -1)
-        rows = x.reshape(-1, self.blocks, self.weight.shape[1]).transpose(0, 1)  # (g, R, in/g)
-        out = torch.bmm(rows, self.weight).transpose(0, 1)  # (R, g, out/g)
-        return out.reshape(*x.shape[:-1], -1) + self.bias
-
-
-class _NormSiLU(torch.autograd.Function):
-    """SiLU(RMSNorm(x)) with a hand-written backward: fewer operations than autograd's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True).add_(NORM_EPS))  # (…, 1)
-        unit = x * inverse  # (…, D)
-        scaled = unit * scale
-        ctx.save_for_backward(unit, inverse, scale, scaled)
-        return F.silu(scaled)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        unit, inverse, scale, scaled = ctx.saved_tensors
-        grad = torch.ops.aten.silu_backward(grad, scaled)
-        grad_scale = (grad * unit).flatten(0, -2).sum(0)
-        grad = grad * scale
-        # d unit/d x is (I − unit·unitᵀ/D)/rms; ε only enters through `inverse`.
-        grad_x = torch.addcmul(grad, unit, (grad * unit).mean(-1, keepdim=True), value=-1.0)
-        return grad_x.mul_(inverse), grad_scale
-
-
-class NormSiLU(nn.Module):
-    """RMSNorm (ε = 1e-4, learned scale) followed by SiLU, on the last axis."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return _NormSiLU.apply(x, self.scale)
-        return F.silu(F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS))
+        return blockwise(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
 class MLP(nn.Sequential):
-    """`layers` times Linear → RMSNorm → SiLU; (…, in) → (…, units)."""
+    """`layers` times Linear → RMSNorm → SiLU; (…, in) → (…, units).
+
+    One autograd function for the whole stack: between its layers nothing is recorded.
+    """
 
     def __init__(self, in_features: int, units: int, layers: int) -> None:
         parts: list[nn.Module] = []
         for i in range(layers):
             parts += [Linear(units if i else in_features, units), NormSiLU(units)]
         super().__init__(*parts)
+
+    def layer(self, i: int) -> tuple[Linear, NormSiLU]:
+        linear, norm = self[2 * i], self[2 * i + 1]
+        assert isinstance(linear, Linear)
+        assert isinstance(norm, NormSiLU)
+        return linear, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not len(self) or not torch.is_grad_enabled():
+            return super().forward(x)
+        y = _Stack.apply(x.reshape(-1, x.shape[-1]), *self.parameters())
+        return y.view(*x.shape[:-1], -1)
+
+
+class _Stack(torch.autograd.Function):
+    """x (R, in), then weight, bias and scale of every layer → (R, units)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        saved = []
+        for weight, bias, scale in zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True):
+            y, unit, inverse = norm_silu(affine(x, weight, bias), scale)
+            saved += [x, unit, inverse]
+            x = y
+        ctx.save_for_backward(*saved, *parameters)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        half = len(ctx.saved_tensors) // 2
+        saved, parameters = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
+        gradients: list[Tensor | None] = []
+        for i in range(half - 3, -1, -3):
+            (x, unit, inverse), (weight, _, scale) = saved[i : i + 3], parameters[i : i + 3]
+            grad, grad_scale = norm_silu_backward(grad, unit, inverse, scale)
+            gradients = [product(grad.t(), x), grad.sum(0), grad_scale, *gradients]
+            if i or ctx.needs_input_grad[0]:
+                grad = product(grad, weight)
+        return (grad if ctx.needs_input_grad[0] else None, *gradients)

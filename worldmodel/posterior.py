@@ -8,7 +8,8 @@ that attention needs, and the fair control for it on the GRU.
 import torch
 from torch import Tensor, nn
 
-from worldmodel.layers import MLP, Linear, NormSiLU, init_weight
+from worldmodel.layers import MLP, Linear, init_weight
+from worldmodel.norm_silu import NormSiLU
 
 
 class CoupledPosterior(nn.Module):
@@ -21,13 +22,15 @@ class CoupledPosterior(nn.Module):
         # One layer on [h, embed]: both halves share its fan-in.
         init_weight(self.from_embed.weight, deter + embed)
         init_weight(self.from_deter.weight, deter + embed)
-        self.body = nn.Sequential(NormSiLU(units), MLP(units, units, layers - 1), Linear(units, latents))
+        self.norm = NormSiLU(units)
+        self.hidden = MLP(units, units, layers - 1)
+        self.out = Linear(units, latents)
 
     def prepare(self, embed: Tensor) -> Tensor:
         return self.from_embed(embed)  # (B, T, units)
 
     def forward(self, h: Tensor, prepared: Tensor) -> Tensor:
-        return self.body(torch.addmm(prepared, h, self.from_deter.weight.t()))
+        return self.out(self.hidden(self.norm(torch.addmm(prepared, h, self.from_deter.weight.t()))))
 
 
 class DecoupledPosterior(nn.Module):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.categorical import sample_straight_through, unimix_probs
+from worldmodel.gru import BlockGRU
 from worldmodel.layers import MLP, Linear
 from worldmodel.posterior import CoupledPosterior, DecoupledPosterior
+from worldmodel.scan import coupled_scan, covers
 from worldmodel.sequence import SequenceModel, State
 
 
@@ -73,11 +75,16 @@ class RSSM(nn.Module):
         """
         raise NotImplementedError
 
-    def imagine(self, action: Tensor, carry: Carry, noise: Tensor) -> tuple[Tensor, Carry]:
-        """One step of the prior: action (B, A), noise (B, S) → features (B, F), carry."""
-        h, state = self.sequence.step(carry.stoch, self.sequence.drive(action, None), None, carry.state)
+    def imagine(
+        self, drive: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
+    ) -> tuple[Tensor, Carry]:
+        """One step of the prior: the action's drive (B, ·), noise (B, S) → features (B, F), carry.
+
+        Without gradients the features may be written to `out`.
+        """
+        h, state = self.sequence.step(carry.stoch, drive, None, carry.state)
         stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
-        return torch.cat([h, stoch], -1), Carry(state, stoch)
+        return torch.cat([h, stoch], -1, out=out), Carry(state, stoch)
 
     def start(self, trajectory: Trajectory, b: Tensor, t: Tensor) -> tuple[Tensor, Carry]:
         """Features (N, F) and carries to imagine from: steps t (N,) of sequences b (N,)."""
@@ -110,6 +117,8 @@ class CoupledRSSM(RSSM):
     ) -> tuple[Trajectory, Carry]:
         prepared = self.posterior.prepare(embed)  # (B, T, units)
         drive = self.sequence.drive(action, is_first)  # (B, T, D)
+        if torch.is_grad_enabled() and covers(self.sequence, self.posterior):
+            return self._scan(self.sequence, prepared, drive, is_first, carry, noise)
         state, stoch = carry
         hs, zs, posts = [], [], []
         for e, u, first, noise_t in zip(
@@ -125,6 +134,32 @@ class CoupledRSSM(RSSM):
         features = torch.cat([h, torch.stack(zs, 1)], -1)
         trajectory = Trajectory(features, torch.stack(posts, 1), self._probs(self.prior(h)), h)
         return trajectory, Carry(state, stoch)
+
+    def _scan(
+        self,
+        sequence: BlockGRU,
+        prepared: Tensor,
+        drive: Tensor,
+        is_first: Tensor,
+        carry: Carry,
+        noise: Tensor,
+    ) -> tuple[Trajectory, Carry]:
+        """The same as the loop above, several times faster where gradients are wanted."""
+        out = coupled_scan(
+            sequence,
+            self.posterior,
+            self.unimix,
+            prepared.transpose(0, 1),
+            drive.transpose(0, 1),
+            is_first.t(),
+            noise.transpose(0, 1),
+            *carry,
+        )
+        h, stoch, posterior = (x.transpose(0, 1) for x in out)  # (B, T, ·)
+        h = h.contiguous()
+        features = torch.cat([h, stoch], -1)
+        trajectory = Trajectory(features, posterior, self._probs(self.prior(h)), h)
+        return trajectory, Carry(out.h[-1], out.z[-1])
 
 
 class DecoupledRSSM(RSSM):

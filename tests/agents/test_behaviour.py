@@ -77,7 +77,7 @@ def cross_entropy(logits, target, bins):
 def critic_loss(critic, features, target, slow_scale):
     """Regression to `target` and, scaled, to the slow critic's value."""
     with torch.no_grad():
-        logits, slow = critic.online(features).log_probs.numpy(), critic.slow(features).pred().numpy()
+        logits, slow = critic.online(features).logits.numpy(), critic.slow(features).pred().numpy()
     bins = critic.online.bins.numpy()
     return cross_entropy(logits, target, bins) + slow_scale * cross_entropy(logits, slow, bins)
 
@@ -149,12 +149,12 @@ def test_world_model_losses_do_not_reach_the_behaviour(agent, batch):
 def test_rollouts_start_at_the_last_steps_of_every_sequence(agent, batch):
     _, trajectory, _ = agent.world_model.loss(batch, generator=torch.Generator().manual_seed(2))
     rollout = agent.imagine(trajectory, STEPS - STARTS, torch.Generator().manual_seed(3))
-    assert rollout.features.shape == (BATCH * STARTS, HORIZON + 1, agent.world_model.features)
-    assert rollout.actions.shape == (BATCH * STARTS, HORIZON, ACTIONS)
+    assert rollout.features.shape == (HORIZON + 1, BATCH * STARTS, agent.world_model.features)
+    assert rollout.actions.shape == (HORIZON, BATCH * STARTS, ACTIONS)
     assert not rollout.features.requires_grad
-    starts = rollout.features[:, 0].view(BATCH, STARTS, -1)
+    starts = rollout.features[0].view(BATCH, STARTS, -1)
     assert torch.equal(starts, trajectory.features[:, -STARTS:])
-    assert torch.equal(rollout.actions.sum(-1), torch.ones(BATCH * STARTS, HORIZON))
+    assert torch.equal(rollout.actions.sum(-1), torch.ones(HORIZON, BATCH * STARTS))
 
 
 def test_imagination_has_no_gradient_and_is_reproducible(agent):
@@ -174,6 +174,11 @@ def test_imagination_has_no_gradient_and_is_reproducible(agent):
 
 
 # Values of the losses
+
+
+def rollout(features, actions):
+    """Rollouts of (N, H+1, F) features and (N, H, A) actions."""
+    return Rollout(features.transpose(0, 1), actions.transpose(0, 1))
 
 
 class Stub:
@@ -205,7 +210,7 @@ def test_behaviour_losses_against_numpy(config, parts):
     features[..., 1] = torch.rand(7, HORIZON + 1)
     features[..., 0] *= 30.0
     actions = torch.eye(ACTIONS)[torch.randint(ACTIONS, (7, HORIZON))].double()
-    result = behaviour_losses(Rollout(features, actions), Stub(), actor, critic, scale, config.agent)
+    result = behaviour_losses(rollout(features, actions), Stub(), actor, critic, scale, config.agent)
 
     reward, discount = features[..., 0].numpy(), features[..., 1].numpy()
     with torch.no_grad():
@@ -219,9 +224,10 @@ def test_behaviour_losses_against_numpy(config, parts):
     entropy = -(policy * np.log(policy)).sum(-1)
     policy_loss = -weight * (log_prob * advantage + config.agent.entropy * entropy)
     value_loss = weight * critic_loss(critic, features[:, :-1], returns, config.agent.slow_scale)
-    np.testing.assert_allclose(result.returns.numpy(), returns, rtol=1e-9)
-    np.testing.assert_allclose(result.losses["policy"].detach().numpy(), policy_loss, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(result.losses["value"].detach().numpy(), value_loss, rtol=1e-9)
+    losses = {name: loss.detach().numpy().T for name, loss in result.losses.items()}
+    np.testing.assert_allclose(result.returns.numpy().T, returns, rtol=1e-9)
+    np.testing.assert_allclose(losses["policy"], policy_loss, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(losses["value"], value_loss, rtol=1e-9)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -234,10 +240,10 @@ def test_policy_gradient_prefers_the_rewarded_action(config, parts, sign):
     actions = torch.eye(ACTIONS)[torch.arange(256) % ACTIONS].unsqueeze(1)  # (N, 1, A)
     ends = torch.zeros(256, 1, 4)  # the episode ends here
     ends[:, 0, 0] = sign * actions[:, 0, 0]
-    rollout = Rollout(torch.cat([start.expand(256, 1, 4), ends], 1), actions)
+    imagined = rollout(torch.cat([start.expand(256, 1, 4), ends], 1), actions)
     optimizer = torch.optim.SGD(actor.parameters(), 0.1)
     before = actor(start).probs[0].item()
-    behaviour_losses(rollout, Stub(), actor, critic, scale, settings).losses["policy"].mean().backward()
+    behaviour_losses(imagined, Stub(), actor, critic, scale, settings).losses["policy"].mean().backward()
     optimizer.step()
     assert sign * (actor(start).probs[0].item() - before) > 0.0
 
@@ -253,7 +259,7 @@ def test_critic_learns_the_returns(config, parts):
     optimizer = torch.optim.Adam(critic.online.parameters(), 0.02)
     for _ in range(200):
         optimizer.zero_grad()
-        losses = behaviour_losses(Rollout(features, actions), Stub(), actor, critic, scale, settings).losses
+        losses = behaviour_losses(rollout(features, actions), Stub(), actor, critic, scale, settings).losses
         losses["value"].sum().backward()
         optimizer.step()
     np.testing.assert_allclose(critic(features[:, 0]).pred().detach().numpy(), 5.0, rtol=0.05)

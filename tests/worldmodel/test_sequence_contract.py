@@ -131,7 +131,9 @@ def test_imagination_continues_the_trajectory(models, kind, seed, is_first):
     b, t = torch.arange(BATCH), torch.full((BATCH,), STEPS - 2)
     features, carry = model.rssm.start(trajectory, b, t)
     assert torch.equal(features, trajectory.features[:, -2])
-    imagined, after = model.rssm.imagine(inputs[1][:, -1], carry, inputs[4][:, -1])
+    imagined, after = model.rssm.imagine(
+        model.rssm.sequence.drive(inputs[1][:, -1], None), carry, inputs[4][:, -1]
+    )
     assert_close(imagined[:, :16], trajectory.features[:, -1, :16], **CLOSE)
     assert torch.equal(after.stoch, imagined[:, 16:])
     assert torch.equal(after.stoch.view(BATCH, 3, 4).sum(-1), torch.ones(BATCH, 3, dtype=torch.float64))

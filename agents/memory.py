@@ -1,0 +1,20 @@
+"""Keep freed memory for the next update instead of handing it back to the system.
+
+Every update allocates and frees the same large tensors. By default glibc maps the large ones
+afresh each time, and the kernel fills in their pages one by one: 15–20 % of an update at 1M.
+"""
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """For this process, from now on. Does nothing where the C library is not glibc."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    mallopt(M_MMAP_MAX, 0)  # all tensors from the heap
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)

@@ -1,0 +1,77 @@
+"""Dense products: the same numbers whichever library runs, and the same gradients as autograd's."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from worldmodel import products
+from worldmodel.layers import BlockLinear, Linear
+from worldmodel.products import affine, affine_add, blockwise, product
+
+LARGE, SMALL = 512, 3
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def double(*tensors):
+    return [x.double() for x in tensors]
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "torch"])
+def library(request, monkeypatch):
+    """With oneDNN where it is available and worthwhile, and without it."""
+    if not request.param:
+        monkeypatch.setattr(products, "_ONEDNN", False)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("rows", [LARGE, SMALL])
+@torch.no_grad()
+def test_products_against_float64(rows):
+    torch.manual_seed(0)
+    x, weight, bias, add = (torch.randn(*s) for s in ((rows, 96), (64, 96), (64,), (rows, 64)))
+    xd, wd, bd, ad = double(x, weight, bias, add)
+    assert_close(affine(x, weight, bias).double(), xd @ wd.T + bd, **CLOSE)
+    assert_close(affine(x, weight).double(), xd @ wd.T, **CLOSE)
+    assert_close(affine_add(x, weight, add).double(), xd @ wd.T + ad, **CLOSE)
+    assert torch.equal(add, ad.float())  # not overwritten
+    assert_close(product(x, weight.t()).double(), xd @ wd.T, **CLOSE)
+    assert_close(product(x.t(), add).double(), xd.T @ ad, rtol=1e-4, atol=1e-4)  # strided operands
+    assert_close(product(x[:, ::2], weight[:, ::2].t()).double(), xd[:, ::2] @ wd[:, ::2].T, **CLOSE)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("rows", [LARGE, SMALL])
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_blockwise_against_a_dense_matrix(rows, blocks):
+    torch.manual_seed(0)
+    layer = BlockLinear(128, 256, blocks)
+    layer.bias.data.normal_()
+    x, add = torch.randn(rows, 128), torch.randn(rows, 256)
+    dense = torch.block_diag(*layer.weight.double())
+    expected = x.double() @ dense + layer.bias.double()
+    for enabled in (True, False):  # autograd's own products, and ours
+        with torch.set_grad_enabled(enabled):
+            assert_close(layer(x).double(), expected, **CLOSE)
+            assert_close(blockwise(x, layer.weight, add).double(), x.double() @ dense + add, **CLOSE)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("rows", [LARGE, SMALL])
+def test_gradients_of_linear(rows):
+    torch.manual_seed(0)
+    layer, x, grad = Linear(96, 64), torch.randn(rows, 96, requires_grad=True), torch.randn(rows, 64)
+    layer(x).backward(grad)
+    expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    gradients = torch.autograd.grad(expected, [x, layer.weight, layer.bias], grad)
+    assert_close([x.grad, layer.weight.grad, layer.bias.grad], list(gradients), rtol=1e-4, atol=1e-4)
+
+
+def test_large_products_use_onednn_where_it_exists(monkeypatch):
+    if not products._ONEDNN:
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "LEAST", 1)
+    x, weight = torch.randn(4, 3), torch.randn(2, 3)
+    with torch.no_grad():
+        assert products._worthwhile(x, weight)
+        assert not products._worthwhile(x.double(), weight.double())
+    assert not products._worthwhile(x, weight)  # autograd would not follow it

@@ -1,0 +1,78 @@
+"""Dense products, on the fastest library at hand.
+
+torch multiplies float32 matrices on a CPU with MKL, which leaves half of what processors other
+than Intel's can do unused: on an AMD server oneDNN, part of the same torch, ran at 200 GFLOP/s
+where MKL ran at 92 (one thread; `python -m benchmarks.products` prints both). oneDNN takes
+longer to start and records no gradients: small products, and those that autograd follows, stay
+with MKL, so gradients are written by hand where speed counts. Elsewhere (GPUs, other types, builds
+without oneDNN) torch decides.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+LEAST = 2**20  # multiplications from which oneDNN is ahead
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·weightᵀ + bias: (R, in), (out, in), (out,) → (R, out)."""
+    if _worthwhile(x, weight):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def affine_add(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
+    """x·weightᵀ + add: (R, in), (out, in), (R, out) → (R, out)."""
+    if _worthwhile(x, weight):
+        return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, None, "add")
+    return torch.addmm(add, x, weight.t())
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a·b: (R, n), (n, m) → (R, m)."""
+    return affine(a, b.t())
+
+
+def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
+    """x (R, in) times the blocks (g, in/g, out/g), plus `add` (R, out) or (out,)."""
+    rows, blocks = len(x), len(weight)
+    if blocks == 1:
+        if add is None or add.dim() == 1:
+            return affine(x, weight[0].t(), add)
+        return affine_add(x, weight[0].t(), add)
+    parts = x.view(rows, blocks, -1).transpose(0, 1)  # (g, R, in/g)
+    if _worthwhile(parts[0], weight[0]):
+        out = torch.cat([product(part, w) for part, w in zip(parts, weight, strict=True)], -1)
+    else:
+        out = torch.bmm(parts, weight).transpose(0, 1).reshape(rows, -1)  # (R, out)
+    return out if add is None else out + add
+
+
+def _worthwhile(x: Tensor, weight: Tensor) -> bool:
+    return (
+        len(x) * weight.numel() >= LEAST
+        and _ONEDNN
+        and x.is_cpu
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+    )
+
+
+class Affine(torch.autograd.Function):
+    """`affine` with gradients by the same library."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return affine(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, product(grad.t(), x), grad.sum(0)
