@@ -92,35 +92,68 @@ class MLP(nn.Sequential):
         return linear, norm
 
     def forward(self, x: Tensor) -> Tensor:
-        if not len(self) or not torch.is_grad_enabled():
-            return super().forward(x)
-        y = _Stack.apply(x.reshape(-1, x.shape[-1]), *self.parameters())
+        if not len(self):
+            return x
+        rows = x.reshape(-1, x.shape[-1])
+        y = _Stack.apply(rows, *self.parameters()) if torch.is_grad_enabled() else self._values(rows)
         return y.view(*x.shape[:-1], -1)
+
+    def _values(self, x: Tensor) -> Tensor:
+        parameters = list(self.parameters())
+        out = x.new_empty(len(x), len(parameters[-1]))
+        for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+            for i in range(0, len(parameters), 3):
+                weight, bias, scale = parameters[i : i + 3]
+                last = i == len(parameters) - 3
+                y, _, _ = norm_silu(affine(y, weight, bias), scale, part if last else None)
+        return out
+
+
+ELEMENTS_AT_ONCE = 2**17
+"""Activations of one layer that are treated together: with those of its gradient they fit the L2 cache."""
 
 
 class _Stack(torch.autograd.Function):
-    """x (R, in), then weight, bias and scale of every layer → (R, units)."""
+    """x (R, in), then weight, bias and scale of every layer → (R, units); some rows after others."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        layers = list(zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True))
+        out = x.new_empty(len(x), len(parameters[-1]))
         saved = []
-        for weight, bias, scale in zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True):
-            y, unit, inverse = norm_silu(affine(x, weight, bias), scale)
-            saved += [x, unit, inverse]
-            x = y
-        ctx.save_for_backward(*saved, *parameters)
-        return x
+        for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+            for i, (weight, bias, scale) in enumerate(layers):
+                last = i == len(layers) - 1
+                inputs = y
+                y, unit, inverse = norm_silu(affine(inputs, weight, bias), scale, part if last else None)
+                saved += [inputs, unit, inverse]
+        ctx.save_for_backward(*parameters, *saved)
+        ctx.parameters = len(parameters)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        half = len(ctx.saved_tensors) // 2
-        saved, parameters = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
-        gradients: list[Tensor | None] = []
-        for i in range(half - 3, -1, -3):
-            (x, unit, inverse), (weight, _, scale) = saved[i : i + 3], parameters[i : i + 3]
-            grad, grad_scale = norm_silu_backward(grad, unit, inverse, scale)
-            gradients = [product(grad.t(), x), grad.sum(0), grad_scale, *gradients]
-            if i or ctx.needs_input_grad[0]:
-                grad = product(grad, weight)
-        return (grad if ctx.needs_input_grad[0] else None, *gradients)
+        parameters, saved = ctx.saved_tensors[: ctx.parameters], ctx.saved_tensors[ctx.parameters :]
+        gradients: list[Tensor] = []
+        grad_x = []
+        for part, g in enumerate(_parts(grad, grad)):
+            here: list[Tensor] = []
+            for i in range(len(parameters) - 3, -1, -3):
+                x, unit, inverse = saved[part * len(parameters) + i :][:3]
+                g, grad_scale = norm_silu_backward(g, unit, inverse, parameters[i + 2])
+                here = [product(g.t(), x), g.sum(0), grad_scale, *here]
+                if i or ctx.needs_input_grad[0]:
+                    g = product(g, parameters[i])
+            if ctx.needs_input_grad[0]:
+                grad_x.append(g)
+            if gradients:
+                torch._foreach_add_(gradients, here)
+            else:
+                gradients = here
+        return (torch.cat(grad_x) if grad_x else None, *gradients)
+
+
+def _parts(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """x (R, ·) cut into rows of which `like` (R, ·) has at most ELEMENTS_AT_ONCE elements."""
+    return x.split(max(1, ELEMENTS_AT_ONCE // like.shape[1])) if x.is_cpu else (x,)

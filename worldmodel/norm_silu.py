@@ -16,15 +16,15 @@ from torch.nn import functional as F
 NORM_EPS = 1e-4
 
 
-def norm_silu(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SiLU(RMSNorm(x)) over the last axis; overwrites x.
+def norm_silu(x: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """SiLU(RMSNorm(x)) over the last axis, written to `out` if given; overwrites x.
 
     Returns:
         y (…, D); unit (…, D), x/rms in the memory of x; inverse (…, 1), 1/rms.
     """
     inverse = _inverse(x)
     unit = x.mul_(inverse)
-    return F.silu(unit * scale, inplace=True), unit, inverse
+    return F.silu(torch.mul(unit, scale, out=out), inplace=True), unit, inverse
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -54,10 +54,12 @@ def coupled_scan(
             part of the GRU's hidden layer. is_first: (T, B). noise: (T, B, S), U[0, 1).
         state: (B, D) and stoch: (B, S·K), before the first step.
     """
+    # On a CPU it is cheap to ask which steps begin an episode in some row: most do in none.
+    some_first = is_first.any(1).tolist() if is_first.is_cpu else [True] * len(is_first)
     deter_in, deter_norm = sequence.deter_in.layer(0)
     stoch_in, stoch_norm = sequence.stoch_in.layer(0)
     outputs = _CoupledScan.apply(
-        unimix, prepared, drive, (1.0 - is_first).unsqueeze(-1), noise, state, stoch,
+        unimix, some_first, prepared, drive, (1.0 - is_first).unsqueeze(-1), noise, state, stoch,
         deter_in.weight, deter_in.bias, stoch_in.weight, stoch_in.bias,
         torch.stack([deter_norm.scale, stoch_norm.scale]),
         sequence.recur.weight, sequence.mix_state.weight, sequence.norm.scale,
@@ -70,8 +72,8 @@ def coupled_scan(
 class _CoupledScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, unimix: float, prepared: Tensor, drive: Tensor, keep: Tensor, noise: Tensor,
-        h: Tensor, z: Tensor,
+        ctx: Any, unimix: float, some_first: list[bool],
+        prepared: Tensor, drive: Tensor, keep: Tensor, noise: Tensor, h: Tensor, z: Tensor,
         w_h: Tensor, b_h: Tensor, w_z: Tensor, b_z: Tensor, s_x: Tensor,
         w_recur: Tensor, w_mix: Tensor, s_y: Tensor, w_gates: Tensor, b_gates: Tensor,
         w_q: Tensor, s_q: Tensor, w_out: Tensor, b_out: Tensor,
@@ -82,7 +84,7 @@ class _CoupledScan(torch.autograd.Function):
         b_gates = b_gates.view(blocks, 3, -1) - b_gates.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
         kept = _Kept()
         for t in range(len(drive)):
-            h_in, z_in = h * keep[t], z * keep[t]
+            h_in, z_in = (h * keep[t], z * keep[t]) if some_first[t] else (h, z)
             x_pre = torch.cat([affine(h_in, w_h, b_h), affine(z_in, w_z, b_z)], -1)
             x, x_unit, x_inverse = norm_silu(x_pre.view(rows, 2, -1), s_x)
             x = x.view(rows, -1)  # (B, 2·hidden)
@@ -104,7 +106,7 @@ class _CoupledScan(torch.autograd.Function):
             )  # fmt: skip
         saved = kept.stacked()
         outputs = saved["h"], saved.pop("z"), saved.pop("posterior")
-        ctx.unimix, ctx.names = unimix, list(saved)
+        ctx.unimix, ctx.some_first, ctx.names = unimix, some_first, list(saved)
         ctx.save_for_backward(
             keep, w_h, w_z, s_x, w_recur, w_mix, s_y, w_gates, w_q, s_q, w_out, *saved.values()
         )
@@ -147,7 +149,9 @@ class _CoupledScan(torch.autograd.Function):
             g_x = product(g_y_pre, w_mix).view(rows, 2, -1)
             g_x_pre = _through(g_x, x_slope[t], a["x_unit"][t])
             next_h = blockwise(g_y_pre, w_recur.mT, affine_add(g_x_pre[:, 0], w_h.t(), g_h * stay[t]))
-            next_h, next_z = next_h * keep[t], product(g_x_pre[:, 1], w_z) * keep[t]
+            next_z = product(g_x_pre[:, 1], w_z)
+            if ctx.some_first[t]:
+                next_h, next_z = next_h * keep[t], next_z * keep[t]
             g.add(
                 logits=g_logits, q=g_q, q_pre=g_q_pre, gates=g_gates, y=g_y, y_pre=g_y_pre, x=g_x,
                 x_pre=g_x_pre,
@@ -163,7 +167,7 @@ class _CoupledScan(torch.autograd.Function):
 
         h_pre, z_pre = g_all["x_pre"].unbind(2)
         return (
-            None, g_all["q_pre"], g_all["y_pre"], None, None, next_h, next_z,
+            None, None, g_all["q_pre"], g_all["y_pre"], None, None, next_h, next_z,
             outer(h_pre, a["h_in"]), h_pre.sum((0, 1)), outer(z_pre, a["z_in"]), z_pre.sum((0, 1)),
             scale(g_all["x"], x_gain),
             _block_product(a["h_in"], g_all["y_pre"], blocks), outer(g_all["y_pre"], a["x"]),
