@@ -2,7 +2,8 @@
 
 Parts: replay (sample, gather, write back), world model forward, imagination, behaviour (actor and
 critic forward), backward, optimizer (AGC, LaProp, slow critic). Batches come from a replay buffer
-filled by random play on CartPole. B, T, H and the imagination starts default to DreamerV3's.
+filled by random play on CartPole. B, T, H and the imagination starts default to DreamerV3's. Two
+floors are printed beside, see benchmarks/roofline.py (they are the CPU's: left out on a GPU).
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 from agents.command_line import load_config
 from agents.learner import Learner
 from agents.training import Run
+from benchmarks.roofline import count, measure_rates
 
 PARTS = ("replay", "world_model", "imagination", "behaviour", "backward", "optimizer")
 
@@ -37,6 +39,11 @@ def main() -> None:
         f"threads={a.threads} device={a.device} torch={torch.__version__}; median ms of {a.updates} updates"
     )
     print(f"{'size':>6} {'parameters':>11} {'update':>9} " + " ".join(f"{part:>11}" for part in PARTS))
+    rates = None
+    if a.device == "cpu":
+        torch.set_num_threads(a.threads)
+        rates = measure_rates()
+        print(f"machine: {rates.gflops:.0f} GFLOP/s, {rates.gigabytes:.1f} GB/s")
     for size in a.sizes:
         overrides = [
             f"world_model={size}",
@@ -54,12 +61,18 @@ def main() -> None:
             for _ in range(a.batch * a.length + a.length):
                 run.collector.step(random=True)
             total, parts = measure(run.learner, a.updates)
-            count = sum(p.numel() for p in run.agent.trainable())
+            parameters = sum(p.numel() for p in run.agent.trainable())
+            work = count(run.learner.update) if rates else None
             run.close()
-        print(
-            f"{size:>6} {count:>11,} {total:>9.1f} " + " ".join(f"{parts[part]:>11.1f}" for part in PARTS),
-            flush=True,
-        )
+        times = " ".join(f"{parts[part]:>11.1f}" for part in PARTS)
+        print(f"{size:>6} {parameters:>11,} {total:>9.1f} {times}", flush=True)
+        if rates and work:
+            arithmetic, traffic = work.gflop / rates.gflops * 1e3, work.gigabytes / rates.gigabytes * 1e3
+            print(
+                f"{'':>6} {work.gflop:.1f} GFLOP: at least {arithmetic:.1f} ms, {arithmetic / total:.0%} of the "
+                f"update; {work.gigabytes:.2f} GB moved: {traffic:.1f} ms without caches",
+                flush=True,
+            )
 
 
 def measure(learner: Learner, updates: int, warmup: int = 3) -> tuple[float, dict[str, float]]:
