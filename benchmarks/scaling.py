@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
-    print(
-        f"{a.size}, B=16 T=32 H=15 unless varied, all states imagined from, threads={a.threads}, ms per update"
-    )
+    print(f"{a.size}, ms per update; B=16 T=32 H=15 unless varied, T starts per row, threads={a.threads}")
     for name, values in VALUES.items():
         times = [update_time(a.size, a.threads, a.device, a.updates, BASE | {name: v}) for v in values]
         exponent = np.polyfit(np.log(values), np.log(times), 1)[0]

@@ -69,8 +69,8 @@ def main() -> None:
         if rates and work:
             arithmetic, traffic = work.gflop / rates.gflops * 1e3, work.gigabytes / rates.gigabytes * 1e3
             print(
-                f"{'':>6} {work.gflop:.1f} GFLOP: at least {arithmetic:.1f} ms, {arithmetic / total:.0%} of the "
-                f"update; {work.gigabytes:.2f} GB moved: {traffic:.1f} ms without caches",
+                f"{'':>6} {work.gflop:.1f} GFLOP: at least {arithmetic:.1f} ms, {arithmetic / total:.0%} "
+                f"of the update; {work.gigabytes:.2f} GB moved: {traffic:.1f} ms without caches",
                 flush=True,
             )
 
