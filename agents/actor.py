@@ -14,6 +14,8 @@ from worldmodel.layers import MLP, Linear
 class Policy(Protocol):
     """A distribution over actions; actions are vectors (…, A), one-hot if discrete."""
 
+    actions: str  # "discrete" or "continuous"
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
 
     def mode(self) -> Tensor: ...
@@ -25,6 +27,8 @@ class Policy(Protocol):
 
 class CategoricalPolicy:
     """One of A actions, mixed with 1 % uniform so that none ever dies out."""
+
+    actions = "discrete"
 
     def __init__(self, logits: Tensor, unimix: float) -> None:
         self.probs = unimix_probs(logits, unimix)  # (…, A)
@@ -45,6 +49,8 @@ class CategoricalPolicy:
 
 class BoundedNormal:
     """Normal with mean tanh(m) and deviation in (low, high); the environment clips the actions."""
+
+    actions = "continuous"
 
     def __init__(self, mean: Tensor, raw_std: Tensor, low: float, high: float) -> None:
         self.mean = torch.tanh(mean)  # (…, A)

@@ -6,6 +6,7 @@ from envs.config import EnvConfig
 from worldmodel.config import SequenceConfig, WorldModelConfig, check_scales
 
 LOSSES = ("policy", "value", "replay_value")
+ACTIONS = ("discrete", "continuous")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class AgentConfig:
     imagination_horizon: int = field(metadata={"min": 1})  # H
     imagination_starts: int = field(metadata={"min": 2})  # start states per sequence, the last ones
     unimix: float = field(metadata={"min": 0.0, "max": 0.5})
-    entropy: float = field(metadata={"min": 0.0})
+    entropy: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys ACTIONS
     min_std: float = field(metadata={"above": 0.0})
     max_std: float = field(metadata={"above": 0.0})
     average_rate: float = field(metadata={"above": 0.0, "max": 1.0})  # of the actor that is evaluated
@@ -33,6 +34,7 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         check_scales("agent.loss_scales", self.loss_scales, LOSSES)
+        check_scales("agent.entropy", self.entropy, ACTIONS)
         low, high = self.return_percentiles
         if not 0.0 <= low < high <= 100.0:
             raise ValueError(f"agent.return_percentiles=[{low}, {high}] must rise from 0 to 100")

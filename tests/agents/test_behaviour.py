@@ -27,7 +27,7 @@ def config(make_config):
         *("world_model.units=8", "world_model.deter=16", "world_model.hidden=8", "world_model.stoch=3"),
         *("world_model.classes=4", "world_model.bins=21", "world_model.standardize=false"),
         *(f"train.batch_length={STEPS}", f"agent.imagination_starts={STARTS}"),
-        *(f"agent.imagination_horizon={HORIZON}", "agent.slow_scale=0.5", "agent.entropy=0.01"),
+        *(f"agent.imagination_horizon={HORIZON}", "agent.slow_scale=0.5", "agent.entropy.discrete=0.01"),
     )
 
 
@@ -222,7 +222,7 @@ def test_behaviour_losses_against_numpy(config, parts):
     weight = np.cumprod(discount, 1)[:, :-1]
     log_prob = np.log((policy * actions.numpy()).sum(-1))
     entropy = -(policy * np.log(policy)).sum(-1)
-    policy_loss = -weight * (log_prob * advantage + config.agent.entropy * entropy)
+    policy_loss = -weight * (log_prob * advantage + config.agent.entropy["discrete"] * entropy)
     value_loss = weight * critic_loss(critic, features[:, :-1], returns, config.agent.slow_scale)
     losses = {name: loss.detach().numpy().T for name, loss in result.losses.items()}
     np.testing.assert_allclose(result.returns.numpy().T, returns, rtol=1e-9)
@@ -234,7 +234,7 @@ def test_behaviour_losses_against_numpy(config, parts):
 def test_policy_gradient_prefers_the_rewarded_action(config, parts, sign):
     """One step of imagination: action 0 is rewarded with `sign`, action 1 with nothing."""
     actor, critic, scale = parts
-    settings = replace(config.agent, entropy=0.0)
+    settings = replace(config.agent, entropy={"discrete": 0.0, "continuous": 0.0})
     torch.manual_seed(1)
     start = torch.tensor([0.0, 1.0, 0.3, -0.2])  # no reward, goes on
     actions = torch.eye(ACTIONS)[torch.arange(256) % ACTIONS].unsqueeze(1)  # (N, 1, A)

@@ -54,6 +54,19 @@ def test_unimix():
     torch.testing.assert_close(extreme, torch.tensor([0.0025, 0.9925, 0.0025, 0.0025]))
 
 
+@pytest.mark.parametrize("classes", [2, 4, 15, 16, 40])
+def test_unimix_of_few_and_many_classes(classes):
+    logits = 3.0 * torch.randn(3, 5, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits.requires_grad_()
+    weight = torch.randn(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    probs = unimix_probs(logits, 0.01)
+    expected = 0.99 * torch.softmax(logits, -1) + 0.01 / classes
+    torch.testing.assert_close(probs, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        gradient((probs * weight).sum(), logits), gradient((expected * weight).sum(), logits)
+    )
+
+
 # Draws
 
 

@@ -85,8 +85,27 @@ def test_two_hot_loss_is_the_cross_entropy(dtype, rtol):
     np.testing.assert_allclose(loss.numpy(), expected, rtol=rtol)
 
 
-def test_two_hot_prediction():
-    logits = np.random.default_rng(1).normal(size=(6, 41))
+def test_two_hot_loss_to_several_targets():
+    torch.manual_seed(0)
+    bins = symexp_bins(41, -5.0, 5.0).double()
+    logits = torch.randn(3, 4, 41, dtype=torch.float64, requires_grad=True)
+    one, two, weight = (5.0 * torch.randn(3, 4, dtype=torch.float64) for _ in range(3))
+    two[0, 0] = one[0, 0]  # the same two bins
+    output = TwoHot(logits, bins)
+    both = output.loss(one, two, scales=(1.0, 0.3))
+    separate = output.loss(one) + 0.3 * output.loss(two)
+    torch.testing.assert_close(both, separate)
+    vectors = [torch.from_numpy(two_hot(target.numpy(), bins.numpy())) for target in (one, two)]
+    plain = -((vectors[0] + 0.3 * vectors[1]) * torch.log_softmax(logits, -1)).sum(-1)
+    gradients = [torch.autograd.grad((loss * weight).sum(), logits)[0] for loss in (both, separate, plain)]
+    torch.testing.assert_close(both, plain)
+    torch.testing.assert_close(gradients[0], gradients[2])
+    torch.testing.assert_close(gradients[1], gradients[2])
+
+
+@pytest.mark.parametrize("rows", [6, 2500])  # less, and more, than what is treated at once
+def test_two_hot_prediction(rows):
+    logits = np.random.default_rng(1).normal(size=(rows, 41))
     bins = symexp_bins(41, -5.0, 5.0).double()
     expected = (np.exp(log_softmax(logits)) * bins.numpy()).sum(-1)
     np.testing.assert_allclose(TwoHot(torch.from_numpy(logits), bins).pred().numpy(), expected, rtol=1e-11)

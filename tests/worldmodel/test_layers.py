@@ -147,3 +147,26 @@ def test_mlp_without_layers_is_the_identity():
     x = torch.randn(3, 4)
     module: nn.Module = MLP(4, 6, 0)
     assert torch.equal(module(x), x)
+
+
+@pytest.mark.parametrize("rows", [7, 23])  # less, and more, than what is treated at once
+@pytest.mark.parametrize("inner", [True, False])  # whether the input wants a gradient
+def test_mlp_gradients_equal_autograd(monkeypatch, rows, inner):
+    monkeypatch.setattr("worldmodel.layers.ELEMENTS_AT_ONCE", 60)  # ten rows
+    module = MLP(4, 6, 3).double()
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.add_(0.3 * double(*parameter.shape, seed=i))
+    x, weight = double(rows, 4).requires_grad_(inner), double(rows, 6, seed=1)
+    wanted = [x, *module.parameters()] if inner else list(module.parameters())
+    y = x
+    for linear, norm in map(module.layer, range(3)):
+        y = torch.nn.functional.linear(y, linear.weight, linear.bias)
+        y = y * torch.rsqrt((y * y).mean(-1, keepdim=True) + 1e-4) * norm.scale
+        y = y * torch.sigmoid(y)
+    plain = torch.autograd.grad((y * weight).sum(), wanted)
+    torch.testing.assert_close(module(x), y, rtol=1e-10, atol=1e-12)
+    ours = torch.autograd.grad((module(x) * weight).sum(), wanted)
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), y.detach(), rtol=1e-10, atol=1e-12)
