@@ -12,10 +12,10 @@ from agents.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for i in range(6):
-    if i == 2:
+for i in range(12):
+    if i == 8:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    tensors = [torch.ones(k * 2**20) for k in (1, 4, 2, 3)]  # 4 to 16 MiB each
+    tensors = [torch.ones(k * 2**20) for k in (1, 10, 4, 2)]  # up to 40 MiB
     del tensors  # freed together, as at the end of an update
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
