@@ -14,7 +14,7 @@ from worldmodel.layers import MLP, Linear
 class Policy(Protocol):
     """A distribution over actions; actions are vectors (…, A), one-hot if discrete."""
 
-    actions: str  # "discrete" or "continuous"
+    kind: str  # "discrete" or "continuous"
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
 
@@ -28,7 +28,7 @@ class Policy(Protocol):
 class CategoricalPolicy:
     """One of A actions, mixed with 1 % uniform so that none ever dies out."""
 
-    actions = "discrete"
+    kind = "discrete"
 
     def __init__(self, logits: Tensor, unimix: float) -> None:
         self.probs = unimix_probs(logits, unimix)  # (…, A)
@@ -50,7 +50,7 @@ class CategoricalPolicy:
 class BoundedNormal:
     """Normal with mean tanh(m) and deviation in (low, high); the environment clips the actions."""
 
-    actions = "continuous"
+    kind = "continuous"
 
     def __init__(self, mean: Tensor, raw_std: Tensor, low: float, high: float) -> None:
         self.mean = torch.tanh(mean)  # (…, A)
@@ -76,7 +76,7 @@ class CategoricalActor(nn.Module):
 
     def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
         super().__init__()
-        self.actions, self.unimix = actions, unimix
+        self.count, self.unimix = actions, unimix
         self.body = nn.Sequential(MLP(features, units, layers), Linear(units, actions, scale=0.01))
 
     def forward(self, features: Tensor) -> CategoricalPolicy:

@@ -47,7 +47,7 @@ def behaviour_losses(
     policy = actor(features[:-1])
     log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (H, N)
     losses = {
-        "policy": -weight * (log_prob * advantage + config.entropy[policy.actions] * entropy),
+        "policy": -weight * (log_prob * advantage + config.entropy[policy.kind] * entropy),
         "value": weight * critic.loss(output, features[:-1], returns, config.slow_scale),
     }
     metrics = {

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 
 from envs.config import EnvConfig
-from worldmodel.config import SequenceConfig, WorldModelConfig, check_scales
+from worldmodel.config import SequenceConfig, WorldModelConfig, check_keys
 
 LOSSES = ("policy", "value", "replay_value")
-ACTIONS = ("discrete", "continuous")
+ACTION_KINDS = ("discrete", "continuous")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class AgentConfig:
     imagination_horizon: int = field(metadata={"min": 1})  # H
     imagination_starts: int = field(metadata={"min": 2})  # start states per sequence, the last ones
     unimix: float = field(metadata={"min": 0.0, "max": 0.5})
-    entropy: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys ACTIONS
+    entropy: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys ACTION_KINDS
     min_std: float = field(metadata={"above": 0.0})
     max_std: float = field(metadata={"above": 0.0})
     average_rate: float = field(metadata={"above": 0.0, "max": 1.0})  # of the actor that is evaluated
@@ -33,8 +33,8 @@ class AgentConfig:
     loss_scales: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys LOSSES
 
     def __post_init__(self) -> None:
-        check_scales("agent.loss_scales", self.loss_scales, LOSSES)
-        check_scales("agent.entropy", self.entropy, ACTIONS)
+        check_keys("agent.loss_scales", self.loss_scales, LOSSES)
+        check_keys("agent.entropy", self.entropy, ACTION_KINDS)
         low, high = self.return_percentiles
         if not 0.0 <= low < high <= 100.0:
             raise ValueError(f"agent.return_percentiles=[{low}, {high}] must rise from 0 to 100")

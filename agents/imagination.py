@@ -47,6 +47,6 @@ def make_drive(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
     if not isinstance(actor, CategoricalActor):
         return lambda action: rssm.sequence.drive(action, None)
     weight = next(rssm.parameters())
-    eye = torch.eye(actor.actions, dtype=weight.dtype, device=weight.device)
+    eye = torch.eye(actor.count, dtype=weight.dtype, device=weight.device)
     table = rssm.sequence.drive(eye, None)  # (A, ·)
     return lambda action: table.index_select(0, action.argmax(-1))

@@ -5,15 +5,15 @@ afresh each time, and the kernel fills in their pages one by one: 15–20 % of a
 """
 
 import ctypes
+import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def keep_freed_memory() -> None:
     """For this process, from now on. Does nothing where the C library is not glibc."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
         return
     mallopt(M_MMAP_MAX, 0)  # all tensors from the heap
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

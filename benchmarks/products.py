@@ -46,10 +46,13 @@ def measure(rows: int, inputs: int, outputs: int, seconds: float) -> tuple[float
     """GFLOP/s of MKL, of oneDNN, and of `products.affine`, which chooses between them."""
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
     flops = 2e-9 * rows * inputs * outputs
-    onednn = torch.ops.mkldnn._linear_pointwise
+    direct = float("nan")
+    if products._ONEDNN:
+        onednn = torch.ops.mkldnn._linear_pointwise
+        direct = flops / typical_seconds(lambda: onednn(x, weight, bias, "none", [], ""), seconds)
     return (
         flops / typical_seconds(lambda: torch.addmm(bias, x, weight.t()), seconds),
-        flops / typical_seconds(lambda: onednn(x, weight, bias, "none", [], ""), seconds),
+        direct,
         flops / typical_seconds(lambda: products.affine(x, weight, bias), seconds),
     )
 

@@ -1,9 +1,9 @@
-"""The least time that an update's arithmetic and its memory traffic take on this machine.
+"""The least time that an update's arithmetic takes on this machine, and a measure of its traffic.
 
-Multiplications of all matrix products are counted while one update runs (torch's own counter), and
-the bytes of all tensors that its operations read and write. Divided by the machine's measured
-rates they give two floors; no rearrangement of the same operations gets under the first, while
-operations that are fused or stay in a cache get under the second.
+The multiplications of all matrix products are counted while one update runs (torch's own counter);
+divided by the best measured rate they give a floor that no rearrangement of the same products gets
+under. The bytes of all tensors that operations read and write, divided by the bandwidth of a large
+copy, are a reference, not a floor: what is fused or stays in a cache costs less.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,11 @@ class Rates(NamedTuple):
     gigabytes: float  # per second, of a copy much larger than the caches
 
 
+_MOVE_NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view")
+
+
 class _Traffic(TorchDispatchMode):
-    """Sums the bytes of what every operation reads and writes; views move nothing."""
+    """Sums the bytes of what every operation reads and writes; views and allocations move nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,15 +40,14 @@ class _Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.bytes += sum(
-                t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if torch.is_tensor(t)
-            )
+        if not func.is_view and func.overloadpacket.__name__ not in _MOVE_NOTHING:
+            tensors = {id(t): t for t in tree_leaves((args, kwargs, out)) if torch.is_tensor(t)}
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
         return out
 
 
 def count(update: Callable[[], object]) -> Work:
-    """Run one update and count. oneDNN's products are routed through torch's, which it can count."""
+    """Run one update and count, with oneDNN's products routed through torch's: those can be counted."""
     onednn, products._ONEDNN = products._ONEDNN, False
     try:
         with FlopCounterMode(display=False) as flops, _Traffic() as traffic:

@@ -2,8 +2,8 @@
 
 Parts: replay (sample, gather, write back), world model forward, imagination, behaviour (actor and
 critic forward), backward, optimizer (AGC, LaProp, slow critic). Batches come from a replay buffer
-filled by random play on CartPole. B, T, H and the imagination starts default to DreamerV3's. Two
-floors are printed beside, see benchmarks/roofline.py (they are the CPU's: left out on a GPU).
+filled by random play on CartPole. B, T, H and the imagination starts default to DreamerV3's. Beside
+it stand the floor of the counted arithmetic and the traffic, see benchmarks/roofline.py (CPU only).
 """
 
 import argparse

@@ -32,7 +32,7 @@ class WorldModelConfig:
     loss_scales: dict[str, float] = field(metadata={"min": 0.0})  # exactly the keys LOSSES
 
     def __post_init__(self) -> None:
-        check_scales("world_model.loss_scales", self.loss_scales, LOSSES)
+        check_keys("world_model.loss_scales", self.loss_scales, LOSSES)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class SequenceConfig:
             )
 
 
-def check_scales(path: str, scales: dict[str, float], losses: tuple[str, ...]) -> None:
-    """Raises ValueError unless the keys of `scales` are exactly `losses`."""
-    wrong = sorted(set(scales) ^ set(losses))
+def check_keys(path: str, values: dict[str, float], keys: tuple[str, ...]) -> None:
+    """Raises ValueError unless the keys of `values` are exactly `keys`."""
+    wrong = sorted(set(values) ^ set(keys))
     if wrong:
-        raise ValueError(f"{path} must have exactly the keys {', '.join(losses)}: check {', '.join(wrong)}")
+        raise ValueError(f"{path} must have exactly the keys {', '.join(keys)}: check {', '.join(wrong)}")

@@ -19,7 +19,7 @@ from worldmodel.standardize import Standardize, Symlog, Unchanged
 class Batch:
     """B replayed sequences of T steps. Row t holds o_t, what led to it, and how it ended.
 
-    `previous_action` is a_{t-1} (B, T, A), zeros where `is_first`; `reward` is r_t, received on
+    `previous_action` is a_{t-1} (B, T, A), without effect where `is_first`; `reward` is r_t, received on
     reaching o_t. `is_last` marks an episode's final observation, `is_terminal` those final
     observations that are no mere time-outs. `carry` is the stored state before the first row.
     """

@@ -51,7 +51,7 @@ def norm_silu_backward(grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tenso
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        y, unit, inverse = norm_silu(x.clone(), scale)
+        y, unit, inverse = norm_silu(x.clone(memory_format=torch.contiguous_format), scale)
         ctx.save_for_backward(unit, inverse, scale)
         return y
 

@@ -21,6 +21,8 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ + bias: (R, in), (out, in), (out,) → (R, out)."""
     if _worthwhile(x, weight):
+        # The kernel ignores the strides of the bias.
+        bias = None if bias is None else bias.contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
@@ -57,7 +59,7 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
         len(x) * weight.numel() >= LEAST
         and _ONEDNN
         and x.is_cpu
-        and x.dtype == torch.float32
+        and x.dtype == weight.dtype == torch.float32
         and not torch.is_grad_enabled()
     )
 

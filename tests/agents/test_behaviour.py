@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actor import CategoricalActor
+from agents.actor import BoundedNormalActor, CategoricalActor
 from agents.behaviour import behaviour_losses, replay_value_loss
 from agents.critic import Critic
 from agents.dreamer import Dreamer
@@ -173,6 +173,22 @@ def test_imagination_has_no_gradient_and_is_reproducible(agent):
     assert not torch.equal(rollout.features, roll(1).features)
 
 
+@pytest.mark.parametrize("discrete", [True, False])
+def test_rollouts_follow_their_actions(config, discrete):
+    """Each step is the world model's under the action of the rollout, looked up or not."""
+    torch.manual_seed(0)
+    agent = Dreamer(config, ObservationSpec(4, False), ActionSpec(3, discrete))
+    rssm = agent.world_model.rssm
+    seed = torch.Generator().manual_seed(5)
+    rollout = imagine(rssm, agent.actor, torch.randn(7, rssm.features), rssm.initial(7), HORIZON, seed)
+    assert not discrete or rollout.actions.sum((0, 1)).gt(0).all()  # every row of the table is used
+    noise, carry = rssm.noise(HORIZON, 7, generator=torch.Generator().manual_seed(5)), rssm.initial(7)
+    with torch.no_grad():
+        for t in range(HORIZON):
+            features, carry = rssm.imagine(rssm.sequence.drive(rollout.actions[t], None), carry, noise[t])
+            torch.testing.assert_close(features, rollout.features[t + 1])
+
+
 # Values of the losses
 
 
@@ -228,6 +244,26 @@ def test_behaviour_losses_against_numpy(config, parts):
     np.testing.assert_allclose(result.returns.numpy().T, returns, rtol=1e-9)
     np.testing.assert_allclose(losses["policy"], policy_loss, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(losses["value"], value_loss, rtol=1e-9)
+
+
+def test_entropy_weighs_by_kind_of_action(config, parts):
+    critic, scale = parts[1], parts[2]
+    features, weight = torch.rand(7, HORIZON + 1, 4), {"discrete": 1.0, "continuous": 100.0}
+    actors = {
+        "discrete": (parts[0], torch.eye(ACTIONS)[torch.zeros(7, HORIZON, dtype=torch.long)]),
+        "continuous": (BoundedNormalActor(4, 1, 8, 1, 0.1, 1.0), torch.rand(7, HORIZON, 1)),
+    }
+    for kind, (actor, actions) in actors.items():
+        state = copy.deepcopy(scale.state_dict())
+        losses = []
+        for entropy in (weight, dict.fromkeys(weight, 0.0)):
+            scale.load_state_dict(state)
+            settings = replace(config.agent, entropy=entropy)
+            arguments = (rollout(features, actions), Stub(), actor, critic, scale, settings)
+            losses.append(behaviour_losses(*arguments).losses["policy"])
+        reached = torch.cumprod(features[..., 1], 1)[:, :-1].T  # the probability of each step
+        expected = -reached * weight[kind] * actor(features[:, :-1]).entropy().T
+        torch.testing.assert_close(losses[0] - losses[1], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -32,6 +32,9 @@ def test_products_against_float64(rows):
     xd, wd, bd, ad = double(x, weight, bias, add)
     assert_close(affine(x, weight, bias).double(), xd @ wd.T + bd, **CLOSE)
     assert_close(affine(x, weight).double(), xd @ wd.T, **CLOSE)
+    strided = torch.stack([bias, bias + 1.0], 1)[:, 0]
+    assert_close(affine(x, weight, strided).double(), xd @ wd.T + bd, **CLOSE)
+    assert_close(affine_add(x, weight, torch.cat([add, add], 1)[:, :64]).double(), xd @ wd.T + ad, **CLOSE)
     assert_close(affine_add(x, weight, add).double(), xd @ wd.T + ad, **CLOSE)
     assert torch.equal(add, ad.float())  # not overwritten
     assert_close(product(x, weight.t()).double(), xd @ wd.T, **CLOSE)
