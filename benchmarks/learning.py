@@ -45,22 +45,23 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=100, help="fresh episodes for the final agent")
     parser.add_argument("overrides", nargs="*", help="settings for train.py, after --")
     a = parser.parse_args()
+    commands = [[f"env={a.env}", f"seed={seed}", *a.overrides] for seed in a.seeds]
+    # Hydra composes one configuration at a time: not in the threads.
+    directories = [run_directory(load_config(command), a.env, command) for command in commands]
     with ThreadPoolExecutor(a.jobs) as pool:
-        directories = list(pool.map(lambda seed: train(a.env, seed, a.overrides), a.seeds))
+        list(pool.map(train, commands))
     rows = [summarise(d, s, a.threshold, a.fresh) for d, s in zip(directories, a.seeds, strict=True)]
     print_table(a.env, rows, a.fresh)
 
 
-def train(env: str, seed: int, overrides: list[str]) -> Path:
-    """Run train.py to its end; the run's directory."""
-    arguments = [f"env={env}", f"seed={seed}", *overrides]
+def train(arguments: list[str]) -> None:
+    """Run train.py to its end."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *arguments], env=environment, stdout=subprocess.DEVNULL
     )
     if result.returncode:
         sys.exit(f"train.py {' '.join(arguments)} ended with exit code {result.returncode}")
-    return run_directory(load_config(arguments), env, arguments)
 
 
 def read_metrics(directory: Path, name: str) -> list[dict[str, Any]]:
