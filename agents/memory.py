@@ -1,7 +1,7 @@
 """Keep freed memory for the next update instead of handing it back to the system.
 
 Every update allocates and frees the same large tensors. By default glibc maps the large ones
-afresh each time, and the kernel fills in their pages one by one: 15–20 % of an update at 1M.
+afresh each time, and the kernel fills in their pages one by one (670 ms against 569 for an update at 1M, when tried).
 """
 
 import ctypes
