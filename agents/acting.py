@@ -59,7 +59,11 @@ class Actor:
             generator=self.generator,
         )
         policy = self.network(trajectory.features[:, 0])
-        action = policy.mode() if self.deterministic else policy.sample(self.generator)
+        action = (
+            policy.mode()
+            if self.deterministic
+            else policy.sample(self.network.noise(len(first), generator=self.generator))
+        )
         if override is not None:
             mask, other = (torch.from_numpy(array).to(self.device) for array in override)
             action = torch.where(mask.unsqueeze(-1), other, action)

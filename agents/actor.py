@@ -16,7 +16,7 @@ class Policy(Protocol):
 
     kind: str  # "discrete" or "continuous"
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
+    def sample(self, noise: Tensor) -> Tensor: ...
 
     def mode(self) -> Tensor: ...
 
@@ -33,9 +33,8 @@ class CategoricalPolicy:
     def __init__(self, logits: Tensor, unimix: float) -> None:
         self.probs = unimix_probs(logits, unimix)  # (…, A)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        uniform = torch.empty_like(self.probs[..., 0]).uniform_(generator=generator)
-        return one_hot(sample_index(self.probs.detach(), uniform), self.probs)
+    def sample(self, noise: Tensor) -> Tensor:
+        return one_hot(sample_index(self.probs.detach(), noise), self.probs)
 
     def mode(self) -> Tensor:
         return one_hot(self.probs.argmax(-1), self.probs)
@@ -56,8 +55,7 @@ class BoundedNormal:
         self.mean = torch.tanh(mean)  # (…, A)
         self.std = low + (high - low) * torch.sigmoid(raw_std + 2.0)  # (…, A)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+    def sample(self, noise: Tensor) -> Tensor:
         return (self.mean + self.std * noise).detach()
 
     def mode(self) -> Tensor:
@@ -79,6 +77,10 @@ class CategoricalActor(nn.Module):
         self.count, self.unimix = actions, unimix
         self.body = nn.Sequential(MLP(features, units, layers), Linear(units, actions, scale=0.01))
 
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        """U[0, 1) variables (*shape) for drawing actions."""
+        return next(self.parameters()).new_empty(shape).uniform_(generator=generator)
+
     def forward(self, features: Tensor) -> CategoricalPolicy:
         return CategoricalPolicy(self.body(features), self.unimix)
 
@@ -90,8 +92,12 @@ class BoundedNormalActor(nn.Module):
         self, features: int, actions: int, units: int, layers: int, min_std: float, max_std: float
     ) -> None:
         super().__init__()
-        self.min_std, self.max_std = min_std, max_std
+        self.count, self.min_std, self.max_std = actions, min_std, max_std
         self.body = nn.Sequential(MLP(features, units, layers), Linear(units, 2 * actions, scale=0.01))
+
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        """Normal variables (*shape, A) for drawing actions."""
+        return next(self.parameters()).new_empty(*shape, self.count).normal_(generator=generator)
 
     def forward(self, features: Tensor) -> BoundedNormal:
         mean, raw_std = self.body(features).chunk(2, -1)

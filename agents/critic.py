@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from worldmodel.distributions import TwoHot
 from worldmodel.heads import TwoHotHead
+from worldmodel.two_hot import TwoHot
 
 
 class Critic(nn.Module):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.actor import CategoricalActor
+from agents.actor import BoundedNormalActor, CategoricalActor
 from worldmodel.rssm import RSSM, Carry
 
 
@@ -20,7 +20,7 @@ class Rollout(NamedTuple):
 @torch.no_grad()
 def imagine(
     rssm: RSSM,
-    actor: nn.Module,
+    actor: CategoricalActor | BoundedNormalActor,
     features: Tensor,
     carry: Carry,
     horizon: int,
@@ -32,12 +32,13 @@ def imagine(
     rollout is gradient-free; the actor is run again on all features at once where it learns.
     """
     noise = rssm.noise(horizon, len(features), generator=generator)  # (H, N, S)
+    choices = actor.noise(horizon, len(features), generator=generator)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features
-    drive = make_drive(rssm, actor)
     actions = []
+    drive = make_drive(rssm, actor)
     for t in range(horizon):
-        actions.append(actor(out[t]).sample(generator))
+        actions.append(actor(out[t]).sample(choices[t]))
         _, carry = rssm.imagine(drive(actions[t]), carry, noise[t], out[t + 1])
     return Rollout(out, torch.stack(actions))
 

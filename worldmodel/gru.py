@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worldmodel.layers import MLP, BlockLinear, init_weight, spread_biases
 from worldmodel.norm_silu import NormSiLU
-from worldmodel.products import affine, affine_add, blockwise
+from worldmodel.products import add_blockwise_, affine, affine_add, blockwise
 
 MANY_ROWS = 128
 """From so many rows on, a CPU is faster when it finishes one block of the gates before the next."""
@@ -64,12 +64,17 @@ class BlockGRU(nn.Module):
         return self.mix_action(self.action_in(action)) + self.recur.bias
 
     def step(
-        self, stoch: Tensor, drive: Tensor, is_first: Tensor | None, state: Tensor
+        self,
+        stoch: Tensor,
+        drive: Tensor,
+        is_first: Tensor | None,
+        state: Tensor,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         if is_first is not None:
             keep = (1.0 - is_first).unsqueeze(-1)  # (B, 1)
             state, stoch = state * keep, stoch * keep
-        h = self._cell(state, self.stoch_in(stoch), drive)
+        h = self._cell(state, self.stoch_in(stoch), drive, out)
         return h, h
 
     def observe(
@@ -85,33 +90,37 @@ class BlockGRU(nn.Module):
         h = torch.stack(hs, 1)  # (B, T, D)
         return h, h, state
 
-    def _cell(self, h: Tensor, z_in: Tensor, drive: Tensor) -> Tensor:
+    def _cell(self, h: Tensor, z_in: Tensor, drive: Tensor, out: Tensor | None = None) -> Tensor:
+        """h (B, D), f(z) (B, hidden), drive (B, D) → the next h; without gradients also into `out`."""
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
+        if len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
+            y = self.norm.values(
+                add_blockwise_(affine_add(x, self.mix_state.weight, drive), h, self.recur.weight)
+            )
+            return self._update_blocks(h, self.more(y), torch.empty_like(h) if out is None else out)
         y = self.norm(blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, drive)))  # (B, D)
-        y = self.more(y)
-        if self.blocks > 1 and len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
-            return self._update_blocks(h, y)
-        gates = self.gates(y).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
+        gates = self.gates(self.more(y)).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
         reset, candidate, update = gates.unbind(2)
         candidate = tanh(torch.sigmoid(reset) * candidate)
-        return torch.lerp(h.view_as(candidate), candidate, torch.sigmoid(update - 1.0)).view_as(h)
+        h_next = torch.lerp(h.view_as(candidate), candidate, torch.sigmoid(update - 1.0)).view_as(h)
+        return h_next if out is None else out.copy_(h_next)
 
-    def _update_blocks(self, h: Tensor, y: Tensor) -> Tensor:
+    def _update_blocks(self, h: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """The same block after block: with many rows, what one block needs stays in the cache."""
-        out = torch.empty_like(h)
         width = self.deter // self.blocks
-        biases = self.gates.bias.view(self.blocks, 3 * width)
+        # The update gate's −1 belongs to its bias.
+        biases = self.gates.bias.view(self.blocks, 3, width) - h.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
         for weight, bias, h_in, y_in, h_out in zip(
             self.gates.weight,
-            biases,
+            biases.view(self.blocks, -1),
             h.split(width, -1),
             y.split(width, -1),
             out.split(width, -1),
             strict=True,
         ):
             reset, candidate, update = affine(y_in, weight.t(), bias).chunk(3, -1)
-            candidate = reset.sigmoid().mul_(candidate).mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh
-            torch.lerp(h_in, candidate, update.sub(1.0).sigmoid_(), out=h_out)
+            candidate = reset.sigmoid_().mul_(candidate).mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)  # tanh
+            torch.lerp(h_in, candidate, update.sigmoid_(), out=h_out)
         return out
 
     def select(self, states: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from worldmodel.distributions import Bernoulli, MeanSquare, OneHot, TwoHot, symexp_bins
+from worldmodel.distributions import Bernoulli, MeanSquare, OneHot
 from worldmodel.layers import MLP, Linear
+from worldmodel.two_hot import TwoHot, symexp_bins
 
 
 class VectorHead(nn.Module):
@@ -54,7 +55,7 @@ class TwoHotHead(nn.Module):
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def forward(self, features: Tensor) -> TwoHot:
-        return TwoHot(self.out(self.body(features)), self.bins)
+        return TwoHot(self.body(features), self.bins, self.out.weight, self.out.bias)
 
 
 def make_observation_head(size: int, discrete: bool, features: int, units: int, layers: int) -> nn.Module:

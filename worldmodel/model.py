@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from worldmodel.categorical import kl_divergence
 from worldmodel.config import SequenceConfig, WorldModelConfig
-from worldmodel.distributions import Bernoulli, Output, TwoHot
+from worldmodel.distributions import Bernoulli, Output
 from worldmodel.encoder import make_encoder
 from worldmodel.gru import make_sequence
 from worldmodel.heads import BernoulliHead, TwoHotHead, make_observation_head
 from worldmodel.rssm import RSSMS, Carry, Trajectory
 from worldmodel.standardize import Standardize, Symlog, Unchanged
+from worldmodel.two_hot import TwoHot
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,14 @@ class RSSM(nn.Module):
 
         Without gradients the features may be written to `out`.
         """
-        h, state = self.sequence.step(carry.stoch, drive, None, carry.state)
+        h, state = self.sequence.step(
+            carry.stoch, drive, None, carry.state, None if out is None else out[:, : self.sequence.deter]
+        )
         stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
-        return torch.cat([h, stoch], -1, out=out), Carry(state, stoch)
+        if out is None:
+            return torch.cat([h, stoch], -1), Carry(state, stoch)
+        out[:, self.sequence.deter :] = stoch
+        return out, Carry(state, stoch)
 
     def start(self, trajectory: Trajectory, b: Tensor, t: Tensor) -> tuple[Tensor, Carry]:
         """Features (N, F) and carries to imagine from: steps t (N,) of sequences b (N,)."""

@@ -28,9 +28,17 @@ class SequenceModel(Protocol):
         ...
 
     def step(
-        self, stoch: Tensor, drive: Tensor, is_first: Tensor | None, state: State
+        self,
+        stoch: Tensor,
+        drive: Tensor,
+        is_first: Tensor | None,
+        state: State,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """One step: stoch (B, S·K), drive (B, ·), is_first (B) or None → h (B, D), state."""
+        """One step: stoch (B, S·K), drive (B, ·), is_first (B) or None → h (B, D), state.
+
+        Without gradients h may be written to `out`, which may be a part of wider rows.
+        """
         ...
 
     def observe(

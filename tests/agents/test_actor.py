@@ -37,6 +37,10 @@ def test_categorical_never_rules_an_action_out():
     assert CategoricalPolicy(torch.tensor([0.0, 1e4]), 0.0).entropy().item() == 0.0
 
 
+def uniform(shape):
+    return torch.rand(shape, dtype=torch.float64, generator=generator())
+
+
 def test_categorical_gradients():
     """Of ln((1 − u)·softmax + u/A), by hand: (1 − u)·p_a·(δ_ab − p_b)/π_a."""
     logits = LOGITS.clone().requires_grad_()
@@ -46,17 +50,17 @@ def test_categorical_gradients():
     p = np.array([0.1, 0.2, 0.4, 0.3])
     expected = 0.99 * p[1] * (action.numpy() - p) / PROBS[1]
     np.testing.assert_allclose(grad.numpy(), expected, rtol=1e-12)
-    assert not CategoricalPolicy(logits, 0.01).sample(generator()).requires_grad
+    assert not CategoricalPolicy(logits, 0.01).sample(uniform(())).requires_grad
 
 
 def test_categorical_sample_frequencies(chi_square_p):
     draws = 200_000
-    samples = CategoricalPolicy(LOGITS.expand(draws, 4), 0.01).sample(generator())
+    samples = CategoricalPolicy(LOGITS.expand(draws, 4), 0.01).sample(uniform((draws,)))
     assert torch.equal(samples.sum(-1), torch.ones(draws, dtype=torch.float64))
     assert torch.equal(samples * samples, samples)
     assert chi_square_p(samples.sum(0), PROBS) > 1e-4
     # The same test notices when the mixture is 4 % instead of 1 %.
-    other = CategoricalPolicy(LOGITS.expand(draws, 4), 0.04).sample(generator())
+    other = CategoricalPolicy(LOGITS.expand(draws, 4), 0.04).sample(uniform((draws,)))
     assert chi_square_p(other.sum(0), PROBS) < 1e-4
 
 
@@ -90,7 +94,7 @@ def test_bounded_normal_deviation_stays_within_its_bounds():
 def test_bounded_normal_samples(chi_square_p):
     draws, bins = 100_000, 20
     policy = BoundedNormal(torch.full((draws, 1), 0.4), torch.full((draws, 1), -2.5), 0.1, 1.0)
-    samples = policy.sample(generator())
+    samples = policy.sample(torch.randn(draws, 1, generator=generator()))
     assert not samples.requires_grad
     mean, std = math.tanh(0.4), 0.1 + 0.9 / (1 + math.exp(0.5))
 
@@ -111,7 +115,7 @@ def test_make_actor():
         actor = make_actor(ActionSpec(3, discrete), 7, 8, 2, unimix=0.01, min_std=0.1, max_std=1.0)
         assert isinstance(actor, kind)
         policy = actor(features)
-        assert policy.sample(generator()).shape == (5, 3)
+        assert policy.sample(actor.noise(5, generator=generator())).shape == (5, 3)
         assert policy.log_prob(policy.mode()).shape == policy.entropy().shape == (5,)
     # Discrete policies start near uniform: outputs are scaled by 0.01.
     torch.manual_seed(0)
@@ -119,7 +123,12 @@ def test_make_actor():
     torch.testing.assert_close(actor(features).entropy(), torch.full((5,), math.log(3.0)), rtol=0, atol=1e-3)
 
 
-def test_sampling_is_reproducible():
-    for policy in (CategoricalPolicy(LOGITS.expand(50, 4), 0.01), bounded_normal((50, 2))[0]):
-        assert torch.equal(policy.sample(generator(3)), policy.sample(generator(3)))
-        assert not torch.equal(policy.sample(generator(3)), policy.sample(generator(4)))
+def test_noise_is_reproducible_and_gives_the_actions():
+    features = torch.randn(50, 7, generator=generator())
+    for discrete in (True, False):
+        actor = make_actor(ActionSpec(3, discrete), 7, 8, 2, unimix=0.01, min_std=0.1, max_std=1.0)
+        noise, other = (actor.noise(50, generator=generator(seed)) for seed in (3, 4))
+        assert torch.equal(noise, actor.noise(50, generator=generator(3)))
+        policy = actor(features)
+        assert torch.equal(policy.sample(noise), policy.sample(noise.clone()))
+        assert not torch.equal(policy.sample(noise), policy.sample(other))

@@ -77,7 +77,8 @@ def cross_entropy(logits, target, bins):
 def critic_loss(critic, features, target, slow_scale):
     """Regression to `target` and, scaled, to the slow critic's value."""
     with torch.no_grad():
-        logits, slow = critic.online(features).logits.numpy(), critic.slow(features).pred().numpy()
+        logits = critic.online.out(critic.online.body(features)).numpy()
+        slow = critic.slow(features).pred().numpy()
     bins = critic.online.bins.numpy()
     return cross_entropy(logits, target, bins) + slow_scale * cross_entropy(logits, slow, bins)
 
