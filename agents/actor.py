@@ -82,7 +82,11 @@ class CategoricalActor(nn.Module):
         return next(self.parameters()).new_empty(shape).uniform_(generator=generator)
 
     def forward(self, features: Tensor) -> CategoricalPolicy:
-        return CategoricalPolicy(self.body(features), self.unimix)
+        return self.policy(self.body(features))
+
+    def policy(self, output: Tensor) -> CategoricalPolicy:
+        """What the body's output (…, A) means."""
+        return CategoricalPolicy(output, self.unimix)
 
 
 class BoundedNormalActor(nn.Module):
@@ -100,7 +104,11 @@ class BoundedNormalActor(nn.Module):
         return next(self.parameters()).new_empty(*shape, self.count).normal_(generator=generator)
 
     def forward(self, features: Tensor) -> BoundedNormal:
-        mean, raw_std = self.body(features).chunk(2, -1)
+        return self.policy(self.body(features))
+
+    def policy(self, output: Tensor) -> BoundedNormal:
+        """What the body's output (…, 2·A) means."""
+        mean, raw_std = output.chunk(2, -1)
         return BoundedNormal(mean, raw_std, self.min_std, self.max_std)
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.config import AgentConfig
 from agents.critic import Critic
@@ -21,17 +21,16 @@ class BehaviourLosses(NamedTuple):
 def behaviour_losses(
     rollout: Rollout,
     world_model: WorldModel,
-    actor: nn.Module,
     critic: Critic,
     scale: ReturnScale,
     config: AgentConfig,
 ) -> BehaviourLosses:
     """REINFORCE with normalised advantages for the actor, two-hot regression for the critic.
 
-    Gradients reach actor and critic only: the rollout carries none, and neither do the
-    predictions of reward and continuation.
+    Gradients reach actor and critic only: the rollout carries none but those of its policy to the
+    actor, and the predictions of reward and continuation carry none.
     """
-    features, actions = rollout  # (H+1, N, F), (H, N, A)
+    features, actions, policy = rollout  # (H+1, N, F), (H, N, A), (H, N)
     with torch.no_grad():
         reward = world_model.predict_reward(features).pred()  # (H+1, N)
         discount = world_model.predict_continue(features).pred()  # (H+1, N)
@@ -44,7 +43,6 @@ def behaviour_losses(
     spread = scale.update(returns)  # (H, N) → ()
     advantage = (returns - value[:-1]) / spread  # (H, N)
 
-    policy = actor(features[:-1])
     log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (H, N)
     losses = {
         "policy": -weight * (log_prob * advantage + config.entropy[policy.kind] * entropy),

@@ -78,9 +78,7 @@ class Dreamer(nn.Module):
         with watch("imagination"):
             rollout = self.imagine(trajectory, length - steps, generator)
         with watch("behaviour"):
-            behaviour = behaviour_losses(
-                rollout, self.world_model, self.actor, self.critic, self.scale, agent
-            )
+            behaviour = behaviour_losses(rollout, self.world_model, self.critic, self.scale, agent)
             losses |= {name: loss.mean(0).view(rows, steps) for name, loss in behaviour.losses.items()}
             losses["replay_value"] = replay_value_loss(
                 trajectory.features[:, -steps:],
@@ -113,13 +111,15 @@ class Dreamer(nn.Module):
             metrics |= {f"loss/{name}": mean.detach() for name, mean in means.items()}
         return Outcome(total, losses, trajectory, priority, metrics)
 
-    @torch.no_grad()
     def imagine(self, trajectory: Trajectory, first: int, generator: torch.Generator | None) -> Rollout:
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
         rows, length = trajectory.features.shape[:2]
         device = trajectory.features.device
         t, b = torch.arange(first, length, device=device), torch.arange(rows, device=device)
-        starts, carry = self.world_model.rssm.start(trajectory, b.repeat_interleave(len(t)), t.repeat(rows))
+        with torch.no_grad():
+            starts, carry = self.world_model.rssm.start(
+                trajectory, b.repeat_interleave(len(t)), t.repeat(rows)
+            )
         return imagine(
             self.world_model.rssm, self.actor, starts, carry, self.config.agent.imagination_horizon, generator
         )

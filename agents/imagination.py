@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.actor import BoundedNormalActor, CategoricalActor
+from agents.actor import BoundedNormalActor, CategoricalActor, Policy
 from worldmodel.rssm import RSSM, Carry
 
 
@@ -15,9 +15,9 @@ class Rollout(NamedTuple):
 
     features: Tensor  # (H + 1, N, F), the start included; time first, as it is written
     actions: Tensor  # (H, N, A), chosen at features[:-1]
+    policy: Policy  # (H, N), what chose them; it alone carries gradients, to the actor
 
 
-@torch.no_grad()
 def imagine(
     rssm: RSSM,
     actor: CategoricalActor | BoundedNormalActor,
@@ -29,20 +29,24 @@ def imagine(
     """Imagine `horizon` steps from start features (N, F) and their carries.
 
     REINFORCE needs log-probabilities of the chosen actions, never the dynamics' gradients, so the
-    rollout is gradient-free; the actor is run again on all features at once where it learns.
+    rollout is gradient-free but for the actor: the pass that acts is the one that learns.
     """
     noise = rssm.noise(horizon, len(features), generator=generator)  # (H, N, S)
     choices = actor.noise(horizon, len(features), generator=generator)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
-    out[0] = features
-    actions = []
+    out[0] = features.detach()
     drive = make_drive(rssm, actor)
+    actions, outputs = [], []
     for t in range(horizon):
-        actions.append(actor(out[t]).sample(choices[t]))
-        _, carry = rssm.imagine(drive(actions[t]), carry, noise[t], out[t + 1])
-    return Rollout(out, torch.stack(actions))
+        # `data`, because autograd takes what later steps write beside these rows for a change of them.
+        outputs.append(actor.body(out[t].data))
+        with torch.no_grad():
+            actions.append(actor.policy(outputs[t]).sample(choices[t]))
+            _, carry = rssm.imagine(drive(actions[t]), carry, noise[t], out[t + 1])
+    return Rollout(out, torch.stack(actions), actor.policy(torch.stack(outputs)))
 
 
+@torch.no_grad()
 def make_drive(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
     """Actions (N, A) → their drive (N, ·). There are only A one-hot actions: theirs is looked up."""
     if not isinstance(actor, CategoricalActor):

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+FEW_CLASSES = 15
+"""Up to so many, a CPU is faster along the rows than along the classes."""
+
 
 def softmax(logits: Tensor) -> Tensor:
     """Softmax over the last axis, also fast on a CPU when that axis is short.
@@ -20,7 +23,7 @@ def softmax(logits: Tensor) -> Tensor:
     the result; its shape is that of `logits`.
     """
     classes = logits.shape[-1]
-    if classes >= 16 or not logits.is_cpu:
+    if classes > FEW_CLASSES or not logits.is_cpu:
         return torch.softmax(logits, -1)
     outer = logits.reshape(-1, classes).t().contiguous()  # (K, R)
     return torch.softmax(outer, 0).t().view(logits.shape)
@@ -58,9 +61,26 @@ def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
     return below.sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
-def one_hot(index: Tensor, like: Tensor) -> Tensor:
-    """Class indices (…) as one-hot vectors (…, K), of the type and number of classes of `like`."""
-    eye = _eye(like.shape[-1], like.dtype, like.device)
+def draw_few_classes(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor:
+    """One-hot draws (N, S, K) from logits (N, K, S), classes first, and U[0, 1) variables (N, S).
+
+    The same draws as `sample_index(unimix_probs(…))`, faster on a CPU when classes are few: every
+    operation runs along the S variables. Without gradients.
+    """
+    classes = logits.shape[1]
+    pure = torch.softmax(logits, 1)  # (N, K, S)
+    # u is at or above the sum of the first k mixed probabilities, (1 − m)·C_k + m·k/K.
+    scaled = uniform / (1.0 - unimix)
+    index, below = torch.zeros_like(uniform), torch.zeros_like(uniform)  # (N, S)
+    for k in range(1, classes):
+        below = below + pure[:, k - 1]
+        index += scaled - unimix / (1.0 - unimix) * k / classes >= below
+    return one_hot(index.int(), logits, classes)
+
+
+def one_hot(index: Tensor, like: Tensor, classes: int | None = None) -> Tensor:
+    """Class indices (…) as one-hot vectors (…, K), of the type of `like` and its number of classes."""
+    eye = _eye(classes or like.shape[-1], like.dtype, like.device)
     return eye.index_select(0, index.flatten()).view(*index.shape, -1)
 
 

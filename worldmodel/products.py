@@ -9,26 +9,22 @@ small products, and those that autograd follows, stay with MKL, so gradients are
 where speed counts. Elsewhere (GPUs, other types, builds without oneDNN) torch decides.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldmodel.processor import INTEL
+
 LEAST = 2**20  # multiplications from which oneDNN is ahead
 
 
-def prefers_onednn(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether oneDNN is at hand and the processor is none of Intel's (or tells nothing of itself)."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        return False
-    if not torch.backends.mkl.is_available():
-        return True
-    return not (cpu_info.exists() and "GenuineIntel" in cpu_info.read_text())
-
-
-_ONEDNN = prefers_onednn()
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and not (INTEL and torch.backends.mkl.is_available())
+)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,10 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from worldmodel.categorical import sample_straight_through, unimix_probs
+from worldmodel.categorical import (
+    FEW_CLASSES,
+    draw_few_classes,
+    sample_straight_through,
+    unimix_probs,
+)
 from worldmodel.gru import BlockGRU
 from worldmodel.layers import MLP, Linear
 from worldmodel.posterior import CoupledPosterior, DecoupledPosterior
+from worldmodel.products import affine
 from worldmodel.scan import coupled_scan, covers
 from worldmodel.sequence import SequenceModel, State
 
@@ -85,7 +91,7 @@ class RSSM(nn.Module):
         h, state = self.sequence.step(
             carry.stoch, drive, None, carry.state, None if out is None else out[:, : self.sequence.deter]
         )
-        stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
+        stoch = self._draw_prior(h, noise)
         if out is None:
             return torch.cat([h, stoch], -1), Carry(state, stoch)
         out[:, self.sequence.deter :] = stoch
@@ -95,6 +101,18 @@ class RSSM(nn.Module):
         """Features (N, F) and carries to imagine from: steps t (N,) of sequences b (N,)."""
         carry = Carry(self.sequence.select(trajectory.states, b, t), trajectory.stoch()[b, t])
         return trajectory.features[b, t], carry
+
+    def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
+        """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""
+        if torch.is_grad_enabled() or not h.is_cpu or self.classes > FEW_CLASSES:
+            return sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
+        body, out = self.prior
+        assert isinstance(out, Linear)
+        shape = self.stoch, self.classes
+        weight = out.weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)  # classes first
+        bias = out.bias.unflatten(0, shape).t().flatten()
+        logits = affine(body(h), weight, bias).view(len(h), self.classes, self.stoch)
+        return draw_few_classes(logits, noise, self.unimix).view(len(h), -1)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return unimix_probs(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)

@@ -153,6 +153,15 @@ def test_rollouts_start_at_the_last_steps_of_every_sequence(agent, batch):
     assert rollout.features.shape == (HORIZON + 1, BATCH * STARTS, agent.world_model.features)
     assert rollout.actions.shape == (HORIZON, BATCH * STARTS, ACTIONS)
     assert not rollout.features.requires_grad
+    # The policy that chose is the actor's own, with its gradients.
+    expected = agent.actor(rollout.features[:-1])
+    torch.testing.assert_close(rollout.policy.probs, expected.probs)
+    wanted, got = (
+        torch.autograd.grad(policy.log_prob(rollout.actions).mean(), list(agent.actor.parameters()))
+        for policy in (expected, rollout.policy)
+    )
+    for x, y in zip(wanted, got, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-7)
     starts = rollout.features[0].view(BATCH, STARTS, -1)
     assert torch.equal(starts, trajectory.features[:, -STARTS:])
     assert torch.equal(rollout.actions.sum(-1), torch.ones(HORIZON, BATCH * STARTS))
@@ -170,7 +179,9 @@ def test_imagination_has_no_gradient_and_is_reproducible(agent):
     rollout = roll(0)
     assert not rollout.features.requires_grad
     assert not rollout.actions.requires_grad
-    assert all(torch.equal(x, y) for x, y in zip(rollout, roll(0), strict=True))
+    again = roll(0)
+    assert torch.equal(rollout.features, again.features)
+    assert torch.equal(rollout.actions, again.actions)
     assert not torch.equal(rollout.features, roll(1).features)
 
 
@@ -193,9 +204,10 @@ def test_rollouts_follow_their_actions(config, discrete):
 # Values of the losses
 
 
-def rollout(features, actions):
-    """Rollouts of (N, H+1, F) features and (N, H, A) actions."""
-    return Rollout(features.transpose(0, 1), actions.transpose(0, 1))
+def rollout(actor, features, actions):
+    """Rollouts of (N, H+1, F) features and (N, H, A) actions, as the actor's."""
+    features = features.transpose(0, 1)
+    return Rollout(features, actions.transpose(0, 1), actor(features[:-1]))
 
 
 class Stub:
@@ -227,7 +239,7 @@ def test_behaviour_losses_against_numpy(config, parts):
     features[..., 1] = torch.rand(7, HORIZON + 1)
     features[..., 0] *= 30.0
     actions = torch.eye(ACTIONS)[torch.randint(ACTIONS, (7, HORIZON))].double()
-    result = behaviour_losses(rollout(features, actions), Stub(), actor, critic, scale, config.agent)
+    result = behaviour_losses(rollout(actor, features, actions), Stub(), critic, scale, config.agent)
 
     reward, discount = features[..., 0].numpy(), features[..., 1].numpy()
     with torch.no_grad():
@@ -260,7 +272,7 @@ def test_entropy_weighs_by_kind_of_action(config, parts):
         for entropy in (weight, dict.fromkeys(weight, 0.0)):
             scale.load_state_dict(state)
             settings = replace(config.agent, entropy=entropy)
-            arguments = (rollout(features, actions), Stub(), actor, critic, scale, settings)
+            arguments = (rollout(actor, features, actions), Stub(), critic, scale, settings)
             losses.append(behaviour_losses(*arguments).losses["policy"])
         reached = torch.cumprod(features[..., 1], 1)[:, :-1].T  # the probability of each step
         expected = -reached * weight[kind] * actor(features[:, :-1]).entropy().T
@@ -277,10 +289,10 @@ def test_policy_gradient_prefers_the_rewarded_action(config, parts, sign):
     actions = torch.eye(ACTIONS)[torch.arange(256) % ACTIONS].unsqueeze(1)  # (N, 1, A)
     ends = torch.zeros(256, 1, 4)  # the episode ends here
     ends[:, 0, 0] = sign * actions[:, 0, 0]
-    imagined = rollout(torch.cat([start.expand(256, 1, 4), ends], 1), actions)
+    imagined = rollout(actor, torch.cat([start.expand(256, 1, 4), ends], 1), actions)
     optimizer = torch.optim.SGD(actor.parameters(), 0.1)
     before = actor(start).probs[0].item()
-    behaviour_losses(imagined, Stub(), actor, critic, scale, settings).losses["policy"].mean().backward()
+    behaviour_losses(imagined, Stub(), critic, scale, settings).losses["policy"].mean().backward()
     optimizer.step()
     assert sign * (actor(start).probs[0].item() - before) > 0.0
 
@@ -296,7 +308,7 @@ def test_critic_learns_the_returns(config, parts):
     optimizer = torch.optim.Adam(critic.online.parameters(), 0.02)
     for _ in range(200):
         optimizer.zero_grad()
-        losses = behaviour_losses(rollout(features, actions), Stub(), actor, critic, scale, settings).losses
+        losses = behaviour_losses(rollout(actor, features, actions), Stub(), critic, scale, settings).losses
         losses["value"].sum().backward()
         optimizer.step()
     np.testing.assert_allclose(critic(features[:, 0]).pred().detach().numpy(), 5.0, rtol=0.05)

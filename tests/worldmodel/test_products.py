@@ -6,7 +6,8 @@ from torch.testing import assert_close
 
 from worldmodel import products
 from worldmodel.layers import BlockLinear, Linear
-from worldmodel.products import affine, affine_add, blockwise, product
+from worldmodel.processor import is_intel
+from worldmodel.products import add_blockwise_, affine, affine_add, blockwise, product
 
 LARGE, SMALL = 512, 3
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -19,8 +20,10 @@ def double(*tensors):
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])
 def library(request, monkeypatch):
     """With oneDNN where it is available and worthwhile, and without it."""
-    if not request.param:
-        monkeypatch.setattr(products, "_ONEDNN", False)
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if request.param and not available:
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(products, "_ONEDNN", request.param)
 
 
 @pytest.mark.usefixtures("library")
@@ -78,3 +81,22 @@ def test_large_products_use_onednn_where_it_exists(monkeypatch):
         assert products._worthwhile(x, weight)
         assert not products._worthwhile(x.double(), weight.double())
     assert not products._worthwhile(x, weight)  # autograd would not follow it
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("rows", [LARGE, SMALL])
+@torch.no_grad()
+def test_blocks_added_in_place_to_a_part_of_wider_rows(rows):
+    torch.manual_seed(0)
+    x, weight, wide = torch.randn(rows, 96), torch.randn(3, 32, 40), torch.randn(rows, 130)
+    expected = wide.clone()
+    expected[:, :120] += blockwise(x, weight)
+    assert add_blockwise_(wide[:, :120], x, weight).data_ptr() == wide.data_ptr()
+    assert_close(wide, expected, **CLOSE)
+
+
+def test_vendor(tmp_path):
+    for vendor, expected in (("GenuineIntel", True), ("AuthenticAMD", False)):
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        assert is_intel(tmp_path / "cpuinfo") is expected
+    assert not is_intel(tmp_path / "absent")

@@ -1,0 +1,11 @@
+"""Whose processor this is: Intel's MKL, inside torch, runs well below others' limits."""
+
+from pathlib import Path
+
+
+def is_intel(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the first processor names Intel as its vendor. False where none tells (no Linux)."""
+    return cpu_info.exists() and "GenuineIntel" in cpu_info.read_text()
+
+
+INTEL = is_intel()
