@@ -1,0 +1,68 @@
+"""`coherent`: overlaps of coherent states of light (quantum-inspired).
+
+A head's d features are d/2 complex modes α, each a coherent state |α⟩ (Glauber 1963). Born's rule gives
+the probability to find the key's state when the query's was prepared,
+
+    |⟨α|β⟩|² = exp(−|α − β|²) = exp(2α·β − |α|² − |β|²).
+
+Queries and keys are unit vectors times s, so that both norms are s², the mean number of photons, and
+cancel in the normalised weights: softmax(2s² cos∠(α, β)), one call of SDPA. s² is learned per head;
+it is an inverse temperature: more photons tell states better apart. Rotary phases (`rotary.py`) are the
+modes' free evolution.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from worldmodel.attention.dot_product import DotProduct
+from worldmodel.attention.unit import unit
+
+PHOTONS = (0.25, 256.0)
+"""Range of s²: log κ lies within ±2s²."""
+
+
+class Coherent(DotProduct):
+    """See the module's docstring. Starts at s = √d, clamped to PHOTONS.
+
+    The SDPA form needs |q| = |k|: the zero vector, which cannot be scaled to s, has log κ = 0.
+    """
+
+    def __init__(self, heads: int, width: int, noise: float = 0.0) -> None:
+        super().__init__(heads, width, noise)
+        self.log_photons = nn.Parameter(torch.full((heads,), math.log(width)))
+
+    def photons(self) -> Tensor:
+        """s², the mean photon number of each head, (h)."""
+        return _Clamp.apply(self.log_photons, math.log(PHOTONS[0]), math.log(PHOTONS[1])).exp()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return unit(x)
+
+    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        # The whole of 2s² on the queries, none on the keys: the same products, less work.
+        return unit(q, 2.0 * self.photons()[:, None, None]), unit(k)
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.mT * (2.0 * self.photons()[:, None, None])
+
+
+class _Clamp(torch.autograd.Function):
+    """Clamp whose gradient vanishes only where descent would lead further out: nothing gets stuck."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.range = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        low, high = ctx.range
+        outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
+        return grad.masked_fill(outwards, 0.0), None, None

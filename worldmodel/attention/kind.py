@@ -1,0 +1,172 @@
+"""The one face of all kinds of attention.
+
+A kind says how much query n attends to key m before normalisation, κ_nm > 0. Everything else is shared:
+
+    w_nm = κ_nm·exp(bias_nm) / Σ_m' κ_nm'·exp(bias_nm')   over allowed keys,    o_n = Σ_m w_nm v_m
+
+A query that may see no key has weights and output zero. Subclasses give `scores` = log κ, and faster
+or other ways to the same output where they have them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldmodel.attention.decay import decay_bias
+from worldmodel.attention.depolarizing import depolarize, depolarize_weights
+from worldmodel.attention.masks import allowed, causal, segment_causal
+
+
+class Kind(nn.Module):
+    """Attention on heads; see the module's docstring.
+
+    Args:
+        heads: h. width: d of queries and keys.
+        noise: strength of the depolarizing channel, in training only (`depolarizing.py`).
+    Raises ValueError for a noise outside [0, 1].
+    """
+
+    linear = False
+    """Whether `attend_causal` takes time linear in N and `born_forms.step` can carry its past."""
+
+    def __init__(self, heads: int, width: int, noise: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= noise <= 1.0:
+            raise ValueError(f"noise={noise} must lie between 0 and 1")
+        self.heads, self.width, self.noise = heads, width, noise
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Queries or keys as the kind compares them, (…, d) → (…, d): state preparation.
+
+        Encoding twice is encoding once, so a cache may hold encoded keys.
+        """
+        return x
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """log κ of encoded queries (B, h, N, d) and keys (B, h, M, d): (B, h, N, M)."""
+        raise NotImplementedError
+
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Exact weights (B, h, N, M), without noise or dropout: for looking inside."""
+        return masked_softmax(self.scores(self.encode(q), self.encode(k)), mask, bias)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(B, h, N, d), (B, h, M, d), (B, h, M, dv) → (B, h, N, dv).
+
+        Args:
+            mask: boolean, broadcastable to (B, h, N, M), True = attend; None allows all.
+            bias: added to log κ, so that it multiplies κ by exp(bias); same shapes.
+            dropout: probability that a weight is dropped, the others scaled up.
+            generator: for kinds that draw (`sampled`).
+        """
+        out = self._attend(q, k, v, mask, bias, dropout, generator)
+        if self.training and self.noise:
+            out = depolarize(out, v, allowed(mask, bias), self.noise)
+        return out
+
+    def applied_weights(
+        self,
+        q: Tensor,
+        k: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The weights (B, h, N, M) that `attend` multiplies the values with: drawn, dropped, with noise."""
+        weights = F.dropout(self.estimate(self.weights(q, k, mask, bias), generator), dropout)
+        if self.training and self.noise:
+            weights = depolarize_weights(weights, allowed(mask, bias), self.noise)
+        return weights
+
+    def estimate(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Exact weights → those that are used instead; see `sampled.py`."""
+        return weights
+
+    def attend_causal(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Tensor | None = None,
+        valid: Tensor | None = None,
+        log_decay: Tensor | None = None,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Each of N steps attends to itself and the steps before it: (B, h, N, ·) → (B, h, N, dv).
+
+        Args:
+            segments: (B, N) episode numbers (`masks.segment_ids`); nothing crosses their boundaries.
+            valid: (B, N) boolean, False for keys that nobody may see.
+            log_decay: (B, h, N) logarithms of the gates γ_t; see `decay.py`.
+        """
+        mask = causal(q.shape[-2], q.device) if segments is None else segment_causal(segments)
+        if valid is not None:
+            mask = mask & valid[:, None, None]
+        bias = None if log_decay is None else decay_bias(log_decay)
+        return self.attend(q, k, v, mask, bias, dropout, generator)
+
+    def attend_shared(
+        self,
+        q: Tensor,
+        context_k: Tensor,
+        context_v: Tensor,
+        context_mask: Tensor | None,
+        own_k: Tensor,
+        own_v: Tensor,
+        own_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Many imagined futures of one past: a joint softmax, without a copy of the past for each.
+
+        Args:
+            q: (B, S, h, d), one query for each of the S starts of a row.
+            context_k, context_v: (B, h, T, d), (B, h, T, dv), shared by a row's starts.
+            context_mask: boolean, broadcastable to (B, h, S, T), or None.
+            own_k, own_v: (B·S, h, i, d), (B·S, h, i, dv), what each start has appended.
+            own_mask: boolean, broadcastable to (B, S, h, i), or None.
+        Keys must be encoded (`encode`), once when they enter the cache. Returns (B, S, h, dv).
+        """
+        query = self.encode(q)
+        context = self.scores(query.transpose(1, 2), context_k)  # (B, h, S, T)
+        own = self.scores(query.flatten(0, 1).unsqueeze(-2), own_k)  # (B·S, h, 1, i)
+        own = own.view(*q.shape[:3], -1)  # (B, S, h, i)
+        if context_mask is not None:
+            context = context.masked_fill(~context_mask, -torch.inf)
+        if own_mask is not None:
+            own = own.masked_fill(~own_mask, -torch.inf)
+        weights = masked_softmax(torch.cat([context.transpose(1, 2), own], -1))  # (B, S, h, T + i)
+        to_context, to_own = weights.split([context.shape[-1], own.shape[-1]], -1)
+        past = (to_context.transpose(1, 2) @ context_v).transpose(1, 2)  # (B, S, h, dv)
+        return past + (to_own.flatten(0, 1).unsqueeze(-2) @ own_v).view(past.shape)
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+        dropout: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        return F.dropout(self.estimate(self.weights(q, k, mask, bias), generator), dropout) @ v
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Softmax over the allowed keys; zeros where none is. Shapes as in `Kind.attend`."""
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    nobody = (scores == -torch.inf).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(nobody, 0.0), -1).masked_fill(nobody, 0.0)

@@ -1,0 +1,28 @@
+"""The table of attentions: a name → its class."""
+
+import inspect
+from typing import Any
+
+from worldmodel.attention.born import Born
+from worldmodel.attention.coherent import Coherent
+from worldmodel.attention.kind import Kind
+from worldmodel.attention.sampled import Sampled
+from worldmodel.attention.softmax import Softmax
+
+KINDS: dict[str, type[Kind]] = {"softmax": Softmax, "coherent": Coherent, "born": Born, "sampled": Sampled}
+
+
+def make_kind(name: str, heads: int, width: int, **settings: Any) -> Kind:
+    """The kind called `name` for h heads of d features; `settings` are those of its class.
+
+    Raises ValueError for an unknown name or setting, or a wrong value.
+    """
+    if name not in KINDS:
+        raise ValueError(f"attention kind {name!r} is unknown: choose one of {', '.join(KINDS)}")
+    known = list(inspect.signature(KINDS[name]).parameters)[2:]
+    wrong = sorted(set(settings) - set(known))
+    if wrong:
+        raise ValueError(
+            f"{name} attention has no {', '.join(wrong)}: it has {', '.join(known) or 'no settings'}"
+        )
+    return KINDS[name](heads, width, **settings)

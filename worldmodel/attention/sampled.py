@@ -1,0 +1,69 @@
+"""`sampled`: measurement of softmax attention with S draws (quantum-inspired).
+
+The weights of `softmax` are the outcome probabilities of an index register; instead of their mean the
+values at S measured keys are averaged. An estimator study, not a speed-up: every strategy computes all
+products of queries and keys. Strategies and their gradient: `draws.py`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldmodel.attention.draws import STRATEGIES, Budget, predicted_error
+from worldmodel.attention.kind import Kind
+from worldmodel.attention.spread import effective_keys
+
+
+class Measurement(NamedTuple):
+    """For logging; N queries."""
+
+    output: Tensor  # (B, h, N, dv)
+    draws: Tensor  # (B, h, N): S
+    effective: Tensor  # (B, h, N): N_eff
+    predicted: Tensor  # (B, h, N): √((N_eff − 1)/S)
+
+
+class Sampled(Kind):
+    """See the module's docstring. Exact inside `weights` and `attend_shared`.
+
+    Args:
+        strategy: one of `draws.STRATEGIES`. draws, top, error: see `draws.Budget`.
+    Raises ValueError for another strategy or a wrong budget.
+    """
+
+    def __init__(
+        self,
+        heads: int,
+        width: int,
+        strategy: str = "topk_rest",
+        draws: int = 32,
+        top: int = 16,
+        error: float = 0.2,
+    ) -> None:
+        super().__init__(heads, width)
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy={strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
+        self.strategy = STRATEGIES[strategy]
+        self.budget = Budget(draws, top, error)
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.mT * self.width**-0.5
+
+    def estimate(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self.strategy(weights, self.budget, generator).weights
+
+    @torch.no_grad()
+    def measure(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Measurement:
+        """`attend` with S and the predicted error of each query; `draws.relative_error` has the true one."""
+        p = self.weights(q, k, mask, bias)
+        weights, draws = self.strategy(p, self.budget, generator)
+        return Measurement(weights @ v, draws, effective_keys(p), predicted_error(p, draws))
