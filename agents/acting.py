@@ -10,6 +10,7 @@ from torch import Tensor
 from agents.dreamer import Dreamer
 from agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
 from worldmodel.rssm import Carry
+from worldmodel.sequence import leaves, rebuild
 
 
 class Decision(NamedTuple):
@@ -73,17 +74,15 @@ class Actor:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "state": self.agent.world_model.rssm.sequence.pack(self._carry.state),
+            "state": leaves(self._carry.state),
             "stoch": self._carry.stoch,
             "action": self._action,
             "generator": generator_state(self.generator),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        packed = state["state"].to(self.device)
-        self._carry = Carry(
-            self.agent.world_model.rssm.sequence.unpack(packed), state["stoch"].to(self.device)
-        )
+        tensors = (tensor.to(self.device) for tensor in state["state"])
+        self._carry = Carry(rebuild(self._carry.state, tensors), state["stoch"].to(self.device))
         self._action = state["action"].to(self.device)
         restore_generator(self.generator, state["generator"])
 

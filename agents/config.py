@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from envs.config import EnvConfig
+from worldmodel.attention.config import AttentionConfig
 from worldmodel.config import SequenceConfig, WorldModelConfig, check_keys
 
 LOSSES = ("policy", "value", "replay_value")
@@ -121,6 +122,7 @@ class Config:
     world_model: WorldModelConfig
     agent: AgentConfig
     sequence: SequenceConfig
+    attention: AttentionConfig
     replay: ReplayConfig
     optimizer: OptimizerConfig
     train: TrainConfig
@@ -129,6 +131,11 @@ class Config:
     checkpoint: CheckpointConfig
 
     def __post_init__(self) -> None:
+        if self.sequence.name == "transformer" and self.world_model.posterior != "decoupled":
+            raise ValueError(
+                f"world_model.posterior={self.world_model.posterior} needs sequence=gru: "
+                "sequence=transformer needs the latents of all steps beforehand, so decoupled"
+            )
         if self.agent.imagination_starts > self.train.batch_length:
             raise ValueError(
                 f"agent.imagination_starts={self.agent.imagination_starts} must not exceed "

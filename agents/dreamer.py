@@ -38,7 +38,12 @@ class Dreamer(nn.Module):
         self.config = config
         self.observation, self.action = observation, action
         self.world_model = WorldModel(
-            config.world_model, config.sequence, observation.size, observation.discrete, action.size
+            config.world_model,
+            config.sequence,
+            config.attention,
+            observation.size,
+            observation.discrete,
+            action.size,
         )
         features = self.world_model.features
         self.actor = make_actor(
@@ -115,11 +120,9 @@ class Dreamer(nn.Module):
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
         rows, length = trajectory.features.shape[:2]
         device = trajectory.features.device
-        t, b = torch.arange(first, length, device=device), torch.arange(rows, device=device)
+        t = torch.arange(first, length, device=device).expand(rows, -1)  # (B, S)
         with torch.no_grad():
-            starts, carry = self.world_model.rssm.start(
-                trajectory, b.repeat_interleave(len(t)), t.repeat(rows)
-            )
+            starts, carry = self.world_model.rssm.start(trajectory, t)
         return imagine(
             self.world_model.rssm, self.actor, starts, carry, self.config.agent.imagination_horizon, generator
         )

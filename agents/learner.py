@@ -13,7 +13,7 @@ from agents.replay import Replay
 from agents.replay.storage import Sample
 from agents.stopwatch import Stopwatch
 from worldmodel.model import Batch
-from worldmodel.rssm import Trajectory
+from worldmodel.rssm import Carry, Trajectory
 
 
 class Learner:
@@ -31,6 +31,7 @@ class Learner:
 
     def update(self) -> dict[str, Tensor]:
         """One gradient step; returns scalar metrics as tensors, without waiting for them."""
+        self.agent.world_model.rssm.sequence.schedule(self.updates)
         with self.watch("replay"):
             sample = self.replay.sample(self.batch_size)
             batch = self._forgetful(self.to_batch(sample))
@@ -74,13 +75,8 @@ class Learner:
 
     def _write_latents(self, sample: Sample, trajectory: Trajectory) -> None:
         """Replayed context should fit the current weights, so it is refreshed at every visit."""
-        shape = trajectory.features.shape[:2]
-        b, t = torch.meshgrid(*(torch.arange(n, device=self.device) for n in shape), indexing="ij")
-        _, carry = self.agent.world_model.rssm.start(trajectory, b.flatten(), t.flatten())
-        state, stoch = pack_carry(self.agent, carry)
-        self.replay.write(
-            sample.starts, {"state": state.reshape(*shape, -1), "stoch": stoch.reshape(*shape, -1)}
-        )
+        state, stoch = pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
+        self.replay.write(sample.starts, {"state": state, "stoch": stoch})
 
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:

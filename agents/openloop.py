@@ -61,7 +61,7 @@ def open_loop(
         rssm.initial(len(episodes)),
         generator=generator,
     )
-    _, carry = rssm.start(trajectory, b, t)
+    _, carry = rssm.start(trajectory, t, b)
     predicted = []
     for k in range(1, horizon + 1):
         noise = rssm.noise(len(b), generator=generator)

@@ -75,6 +75,8 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if arguments and all(map(dataclasses.is_dataclass, arguments)):
+        hint = _named(arguments, value, path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(
@@ -98,6 +100,21 @@ def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
     if hint is Any:
         return value
     return _check(_scalar(hint, value, path), path, limits)
+
+
+def _named(choices: tuple[Any, ...], value: Any, path: str) -> Any:
+    """The one of several dataclasses whose field `name` allows the given name."""
+    name = value.get("name") if isinstance(value, Mapping) else None
+    names = {
+        choice: cls
+        for cls in choices
+        for f in dataclasses.fields(cls)
+        if f.name == "name"
+        for choice in f.metadata["choices"]
+    }
+    if name is not None:
+        _check(_scalar(str, name, f"{path}.name"), f"{path}.name", {"choices": tuple(names)})
+    return names.get(name, choices[0])  # without a name, the first will miss it
 
 
 def _convert_tuple(

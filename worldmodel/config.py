@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+POSTERIORS = ("coupled", "decoupled")
 LOSSES = ("observation", "reward", "continue", "dynamics", "representation")
 
 
@@ -12,12 +13,15 @@ class WorldModelConfig:
     lr: float = field(metadata={"above": 0.0})  # proposals that `optimizer` takes over
     warmup: int = field(metadata={"min": 0})
     units: int = field(metadata={"min": 1})
-    deter: int = field(metadata={"min": 1})  # D; this and the next two are what `sequence` takes over
+    deter: int = field(
+        metadata={"min": 1}
+    )  # D of the GRU; this and the next three are what `sequence` takes over
     hidden: int = field(metadata={"min": 1})
     blocks: int = field(metadata={"min": 1})
+    width: int = field(metadata={"min": 1})  # D of the transformer
     stoch: int = field(metadata={"min": 1})  # S, number of latent variables
     classes: int = field(metadata={"min": 2, "max": 256})  # K, classes of each; replay keeps bytes
-    posterior: str = field(metadata={"choices": ("coupled", "decoupled")})
+    posterior: str = field(metadata={"choices": POSTERIORS})
     standardize: bool  # vector observations by their running moments, before symlog
     encoder_layers: int = field(metadata={"min": 1})
     decoder_layers: int = field(metadata={"min": 0})
@@ -36,10 +40,11 @@ class WorldModelConfig:
 
 
 @dataclass(frozen=True)
-class SequenceConfig:
-    """The sequence model: which one, and its widths."""
+class GRUConfig:
+    """The block GRU."""
 
     name: str = field(metadata={"choices": ("gru",)})
+    posterior: str = field(metadata={"choices": POSTERIORS})  # what `world_model.posterior` takes over
     deter: int = field(metadata={"min": 1})  # D
     hidden: int = field(metadata={"min": 1})
     blocks: int = field(metadata={"min": 1})
@@ -50,6 +55,28 @@ class SequenceConfig:
             raise ValueError(
                 f"sequence.deter={self.deter} must be a multiple of sequence.blocks={self.blocks}"
             )
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The transformer; what attends is in the `attention` section."""
+
+    name: str = field(metadata={"choices": ("transformer",)})
+    posterior: str = field(metadata={"choices": POSTERIORS})
+    deter: int = field(metadata={"min": 1})  # D, the width of its tokens
+    head: int = field(metadata={"min": 2})  # d, the width of a head; there are D/d heads
+    hidden: int = field(metadata={"min": 1})  # width of the MLPs
+    layers: int = field(metadata={"min": 1})
+    window: int = field(metadata={"min": 2})  # steps that a step sees, itself included
+
+    def __post_init__(self) -> None:
+        if self.deter % self.head:
+            raise ValueError(f"sequence.deter={self.deter} must be a multiple of sequence.head={self.head}")
+        if self.head % 2:
+            raise ValueError(f"sequence.head={self.head} must be even: rotary phases turn pairs of features")
+
+
+SequenceConfig = GRUConfig | TransformerConfig
 
 
 def check_keys(path: str, values: dict[str, float], keys: tuple[str, ...]) -> None:

@@ -124,8 +124,13 @@ class BlockGRU(nn.Module):
             torch.lerp(h_in, candidate, update.sigmoid_(), out=h_out)
         return out
 
-    def select(self, states: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    def select(self, states: Tensor, b: Tensor | None, t: Tensor) -> Tensor:
+        if b is None:
+            return states.gather(1, t.unsqueeze(-1).expand(-1, -1, self.deter)).flatten(0, 1)
         return states[b, t]
+
+    def schedule(self, update: int) -> None:
+        """Nothing here follows one."""
 
     def pack(self, state: Tensor) -> Tensor:
         return state
@@ -143,10 +148,3 @@ def tanh(x: Tensor) -> Tensor:
 def tanh_(x: Tensor) -> Tensor:
     """The same in place."""
     return x.tanh_() if INTEL else x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
-
-
-def make_sequence(
-    name: str, stoch: int, action: int, deter: int, hidden: int, blocks: int, layers: int
-) -> BlockGRU:
-    """The sequence model called `name` in configs/sequence."""
-    return {"gru": BlockGRU}[name](stoch, action, deter, hidden, blocks, layers)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from worldmodel.norm_silu import NormSiLU, norm_silu, norm_silu_backward
+from worldmodel.norm_silu import NORM_EPS, NormSiLU, norm_silu, norm_silu_backward
 from worldmodel.products import Affine, affine, blockwise, product
 
 
@@ -71,6 +72,17 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return blockwise(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
+
+
+class RMSNorm(nn.Module):
+    """x/rms(x) with a learned scale, on the last axis (Zhang & Sennrich 2019), ε as in `norm_silu`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS)
 
 
 class MLP(nn.Sequential):

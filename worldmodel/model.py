@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldmodel.attention.config import AttentionConfig
 from worldmodel.categorical import kl_divergence
 from worldmodel.config import SequenceConfig, WorldModelConfig
 from worldmodel.distributions import Bernoulli, Output
 from worldmodel.encoder import make_encoder
-from worldmodel.gru import make_sequence
 from worldmodel.heads import BernoulliHead, TwoHotHead, make_observation_head
 from worldmodel.rssm import RSSMS, Carry, Trajectory
+from worldmodel.sequences import make_sequence
 from worldmodel.standardize import Standardize, Symlog, Unchanged
 from worldmodel.two_hot import TwoHot
 
@@ -39,7 +40,7 @@ class WorldModel(nn.Module):
     """Predicts observations, rewards and continuation from latent dynamics.
 
     Args:
-        config, sequence: widths and choices.
+        config, sequence, attention: widths and choices.
         observation_size, discrete: O numbers or O classes. action_size: A.
     """
 
@@ -47,6 +48,7 @@ class WorldModel(nn.Module):
         self,
         config: WorldModelConfig,
         sequence: SequenceConfig,
+        attention: AttentionConfig,
         observation_size: int,
         discrete: bool,
         action_size: int,
@@ -60,15 +62,7 @@ class WorldModel(nn.Module):
             self.scale = Standardize(observation_size) if config.standardize else Symlog()
         self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
         self.rssm = RSSMS[config.posterior](
-            make_sequence(
-                sequence.name,
-                config.stoch * config.classes,
-                action_size,
-                sequence.deter,
-                sequence.hidden,
-                sequence.blocks,
-                sequence.layers,
-            ),
+            make_sequence(sequence, attention, config.stoch * config.classes, action_size),
             stoch=config.stoch,
             classes=config.classes,
             units=units,

@@ -97,10 +97,15 @@ class RSSM(nn.Module):
         out[:, self.sequence.deter :] = stoch
         return out, Carry(state, stoch)
 
-    def start(self, trajectory: Trajectory, b: Tensor, t: Tensor) -> tuple[Tensor, Carry]:
-        """Features (N, F) and carries to imagine from: steps t (N,) of sequences b (N,)."""
-        carry = Carry(self.sequence.select(trajectory.states, b, t), trajectory.stoch()[b, t])
-        return trajectory.features[b, t], carry
+    def start(self, trajectory: Trajectory, t: Tensor, b: Tensor | None = None) -> tuple[Tensor, Carry]:
+        """Features (N, F) and carries to imagine from.
+
+        After steps t (B, S) of every sequence, N = B·S, or after steps t (N,) of sequences b (N,).
+        """
+        state = self.sequence.select(trajectory.states, b, t)
+        if b is None:
+            b, t = torch.arange(len(t), device=t.device).repeat_interleave(t.shape[1]), t.flatten()
+        return trajectory.features[b, t], Carry(state, trajectory.stoch()[b, t])
 
     def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
         """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""

@@ -8,6 +8,7 @@ Contract (property-tested): `observe` equals folding `step`; nothing crosses an 
 a change at time t alters nothing before t.
 """
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -47,14 +48,37 @@ class SequenceModel(Protocol):
         """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states, last."""
         ...
 
-    def select(self, states: State, b: Tensor, t: Tensor) -> State:
-        """The states at steps t (N,) of sequences b (N,) as one batch (N, …), to imagine from."""
+    def select(self, states: State, b: Tensor | None, t: Tensor) -> State:
+        """States to imagine from, as one batch of N.
+
+        After steps t (B, S) of every sequence, N = B·S, whose past the S futures of a sequence may
+        share; or, with b, after steps t (N,) of sequences b (N,). May be stepped from once only.
+        """
+        ...
+
+    def schedule(self, update: int) -> None:
+        """Told the number of the update that comes, for what follows a schedule."""
         ...
 
     def pack(self, state: State) -> Tensor:
-        """The state as one tensor (B, ·) for the replay's context."""
+        """What the replay's context keeps of a state, (B, ·), or of a trajectory's states, (B, T, ·)."""
         ...
 
     def unpack(self, packed: Tensor) -> State:
-        """Inverse of `pack`."""
+        """The state to go on with from (B, ·)."""
         ...
+
+
+def leaves(state: State) -> list[Tensor]:
+    """The tensors of a state, in order, to be stored."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [leaf for part in state for leaf in leaves(part)]
+
+
+def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
+    """Inverse of `leaves`; `like` is a state of the same form."""
+    if isinstance(like, Tensor):
+        return next(tensors)
+    parts = [rebuild(part, tensors) for part in like]
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)

@@ -1,0 +1,50 @@
+"""The sequence models by their configs."""
+
+from worldmodel.attention.born import Born
+from worldmodel.attention.config import AttentionConfig, SoftmaxConfig
+from worldmodel.attention.curriculum import mix_at
+from worldmodel.attention.kinds import make_kind
+from worldmodel.attention.softmax import Softmax
+from worldmodel.config import GRUConfig, SequenceConfig, TransformerConfig
+from worldmodel.context import CausalAttention, KeyValueAttention, MixedAttention, RecurrentAttention
+from worldmodel.gru import BlockGRU
+from worldmodel.sequence import SequenceModel
+from worldmodel.transformer import Transformer
+
+
+def make_sequence(
+    config: SequenceConfig, attention: AttentionConfig, stoch: int, action: int
+) -> SequenceModel:
+    """The sequence model for latents of S·K numbers and actions of A."""
+    if isinstance(config, GRUConfig):
+        return BlockGRU(stoch, action, config.deter, config.hidden, config.blocks, config.layers)
+    return Transformer(
+        [make_attention(attention, config) for _ in range(config.layers)],
+        stoch,
+        action,
+        config.deter,
+        config.deter // config.head,
+        config.head,
+        config.hidden,
+        config.window,
+        attention.decay,
+    )
+
+
+def make_attention(config: AttentionConfig, sequence: TransformerConfig) -> CausalAttention:
+    """One layer's attention."""
+    heads = sequence.deter // sequence.head
+    kind = make_kind(config.name, heads, sequence.head, **config.settings())
+    attention: CausalAttention = (
+        RecurrentAttention(kind) if isinstance(kind, Born) else KeyValueAttention(kind, sequence.window)
+    )
+    if isinstance(config, SoftmaxConfig) or not config.curriculum.used:
+        return attention
+    schedule = config.curriculum
+    return MixedAttention(
+        KeyValueAttention(Softmax(heads, sequence.head), sequence.window),
+        attention,
+        lambda update: mix_at(
+            update, schedule.start, schedule.length, schedule.ramp, schedule.first, schedule.last
+        ),
+    )

@@ -1,0 +1,250 @@
+"""A pre-norm transformer as sequence model (Vaswani et al. 2017; Xiong et al. 2020), with any attention.
+
+    x_t = W_z z_{t−1} + drive(a_{t−1})
+    x  ← x + W_o·attention(norm(x)),   x ← x + W_2·SiLU(norm(W_1 x))      L times;      h_t = norm(x_t)
+
+A step sees itself and the steps before it in the same episode, at most `window` back (`born`: all,
+through its decay). Rotary phases carry relative distance only. Observing is parallel over time; it
+needs the latents of all steps, so the posterior must be decoupled.
+
+Replayed sequences begin without context: states are large, and old ones would be stale.
+"""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldmodel.attention.decay import DecayGate
+from worldmodel.attention.rotary import Phases, phases, rotate_by
+from worldmodel.context import CausalAttention, Future, Heads, MixedAttention, Sight
+from worldmodel.layers import MLP, Linear, RMSNorm, spread_biases
+
+
+class Past(NamedTuple):
+    """The state between steps: what happened before."""
+
+    layers: tuple[Any, ...]
+    segments: Tensor  # (B, c), 0 = of the running episode, −1 = not
+    position: Tensor  # (), of the next step
+
+
+class Trail(NamedTuple):
+    """What `observe` leaves behind: enough to go on from any of its steps."""
+
+    layers: tuple[Any, ...]
+    sight: Sight
+    position: Tensor  # (), of the first of the T steps
+
+
+class Imagined(NamedTuple):
+    """The state of N imagined futures; stepping from it uses it up."""
+
+    layers: tuple[Any, ...]
+    sees: Tensor  # (B, S, C) boolean: the row's steps that belong to the start's episode, up to it
+    distance: Tensor  # (B, S, C): how far each of them lies behind the start
+    turn: Phases  # of the last step's position, (N, 1, 1, d/2)
+    step: int
+
+
+class Block(nn.Module):
+    """One layer: attention, then an MLP, each added to its input."""
+
+    attention: CausalAttention
+
+    def __init__(
+        self,
+        attention: CausalAttention,
+        width: int,
+        heads: int,
+        head: int,
+        hidden: int,
+        layers: int,
+        decay: bool,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = attention
+        self.norm = RMSNorm(width)
+        self.qkv = Linear(width, 3 * heads * head)
+        # The sum over 2·L branches keeps the size of its terms.
+        self.out = Linear(heads * head, width, scale=(2 * layers) ** -0.5)
+        self.mlp = nn.Sequential(MLP(width, hidden, 1), Linear(hidden, width, scale=(2 * layers) ** -0.5))
+        self.decay = DecayGate(width, heads) if decay else None
+
+    def ask(self, x: Tensor, turn: Phases) -> Heads:
+        """Tokens (B, T, E) and the phases of their positions → heads."""
+        y = self.norm(x)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(y).chunk(3, -1)
+        )  # (B, h, T, d)
+        log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
+        return Heads(rotate_by(q, turn), rotate_by(k, turn), v, log_decay)
+
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
+        x = x + self.out(attended.transpose(1, 2).flatten(-2))
+        return x + self.mlp(x)
+
+
+class Transformer(nn.Module):
+    """See the module's docstring; shapes as in `worldmodel.sequence.SequenceModel`.
+
+    Args:
+        attentions: one for each layer.
+        heads, head: h and d. hidden: width of the MLPs. window: steps, itself included.
+    """
+
+    def __init__(
+        self,
+        attentions: list[CausalAttention],
+        stoch: int,
+        action: int,
+        deter: int,
+        heads: int,
+        head: int,
+        hidden: int,
+        window: int,
+        decay: bool,
+    ) -> None:
+        super().__init__()
+        self.deter, self.head, self.window = deter, head, window
+        self.stoch_in = Linear(stoch, deter)
+        self.action_in = MLP(action, hidden, 1)
+        spread_biases(self.action_in.layer(0)[0], std=1.0)
+        self.mix_action = Linear(hidden, deter)
+        layers = len(attentions)
+        self.blocks = nn.ModuleList(
+            Block(attention, deter, heads, head, hidden, layers, decay) for attention in attentions
+        )
+        self.norm = RMSNorm(deter)
+
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", self.blocks)
+
+    def initial(self, batch: int) -> Past:
+        like = self.norm.scale
+        layers = tuple(block.attention.empty(batch, like) for block in self._layers())
+        nobody = torch.zeros(batch, 0, dtype=torch.long, device=like.device)
+        return Past(layers, nobody, torch.zeros((), dtype=torch.long, device=like.device))
+
+    def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
+        if is_first is not None:
+            action = action * (1.0 - is_first).unsqueeze(-1)
+        action = action / action.detach().abs().clamp(min=1.0)
+        return self.mix_action(self.action_in(action))
+
+    def observe(
+        self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past
+    ) -> tuple[Tensor, Trail, Past]:
+        return self._observe(stoch, self.drive(action, is_first), is_first, state)
+
+    def _observe(
+        self, stoch: Tensor, drive: Tensor, is_first: Tensor, state: Past
+    ) -> tuple[Tensor, Trail, Past]:
+        x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + drive  # (B, T, D)
+        sight = self._sight(is_first, state.segments)
+        positions = state.position + torch.arange(x.shape[1], device=x.device)
+        turn = phases(positions, self.head, x.dtype)
+        trails = []
+        for block, past in zip(self._layers(), state.layers, strict=True):
+            heads = block.ask(x, turn)
+            trails.append(block.attention.remember(heads, past))
+            x = block.add(x, block.attention.attend(heads, trails[-1], sight))
+        with torch.no_grad():
+            last = Past(
+                tuple(
+                    block.attention.keep(trail, sight, self.window - 1)
+                    for block, trail in zip(self._layers(), trails, strict=True)
+                ),
+                self._relative(sight.segments)[:, max(0, sight.segments.shape[1] - self.window + 1) :],
+                positions[-1] + 1,
+            )
+        return self.norm(x), Trail(tuple(trails), sight, state.position), last
+
+    def _sight(self, is_first: Tensor, before: Tensor) -> Sight:
+        own = (is_first > 0.5).long().cumsum(1)  # (B, T)
+        segments = torch.cat([before, own], 1)  # (B, c + T)
+        steps, c = own.shape[1], before.shape[1]
+        n = torch.arange(c, c + steps, device=own.device)
+        distance = n.unsqueeze(-1) - torch.arange(c + steps, device=own.device)  # (T, c + T)
+        near = (distance >= 0) & (distance < self.window)
+        return Sight(segments, (near & (own.unsqueeze(-1) == segments.unsqueeze(1))).unsqueeze(1))
+
+    def _relative(self, segments: Tensor) -> Tensor:
+        """Episode numbers as the next step sees them: 0 for its own, −1 for others."""
+        return (segments == segments[:, -1:]).long() - 1
+
+    def step(
+        self,
+        stoch: Tensor,
+        drive: Tensor,
+        is_first: Tensor | None,
+        state: Past | Imagined,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Past | Imagined]:
+        new: Past | Imagined
+        if isinstance(state, Imagined):
+            if is_first is not None:
+                raise ValueError("imagined futures hold no resets: pass is_first=None")
+            h, new = self._imagine(stoch, drive, state)
+        else:
+            first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
+            hs, _, new = self._observe(stoch.unsqueeze(1), drive.unsqueeze(1), first, state)
+            h = hs.squeeze(1)
+        return (h if out is None else out.copy_(h)), new
+
+    def _imagine(self, stoch: Tensor, drive: Tensor, state: Imagined) -> tuple[Tensor, Imagined]:
+        x = (self.stoch_in(stoch) + drive).unsqueeze(1)  # (N, 1, D)
+        visible = state.sees & (state.distance + (state.step + 1) < self.window)
+        future = Future(visible, state.step)
+        turn = self._next(state.turn)
+        memories = []
+        for block, memory in zip(self._layers(), state.layers, strict=True):
+            attended, memory = block.attention.imagine(block.ask(x, turn), memory, future)
+            memories.append(memory)
+            x = block.add(x, attended.unsqueeze(2))
+        new = state._replace(layers=tuple(memories), turn=turn, step=state.step + 1)
+        return self.norm(x.squeeze(1)), new
+
+    def _next(self, turn: Phases) -> Phases:
+        """Phases one step later."""
+        tick = phases(torch.ones(1, device=turn.cos.device), self.head, turn.cos.dtype)  # (1, d/2)
+        return Phases(
+            turn.cos * tick.cos - turn.sin * tick.sin,
+            turn.sin * tick.cos + turn.cos * tick.sin,
+        )
+
+    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined:
+        """Futures after steps t (B, S) of every row, sharing its past, or t (N,) of rows b (N,)."""
+        layers = tuple(
+            block.attention.select(trail, states.sight, b, t)
+            for block, trail in zip(self._layers(), states.layers, strict=True)
+        )
+        segments, mask = states.sight  # (B, C), (B, 1, T, C)
+        columns = segments.shape[1]
+        c = columns - mask.shape[2]
+        if b is not None:
+            segments, t = segments[b], t.unsqueeze(-1)  # (N, C), (N, 1)
+        distance = (c + t).unsqueeze(-1) - torch.arange(columns, device=t.device)  # (B, S, C)
+        same = segments.gather(1, c + t).unsqueeze(-1) == segments.unsqueeze(1)
+        table = phases(
+            states.position + torch.arange(mask.shape[2], device=t.device), self.head, self.norm.scale.dtype
+        )
+        turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
+        return Imagined(layers, same & (distance >= 0), distance, turn, 0)
+
+    def schedule(self, update: int) -> None:
+        """Set the mix of a curriculum for update number `update`."""
+        for block in self._layers():
+            if isinstance(block.attention, MixedAttention):
+                block.attention.schedule(update)
+
+    def pack(self, state: Past | Trail) -> Tensor:
+        """Nothing, (B, 0) or (B, T, 0): see the module's docstring."""
+        if isinstance(state, Trail):
+            return self.norm.scale.new_zeros(*state.sight.mask.shape[::2], 0)
+        return self.norm.scale.new_zeros(len(state.segments), 0)
+
+    def unpack(self, packed: Tensor) -> Past:
+        return self.initial(len(packed))
