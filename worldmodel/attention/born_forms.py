@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldmodel.attention.born_encodings import Encoding
+from worldmodel.attention.decay import remains, running_total
 from worldmodel.attention.masks import causal
 
 FEW = 64
@@ -128,7 +129,7 @@ def state_at(
     if chunks.total is not None:
         total = chunks.total[b, :, g]  # (n, h, C)
         here = total.gather(-1, now[:, None, None].expand(-1, total.shape[1], 1))
-        weight = weight * (here - total).clamp(max=0.0).exp()
+        weight = weight * remains(here - total, w.dtype)
     if chunks.from_start is not None:
         since = chunks.from_start[b, :, g]  # (n, h or 1, C)
         since = since.gather(-1, now[:, None, None].expand(-1, since.shape[1], 1))
@@ -160,7 +161,7 @@ class _Chunks(NamedTuple):
     k: Tensor  # (B, h, G, C, d)
     w: Tensor  # (B, h, G, C, dv + 1): [v, 1], zero where invalid
     segments: Tensor | None  # (B, G, C)
-    total: Tensor | None  # (B, h, G, C): Σ log γ from the chunk's first step on
+    total: Tensor | None  # (B, h, G, C) float64: Σ log γ from the chunk's first step on
     to_end: Tensor | None  # (B, h or 1, G, C): what the chunk's last step still has of each step
     from_start: Tensor | None  # (B, h or 1, G, C): what each step still has of the state before the chunk
     across: Tensor  # (…, G + 1, G + 1): what each boundary still has of the states at those before it
@@ -174,7 +175,7 @@ def _cut(steps: Steps, state: Tensor | None, number: Tensor | None, chunk: int) 
         w = w * steps.valid[:, None, :, None].to(w.dtype)
     k, w = (F.pad(x, (0, 0, 0, missing)).unflatten(-2, (-1, chunk)) for x in (steps.k, w))
     across = causal(k.shape[2] + 1, k.device).to(w.dtype)
-    segments = total = to_end = from_start = None
+    segments = ends = total = to_end = from_start = None
     if steps.segments is not None:
         filled = torch.cat([steps.segments, steps.segments[:, -1:].expand(-1, missing)], -1)
         segments = filled.unflatten(-1, (-1, chunk))
@@ -184,13 +185,14 @@ def _cut(steps: Steps, state: Tensor | None, number: Tensor | None, chunk: int) 
         from_start = (segments == ends[:, :-1, None]).unsqueeze(1).to(w.dtype)
         across = across * (ends.unsqueeze(-1) == ends.unsqueeze(-2)).unsqueeze(1)
     if steps.log_decay is not None:
-        total = F.pad(steps.log_decay, (0, missing)).unflatten(-1, (-1, chunk)).cumsum(-1)
-        since, until = total.exp(), (total[..., -1:] - total).exp()
+        log_decay = F.pad(steps.log_decay, (0, missing)).unflatten(-1, (-1, chunk))
+        total = running_total(log_decay, None if segments is None else segments.unsqueeze(1))
+        since, until = total.exp().to(w.dtype), remains(total[..., -1:] - total, w.dtype)
         from_start = since if from_start is None else from_start * since
         to_end = until if to_end is None else to_end * until
-        boundary = F.pad(total[..., -1].double().cumsum(-1), (1, 0))  # (B, h, G + 1)
-        lost = (boundary.unsqueeze(-1) - boundary.unsqueeze(-2)).tril()
-        across = across * lost.exp().to(w.dtype)
+        # Only chunks within one episode lie between boundaries that see each other.
+        boundary = running_total(F.pad(total[..., -1], (1, 0)), None if ends is None else ends.unsqueeze(1))
+        across = across * remains(boundary.unsqueeze(-1) - boundary.unsqueeze(-2), w.dtype)
     return _Chunks(k, w, segments, total, to_end, from_start, across)
 
 
@@ -213,7 +215,7 @@ def _attend(q: Tensor, chunks: _Chunks, states: Tensor | None, floor: float, enc
         weight = weight & (number.unsqueeze(-1) == number.unsqueeze(-2))
     weight = weight.to(q.dtype)
     if chunks.total is not None:
-        weight = weight * (chunks.total.unsqueeze(-1) - chunks.total.unsqueeze(-2)).tril().exp()
+        weight = weight * remains(chunks.total.unsqueeze(-1) - chunks.total.unsqueeze(-2), q.dtype)
     kernel = encoding.overlaps(q, chunks.k) + floor * lengths(chunks.k)
     sums = (kernel * weight) @ chunks.w  # (B, h, G, C, dv + 1)
     if states is not None:

@@ -29,10 +29,29 @@ class DecayGate(nn.Linear):
         return F.logsigmoid(super().forward(x)).transpose(-1, -2)
 
 
-def decay_bias(log_decay: Tensor) -> Tensor:
-    """log γ (…, N) → Σ_{m<j≤n} log γ_j as a bias (…, N, N); zero for keys after the query.
+def running_total(log_decay: Tensor, segments: Tensor | None = None) -> Tensor:
+    """Σ log γ (…, N) over the steps of the same episode up to each, in float64.
 
-    Sums run in float64: their differences are small where they matter.
+    Sums begin anew with every episode (`segments`, broadcastable to log γ): if they went on, differences
+    within one would depend in their last bits on what came before it, and their gradients likewise.
     """
-    total = log_decay.double().cumsum(-1)
-    return (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().to(log_decay.dtype)
+    exact = log_decay.double()
+    if segments is None:
+        return exact.cumsum(-1)
+    same = (segments.unsqueeze(-1) == segments.unsqueeze(-2)).tril()  # (…, N, N)
+    return (same.double() @ exact.unsqueeze(-1)).squeeze(-1)
+
+
+def remains(lost: Tensor, dtype: torch.dtype) -> Tensor:
+    """exp of a sum of log γ. What is positive, of later steps or other episodes, is left to the masks."""
+    return lost.clamp(max=0.0).exp().to(dtype)
+
+
+def decay_bias(log_decay: Tensor, segments: Tensor | None = None) -> Tensor:
+    """log γ (B, h, N) → Σ_{m<j≤n} log γ_j as a bias (B, h, N, N); zero for keys after the query.
+
+    Args:
+        segments: (B, N), episode numbers; between episodes the bias means nothing.
+    """
+    total = running_total(log_decay, None if segments is None else segments.unsqueeze(1))
+    return (total.unsqueeze(-1) - total.unsqueeze(-2)).clamp(max=0.0).tril().to(log_decay.dtype)

@@ -113,7 +113,7 @@ class Kind(nn.Module):
         mask = causal(q.shape[-2], q.device) if segments is None else segment_causal(segments)
         if valid is not None:
             mask = mask & valid[:, None, None]
-        bias = None if log_decay is None else decay_bias(log_decay)
+        bias = None if log_decay is None else decay_bias(log_decay, segments)
         return self.attend(q, k, v, mask, bias, dropout, generator)
 
     def attend_shared(

@@ -138,7 +138,7 @@ class QuantumMultiheadAttention(nn.Module):
                 steps = causal(q.shape[2], q.device) if segments is None else segment_causal(segments)
                 mask = both(mask, steps)
             if log_decay is not None:
-                bias = plus(bias, decay_bias(log_decay))
+                bias = plus(bias, decay_bias(log_decay, segments))
             k, v, mask, bias = self._with_extra_keys(k, v, mask, bias)
             if need_weights:
                 weights = self.kind.applied_weights(q, k, mask, bias, dropout, generator)
