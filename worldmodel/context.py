@@ -34,7 +34,7 @@ class Sight(NamedTuple):
 class Future(NamedTuple):
     """Where N = B·S imagined futures are, S of each of B rows; all layers share it."""
 
-    visible: Tensor  # (B, S, C) boolean: the steps of the row that a future still sees
+    bias: Tensor  # (B, S, C): 0 for the steps of the row that a future still sees, −∞ for others
     step: int  # imagined steps before this one
 
 
@@ -75,8 +75,8 @@ class SharedMemory(NamedTuple):
     """Keys and values that a row's futures share, and those that each has appended, slot by slot."""
 
     context: KeyValues  # (B, h, C, d), keys encoded
-    own_k: Tensor  # (slots, B·S, h, d), encoded
-    own_v: Tensor  # (slots, B·S, h, d)
+    own_k: Tensor  # (B·S, h, slots, d), encoded
+    own_v: Tensor  # (B·S, h, slots, d)
 
 
 class KeyValueAttention(nn.Module):
@@ -108,22 +108,22 @@ class KeyValueAttention(nn.Module):
 
     def select(self, trail: KeyValues, sight: Sight, b: Tensor | None, t: Tensor) -> SharedMemory:
         k, v = trail if b is None else (x[b] for x in trail)
-        slots = t.numel(), self.kind.heads, self.kind.width
-        empty = k.new_empty(self.window, *slots), v.new_empty(self.window, *slots)
+        shape = t.numel(), self.kind.heads, self.window, self.kind.width
+        empty = k.new_empty(shape), v.new_empty(shape)
         return SharedMemory(KeyValues(self.kind.encode(k), v), *empty)
 
     def imagine(self, heads: Heads, memory: SharedMemory, future: Future) -> tuple[Tensor, SharedMemory]:
         context, own_k, own_v = memory
         slot, filled = future.step % self.window, min(future.step + 1, self.window)
-        own_k[slot] = self.kind.encode(heads.k.squeeze(2))
-        own_v[slot] = heads.v.squeeze(2)
-        rows, starts = future.visible.shape[:2]
+        own_k[:, :, slot] = self.kind.encode(heads.k.squeeze(2))
+        own_v[:, :, slot] = heads.v.squeeze(2)
+        rows, starts = future.bias.shape[:2]
         out = self.kind.attend_shared(
             heads.q.squeeze(2).unflatten(0, (rows, starts)),
             *context,
-            future.visible.unsqueeze(1),
-            own_k[:filled].permute(1, 2, 0, 3),
-            own_v[:filled].permute(1, 2, 0, 3),
+            future.bias.unsqueeze(1),
+            own_k[:, :, :filled],
+            own_v[:, :, :filled],
         )
         return out.flatten(0, 1), memory
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from worldmodel.norm_silu import NORM_EPS, NormSiLU, norm_silu, norm_silu_backward
+from worldmodel.norm_silu import NORM_EPS, NormSiLU, inverse_rms, norm_silu, norm_silu_backward
 from worldmodel.products import Affine, affine, blockwise, product
 
 
@@ -82,7 +82,9 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS)
+        if torch.is_grad_enabled():
+            return F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS)
+        return x.mul(inverse_rms(x)).mul_(self.scale)
 
 
 class MLP(nn.Sequential):

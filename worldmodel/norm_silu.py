@@ -22,12 +22,13 @@ def norm_silu(x: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tens
     Returns:
         y (…, D); unit (…, D), x/rms in the memory of x; inverse (…, 1), 1/rms.
     """
-    inverse = _inverse(x)
+    inverse = inverse_rms(x)
     unit = x.mul_(inverse)
     return F.silu(torch.mul(unit, scale, out=out), inplace=True), unit, inverse
 
 
-def _inverse(x: Tensor) -> Tensor:
+def inverse_rms(x: Tensor) -> Tensor:
+    """1/rms(x) along the last axis, (…, D) → (…, 1)."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.addcmul(_epsilon(x.dtype, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()  # (…, 1)
 
@@ -76,8 +77,8 @@ class NormSiLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _NormSiLU.apply(x, self.scale)
-        return F.silu((x * _inverse(x)).mul_(self.scale), inplace=True)
+        return F.silu((x * inverse_rms(x)).mul_(self.scale), inplace=True)
 
     def values(self, x: Tensor) -> Tensor:
         """The same without gradients, in the memory of x."""
-        return F.silu(x.mul_(_inverse(x)).mul_(self.scale), inplace=True)
+        return F.silu(x.mul_(inverse_rms(x)).mul_(self.scale), inplace=True)

@@ -43,7 +43,7 @@ class Imagined(NamedTuple):
     layers: tuple[Any, ...]
     sees: Tensor  # (B, S, C) boolean: the row's steps that belong to the start's episode, up to it
     distance: Tensor  # (B, S, C): how far each of them lies behind the start
-    turn: Phases  # of the last step's position, (N, 1, 1, d/2)
+    turn: Phases  # of the last step's position, (N, 1, 1, d)
     step: int
 
 
@@ -75,11 +75,11 @@ class Block(nn.Module):
     def ask(self, x: Tensor, turn: Phases) -> Heads:
         """Tokens (B, T, E) and the phases of their positions → heads."""
         y = self.norm(x)
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(y).chunk(3, -1)
-        )  # (B, h, T, d)
+        parts = self.qkv(y).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
+        qk, v = parts.split([2 * self.heads, self.heads], 1)
+        q, k = rotate_by(qk, turn).chunk(2, 1)
         log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
-        return Heads(rotate_by(q, turn), rotate_by(k, turn), v, log_decay)
+        return Heads(q, k, v, log_decay)
 
     def add(self, x: Tensor, attended: Tensor) -> Tensor:
         """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
@@ -196,8 +196,10 @@ class Transformer(nn.Module):
 
     def _imagine(self, stoch: Tensor, drive: Tensor, state: Imagined) -> tuple[Tensor, Imagined]:
         x = (self.stoch_in(stoch) + drive).unsqueeze(1)  # (N, 1, D)
-        visible = state.sees & (state.distance + (state.step + 1) < self.window)
-        future = Future(visible, state.step)
+        visible = state.sees & (state.distance < self.window - 1 - state.step)
+        future = Future(
+            torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, -torch.inf), state.step
+        )
         turn = self._next(state.turn)
         memories = []
         for block, memory in zip(self._layers(), state.layers, strict=True):
@@ -209,10 +211,10 @@ class Transformer(nn.Module):
 
     def _next(self, turn: Phases) -> Phases:
         """Phases one step later."""
-        tick = phases(torch.ones(1, device=turn.cos.device), self.head, turn.cos.dtype)  # (1, d/2)
+        tick = phases(torch.ones(1, device=turn.cos.device), self.head, turn.cos.dtype)  # (1, d)
         return Phases(
-            turn.cos * tick.cos - turn.sin * tick.sin,
-            turn.sin * tick.cos + turn.cos * tick.sin,
+            torch.addcmul(turn.cos * tick.cos, turn.sin, tick.sin, value=-1.0),
+            torch.addcmul(turn.sin * tick.cos, turn.cos, tick.sin),
         )
 
     def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined:

@@ -131,7 +131,7 @@ class Kind(nn.Module):
         Args:
             q: (B, S, h, d), one query for each of the S starts of a row.
             context_k, context_v: (B, h, T, d), (B, h, T, dv), shared by a row's starts.
-            context_mask: boolean, broadcastable to (B, h, S, T), or None.
+            context_mask: broadcastable to (B, h, S, T), boolean or added to log κ; or None.
             own_k, own_v: (B·S, h, i, d), (B·S, h, i, dv), what each start has appended.
             own_mask: boolean, broadcastable to (B, S, h, i), or None.
         Keys must be encoded (`encode`), once when they enter the cache. Returns (B, S, h, dv).
@@ -141,7 +141,7 @@ class Kind(nn.Module):
         own = self.scores(query.flatten(0, 1).unsqueeze(-2), own_k)  # (B·S, h, 1, i)
         own = own.view(*q.shape[:3], -1)  # (B, S, h, i)
         if context_mask is not None:
-            context = context.masked_fill(~context_mask, -torch.inf)
+            context = _restrict(context, context_mask)
         if own_mask is not None:
             own = own.masked_fill(~own_mask, -torch.inf)
         weights = masked_softmax(torch.cat([context.transpose(1, 2), own], -1))  # (B, S, h, T + i)
@@ -160,6 +160,10 @@ class Kind(nn.Module):
         generator: torch.Generator | None,
     ) -> Tensor:
         return F.dropout(self.estimate(self.weights(q, k, mask, bias), generator), dropout) @ v
+
+
+def _restrict(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:

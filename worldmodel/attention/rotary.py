@@ -14,8 +14,8 @@ from torch import Tensor
 class Phases(NamedTuple):
     """Of some positions; queries, keys and all layers share them."""
 
-    cos: Tensor  # (N, d/2) or (B, 1, N, d/2)
-    sin: Tensor
+    cos: Tensor  # (N, d) or (B, 1, N, d): both features of a mode turn by the same angle
+    sin: Tensor  # likewise, with the sign that rotation gives it: −sin for the first, sin for the second
 
 
 def phases(positions: Tensor, width: int, dtype: torch.dtype, base: float = 10_000.0) -> Phases:
@@ -30,14 +30,13 @@ def phases(positions: Tensor, width: int, dtype: torch.dtype, base: float = 10_0
     angles = positions.double().unsqueeze(-1) * base**-exponents  # (…, N, d/2)
     if positions.dim() > 1:
         angles = angles.unsqueeze(-3)  # (B, 1, N, d/2)
-    return Phases(angles.cos().to(dtype), angles.sin().to(dtype))
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return Phases(torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1))
 
 
 def rotate_by(x: Tensor, phases: Phases) -> Tensor:
     """x (B, h, N, d), its modes turned by the phases of N positions."""
-    real, imaginary = x.chunk(2, -1)
-    cos, sin = phases
-    return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+    return torch.addcmul(x * phases.cos, x.roll(x.shape[-1] // 2, -1), phases.sin)
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
