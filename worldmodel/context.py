@@ -32,10 +32,11 @@ class Sight(NamedTuple):
 
 
 class Future(NamedTuple):
-    """Where N = B·S imagined futures are, S of each of B rows; all layers share it."""
+    """Where N = R·G imagined futures are: G neighbours share the past of a row; all layers share this."""
 
-    bias: Tensor  # (B, S, C): 0 for the steps of the row that a future still sees, −∞ for others
     step: int  # imagined steps before this one
+    context: int  # C, steps of the past
+    bias: Tensor  # (R, 1, G, C + G·(step + 1)): 0 for keys that a future sees, −∞ for others
 
 
 class CausalAttention(Protocol):
@@ -57,8 +58,8 @@ class CausalAttention(Protocol):
         """The past of the step after the last one."""
         ...
 
-    def select(self, trail: Any, sight: Sight, b: Tensor | None, t: Tensor) -> Any:
-        """Memories to imagine from, after steps t (B, S) of every row, or t (N,) of rows b (N,)."""
+    def select(self, trail: Any, sight: Sight, b: Tensor, t: Tensor) -> Any:
+        """Memories to imagine from, after steps t (R, G) of rows b (R,)."""
         ...
 
     def imagine(self, heads: Heads, memory: Any, future: Future) -> tuple[Tensor, Any]:
@@ -69,14 +70,6 @@ class CausalAttention(Protocol):
 class KeyValues(NamedTuple):
     k: Tensor  # (B, h, c, d)
     v: Tensor  # (B, h, c, d)
-
-
-class SharedMemory(NamedTuple):
-    """Keys and values that a row's futures share, and those that each has appended, slot by slot."""
-
-    context: KeyValues  # (B, h, C, d), keys encoded
-    own_k: Tensor  # (B·S, h, slots, d), encoded
-    own_v: Tensor  # (B·S, h, slots, d)
 
 
 class KeyValueAttention(nn.Module):
@@ -106,26 +99,31 @@ class KeyValueAttention(nn.Module):
     def keep(self, trail: KeyValues, sight: Sight, window: int) -> KeyValues:
         return KeyValues(*(x[:, :, -window:] for x in trail))
 
-    def select(self, trail: KeyValues, sight: Sight, b: Tensor | None, t: Tensor) -> SharedMemory:
-        k, v = trail if b is None else (x[b] for x in trail)
-        shape = t.numel(), self.kind.heads, self.window, self.kind.width
-        empty = k.new_empty(shape), v.new_empty(shape)
-        return SharedMemory(KeyValues(self.kind.encode(k), v), *empty)
+    def select(self, trail: KeyValues, sight: Sight, b: Tensor, t: Tensor) -> KeyValues:
+        past = KeyValues(self.kind.encode(trail.k)[b], trail.v[b])
+        return KeyValues(*(_with_room(x, SLOTS * t.shape[1]) for x in past))
 
-    def imagine(self, heads: Heads, memory: SharedMemory, future: Future) -> tuple[Tensor, SharedMemory]:
-        context, own_k, own_v = memory
-        slot, filled = future.step % self.window, min(future.step + 1, self.window)
-        own_k[:, :, slot] = self.kind.encode(heads.k.squeeze(2))
-        own_v[:, :, slot] = heads.v.squeeze(2)
-        rows, starts = future.bias.shape[:2]
-        out = self.kind.attend_shared(
-            heads.q.squeeze(2).unflatten(0, (rows, starts)),
-            *context,
-            future.bias.unsqueeze(1),
-            own_k[:, :, :filled],
-            own_v[:, :, :filled],
-        )
-        return out.flatten(0, 1), memory
+    def imagine(self, heads: Heads, memory: KeyValues, future: Future) -> tuple[Tensor, KeyValues]:
+        group = future.bias.shape[2]
+        used = future.bias.shape[3]
+        if memory.k.shape[2] < used:
+            memory = KeyValues(*(_with_room(x, x.shape[2] - future.context) for x in memory))
+        q, k, v = (x.squeeze(2).unflatten(0, (-1, group)).transpose(1, 2) for x in heads[:3])  # (R, h, G, d)
+        memory.k[:, :, used - group : used] = self.kind.encode(k)
+        memory.v[:, :, used - group : used] = v
+        out = self.kind.attend_encoded(q, memory.k[:, :, :used], memory.v[:, :, :used], future.bias)
+        return out.transpose(1, 2).flatten(0, 1), memory
+
+
+SLOTS = 16
+"""Imagined steps for which there is room at first; when it is full it doubles."""
+
+
+def _with_room(x: Tensor, keys: int) -> Tensor:
+    """x (R, h, C, d) with room for so many more keys."""
+    room = x.new_empty(*x.shape[:2], x.shape[2] + keys, x.shape[3])
+    room[:, :, : x.shape[2]] = x
+    return room
 
 
 class RecurrentTrail(NamedTuple):
@@ -156,14 +154,13 @@ class RecurrentAttention(nn.Module):
     def keep(self, trail: RecurrentTrail, sight: Sight, window: int) -> Tensor:
         rows, _, steps = trail.heads.k.shape[:3]
         b = torch.arange(rows, device=trail.heads.k.device)
-        return self.select(trail, sight, b, torch.full_like(b, steps - 1))
+        return self.select(trail, sight, b, torch.full_like(b, steps - 1).unsqueeze(1))
 
-    def select(self, trail: RecurrentTrail, sight: Sight, b: Tensor | None, t: Tensor) -> Tensor:
+    def select(self, trail: RecurrentTrail, sight: Sight, b: Tensor, t: Tensor) -> Tensor:
         (_, k, v, log_decay), before = trail
-        if b is None:
-            b = torch.arange(len(t), device=t.device).repeat_interleave(t.shape[1])
         segments = sight.segments[:, -k.shape[2] :]
         state = before if before.numel() else None
+        b = b.repeat_interleave(t.shape[1])
         return self.kind.state_at(k, v, b, t.flatten(), segments, log_decay, state)
 
     def imagine(self, heads: Heads, memory: Tensor, future: Future) -> tuple[Tensor, Tensor]:
@@ -209,7 +206,7 @@ class MixedAttention(nn.Module):
     def keep(self, trail: tuple[Any, ...], sight: Sight, window: int) -> tuple[Any, ...]:
         return self.exact.keep(trail[0], sight, window), self.approximate.keep(trail[1], sight, window)
 
-    def select(self, trail: tuple[Any, ...], sight: Sight, b: Tensor | None, t: Tensor) -> tuple[Any, ...]:
+    def select(self, trail: tuple[Any, ...], sight: Sight, b: Tensor, t: Tensor) -> tuple[Any, ...]:
         return tuple(part.select(trail[i], sight, b, t) for i, part in self._active())
 
     def imagine(

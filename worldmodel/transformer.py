@@ -10,6 +10,7 @@ needs the latents of all steps, so the posterior must be decoupled.
 Replayed sequences begin without context: states are large, and old ones would be stale.
 """
 
+import math
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -38,11 +39,10 @@ class Trail(NamedTuple):
 
 
 class Imagined(NamedTuple):
-    """The state of N imagined futures; stepping from it uses it up."""
+    """The state of N = R·G imagined futures, G sharing the past of a row; stepping from it uses it up."""
 
     layers: tuple[Any, ...]
-    sees: Tensor  # (B, S, C) boolean: the row's steps that belong to the start's episode, up to it
-    distance: Tensor  # (B, S, C): how far each of them lies behind the start
+    distance: Tensor  # (R, 1, G, C): how far each step of the past lies behind the start; ≥ window if unseen
     turn: Phases  # of the last step's position, (N, 1, 1, d)
     step: int
 
@@ -196,10 +196,7 @@ class Transformer(nn.Module):
 
     def _imagine(self, stoch: Tensor, drive: Tensor, state: Imagined) -> tuple[Tensor, Imagined]:
         x = (self.stoch_in(stoch) + drive).unsqueeze(1)  # (N, 1, D)
-        visible = state.sees & (state.distance < self.window - 1 - state.step)
-        future = Future(
-            torch.zeros_like(visible, dtype=x.dtype).masked_fill_(~visible, -torch.inf), state.step
-        )
+        future = Future(state.step, state.distance.shape[-1], self._bias(state))
         turn = self._next(state.turn)
         memories = []
         for block, memory in zip(self._layers(), state.layers, strict=True):
@@ -208,6 +205,16 @@ class Transformer(nn.Module):
             x = block.add(x, attended.unsqueeze(2))
         new = state._replace(layers=tuple(memories), turn=turn, step=state.step + 1)
         return self.norm(x.squeeze(1)), new
+
+    def _bias(self, state: Imagined) -> Tensor:
+        """0 for keys that a future sees, −∞ for others: those of the past, then those of the G futures."""
+        rows, _, group, context = state.distance.shape
+        now = state.step + 1
+        bias = self.norm.scale.new_full((rows, 1, group, context + group * now), -torch.inf)
+        bias[..., :context].masked_fill_(state.distance < self.window - now, 0.0)
+        own = bias[..., context:].view(rows, 1, group, now, group).diagonal(dim1=2, dim2=4)  # (R, 1, now, G)
+        own[:, :, max(0, now - self.window) :] = 0.0
+        return bias
 
     def _next(self, turn: Phases) -> Phases:
         """Phases one step later."""
@@ -218,23 +225,27 @@ class Transformer(nn.Module):
         )
 
     def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined:
-        """Futures after steps t (B, S) of every row, sharing its past, or t (N,) of rows b (N,)."""
+        segments, mask = states.sight  # (B, C), (B, 1, T, C)
+        steps, columns = mask.shape[2:]
+        if b is None:
+            b = torch.arange(len(t), device=t.device)
+            group = math.gcd(t.shape[1], GROUP)
+            b, t = b.repeat_interleave(t.shape[1] // group), t.reshape(-1, group)  # (R,), (R, G)
+        else:
+            t = t.unsqueeze(1)
         layers = tuple(
             block.attention.select(trail, states.sight, b, t)
             for block, trail in zip(self._layers(), states.layers, strict=True)
         )
-        segments, mask = states.sight  # (B, C), (B, 1, T, C)
-        columns = segments.shape[1]
-        c = columns - mask.shape[2]
-        if b is not None:
-            segments, t = segments[b], t.unsqueeze(-1)  # (N, C), (N, 1)
-        distance = (c + t).unsqueeze(-1) - torch.arange(columns, device=t.device)  # (B, S, C)
-        same = segments.gather(1, c + t).unsqueeze(-1) == segments.unsqueeze(1)
+        segments, at = segments[b], t + (columns - steps)  # (R, C), (R, G)
+        distance = at.unsqueeze(-1) - torch.arange(columns, device=t.device)  # (R, G, C)
+        same = segments.gather(1, at).unsqueeze(-1) == segments.unsqueeze(1)
+        distance = distance.masked_fill(~same | (distance < 0), self.window)
         table = phases(
-            states.position + torch.arange(mask.shape[2], device=t.device), self.head, self.norm.scale.dtype
+            states.position + torch.arange(steps, device=t.device), self.head, self.norm.scale.dtype
         )
         turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
-        return Imagined(layers, same & (distance >= 0), distance, turn, 0)
+        return Imagined(layers, distance.unsqueeze(1), turn, 0)
 
     def schedule(self, update: int) -> None:
         """Set the mix of a curriculum for update number `update`."""
@@ -250,3 +261,8 @@ class Transformer(nn.Module):
 
     def unpack(self, packed: Tensor) -> Past:
         return self.initial(len(packed))
+
+
+GROUP = 8
+"""So many futures share a copy of their row's past. They are asked together, each about the keys of all:
+more would cost more in keys that are not theirs, fewer in copies and small products."""

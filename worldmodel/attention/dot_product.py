@@ -36,35 +36,11 @@ class DotProduct(Kind):
         return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=self.scale)
 
     def query(self, q: Tensor) -> Tensor:
-        """Queries (…, h, 1, d) such that log κ is their product with encoded keys."""
+        """Queries (B, h, N, d) such that log κ is their product with encoded keys."""
         raise NotImplementedError
 
-    def attend_shared(
-        self,
-        q: Tensor,
-        context_k: Tensor,
-        context_v: Tensor,
-        context_mask: Tensor | None,
-        own_k: Tensor,
-        own_v: Tensor,
-        own_mask: Tensor | None = None,
-    ) -> Tensor:
-        plain = context_mask is None or context_mask.dtype != torch.bool
-        if not plain or own_mask is not None or not own_k.shape[2] or torch.is_grad_enabled():
-            return super().attend_shared(q, context_k, context_v, context_mask, own_k, own_v, own_mask)
-        # Every future sees itself: no query is without keys. What follows works in place where it can.
-        rows, starts, heads = q.shape[:3]
-        query = self.query(q.unsqueeze(-2))  # (B, S, h, 1, d)
-        context = query.squeeze(-2).transpose(1, 2) @ context_k.mT  # (B, h, S, T)
-        if context_mask is not None:
-            context += context_mask
-        own = torch.bmm(query.reshape(-1, 1, q.shape[-1]), own_k.flatten(0, 1).mT)  # (B·S·h, 1, i)
-        own = own.view(rows, starts, heads, -1).transpose(1, 2)  # (B, h, S, i)
-        weights = torch.cat([context, own], -1).softmax(-1)  # (B, h, S, T + i)
-        to_context, to_own = weights.split([context.shape[-1], own.shape[-1]], -1)
-        out = (to_context @ context_v).transpose(1, 2)  # (B, S, h, dv)
-        to_own = to_own.transpose(1, 2).reshape(-1, 1, own.shape[-1])  # (B·S·h, 1, i)
-        return torch.bmm(to_own, own_v.flatten(0, 1)).view(out.shape).add_(out)
+    def attend_encoded(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.scaled_dot_product_attention(self.query(q), k, v, bias, scale=1.0)
 
     def _attend(
         self,

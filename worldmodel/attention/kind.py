@@ -116,38 +116,12 @@ class Kind(nn.Module):
         bias = None if log_decay is None else decay_bias(log_decay, segments)
         return self.attend(q, k, v, mask, bias, dropout, generator)
 
-    def attend_shared(
-        self,
-        q: Tensor,
-        context_k: Tensor,
-        context_v: Tensor,
-        context_mask: Tensor | None,
-        own_k: Tensor,
-        own_v: Tensor,
-        own_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Many imagined futures of one past: a joint softmax, without a copy of the past for each.
+    def attend_encoded(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`attend` for keys that a cache holds already encoded; exact, without noise or dropout.
 
-        Args:
-            q: (B, S, h, d), one query for each of the S starts of a row.
-            context_k, context_v: (B, h, T, d), (B, h, T, dv), shared by a row's starts.
-            context_mask: broadcastable to (B, h, S, T), boolean or added to log κ; or None.
-            own_k, own_v: (B·S, h, i, d), (B·S, h, i, dv), what each start has appended.
-            own_mask: boolean, broadcastable to (B, S, h, i), or None.
-        Keys must be encoded (`encode`), once when they enter the cache. Returns (B, S, h, dv).
+        Every query must see some key.
         """
-        query = self.encode(q)
-        context = self.scores(query.transpose(1, 2), context_k)  # (B, h, S, T)
-        own = self.scores(query.flatten(0, 1).unsqueeze(-2), own_k)  # (B·S, h, 1, i)
-        own = own.view(*q.shape[:3], -1)  # (B, S, h, i)
-        if context_mask is not None:
-            context = _restrict(context, context_mask)
-        if own_mask is not None:
-            own = own.masked_fill(~own_mask, -torch.inf)
-        weights = masked_softmax(torch.cat([context.transpose(1, 2), own], -1))  # (B, S, h, T + i)
-        to_context, to_own = weights.split([context.shape[-1], own.shape[-1]], -1)
-        past = (to_context.transpose(1, 2) @ context_v).transpose(1, 2)  # (B, S, h, dv)
-        return past + (to_own.flatten(0, 1).unsqueeze(-2) @ own_v).view(past.shape)
+        return masked_softmax(self.scores(self.encode(q), k), None, bias) @ v
 
     def _attend(
         self,
@@ -160,10 +134,6 @@ class Kind(nn.Module):
         generator: torch.Generator | None,
     ) -> Tensor:
         return F.dropout(self.estimate(self.weights(q, k, mask, bias), generator), dropout) @ v
-
-
-def _restrict(scores: Tensor, mask: Tensor) -> Tensor:
-    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:

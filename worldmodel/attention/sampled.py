@@ -25,7 +25,7 @@ class Measurement(NamedTuple):
 
 
 class Sampled(Kind):
-    """See the module's docstring. Exact inside `weights` and `attend_shared`.
+    """See the module's docstring. Exact inside `weights` and `attend_encoded`.
 
     Args:
         strategy: one of `draws.STRATEGIES`. draws, top, error: see `draws.Budget`.

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.attention.curriculum import Curriculum
 from worldmodel.attention.kind import Kind
 from worldmodel.attention.kinds import make_kind
 
@@ -24,17 +23,14 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         for strategy in ("importance", "stratified", "systematic", "adaptive", "topk_rest", "control")
     },
 }
-NAMES = [*SETTINGS, "curriculum"]
+NAMES = list(SETTINGS)
 DIFFERENTIABLE = [name for name in NAMES if not name.startswith("sampled")]
 
 
 def build(name: str, heads: int = HEADS, width: int = WIDTH, dtype: torch.dtype = torch.float64) -> Kind:
     """The kind called `name`, photon numbers and all other parameters spread."""
-    if name == "curriculum":
-        kind: Kind = Curriculum(build("softmax", heads, width), build("coherent", heads, width), 0.4)
-    else:
-        base, settings = SETTINGS[name]
-        kind = make_kind(base, heads, width, **settings)
+    base, settings = SETTINGS[name]
+    kind = make_kind(base, heads, width, **settings)
     generator = torch.Generator().manual_seed(0)
     for parameter in kind.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)

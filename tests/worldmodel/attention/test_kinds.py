@@ -11,7 +11,7 @@ from worldmodel.attention.masks import causal, segment_causal, segment_ids
 from worldmodel.attention.rotary import rotate
 
 NAMES = [
-    "softmax", "coherent", "coherent-noise", "born", "born-complex", "born-noise", "curriculum",
+    "softmax", "coherent", "coherent-noise", "born", "born-complex", "born-noise",
     "sampled-importance", "sampled-stratified", "sampled-systematic", "sampled-adaptive",
     "sampled-topk_rest", "sampled-control",
 ]  # fmt: skip
@@ -152,8 +152,6 @@ def test_a_bias_multiplies_the_kernel(make, heads_of, name):
     kind = make(name)
     q, k, _ = heads_of(4, STEPS)
     bias = torch.randn(STEPS, STEPS, dtype=torch.float64)
-    if name == "curriculum":
-        kind = kind.approximate
     weights = kind.weights(q, k) * bias.exp()
     assert_close(kind.weights(q, k, None, bias), weights / weights.sum(-1, keepdim=True))
     assert_close(kind.weights(q, k, None, bias), kind.weights(q, k, None, bias + 800.0))
@@ -170,24 +168,13 @@ def test_rotary_phases_know_only_distances(make, heads_of, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("own_steps", [1, 3])
-def test_futures_that_share_a_past_equal_copies_of_it(make, heads_of, name, own_steps):
+def test_cached_keys_that_are_already_encoded(make, heads_of, name):
     kind = make(name).eval()
-    starts, context = 4, 7
-    _, context_k, context_v = heads_of(0, context)
-    q = heads_of(1, 1, batch=BATCH * starts)[0].squeeze(2).view(BATCH, starts, HEADS, -1)
-    _, own_k, own_v = heads_of(2, own_steps, batch=BATCH * starts)
-    seen = torch.rand(BATCH, 1, starts, context, generator=drawing()) < 0.6
-    own_seen = torch.rand(BATCH, starts, 1, own_steps, generator=drawing()) < 0.7
-    own_seen[..., -1] = True
-    shared = kind.attend_shared(
-        q, kind.encode(context_k), context_v, seen, kind.encode(own_k), own_v, own_seen
-    )
-    copied_k, copied_v = (x.repeat_interleave(starts, 0) for x in (context_k, context_v))
-    keys, values = torch.cat([copied_k, own_k], 2), torch.cat([copied_v, own_v], 2)
-    mask = torch.cat([seen.transpose(1, 2).flatten(0, 1), own_seen.flatten(0, 1)], -1).unsqueeze(1)
-    weights = kind.weights(q.flatten(0, 1).unsqueeze(2), keys, mask)  # (B·S, h, 1, T + i)
-    assert_close(shared.flatten(0, 1).unsqueeze(2), weights @ values)
+    q, k, v = heads_of(3, STEPS)
+    bias = torch.zeros(STEPS, STEPS, dtype=torch.float64).masked_fill(~causal(STEPS), -torch.inf)
+    with torch.no_grad():
+        expected = kind.weights(q, k, None, bias) @ v
+        assert_close(kind.attend_encoded(q, kind.encode(k), v, bias), expected)
 
 
 def test_heads_with_different_widths_of_values(make, heads_of):
