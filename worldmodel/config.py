@@ -19,6 +19,7 @@ class WorldModelConfig:
     hidden: int = field(metadata={"min": 1})
     blocks: int = field(metadata={"min": 1})
     width: int = field(metadata={"min": 1})  # D of the transformer
+    depth: int = field(metadata={"min": 1})  # its layers
     stoch: int = field(metadata={"min": 1})  # S, number of latent variables
     classes: int = field(metadata={"min": 2, "max": 256})  # K, classes of each; replay keeps bytes
     posterior: str = field(metadata={"choices": POSTERIORS})
@@ -64,14 +65,13 @@ class TransformerConfig:
     name: str = field(metadata={"choices": ("transformer",)})
     posterior: str = field(metadata={"choices": POSTERIORS})
     deter: int = field(metadata={"min": 1})  # D, the width of its tokens
-    head: int = field(metadata={"min": 2})  # d, the width of a head; there are D/d heads
+    heads: int = field(metadata={"min": 1})  # h
+    head: int = field(metadata={"min": 2})  # d, the width of a head
     hidden: int = field(metadata={"min": 1})  # width of the MLPs
     layers: int = field(metadata={"min": 1})
     window: int = field(metadata={"min": 2})  # steps that a step sees, itself included
 
     def __post_init__(self) -> None:
-        if self.deter % self.head:
-            raise ValueError(f"sequence.deter={self.deter} must be a multiple of sequence.head={self.head}")
         if self.head % 2:
             raise ValueError(f"sequence.head={self.head} must be even: rotary phases turn pairs of features")
 

@@ -18,10 +18,17 @@ from worldmodel.attention.kind import Kind
 class Heads(NamedTuple):
     """What one layer asks and offers at some steps; q and k carry their phases."""
 
-    q: Tensor  # (B, h, T, d)
-    k: Tensor  # (B, h, T, d)
+    qk: Tensor  # (B, 2·h, T, d): queries, then keys
     v: Tensor  # (B, h, T, d)
     log_decay: Tensor | None  # (B, h, T)
+
+    @property
+    def q(self) -> Tensor:
+        return self.qk.chunk(2, 1)[0]  # (B, h, T, d)
+
+    @property
+    def k(self) -> Tensor:
+        return self.qk.chunk(2, 1)[1]
 
 
 class Sight(NamedTuple):
@@ -108,9 +115,10 @@ class KeyValueAttention(nn.Module):
         used = future.bias.shape[3]
         if memory.k.shape[2] < used:
             memory = KeyValues(*(_with_room(x, x.shape[2] - future.context) for x in memory))
-        q, k, v = (x.squeeze(2).unflatten(0, (-1, group)).transpose(1, 2) for x in heads[:3])  # (R, h, G, d)
-        memory.k[:, :, used - group : used] = self.kind.encode(k)
-        memory.v[:, :, used - group : used] = v
+        encoded = self.kind.encode(heads.qk.squeeze(2)).unflatten(0, (-1, group)).transpose(1, 2)
+        q, k = encoded.chunk(2, 1)  # (R, h, G, d)
+        memory.k[:, :, used - group : used] = k
+        memory.v[:, :, used - group : used] = heads.v.squeeze(2).unflatten(0, (-1, group)).transpose(1, 2)
         out = self.kind.attend_encoded(q, memory.k[:, :, :used], memory.v[:, :, :used], future.bias)
         return out.transpose(1, 2).flatten(0, 1), memory
 
@@ -145,26 +153,27 @@ class RecurrentAttention(nn.Module):
         return RecurrentTrail(heads, past)
 
     def attend(self, heads: Heads, trail: RecurrentTrail, sight: Sight) -> Tensor:
-        q, k, v, log_decay = heads
+        q, k, v, log_decay = heads.q, heads.k, heads.v, heads.log_decay
         segments = sight.segments[:, -q.shape[2] :]
         self.kind.train(torch.is_grad_enabled())
         state = trail.before if trail.before.numel() else None
         return self.kind.attend_causal(q, k, v, segments, None, log_decay, state=state)
 
     def keep(self, trail: RecurrentTrail, sight: Sight, window: int) -> Tensor:
-        rows, _, steps = trail.heads.k.shape[:3]
-        b = torch.arange(rows, device=trail.heads.k.device)
+        rows, _, steps = trail.heads.v.shape[:3]
+        b = torch.arange(rows, device=trail.heads.v.device)
         return self.select(trail, sight, b, torch.full_like(b, steps - 1).unsqueeze(1))
 
     def select(self, trail: RecurrentTrail, sight: Sight, b: Tensor, t: Tensor) -> Tensor:
-        (_, k, v, log_decay), before = trail
+        (_, v, log_decay), before = trail
+        k = trail.heads.k
         segments = sight.segments[:, -k.shape[2] :]
         state = before if before.numel() else None
         b = b.repeat_interleave(t.shape[1])
         return self.kind.state_at(k, v, b, t.flatten(), segments, log_decay, state)
 
     def imagine(self, heads: Heads, memory: Tensor, future: Future) -> tuple[Tensor, Tensor]:
-        q, k, v = (x.squeeze(2) for x in heads[:3])
+        q, k, v = (x.squeeze(2) for x in (heads.q, heads.k, heads.v))
         log_decay = None if heads.log_decay is None else heads.log_decay.squeeze(2)
         return self.kind.step(q, k, v, memory, log_decay)
 

@@ -23,7 +23,7 @@ def make_sequence(
         stoch,
         action,
         config.deter,
-        config.deter // config.head,
+        config.heads,
         config.head,
         config.hidden,
         config.window,
@@ -33,8 +33,7 @@ def make_sequence(
 
 def make_attention(config: AttentionConfig, sequence: TransformerConfig) -> CausalAttention:
     """One layer's attention."""
-    heads = sequence.deter // sequence.head
-    kind = make_kind(config.name, heads, sequence.head, **config.settings())
+    kind = make_kind(config.name, sequence.heads, sequence.head, **config.settings())
     attention: CausalAttention = (
         RecurrentAttention(kind) if isinstance(kind, Born) else KeyValueAttention(kind, sequence.window)
     )
@@ -42,7 +41,7 @@ def make_attention(config: AttentionConfig, sequence: TransformerConfig) -> Caus
         return attention
     schedule = config.curriculum
     return MixedAttention(
-        KeyValueAttention(Softmax(heads, sequence.head), sequence.window),
+        KeyValueAttention(Softmax(sequence.heads, sequence.head), sequence.window),
         attention,
         lambda update: mix_at(
             update, schedule.start, schedule.length, schedule.ramp, schedule.first, schedule.last

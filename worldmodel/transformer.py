@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from worldmodel.attention.decay import DecayGate
 from worldmodel.attention.rotary import Phases, phases, rotate_by
 from worldmodel.context import CausalAttention, Future, Heads, MixedAttention, Sight
-from worldmodel.layers import MLP, Linear, RMSNorm, spread_biases
+from worldmodel.layers import MLP, Linear, RMSNorm, init_weight, spread_biases
+from worldmodel.products import affine_add
 
 
 class Past(NamedTuple):
@@ -67,9 +68,9 @@ class Block(nn.Module):
         self.attention = attention
         self.norm = RMSNorm(width)
         self.qkv = Linear(width, 3 * heads * head)
-        # The sum over 2·L branches keeps the size of its terms.
-        self.out = Linear(heads * head, width, scale=(2 * layers) ** -0.5)
-        self.mlp = nn.Sequential(MLP(width, hidden, 1), Linear(hidden, width, scale=(2 * layers) ** -0.5))
+        self.out = _branch(heads * head, width, layers)
+        self.mlp = MLP(width, hidden, 1)
+        self.mlp_out = _branch(hidden, width, layers)
         self.decay = DecayGate(width, heads) if decay else None
 
     def ask(self, x: Tensor, turn: Phases) -> Heads:
@@ -77,14 +78,27 @@ class Block(nn.Module):
         y = self.norm(x)
         parts = self.qkv(y).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
         qk, v = parts.split([2 * self.heads, self.heads], 1)
-        q, k = rotate_by(qk, turn).chunk(2, 1)
         log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
-        return Heads(q, k, v, log_decay)
+        return Heads(rotate_by(qk, turn), v, log_decay)
 
     def add(self, x: Tensor, attended: Tensor) -> Tensor:
         """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
-        x = x + self.out(attended.transpose(1, 2).flatten(-2))
-        return x + self.mlp(x)
+        x = _added(x, attended.transpose(1, 2).flatten(-2), self.out.weight)
+        return _added(x, self.mlp(x), self.mlp_out.weight)
+
+
+def _branch(width: int, to: int, layers: int) -> nn.Linear:
+    """The end of one of 2·L branches, whose sum keeps the size of its terms."""
+    linear = nn.Linear(width, to, bias=False)
+    init_weight(linear.weight, width, scale=(2 * layers) ** -0.5)
+    return linear
+
+
+def _added(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """x + y·weightᵀ: (B, T, E), (B, T, ·)."""
+    if torch.is_grad_enabled():
+        return torch.addmm(x.flatten(0, 1), y.flatten(0, 1), weight.t()).view_as(x)
+    return affine_add(y.flatten(0, 1), weight, x.flatten(0, 1)).view_as(x)
 
 
 class Transformer(nn.Module):

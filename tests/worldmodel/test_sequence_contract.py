@@ -18,7 +18,14 @@ from worldmodel.sequence import leaves, rebuild
 BATCH, STEPS, OBSERVATION, ACTION = 3, 6, 4, 2
 WINDOW = 4
 GRU = ("sequence=gru", "world_model.deter=16")
-TRANSFORMER = ("sequence=transformer", "world_model.width=16", "sequence.head=4", f"sequence.window={WINDOW}")
+TRANSFORMER = (
+    "sequence=transformer",
+    "world_model.width=16",
+    "sequence.heads=4",
+    "sequence.head=4",
+    "sequence.layers=2",
+    f"sequence.window={WINDOW}",
+)
 CURRICULUM = "attention.curriculum.last=0.5"
 SETTINGS = {
     "gru": (*GRU, "world_model.blocks=1"),

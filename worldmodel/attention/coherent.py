@@ -42,8 +42,8 @@ class Coherent(DotProduct):
     def encode(self, x: Tensor) -> Tensor:
         return unit(x)
 
-    def query(self, q: Tensor) -> Tensor:
-        return unit(q, 2.0 * self.photons()[:, None, None])
+    def amplify(self, q: Tensor) -> Tensor:
+        return q * (2.0 * self.photons()[:, None, None])
 
     def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         # The whole of 2s² on the queries, none on the keys: the same products, less work.

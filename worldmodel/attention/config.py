@@ -27,6 +27,8 @@ class CurriculumConfig:
 @dataclass(frozen=True)
 class SoftmaxConfig:
     name: str = field(metadata={"choices": ("softmax",)})
+    heads: int = field(metadata={"min": 1})  # h and d, proposals that `sequence` takes over
+    head: int = field(metadata={"min": 2})
 
     decay = False
 
@@ -38,6 +40,8 @@ class SoftmaxConfig:
 @dataclass(frozen=True)
 class CoherentConfig:
     name: str = field(metadata={"choices": ("coherent",)})
+    heads: int = field(metadata={"min": 1})
+    head: int = field(metadata={"min": 2})
     noise: float = field(metadata={"min": 0.0, "max": 1.0})  # depolarizing, in training
     curriculum: CurriculumConfig
 
@@ -50,6 +54,8 @@ class CoherentConfig:
 @dataclass(frozen=True)
 class BornConfig:
     name: str = field(metadata={"choices": ("born",)})
+    heads: int = field(metadata={"min": 1})
+    head: int = field(metadata={"min": 2})
     noise: float = field(metadata={"min": 0.0, "max": 1.0})
     floor: float = field(metadata={"min": LEAST_FLOOR})  # depolarizing, of the queries
     complex: bool  # d/2 complex amplitudes instead of d real ones
@@ -63,6 +69,8 @@ class BornConfig:
 @dataclass(frozen=True)
 class SampledConfig:
     name: str = field(metadata={"choices": ("sampled",)})
+    heads: int = field(metadata={"min": 1})
+    head: int = field(metadata={"min": 2})
     strategy: str = field(metadata={"choices": tuple(STRATEGIES)})
     draws: int = field(metadata={"min": 1})  # S, keys looked at per query
     top: int = field(metadata={"min": 0})  # of them the largest, for topk_rest

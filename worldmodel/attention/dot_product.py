@@ -35,12 +35,12 @@ class DotProduct(Kind):
         q, k = self.operands(q, k)
         return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=self.scale)
 
-    def query(self, q: Tensor) -> Tensor:
-        """Queries (B, h, N, d) such that log κ is their product with encoded keys."""
+    def amplify(self, q: Tensor) -> Tensor:
+        """Encoded queries (B, h, N, d) such that log κ is their product with encoded keys."""
         raise NotImplementedError
 
     def attend_encoded(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.scaled_dot_product_attention(self.query(q), k, v, bias, scale=1.0)
+        return F.scaled_dot_product_attention(self.amplify(q), k, v, bias, scale=1.0)
 
     def _attend(
         self,

@@ -117,11 +117,11 @@ class Kind(nn.Module):
         return self.attend(q, k, v, mask, bias, dropout, generator)
 
     def attend_encoded(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`attend` for keys that a cache holds already encoded; exact, without noise or dropout.
+        """`attend` for queries and keys that are encoded already; exact, without noise or dropout.
 
         Every query must see some key.
         """
-        return masked_softmax(self.scores(self.encode(q), k), None, bias) @ v
+        return masked_softmax(self.scores(q, k), None, bias) @ v
 
     def _attend(
         self,

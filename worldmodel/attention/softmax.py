@@ -12,7 +12,7 @@ class Softmax(DotProduct):
         super().__init__(heads, width)
         self.scale = width**-0.5
 
-    def query(self, q: Tensor) -> Tensor:
+    def amplify(self, q: Tensor) -> Tensor:
         return q * self.scale
 
     def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -174,7 +174,7 @@ def test_cached_keys_that_are_already_encoded(make, heads_of, name):
     bias = torch.zeros(STEPS, STEPS, dtype=torch.float64).masked_fill(~causal(STEPS), -torch.inf)
     with torch.no_grad():
         expected = kind.weights(q, k, None, bias) @ v
-        assert_close(kind.attend_encoded(q, kind.encode(k), v, bias), expected)
+        assert_close(kind.attend_encoded(kind.encode(q), kind.encode(k), v, bias), expected)
 
 
 def test_heads_with_different_widths_of_values(make, heads_of):
