@@ -16,15 +16,9 @@ from torch import Tensor
 
 from quantum.backend import Task
 from quantum.config import QuantumConfig
-from quantum.device import active_qubits, compact, fake_device, transpile
-from quantum.noise import (
-    configured_confusion,
-    configured_noise,
-    device_confusion,
-    device_noise,
-    reduced_target,
-)
-from quantum.qiskit_sampler import Prepared, QiskitSampler, measured_qubits, translate
+from quantum.fake import ReducedDevice
+from quantum.noise import configured_confusion, configured_noise, device_confusion, method_for
+from quantum.qiskit_sampler import Prepared, QiskitSampler, measured_qubits
 
 
 class AerEngine:
@@ -35,7 +29,12 @@ class AerEngine:
         self._noise = None if config.noise.silent else configured_noise(config.noise)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        return Prepared(circuit, None)
+        return Prepared(circuit, circuit.num_qubits)
+
+    def qubits(self, key: Hashable) -> int:
+        """Qubits of the circuits with this key."""
+        assert isinstance(key, int)
+        return key
 
     def noise(self, key: Hashable) -> NoiseModel | None:
         return self._noise
@@ -45,11 +44,11 @@ class AerEngine:
         return configured_confusion(self._config.noise, len(measured_qubits(prepared.circuit)))
 
     def options(self, key: Hashable) -> dict[str, Any]:
+        noise = self.noise(key)
         options: dict[str, Any] = {
-            "method": self._config.method,
+            "method": method_for(self._config.method, noise is not None, self.qubits(key)),
             "max_parallel_threads": torch.get_num_threads(),
         }
-        noise = self.noise(key)
         return options if noise is None else options | {"noise_model": noise}
 
     def sampler(self, key: Hashable, seed: int) -> SamplerV2:
@@ -62,23 +61,19 @@ class DeviceNoiseEngine(AerEngine):
     def __init__(self, config: QuantumConfig) -> None:
         super().__init__(config)
         assert config.device is not None
-        self._device = fake_device(config.device)
-        self._models: dict[Hashable, NoiseModel] = {}  # by active qubits
+        self._reduced = ReducedDevice(config.device, config.optimization_level)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        transpiled = transpile(circuit, self._device, self._config.optimization_level)
-        active = active_qubits(transpiled)
-        if active not in self._models:
-            self._models[active] = device_noise(reduced_target(self._device.target, active))
-        return Prepared(compact(transpiled, active), active)
+        return self._reduced.prepare(circuit)
+
+    def qubits(self, key: Hashable) -> int:
+        return self._reduced.target(key).num_qubits
 
     def noise(self, key: Hashable) -> NoiseModel:
-        return self._models[key]
+        return self._reduced.noise(key)
 
     def confusion(self, prepared: Prepared) -> Tensor:
-        assert isinstance(prepared.key, tuple)
-        target = reduced_target(self._device.target, prepared.key)
-        return device_confusion(target, measured_qubits(prepared.circuit))
+        return device_confusion(self._reduced.target(prepared.key), measured_qubits(prepared.circuit))
 
 
 class Aer(QiskitSampler):
@@ -107,6 +102,3 @@ class Aer(QiskitSampler):
         for bit, matrix in enumerate(self._aer.confusion(prepared)):
             out = torch.einsum("ab,rhbl->rhal", matrix, out.view(rows, -1, 2, 2**bit)).reshape(rows, -1)
         return out
-
-
-__all__ = ["Aer", "translate"]

@@ -17,6 +17,10 @@ class BackendError(RuntimeError):
     """A job that failed; one line. Trying again may help."""
 
 
+class JobTimeoutError(BackendError):
+    """A job that took too long."""
+
+
 class JobLostError(BackendError):
     """A job that nobody can collect any more. Trying again does not help."""
 

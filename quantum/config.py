@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+METHODS = ("automatic", "statevector", "density_matrix", "matrix_product_state")
 BACKENDS = ("statevector", "aer", "aer_noisy", "pennylane", "ibm")
 
 
@@ -40,7 +41,7 @@ class QuantumConfig:
 
     name: str = field(metadata={"choices": BACKENDS})
     device: str | None  # aer_noisy: a fake device; pennylane, ibm: a device; ibm: least_busy
-    method: str = field(metadata={"choices": ("statevector", "matrix_product_state", "density_matrix")})
+    method: str = field(metadata={"choices": METHODS})  # of Aer
     shots: int = field(metadata={"min": 1})  # per circuit
     noise: NoiseConfig
     dynamical_decoupling: bool  # ibm only

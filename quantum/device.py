@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 from qiskit.circuit import QuantumCircuit
-from qiskit.transpiler import Target, generate_preset_pass_manager
+from qiskit.transpiler import generate_preset_pass_manager
 
 from quantum.fidelity import estimated_fidelity
 
@@ -82,7 +82,3 @@ def compact(circuit: QuantumCircuit, qubits: tuple[int, ...]) -> QuantumCircuit:
             bits = [circuit.find_bit(bit).index for bit in item.clbits]
             out.append(item.operation, where, bits)
     return out
-
-
-def target_of(device: Any) -> Target:
-    return device.target

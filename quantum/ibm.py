@@ -12,7 +12,8 @@ from qiskit.circuit import QuantumCircuit
 from quantum.backend import BackendError, CredentialsError
 from quantum.config import QuantumConfig
 from quantum.credentials import one_line, protect
-from quantum.device import fake_device, is_fake, transpile
+from quantum.device import is_fake, transpile
+from quantum.fake import ReducedDevice
 from quantum.qiskit_sampler import Prepared, QiskitSampler
 
 LEAST_BUSY = "least_busy"
@@ -67,12 +68,17 @@ class ExecutorEngine:
         self.device, self._config, self._local = device, config, local
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        return Prepared(transpile(circuit, self.device, self._config.optimization_level), None)
+        transpiled = transpile(circuit, self.device, self._config.optimization_level)
+        return Prepared(transpiled, None, self.device.target)
+
+    def mode(self, key: Hashable) -> Any:
+        """Where the sampler runs circuits with this key."""
+        return self.device
 
     def sampler(self, key: Hashable, seed: int) -> Any:
         from qiskit_ibm_runtime.executor_sampler import SamplerV2
 
-        sampler = SamplerV2(mode=self.device)
+        sampler = SamplerV2(mode=self.mode(key))
         options = sampler.options
         options.dynamical_decoupling.enable = self._config.dynamical_decoupling
         options.twirling.enable_gates = self._config.twirling
@@ -85,6 +91,24 @@ class ExecutorEngine:
         return sampler
 
 
+class FakeEngine(ExecutorEngine):
+    """The executor sampler on a fake device, of which only the active qubits are simulated.
+
+    Dynamical decoupling is the exception: it fills idle times, which only the whole device models.
+    """
+
+    def __init__(self, name: str, config: QuantumConfig) -> None:
+        self._reduced = ReducedDevice(name, config.optimization_level)
+        super().__init__(self._reduced.device, config, local=True)
+
+    def prepare(self, circuit: QuantumCircuit) -> Prepared:
+        whole = self._config.dynamical_decoupling
+        return super().prepare(circuit) if whole else self._reduced.prepare(circuit)
+
+    def mode(self, key: Hashable) -> Any:
+        return self.device if key is None else self._reduced.simulator(key, self._config.method)
+
+
 class IBM(QiskitSampler):
     """`quantum=ibm`. `device` replaces the configured one (tests run Aer's simulator this way).
 
@@ -94,10 +118,13 @@ class IBM(QiskitSampler):
     def __init__(self, config: QuantumConfig, device: Any = None) -> None:
         assert config.device is not None
         fetch = None
-        if device is None and is_fake(config.device):
-            device = fake_device(config.device)
-        elif device is None:
+        engine: ExecutorEngine
+        if device is not None:
+            engine = ExecutorEngine(device, config, local=True)
+        elif is_fake(config.device):
+            engine = FakeEngine(config.device, config)
+        else:
             service = connect()
-            device, fetch = find_device(service, config.device), service.job
-        self.engine = ExecutorEngine(device, config, local=fetch is None)
-        super().__init__("ibm", self.engine, config.mitigation, fetch)
+            engine = ExecutorEngine(find_device(service, config.device), config, local=False)
+            fetch = service.job
+        super().__init__("ibm", engine, config.mitigation, fetch)

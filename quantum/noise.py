@@ -33,6 +33,16 @@ ONE_QUBIT = ("h", "x", "rx", "ry")
 TWO_QUBIT = ("cx", "rzz")
 
 
+MAX_DENSITY = 9  # qubits up to which a density matrix beats one trajectory per shot
+
+
+def method_for(method: str, noisy: bool, qubits: int) -> str:
+    """Aer's simulation method, where the config leaves it to us."""
+    if method != "automatic":
+        return method
+    return "density_matrix" if noisy and qubits <= MAX_DENSITY else "statevector"
+
+
 def configured_noise(config: NoiseConfig) -> NoiseModel:
     """The model of the configured strengths."""
     model = NoiseModel(basis_gates=[*ONE_QUBIT, *TWO_QUBIT, "rz"])

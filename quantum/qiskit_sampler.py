@@ -9,26 +9,29 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Lock
 from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from qiskit.circuit import ParameterVector, QuantumCircuit
+from qiskit.transpiler import Target
 from torch import Tensor
 
 from quantum.backend import (
     BackendError,
     Job,
     JobLostError,
+    JobTimeoutError,
     Measurement,
     Task,
     Usage,
     check_request,
-    cost,
 )
 from quantum.circuit import Circuit
 from quantum.credentials import one_line
+from quantum.fidelity import Estimate, estimate
 from quantum.readout import confusion_from
 
 REGISTER = "meas"
@@ -38,10 +41,11 @@ _CACHE = 64  # transpiled circuits
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A circuit as its device runs it. Circuits with equal keys may share a sampler."""
+    """A circuit as its device runs it. Circuits with equal keys share a sampler."""
 
     circuit: QuantumCircuit
     key: Hashable
+    target: Target | None = None  # the device's data, where there is a device
 
 
 class Engine(Protocol):
@@ -109,16 +113,23 @@ class QiskitSampler:
         self._engine, self._mitigation, self._fetch = engine, mitigation, fetch
         self._prepared: OrderedDict[Circuit, Prepared] = OrderedDict()
         self._confusion: dict[Hashable, tuple[float, Tensor]] = {}  # by qubits: when, A
+        self._lock = Lock()  # jobs are submitted from threads
 
     def prepared(self, circuit: Circuit) -> Prepared:
         """The transpiled circuit, from the cache if its shape was seen before."""
-        if circuit in self._prepared:
-            self._prepared.move_to_end(circuit)
-        else:
-            self._prepared[circuit] = self._engine.prepare(translate(circuit))
-            if len(self._prepared) > _CACHE:
-                self._prepared.popitem(last=False)
-        return self._prepared[circuit]
+        with self._lock:
+            if circuit in self._prepared:
+                self._prepared.move_to_end(circuit)
+            else:
+                self._prepared[circuit] = self._engine.prepare(translate(circuit))
+                if len(self._prepared) > _CACHE:
+                    self._prepared.popitem(last=False)
+            return self._prepared[circuit]
+
+    def estimate(self, circuit: Circuit) -> Estimate | None:
+        """What the circuit costs on the device, after transpilation; None without a device."""
+        prepared = self.prepared(circuit)
+        return None if prepared.target is None else estimate(prepared.circuit, prepared.target)
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
         check_request(tasks, shots)
@@ -168,24 +179,29 @@ class QiskitSampler:
         when, matrix = self._confusion.get(where, (-np.inf, None))
         return matrix if monotonic() - when < CALIBRATION_SECONDS else None
 
-    def decode(self, parts: Sequence["_Part"], results: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
-        """Bits and confusion matrices of all tasks, in the tasks' order; new calibrations are kept."""
+    def decode(
+        self, parts: Sequence["_Part"], results: Sequence[Any]
+    ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
+        """Bits and confusion matrices of all tasks, in the tasks' order, and the calibrations' bits,
+        which are kept for later jobs."""
+        extra: list[Tensor] = []
         bits: dict[int, Tensor] = {}
         confusion: dict[int, Tensor | None] = {}
         for part, result in zip(parts, results, strict=True):
             arrays = [_bits(pub) for pub in result]
-            answers = [array for array in arrays if array.dim() == 3]  # calibrations have no rows
+            answers = [array for array in arrays if array.dim() == 3]
+            calibrations = [array for array in arrays if array.dim() == 2]  # they have no rows
+            extra += calibrations
             order = range(len(answers)) if part.tasks is None else part.tasks
             bits |= dict(zip(order, answers, strict=True))
             if part.qubits is None:
                 continue
             qubits, new = part.qubits
-            calibrations = [array for array in arrays if array.dim() == 2]
             for k, where in enumerate(new):
                 matrix = confusion_from(*calibrations[2 * k : 2 * k + 2])
                 self._confusion[where] = monotonic(), matrix
             confusion |= {t: self._confusion[w][1] for t, w in zip(order, qubits, strict=True)}
-        return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)]
+        return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)], extra
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,13 +235,18 @@ class SamplerJob:
         name = self._backend.name
         try:
             results = [_wait(part.job, timeout) for part in self._parts]
-            bits, confusion = self._backend.decode(self._parts, results)
+            bits, confusion, extra = self._backend.decode(self._parts, results)
         except Exception as error:
-            raise BackendError(f"{name} failed: {one_line(error)}") from None
+            kind = JobTimeoutError if "Timeout" in type(error).__name__ else BackendError
+            raise kind(f"{name} failed: {one_line(error)}") from None
         shapes = [tuple(x.shape[:2]) for x in bits]
-        if self._rows is not None and shapes != [(rows, self._shots) for rows in self._rows]:
-            raise BackendError(f"{name} returned (circuits, shots) {shapes}, not what was asked for")
-        circuits, shots = sum(rows for rows, _ in shapes), sum(rows * s for rows, s in shapes)
+        if self._rows is not None and self._shots is not None:
+            # Twirling rounds shots up to whole randomizations.
+            if [r for r, _ in shapes] != self._rows or any(s < self._shots for _, s in shapes):
+                raise BackendError(f"{name} returned (circuits, shots) {shapes}, not what was asked for")
+            bits = [x[:, : self._shots] for x in bits]
+        circuits = sum(rows for rows, _ in shapes) + len(extra)
+        shots = sum(rows * s for rows, s in shapes) + sum(len(x) for x in extra)
         seconds, waited = _times(self._parts, monotonic() - self._begin, self._backend.remote)
         return Measurement(tuple(bits), Usage(circuits, shots, seconds, waited), tuple(confusion))
 
@@ -269,6 +290,3 @@ def _times(parts: Sequence[_Part], elapsed: float, remote: bool) -> tuple[float,
 
 def _instant(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-__all__ = ["BackendError", "Engine", "Prepared", "QiskitSampler", "cost", "translate"]
