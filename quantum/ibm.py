@@ -92,21 +92,17 @@ class ExecutorEngine:
 
 
 class FakeEngine(ExecutorEngine):
-    """The executor sampler on a fake device, of which only the active qubits are simulated.
-
-    Dynamical decoupling is the exception: it fills idle times, which only the whole device models.
-    """
+    """The executor sampler on a fake device, of which only the active qubits are simulated."""
 
     def __init__(self, name: str, config: QuantumConfig) -> None:
         self._reduced = ReducedDevice(name, config.optimization_level)
         super().__init__(self._reduced.device, config, local=True)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        whole = self._config.dynamical_decoupling
-        return super().prepare(circuit) if whole else self._reduced.prepare(circuit)
+        return self._reduced.prepare(circuit)
 
     def mode(self, key: Hashable) -> Any:
-        return self.device if key is None else self._reduced.simulator(key, self._config.method)
+        return self._reduced.simulator(key, self._config.method)
 
 
 class IBM(QiskitSampler):

@@ -14,6 +14,7 @@ and reading flips a bit with probability `readout`.
 from typing import Any
 
 import torch
+from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import InstructionProperties, Target
 from qiskit_aer.noise import (
     NoiseModel,
@@ -24,7 +25,7 @@ from qiskit_aer.noise import (
     phase_damping_error,
     thermal_relaxation_error,
 )
-from qiskit_aer.noise.device.models import basic_device_gate_errors, basic_device_readout_errors
+from qiskit_aer.noise.device.models import basic_device_readout_errors
 from torch import Tensor
 
 from quantum.config import NoiseConfig
@@ -110,14 +111,33 @@ def reduced_target(target: Target, qubits: tuple[int, ...]) -> Target:
     return out
 
 
+class _Device(BackendV2):  # type: ignore[misc]
+    """A device that is nothing but its data: Aer reads noise from devices only."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self._data = target
+
+    @property
+    def target(self) -> Target:
+        return self._data
+
+    @property
+    def max_circuits(self) -> None:
+        return None
+
+    @classmethod
+    def _default_options(cls) -> Options:
+        return Options()
+
+    def run(self, run_input: Any, **options: Any) -> Any:
+        raise NotImplementedError("a device of data runs nothing")
+
+
 def device_noise(target: Target) -> NoiseModel:
-    """The model of a device's data: its gates' depolarizing and thermal errors, its readout errors."""
-    model = NoiseModel(basis_gates=sorted(target.operation_names))
-    for name, where, error in basic_device_gate_errors(target=target):
-        model.add_quantum_error(error, name, where)
-    for where, readout in basic_device_readout_errors(target=target):
-        model.add_readout_error(readout, where)
-    return model
+    """The model of a device's data: depolarizing and thermal errors of its gates, relaxation while it
+    idles in a delay, readout errors."""
+    return NoiseModel.from_backend(_Device(target))
 
 
 def device_confusion(target: Target, qubits: tuple[int, ...]) -> Tensor:
