@@ -1,7 +1,8 @@
 """From a plain dictionary to frozen dataclasses, or one clear line about what is wrong.
 
 Every key must exist, every value must have the declared type and lie in the range that the
-field's metadata names (min, max, above, below, choices).
+field's metadata names (min, max, above, below, choices). A section of several kinds is typed by a
+union of dataclasses, told apart by their `name`.
 """
 
 import dataclasses
@@ -82,6 +83,8 @@ def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
             )
         return build(typing.cast(type, hint), value, f"{path}.")
     if origin in (types.UnionType, typing.Union):  # X | None
+        if all(map(dataclasses.is_dataclass, arguments)):
+            return _convert(_named(arguments, value, path), value, path, limits)
         if value is None:
             return None
         inner = next(a for a in arguments if a is not type(None))
@@ -98,6 +101,22 @@ def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
     if hint is Any:
         return value
     return _check(_scalar(hint, value, path), path, limits)
+
+
+def _named(classes: tuple[Any, ...], value: Any, path: str) -> Any:
+    """Of several dataclasses, the one whose `name` may be that of the section `value`."""
+    choices = {
+        choice: cls
+        for cls in classes
+        for field in dataclasses.fields(cls)
+        if field.name == "name"
+        for choice in field.metadata["choices"]
+    }
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if name is None:  # the section itself is what is wrong
+        return classes[0]
+    _check(_scalar(str, name, f"{path}.name"), f"{path}.name", {"choices": tuple(choices)})
+    return choices[name]
 
 
 def _convert_tuple(
