@@ -70,7 +70,7 @@ class Actor:
             action = torch.where(mask.unsqueeze(-1), other, action)
         self._action = action
         state, stoch = pack_carry(self.agent, self._carry)
-        return Decision(action.cpu().numpy(), state, stoch)
+        return Decision(action.cpu().numpy(), state.cpu().numpy(), stoch.cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -87,12 +87,12 @@ class Actor:
         restore_generator(self.generator, state["generator"])
 
 
-def pack_carry(agent: Dreamer, carry: Carry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+def pack_carry(agent: Dreamer, carry: Carry) -> tuple[Tensor, Tensor]:
     """A carry as it is stored in replay: half-precision state, one byte per latent variable."""
     rssm = agent.world_model.rssm
     state = rssm.sequence.pack(carry.state).detach().to(torch.float16)
     stoch = carry.stoch.unflatten(-1, (rssm.stoch, rssm.classes)).argmax(-1).to(torch.uint8)
-    return state.cpu().numpy(), stoch.cpu().numpy()
+    return state, stoch
 
 
 def unpack_carry(agent: Dreamer, state: Tensor, stoch: Tensor) -> Carry:

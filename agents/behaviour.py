@@ -15,6 +15,7 @@ from worldmodel.model import Batch, WorldModel
 class BehaviourLosses(NamedTuple):
     losses: dict[str, Tensor]  # policy (H, N), value (H, N)
     returns: Tensor  # λ-returns (H, N)
+    value: Tensor  # (H + 1, N), without gradients
     metrics: dict[str, Tensor]  # scalars
 
 
@@ -57,7 +58,7 @@ def behaviour_losses(
         "imagination/reward": reward.mean(),
         "imagination/weight": weight[-1].mean(),
     }
-    return BehaviourLosses(losses, returns, {k: v.detach() for k, v in metrics.items()})
+    return BehaviourLosses(losses, returns, value, {k: v.detach() for k, v in metrics.items()})
 
 
 def replay_value_loss(

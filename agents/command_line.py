@@ -30,10 +30,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import CheckpointError
 from agents.config import Config
+from agents.replay.factory import check_backend
 from agents.run_directory import FREE, is_free, read_config, run_directory
 from agents.session import check_device, run_session
 from agents.strict import ConfigError, build, closest, did_you_mean, show
 from envs.factory import EnvError, check_env
+from quantum.backend import BackendError, CredentialsError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
@@ -51,7 +53,7 @@ def main() -> None:
     gymnasium.logger.min_level = gymnasium.logger.WARN
     try:
         sys.argv[1:] = prepare(sys.argv[1:])
-    except (ConfigError, EnvError, OSError) as error:
+    except (ConfigError, EnvError, BackendError, CredentialsError, OSError) as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
     gymnasium.logger.min_level = gymnasium.logger.ERROR
@@ -107,6 +109,10 @@ def _check_run(member: list[Override], checked: set[str]) -> None:
     if re.fullmatch(r"cpu|cuda(:\d+)?", config.device) is None:
         raise ConfigError(f"device={config.device} is not one of cpu, cuda, cuda:<number>")
     check_device(config.device)
+    try:
+        check_backend(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if repr(config.env) not in checked:
         check_env(config.env)
         checked.add(repr(config.env))
@@ -138,7 +144,7 @@ def _job(composed: DictConfig) -> None:
             name = config.env.id if "env.id" in keys else hydra_config.runtime.choices["env"]
             directory = run_directory(config, name, overrides)
         code = run_session(config, directory)
-    except (ConfigError, EnvError, CheckpointError) as error:
+    except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:
         fail(error)
     except FloatingPointError as error:
         fail(f"training diverged: {error}; the last checkpoint is kept, try a lower optimizer.lr", 1)

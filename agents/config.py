@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field
 
+from agents.replay.config import QuantumReplay, ReplayConfig
 from envs.config import EnvConfig
+from quantum.config import QuantumConfig
 from worldmodel.attention.config import AttentionConfig
 from worldmodel.config import SequenceConfig, WorldModelConfig, check_keys
 
 LOSSES = ("policy", "value", "replay_value")
 ACTION_KINDS = ("discrete", "continuous")
+DEVICE_QUBITS = 5  # state loading costs 2^n − 2 CX, and real devices carry some thirty
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,6 @@ class AgentConfig:
             raise ValueError(f"agent.return_percentiles=[{low}, {high}] must rise from 0 to 100")
         if self.min_std > self.max_std:
             raise ValueError(f"agent.min_std={self.min_std} must not exceed agent.max_std={self.max_std}")
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """The replay buffer and its sampler."""
-
-    name: str = field(metadata={"choices": ("uniform",)})
-    capacity: int = field(metadata={"min": 2})  # rows over all environments
-    online: bool  # new sequences are replayed once before uniform draws
 
 
 @dataclass(frozen=True)
@@ -125,6 +119,7 @@ class Config:
     attention: AttentionConfig
     replay: ReplayConfig
     optimizer: OptimizerConfig
+    quantum: QuantumConfig
     train: TrainConfig
     evaluation: EvaluationConfig
     logging: LoggingConfig
@@ -147,4 +142,17 @@ class Config:
                 f"replay.capacity={self.replay.capacity} leaves {rows_per_env} rows for each of "
                 f"env.num_envs={self.env.num_envs}: at least train.batch_length + 1 = "
                 f"{self.train.batch_length + 1} are needed"
+            )
+        self._check_loading()
+
+    def _check_loading(self) -> None:
+        """Whether a real device could load the replay's amplitudes."""
+        replay, quantum = self.replay, self.quantum
+        if not isinstance(replay, QuantumReplay) or quantum.name != "ibm" or quantum.force:
+            return
+        fake = quantum.device is not None and quantum.device.lower().startswith("fake")
+        if not fake and replay.qubits > DEVICE_QUBITS:
+            raise ValueError(
+                f"replay.qubits={replay.qubits} needs {2**replay.qubits - 2} CX, more than real devices "
+                f"carry: use replay.qubits={DEVICE_QUBITS}, or quantum.force=true"
             )

@@ -12,6 +12,7 @@ from agents.config import Config
 from agents.critic import Critic
 from agents.imagination import Rollout, imagine
 from agents.returns import ReturnScale
+from agents.signals import SIGNALS, Evidence
 from agents.stopwatch import Watch, no_watch
 from envs.spaces import ActionSpec, ObservationSpec
 from worldmodel.categorical import entropy, kl_divergence
@@ -25,7 +26,7 @@ class Outcome(NamedTuple):
     total: Tensor  # (), scaled sum of the mean losses
     losses: dict[str, Tensor]  # unscaled, (B, T); behaviour losses (B, K) for K starts per sequence
     trajectory: Trajectory
-    priority: Tensor  # (B,), scaled world-model loss of each sequence: what replay may go by
+    priority: Tensor  # (B,), error of each sequence by the replay's signal (agents.signals)
     metrics: dict[str, Tensor]  # scalars
 
 
@@ -54,6 +55,7 @@ class Dreamer(nn.Module):
             features, agent.units, agent.critic_layers, config.world_model.bins, agent.slow_rate
         )
         self.scale = ReturnScale(agent.return_rate, agent.return_limit, agent.return_percentiles)
+        self.signal = SIGNALS[config.replay.signal]
         self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
 
     @torch.no_grad()
@@ -103,8 +105,11 @@ class Dreamer(nn.Module):
             raise ValueError(f"losses {sorted(means)} do not match loss scales {sorted(self.loss_scales)}")
         total = torch.stack([means[name] * scale for name, scale in self.loss_scales.items()]).sum()
         with torch.no_grad():
-            scales = self.config.world_model.loss_scales
-            priority = torch.stack([losses[name].mean(1) * scale for name, scale in scales.items()]).sum(0)
+            value = behaviour.value[0].view(rows, steps)
+            horizon = self.config.world_model.horizon
+            priority = self.signal(
+                Evidence(self.world_model, losses, batch, trajectory.features, value, horizon)
+            )
             kl = kl_divergence(trajectory.posterior, trajectory.prior)  # (B, T), before free nats
             metrics = {
                 **behaviour.metrics,

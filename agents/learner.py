@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from agents.acting import pack_carry, unpack_carry
 from agents.dreamer import Dreamer
+from agents.handover import Handover
 from agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from agents.replay import Replay
 from agents.replay.storage import Sample
@@ -28,15 +29,19 @@ class Learner:
         self.generator = make_generator(self.device, LEARNING, seed)
         self.updates = 0
         self.watch = Stopwatch()
+        self.handover = Handover(replay, deferred=self.device.type != "cpu")
 
     def update(self) -> dict[str, Tensor]:
         """One gradient step; returns scalar metrics as tensors, without waiting for them."""
         self.agent.world_model.rssm.sequence.schedule(self.updates)
         with self.watch("replay"):
+            self.handover.take_in()
             sample = self.replay.sample(self.batch_size)
             batch = self._forgetful(self.to_batch(sample))
             self.agent.world_model.scale.update(batch.observation)
         outcome = self.agent.loss(batch, self.generator, self.watch)
+        with self.watch("replay"):
+            self.handover.give(sample.starts, outcome.priority, self._latents(outcome.trajectory))
         with self.watch("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()
@@ -44,11 +49,8 @@ class Learner:
         with self.watch("optimizer"):
             self.optimizer.step()
             self.agent.update_averages()
-        with self.watch("replay"):
-            self._write_latents(sample, outcome.trajectory)
-            self.replay.update(sample.starts, outcome.priority.cpu().numpy())
         self.updates += 1
-        return outcome.metrics | norms
+        return outcome.metrics | norms | {"replay/diversity": diversity(outcome.trajectory.features)}
 
     def to_batch(self, sample: Sample) -> Batch:
         """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""
@@ -73,10 +75,11 @@ class Learner:
         batch.is_first[:, 0].masked_fill_(chance < self.forget, 1.0)
         return batch
 
-    def _write_latents(self, sample: Sample, trajectory: Trajectory) -> None:
-        """Replayed context should fit the current weights, so it is refreshed at every visit."""
+    @torch.no_grad()
+    def _latents(self, trajectory: Trajectory) -> dict[str, Tensor]:
+        """Replayed context should fit the current weights, so it is refreshed at every visit: (B, T, ·)."""
         state, stoch = pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
-        self.replay.write(sample.starts, {"state": state, "stoch": stoch})
+        return {"state": state, "stoch": stoch}
 
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:
@@ -100,6 +103,8 @@ class Learner:
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """To be taken before the replay's: what was handed over is in there."""
+        self.handover.take_in()
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -112,3 +117,12 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         restore_generator(self.generator, state["generator"])
         self.updates = state["updates"]
+
+
+@torch.no_grad()
+def diversity(features: Tensor) -> Tensor:
+    """Mean distance between the sequences' mean features: (B, T, F) → (), per √F; 0 for one sequence."""
+    middle = features.detach().mean(1)  # (B, F)
+    if len(middle) < 2:
+        return middle.new_zeros(())
+    return torch.pdist(middle).mean() / middle.shape[1] ** 0.5

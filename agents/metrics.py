@@ -82,6 +82,11 @@ class MetricsLog:
         if self.board is not None:
             self.board.add_image(name, image, step, dataformats="HWC")
 
+    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Values (n,), for TensorBoard only."""
+        if self.board is not None:
+            self.board.add_histogram(name, values, step)
+
     def hparams(self, settings: dict[str, bool | float | str], metrics: list[str]) -> None:
         """Fill TensorBoard's HPARAMS tab, in this run's own events (add_hparams makes a stray sub-run)."""
         if self.board is not None:

@@ -15,10 +15,11 @@ from agents.evaluation import EvaluationEpisode
 from agents.metrics import MetricsLog
 from agents.openloop import open_loop
 from agents.pictures import add_gif, gif, open_loop_picture, record_video, save_gif
+from agents.replay import Sampler
 from envs.factory import EnvError
 
 HORIZONS = (1, 5, 15, 50)
-HPARAMS = ("seed", "env", "agent", "world_model", "sequence", "replay", "optimizer", "train")
+HPARAMS = ("seed", "env", "agent", "world_model", "sequence", "replay", "optimizer", "quantum", "train")
 
 
 def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | float | str]]:
@@ -76,6 +77,12 @@ class Reporter:
             self._log.image(step, "open_loop/traces", picture)
         if self._due(step, logging.video_every):
             self._video(step, agent)
+
+    def histograms(self, step: int, sampler: Sampler) -> None:
+        """How priorities and importance weights are spread."""
+        if self._log.board is not None:
+            for name, values in sampler.histograms().items():
+                self._log.histogram(step, name, values)
 
     def _due(self, step: int, every: int) -> bool:
         """Evaluations come at multiples of evaluation.every: take the first at or after each due step."""

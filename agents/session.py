@@ -10,9 +10,12 @@ import torch
 
 from agents.config import Config
 from agents.progress import Progress, duration
+from agents.replay.factory import planned
 from agents.run_directory import check_same_run, write_config
 from agents.strict import ConfigError
 from agents.training import Finished, Run
+from quantum.dry_run import report
+from quantum.factory import make_backend
 
 
 def check_device(device: str) -> None:
@@ -53,6 +56,11 @@ def exclusive(directory: Path) -> Iterator[None]:
 def run_session(config: Config, directory: Path) -> int:
     """Train in `directory`; returns the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
     check_device(config.device)
+    if config.quantum.dry_run:
+        quantum = config.quantum
+        budgets = quantum.budget_shots, quantum.budget_seconds
+        print(report(make_backend(quantum), quantum.device, planned(config), *budgets))
+        return 0
     with exclusive(directory):
         check_same_run(directory, config)
         write_config(directory, config)

@@ -1,7 +1,8 @@
 """From a plain dictionary to frozen dataclasses, or one clear line about what is wrong.
 
 Every key must exist, every value must have the declared type and lie in the range that the
-field's metadata names (min, max, above, below, choices).
+field's metadata names (min, max, above, below, choices). A section of several kinds is typed by a
+union of dataclasses, told apart by their `name`.
 """
 
 import dataclasses
@@ -75,8 +76,6 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if arguments and all(map(dataclasses.is_dataclass, arguments)):
-        hint = _named(arguments, value, path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(
@@ -84,6 +83,8 @@ def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
             )
         return build(typing.cast(type, hint), value, f"{path}.")
     if origin in (types.UnionType, typing.Union):  # X | None
+        if all(map(dataclasses.is_dataclass, arguments)):
+            return _convert(_named(arguments, value, path), value, path, limits)
         if value is None:
             return None
         inner = next(a for a in arguments if a is not type(None))
@@ -102,19 +103,20 @@ def _convert(hint: Any, value: Any, path: str, limits: dict[str, Any]) -> Any:
     return _check(_scalar(hint, value, path), path, limits)
 
 
-def _named(choices: tuple[Any, ...], value: Any, path: str) -> Any:
-    """The one of several dataclasses whose field `name` allows the given name."""
-    name = value.get("name") if isinstance(value, Mapping) else None
-    names = {
+def _named(classes: tuple[Any, ...], value: Any, path: str) -> Any:
+    """Of several dataclasses, the one whose `name` may be that of the section `value`."""
+    choices = {
         choice: cls
-        for cls in choices
-        for f in dataclasses.fields(cls)
-        if f.name == "name"
-        for choice in f.metadata["choices"]
+        for cls in classes
+        for field in dataclasses.fields(cls)
+        if field.name == "name"
+        for choice in field.metadata["choices"]
     }
-    if name is not None:
-        _check(_scalar(str, name, f"{path}.name"), f"{path}.name", {"choices": tuple(names)})
-    return names.get(name, choices[0])  # without a name, the first will miss it
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if name is None:  # the section itself is what is wrong
+        return classes[0]
+    _check(_scalar(str, name, f"{path}.name"), f"{path}.name", {"choices": tuple(choices)})
+    return choices[name]
 
 
 def _convert_tuple(

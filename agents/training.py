@@ -21,7 +21,8 @@ from agents.memory import keep_freed_memory
 from agents.metrics import MetricsLog, RunningMeans
 from agents.progress import Progress
 from agents.randomness import WEIGHTS, stream_seed
-from agents.replay import Replay, Sampler, UniformSampler
+from agents.replay import Replay
+from agents.replay.factory import make_sampler
 from agents.reporting import Reporter
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
@@ -67,15 +68,6 @@ def laprop(config: Config, agent: Dreamer) -> Optimizer:
     )
 
 
-def make_sampler(config: Config) -> Sampler:
-    """The replay sampler called `replay.name`."""
-    return {"uniform": uniform}[config.replay.name](config)
-
-
-def uniform(config: Config) -> Sampler:
-    return UniformSampler(config.env.num_envs, config.train.batch_length, config.replay.online, config.seed)
-
-
 class Run:
     """Everything that a run consists of, and the loop over it."""
 
@@ -90,7 +82,11 @@ class Run:
             self.agent.observation, self.agent.action, replay_state_shape(actor), rssm.stoch
         )
         self.replay = Replay(
-            config.replay.capacity, config.env.num_envs, train.batch_length, fields, make_sampler(config)
+            config.replay.capacity,
+            config.env.num_envs,
+            train.batch_length,
+            fields,
+            make_sampler(config, directory),
         )
         optimizer = make_optimizer(config, self.agent)
         self.learner = Learner(
@@ -147,6 +143,7 @@ class Run:
 
     def close(self) -> None:
         self.log.close()
+        self.replay.close()
         self.collector.close()
         self.evaluator.close()
 
@@ -170,12 +167,13 @@ class Run:
 
     def _log_means(self) -> None:
         metrics = self.means.read()
-        metrics |= {"updates": self.learner.updates, "replay/rows": self.replay.rows}
+        metrics |= {"updates": self.learner.updates, **self.replay.metrics()}
         elapsed = self._elapsed()
         metrics["time/seconds"] = elapsed
         metrics |= {f"time/{part}": seconds for part, seconds in self.learner.watch.seconds.items()}
         self.learner.watch.reset()
         self.log.scalars(self.step, metrics)
+        self.reporter.histograms(self.step, self.replay.sampler)
 
     def _evaluate(self, progress: Progress, interrupt: Interrupt) -> None:
         """Evaluate if it is due; an interrupted evaluation stays due."""

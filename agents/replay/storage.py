@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agents.replay.coverage import Coverage
 from agents.replay.sampler import Eligible, Sampler, Starts
 
 Rows = dict[str, NDArray[Any]]
@@ -46,6 +47,7 @@ class Replay:
         self._data = {
             name: np.zeros((num_envs, self.size, *shape), dtype) for name, (shape, dtype) in fields.items()
         }
+        self._coverage = Coverage(num_envs, self.size)
         self._added = np.zeros(num_envs, np.int64)  # rows ever stored, per environment
         self._offsets = np.arange(-1, length)
 
@@ -60,6 +62,7 @@ class Replay:
         slot = row % self.size
         for name, column in self._data.items():
             column[env, slot] = rows[name]
+        self._coverage.forget(env, slot)
         self._added[env] += 1
         self.sampler.added(env, row)
 
@@ -80,6 +83,7 @@ class Replay:
         starts, weights = self.sampler.draw(count, eligible)
         slots = (starts.row[:, None] + self._offsets) % self.size  # (B, T + 1)
         env = starts.env[:, None]
+        self._coverage.mark(env, slots[:, 1:])
         return Sample({name: data[env, slots] for name, data in self._data.items()}, starts, weights)
 
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
@@ -95,6 +99,14 @@ class Replay:
         for name, values in rows.items():
             self._data[name][env[stored], slots[stored]] = values[stored]
 
+    def metrics(self) -> dict[str, float]:
+        """Scalars for the log; the sampler's are over the draws since the last call."""
+        coverage = self._coverage.share(self.rows)
+        return {"replay/rows": self.rows, "replay/coverage": coverage, **self.sampler.metrics()}
+
+    def close(self) -> None:
+        self.sampler.close()
+
     def state_dict(self) -> dict[str, Any]:
         """The filled part of the rings as tensors, and the sampler's state."""
         filled = int(np.minimum(self._added, self.size).max())
@@ -103,6 +115,7 @@ class Replay:
             "size": self.size,
             "data": data,
             "added": self._added.tolist(),
+            "coverage": self._coverage.state_dict(filled),
             "sampler": self.sampler.state_dict(),
         }
 
@@ -114,4 +127,5 @@ class Replay:
             stored = state["data"][name].numpy()
             column[:, : stored.shape[1]] = stored
         self._added[:] = state["added"]
+        self._coverage.load_state_dict(state["coverage"])
         self.sampler.load_state_dict(state["sampler"])

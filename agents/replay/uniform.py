@@ -51,6 +51,15 @@ class UniformSampler:
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
         """Uniform draws ignore priorities."""
 
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def histograms(self) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "random": json.dumps(self._random.bit_generator.state),

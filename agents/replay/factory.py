@@ -1,0 +1,107 @@
+"""The sampler that the replay section of a config asks for."""
+
+import sys
+from collections.abc import Callable
+from functools import singledispatch
+from pathlib import Path
+
+import torch
+
+from agents.config import Config
+from agents.replay.config import PrioritizedReplay, Priority, QuantumReplay, UniformReplay
+from agents.replay.pool import Pool
+from agents.replay.priorities import Priorities
+from agents.replay.prioritized import PrioritizedSampler
+from agents.replay.proposals import Exact, Proposal
+from agents.replay.sampler import Sampler
+from agents.replay.transforms import Boltzmann, Power, Rank, Rotation, Transform
+from agents.replay.uniform import UniformSampler
+from quantum.backend import Backend, run
+from quantum.dry_run import Planned
+from quantum.factory import make_backend
+from quantum.job_queue import JobQueue, Limits
+from quantum.tasks import AmplitudeTask
+
+
+def make_sampler(config: Config, directory: Path) -> Sampler:
+    """The sampler of `config.replay`; `directory` is the run's."""
+    return _make(config.replay, config, directory)
+
+
+@singledispatch
+def _make(replay: object, config: Config, directory: Path) -> Sampler:
+    raise TypeError(f"no sampler for {type(replay).__name__}")
+
+
+@_make.register
+def _(replay: UniformReplay, config: Config, directory: Path) -> Sampler:
+    return UniformSampler(config.env.num_envs, config.train.batch_length, replay.online, config.seed)
+
+
+@_make.register
+def _(replay: PrioritizedReplay, config: Config, directory: Path) -> Sampler:
+    priorities = make_priorities(replay, config.env.num_envs)
+    proposal = Exact(priorities.tree, replay.stratified)
+    return PrioritizedSampler(priorities, proposal, replay.beta, replay.beta_updates, 0.0, config.seed)
+
+
+@_make.register
+def _(replay: QuantumReplay, config: Config, directory: Path) -> Sampler:
+    priorities = make_priorities(replay, config.env.num_envs)
+    proposal: Proposal = Exact(priorities.tree)
+    if config.quantum.name != "statevector":
+        backend = make_backend(config.quantum)
+        warm_up(backend, replay.qubits)
+        kept = directory / "replay"  # jobs that outlive the process
+        kept.mkdir(parents=True, exist_ok=True)
+        queue = JobQueue(backend, Limits.from_config(config.quantum), _warn, kept, inline=replay.wait)
+        proposal = Pool(priorities.tree, replay.qubits, replay.shots, replay.reuse, queue, config.seed)
+    return PrioritizedSampler(
+        priorities, proposal, replay.beta, replay.beta_updates, replay.floor, config.seed
+    )
+
+
+def make_transform(replay: Priority) -> Transform:
+    """The transform called `replay.transform`."""
+    makers: dict[str, Callable[[], Transform]] = {
+        "power": lambda: Power(replay.alpha, replay.offset),
+        "rank": lambda: Rank(replay.alpha),
+        "boltzmann": lambda: Boltzmann(replay.temperature),
+        "rotation": lambda: Rotation(replay.prepare, replay.depreciate, replay.offset),
+    }
+    return makers[replay.transform]()
+
+
+def make_priorities(replay: Priority, num_envs: int) -> Priorities:
+    size = replay.capacity // num_envs
+    return Priorities(num_envs, size, make_transform(replay), replay.bonus, replay.decay)
+
+
+def warm_up(backend: Backend, qubits: int) -> None:
+    """Transpile the circuit before training, and see that the backend runs it. Raises BackendError.
+
+    Qiskit's transpiler holds Python's lock for seconds: in the first job's thread it would stop the
+    learner. Not for services, where a job has its price.
+    """
+    if not backend.remote:
+        run(backend, [AmplitudeTask(torch.ones(1, 2**qubits))], 1, 0)
+
+
+def planned(config: Config) -> list[Planned]:
+    """The jobs that replay submits in a whole run, for a dry run."""
+    replay, train = config.replay, config.train
+    if not isinstance(replay, QuantumReplay) or config.quantum.name == "statevector":
+        return []
+    draws = max(config.steps - train.prefill, 0) * train.replay_ratio / train.batch_length
+    calls = 1 + int(draws / (replay.reuse * replay.shots))
+    return [Planned("replay", AmplitudeTask(torch.ones(1, 2**replay.qubits)), replay.shots, calls)]
+
+
+def check_backend(config: Config) -> None:
+    """Raises ValueError, CredentialsError or BackendError if the circuits of a run cannot be run."""
+    if isinstance(config.replay, QuantumReplay):
+        make_backend(config.quantum)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

@@ -1,0 +1,167 @@
+"""Measurements of the tree's top by circuits: a pool of shots that many batches draw from.
+
+The top n levels below the node that covers what is filled are loaded as amplitudes √(block/total) of
+2^n blocks (quantum.grover_rudolph) and measured some thousands of times in one job. A draw takes one
+of these shots and descends classically below its block. Its probability is therefore known exactly,
+
+    q(leaf) = (shots that hit its block / shots) · (weight of the leaf / weight of its block),
+
+whatever noise the device added and however old the shots are: nothing has to be modelled.
+"""
+
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.replay.proposals import Exact
+from agents.replay.sum_tree import Floats, Ints, SumTree
+from quantum.job_queue import JobQueue, Outcome
+from quantum.tasks import AmplitudeTask
+
+_STREAM = 9  # of the jobs' seeds, see agents.randomness
+
+
+class Pool:
+    """A proposal that draws from the last job's shots; the next job is under way meanwhile.
+
+    A new job starts when the shots have been drawn from `reuse` times each, or when the filled part
+    has outgrown the blocks. Until the first one is back, and if all blocks that were measured have
+    lost their weight, the tree is measured in this process (`Exact`).
+
+    Args:
+        tree: current weights. qubits: n. shots: of a job. reuse: draws per shot.
+        queue: runs the jobs; the pool is its only user. seed: of the jobs.
+    """
+
+    def __init__(
+        self, tree: SumTree, qubits: int, shots: int, reuse: float, queue: JobQueue, seed: int
+    ) -> None:
+        self._tree, self._exact, self._queue = tree, Exact(tree), queue
+        self._qubits, self._shots, self._reuse, self._seed = qubits, shots, reuse, seed
+        self._counts = np.zeros(2**qubits, np.int64)  # shots that hit each block; none yet: all 0
+        self._level = 0  # of the tree, where the blocks are nodes
+        self._used = 0  # draws since these shots arrived
+        self._born = 0  # batch in which their job was submitted
+        self._batches = 0
+        self._jobs = 0
+        self._active: Ints = self._counts  # counts of blocks that have weight now
+        self._ends: Ints = self._counts  # their running sums
+        self._seconds = 0.0  # that batches spent here on jobs
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are shots to draw from."""
+        return bool(self._ends[-1] > 0)
+
+    @property
+    def frequencies(self) -> Floats:
+        """Share (2^n,) of the shots in each block that has weight."""
+        return self._active / max(int(self._ends[-1]), 1)
+
+    def target(self, level: int | None = None) -> Floats:
+        """Weights (2^n,) of the blocks now."""
+        nodes = self._tree.levels[self._level if level is None else level][: 2**self._qubits]
+        return np.pad(nodes, (0, 2**self._qubits - len(nodes)))
+
+    def prepare(self, filled: int) -> None:
+        """Take in what has been measured, ask for more; never waits unless the queue runs inline."""
+        begin = perf_counter()
+        self._batches += 1
+        self._take()
+        level = self._level_for(filled)
+        due = not self._counts.any() or self._used >= self._reuse * self._shots or level != self._level
+        if due and self._queue.pending == 0 and self._tree.total > 0.0:
+            self._submit(level)
+            self._take()
+        self._active = np.where(self.target() > 0.0, self._counts, 0)
+        self._ends = self._active.cumsum()
+        self._seconds += perf_counter() - begin
+
+    def draw(self, count: int, random: np.random.Generator) -> Ints:
+        if not self.ready:
+            return self._exact.draw(count, random)
+        self._used += count
+        shot = np.sort(random.integers(self._ends[-1], size=count))
+        block = self._ends.searchsorted(shot, side="right")
+        value = random.random(count) * self._tree.levels[self._level].take(block)
+        return self._tree.descend(block, value, self._level)
+
+    def probability(self, leaf: Ints) -> Floats:
+        if not self.ready:
+            return self._exact.probability(leaf)
+        block = leaf >> (self._tree.depth - self._level)
+        inside = block < len(self._active)  # rows stored after the job was submitted may lie beyond
+        block = np.where(inside, block, 0)
+        share = self._tree.leaves.take(leaf) / self._tree.levels[self._level].take(block).clip(1e-300)
+        return np.where(inside, self._active.take(block) / self._ends[-1] * share, 0.0)
+
+    def _level_for(self, filled: int) -> int:
+        """The deepest level where at most 2^n nodes cover the filled leaves."""
+        depth, level = self._tree.depth, 0
+        while level < depth and -(-filled // 2 ** (depth - level - 1)) <= 2**self._qubits:
+            level += 1
+        return level
+
+    def _submit(self, level: int) -> None:
+        weights = torch.from_numpy(self.target(level))
+        seed = np.random.SeedSequence([_STREAM, self._seed, self._jobs]).generate_state(1)[0]
+        self._jobs += 1
+        task = AmplitudeTask(weights.unsqueeze(0))
+        tag = {"level": level, "batch": self._batches, "size": self._tree.size}
+        self._queue.submit([task], self._shots, int(seed) >> 1, tag)
+
+    def _take(self) -> None:
+        for outcome in self._queue.poll():
+            self._accept(outcome)
+
+    def _accept(self, outcome: Outcome) -> None:
+        if outcome.measurement is None or outcome.tag.get("size") != self._tree.size:
+            return  # lost, or of another run: the shots at hand go on
+        bits = outcome.measurement.bits[0]
+        if bits.shape[-1] != self._qubits:
+            return
+        index = AmplitudeTask.indices(bits).flatten().numpy()
+        self._counts = np.bincount(index, minlength=2**self._qubits)
+        self._level, self._born = outcome.tag["level"], outcome.tag["batch"]
+        self._used = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Of the shots at hand: draws per shot, age in batches, distance to the target; and the jobs."""
+        target = self.target()
+        out = {
+            "pool/ready": float(self.ready),
+            "pool/use": self._used / self._shots,
+            "pool/age": float(self._batches - self._born),
+            "time/quantum": self._seconds,
+        }
+        self._seconds = 0.0
+        if self.ready:
+            out["pool/distance"] = float(
+                0.5 * np.abs(self._counts / self._counts.sum() - target / self._tree.total).sum()
+            )
+        for name, value in self._queue.metrics().items():
+            clock = "seconds" in name  # what depends on the clock is logged under time/
+            out[f"time/quantum_{name}" if clock else f"quantum/{name}"] = value
+        return out
+
+    def close(self) -> None:
+        self._queue.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shots at hand. A job under way is not kept: it is collected if the service still has it,
+        else submitted again."""
+        return {
+            "counts": torch.from_numpy(self._counts.copy()),
+            "level": self._level,
+            "used": self._used,
+            "born": self._born,
+            "batches": self._batches,
+            "jobs": self._jobs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._counts = state["counts"].numpy().copy()
+        self._level, self._used, self._born = state["level"], state["used"], state["born"]
+        self._batches, self._jobs = state["batches"], state["jobs"]

@@ -1,0 +1,127 @@
+"""Prioritized replay of sequences (Schaul et al. 2016), with any distribution over a sum tree's leaves."""
+
+import json
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.replay.priorities import Priorities
+from agents.replay.proposals import Proposal
+from agents.replay.sampler import Eligible, Starts
+
+HISTOGRAM = 10_000  # values
+
+
+class PrioritizedSampler:
+    """Draws starts from q = (1 − floor)·proposal + floor/N and weighs them by (1/(N·q))^β.
+
+    N is the number of starts that can be drawn. With β = 1 a weighted mean over draws is an unbiased
+    estimate of the mean over the buffer, whatever the proposal is: its weights are not divided by the
+    largest. β goes linearly from its first to its second value within `beta_updates` updates.
+
+    Args:
+        priorities: the tree. proposal: draws from it. floor: share of uniform draws.
+        seed: of the sampler's own generator.
+    """
+
+    def __init__(
+        self,
+        priorities: Priorities,
+        proposal: Proposal,
+        beta: tuple[float, float],
+        beta_updates: int,
+        floor: float,
+        seed: int,
+    ) -> None:
+        self.priorities, self.proposal = priorities, proposal
+        self._beta, self._beta_updates, self._floor = beta, beta_updates, floor
+        self._random = np.random.default_rng(np.random.SeedSequence([2, seed]))
+        self._sums = np.zeros(4)  # draws, w, w², −ln q since the last line of metrics
+        self._largest = 0.0  # w
+        self._recent: deque[NDArray[np.float32]] = deque(maxlen=256)
+
+    @property
+    def beta(self) -> float:
+        start, end = self._beta
+        done = self.priorities.updates / self._beta_updates if self._beta_updates else 1.0
+        return start + (end - start) * min(done, 1.0)
+
+    def added(self, env: NDArray[np.int64], row: NDArray[np.int64]) -> None:
+        """New rows come into the tree with the next draw."""
+
+    def draw(self, count: int, eligible: Eligible) -> tuple[Starts, NDArray[np.float32]]:
+        priorities, proposal, random = self.priorities, self.proposal, self._random
+        priorities.sync(eligible)
+        proposal.prepare(priorities.filled)
+        number = priorities.count
+        if self._floor > 0.0:
+            anywhere = random.integers(number, size=random.binomial(count, self._floor))
+            chosen = proposal.draw(count - len(anywhere), random)
+            leaf = np.concatenate([priorities.uniform(anywhere), chosen])
+        else:
+            leaf = proposal.draw(count, random)
+        q = proposal.probability(leaf)
+        if self._floor > 0.0:
+            q *= 1.0 - self._floor
+            q += self._floor / number
+        weights = 1.0 / (number * q)
+        beta = self.beta
+        if beta != 1.0:
+            weights **= beta
+        self._note(weights, q)
+        single = weights.astype(np.float32)
+        self._recent.append(single)
+        return priorities.starts(leaf), single
+
+    def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
+        """Raises FloatingPointError for priorities that are not finite, ValueError for negative ones."""
+        self.priorities.update(starts, priorities)
+
+    def metrics(self) -> dict[str, float]:
+        """Effective sample size and entropy as shares of their largest values, and the weights."""
+        draws, total, squares, surprise = self._sums.tolist()
+        out = {"replay/beta": self.beta, **self.proposal.metrics()}
+        if draws:
+            number = max(self.priorities.count, 2)
+            out |= {
+                "replay/weight_mean": total / draws,
+                "replay/weight_max": self._largest,
+                "replay/effective_sample_size": total * total / (draws * squares),
+                # The mean of −ln q over draws from q is its entropy.
+                "replay/entropy": surprise / draws / float(np.log(number)),
+            }
+        self._sums[:], self._largest = 0.0, 0.0
+        return out
+
+    def histograms(self) -> dict[str, NDArray[Any]]:
+        leaf = self.priorities.drawable()
+        leaf = leaf[:: max(1, -(-len(leaf) // HISTOGRAM))]
+        out: dict[str, NDArray[Any]] = {"replay/priority": self.priorities.tree.leaves[leaf]}
+        if self._recent:
+            out["replay/weight"] = np.concatenate(self._recent)[-HISTOGRAM:]
+        return out
+
+    def close(self) -> None:
+        self.proposal.close()
+
+    def _note(self, weights: NDArray[np.float64], q: NDArray[np.float64]) -> None:
+        self._sums += np.array([len(q), weights.sum(), weights @ weights, -np.log(q).sum()])
+        self._largest = max(self._largest, float(weights.max()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "priorities": self.priorities.state_dict(),
+            "proposal": self.proposal.state_dict(),
+            "random": json.dumps(self._random.bit_generator.state),
+            "sums": self._sums.tolist(),
+            "largest": self._largest,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.priorities.load_state_dict(state["priorities"])
+        self.proposal.load_state_dict(state["proposal"])
+        self._random.bit_generator.state = json.loads(state["random"])
+        self._sums[:] = state["sums"]
+        self._largest = state["largest"]

@@ -1,0 +1,27 @@
+"""The configured backend, and what must hold before a run starts."""
+
+from quantum.backend import Backend
+from quantum.config import QuantumConfig
+
+
+def make_backend(config: QuantumConfig) -> Backend:
+    """The backend; only the chosen one's libraries are imported.
+
+    Raises ValueError, CredentialsError or BackendError with one line that names the fix, so calling it
+    before training is the check that training can use it.
+    """
+    if config.name == "statevector":
+        from quantum.statevector import Statevector
+
+        return Statevector()
+    if config.name in ("aer", "aer_noisy"):
+        from quantum.aer import Aer
+
+        return Aer(config)
+    if config.name == "pennylane":
+        from quantum.pennylane_backend import PennyLane
+
+        return PennyLane(config)
+    from quantum.ibm import IBM
+
+    return IBM(config)

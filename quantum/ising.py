@@ -1,0 +1,120 @@
+"""Ising problems, E(z) = c + Σ_i h_i z_i + Σ_{i<j} J_ij z_i z_j with z_i = ±1, and their QUBO form.
+
+Bits b_i ∈ {0, 1} and spins are tied by z = 1 − 2b: bit 0 is spin +1 is |0⟩. Bit i of an index is b_i.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_ENUMERATED = 24  # qubits; 2^24 energies take 64 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Ising:
+    """Fields h (n,), couplings J (n, n) above the diagonal only, and a constant; float64, CPU.
+
+    Raises ValueError for other shapes, entries on or below the diagonal, or values that are not finite.
+    """
+
+    h: Tensor
+    J: Tensor
+    constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        h, couplings = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (self.h, self.J))
+        n = len(h) if h.dim() == 1 else 0
+        if n < 1 or couplings.shape != (n, n):
+            raise ValueError(f"h {tuple(h.shape)} and J {tuple(couplings.shape)} must be (n,) and (n, n)")
+        if couplings.tril().any():
+            raise ValueError("J must be zero on and below its diagonal: each pair i < j counts once")
+        if not (torch.isfinite(h).all() and torch.isfinite(couplings).all()):
+            raise ValueError("h and J must be finite")
+        object.__setattr__(self, "h", h)
+        object.__setattr__(self, "J", couplings)
+
+    @property
+    def qubits(self) -> int:
+        return len(self.h)
+
+    @property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """Pairs i < j with a coupling."""
+        return tuple((i, j) for i, j in self.J.nonzero().tolist())
+
+
+def from_qubo(quadratic: Tensor, constant: float = 0.0) -> Ising:
+    """The Ising form of E(b) = bᵀQb + constant; Q (n, n) need not be symmetric or triangular.
+
+    With b = (1 − z)/2: J_ij = (Q_ij + Q_ji)/4, h_i = −Q_ii/2 − Σ_{j≠i} (Q_ij + Q_ji)/4. Exact but for
+    the rounding of the sums.
+    """
+    q = torch.as_tensor(quadratic).detach().to("cpu", torch.float64)
+    if q.dim() != 2 or q.shape[0] != q.shape[1]:
+        raise ValueError(f"Q {tuple(q.shape)} must be (n, n)")
+    diagonal = q.diagonal()
+    pairs = (q + q.t()) / 4
+    pairs = pairs - pairs.diagonal().diag()
+    h = -diagonal / 2 - pairs.sum(1)
+    couplings = pairs.triu(1)
+    return Ising(h, couplings, constant + float(diagonal.sum() / 2 + couplings.sum()))
+
+
+def to_qubo(ising: Ising) -> tuple[Tensor, float]:
+    """Q (n, n), upper triangular, and a constant with bᵀQb + constant = E(1 − 2b)."""
+    both = ising.J + ising.J.t()
+    q = 4 * ising.J + (-2 * (ising.h + both.sum(1))).diag()
+    return q, ising.constant + float(ising.h.sum() + ising.J.sum())
+
+
+def energy(ising: Ising, bits: Tensor) -> Tensor:
+    """E of bit strings (…, n) → (…,), float64."""
+    return energy_of_spins(ising, 1.0 - 2.0 * bits.to(torch.float64))
+
+
+def energy_of_spins(ising: Ising, spins: Tensor) -> Tensor:
+    """E of spins (…, n), which may be any real numbers, → (…,), float64."""
+    return ising.constant + spins @ ising.h + ((spins @ ising.J) * spins).sum(-1)
+
+
+def energies(ising: Ising, dtype: torch.dtype = torch.float32) -> Tensor:
+    """E of all 2^n bit strings, in the order of their indices.
+
+    The bits are cut in halves a and b: E(a, b) = E_a + E_b + z_aᵀ J_ab z_b, one matrix product.
+    Raises ValueError for n > 24.
+    """
+    n = ising.qubits
+    if n > MAX_ENUMERATED:
+        raise ValueError(f"2^{n} energies are too many: at most {MAX_ENUMERATED} qubits can be enumerated")
+    low = n // 2
+    spins = all_spins(n - low)
+    h, couplings = ising.h, ising.J
+    a = spins[: 2**low, :low]  # (2^low, low): the low half is at most as long as the high one
+    energy_a = a @ h[:low] + ((a @ couplings[:low, :low]) * a).sum(1)
+    energy_b = spins @ h[low:] + ((spins @ couplings[low:, low:]) * spins).sum(1) + ising.constant
+    field_b = couplings[:low, low:] @ spins.t()  # (low, 2^high)
+    if dtype != torch.float64:
+        a, field_b, energy_a, energy_b = (x.to(dtype) for x in (a, field_b, energy_a, energy_b))
+    table = torch.mm(field_b.t(), a.t())  # (2^high, 2^low)
+    return table.add_(energy_a).add_(energy_b[:, None]).view(-1)
+
+
+def all_bits(n: int) -> Tensor:
+    """All bit strings (2^n, n), uint8, row x holding the bits of x."""
+    return (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).to(torch.uint8)
+
+
+def all_spins(n: int) -> Tensor:
+    """All spin configurations (2^n, n), float64."""
+    return 1.0 - 2.0 * all_bits(n).to(torch.float64)
+
+
+def index_to_bits(index: Tensor, n: int) -> Tensor:
+    """Indices (…,) → bits (…, n), uint8."""
+    return (index[..., None] >> torch.arange(n) & 1).to(torch.uint8)
+
+
+def bits_to_index(bits: Tensor) -> Tensor:
+    """Bits (…, n) → indices (…,), int64."""
+    return (bits.to(torch.int64) << torch.arange(bits.shape[-1])).sum(-1)

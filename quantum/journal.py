@@ -1,0 +1,82 @@
+"""Jobs in flight and what a run has used up, in one small file of the run directory.
+
+Written atomically after every change, so a kill at any instant leaves the old or the new one, and a
+restarted run finds the jobs that it paid for. Holds ids and numbers: no angles, no credentials.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+FORMAT = 1
+NAME = "quantum_jobs.json"
+
+
+@dataclass
+class Entry:
+    """One job in flight: its id, who runs it, and whatever its owner wants to know later."""
+
+    job_id: str
+    backend: str
+    shots: int  # over all circuits
+    submitted: float  # seconds since the epoch
+    tag: dict[str, Any] = field(default_factory=dict)  # plain JSON
+
+
+class Journal:
+    """The file's content. Without a directory nothing is kept."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = None if directory is None else directory / NAME
+        self._lock = Lock()
+        self.entries: dict[str, Entry] = {}
+        self.shots = 0
+        self.seconds = 0.0
+        self.damaged = False
+        self._read()
+
+    def add(self, entry: Entry) -> None:
+        with self._lock:
+            self.entries[entry.job_id] = entry
+            self._write(lasting=True)
+
+    def remove(self, job_id: str) -> None:
+        with self._lock:
+            if self.entries.pop(job_id, None) is not None:
+                self._write()
+
+    def used(self, shots: int, seconds: float) -> None:
+        """What the run has used so far, in all."""
+        with self._lock:
+            self.shots, self.seconds = shots, seconds
+            self._write()
+
+    def _read(self) -> None:
+        if self._path is None or not self._path.exists():
+            return
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError("another format")
+            self.entries = {item["job_id"]: Entry(**item) for item in content["jobs"]}
+            self.shots, self.seconds = int(content["shots"]), float(content["seconds"])
+        except (ValueError, KeyError, TypeError):  # not ours, or damaged by hand
+            self.damaged = True
+            self._path.replace(self._path.with_suffix(".damaged"))
+
+    def _write(self, lasting: bool = False) -> None:
+        """Replace the file; `lasting` waits for the disk, so that a power failure loses no job."""
+        if self._path is None:
+            return
+        jobs = [asdict(entry) for entry in self.entries.values()]
+        content = {"format": FORMAT, "shots": self.shots, "seconds": self.seconds, "jobs": jobs}
+        temporary = self._path.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(self._path)
