@@ -113,14 +113,16 @@ class Simulator:
     dtype: torch.dtype = torch.float32
     energies: Tensor = field(init=False)  # (2^n,)
     _phases: Tensor = field(init=False, repr=False)
+    _lowest: Tensor = field(init=False, repr=False)
     _ones: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.ising.qubits > MAX_QUBITS:
             raise ValueError(f"{self.ising.qubits} qubits are too many to simulate: at most {MAX_QUBITS}")
-        # Without the constant, phases are small and keep their precision.
-        self._phases = energies(Ising(self.ising.h, self.ising.J), self.dtype)
-        self.energies = self._phases + self.ising.constant if self.ising.constant else self._phases
+        self.energies = energies(self.ising, self.dtype)
+        # Phases count from the lowest energy: where amplitudes are large, phases are small and precise.
+        self._lowest = self.energies.min()
+        self._phases = self.energies - self._lowest
         self._ones = _ones(self.ising.qubits).to(self.dtype)
 
     @torch.no_grad()
@@ -134,7 +136,7 @@ class Simulator:
         gamma, beta = angles.gamma.to(self.dtype), angles.beta.to(self.dtype)  # (R, p)
         state = _State(len(gamma), size, self.dtype)
         if angles.warm is not None:
-            return self._warm_parts(state, gamma, beta, angles.warm)
+            return self._warm_parts(state, angles, last_phase)
         # exp(−i·quarter) = i^{|x|} = D, exp(−i·half) = D². Small phases keep their precision.
         quarter = self._ones % 4 * (-math.pi / 2)
         half = self._ones % 2 * math.pi
@@ -148,23 +150,33 @@ class Simulator:
             mixer = torch.stack([c, s, s, -c], -1).view(-1, 2, 2)
             state.everywhere(_power(mixer, n))
         if last_phase:
-            state.turn(quarter.expand(len(gamma), size))
+            state.turn(quarter + self._offset(angles))
         return state.parts
 
-    def _warm_parts(self, state: _State, gamma: Tensor, beta: Tensor, theta: Tensor) -> Tensor:
+    def _offset(self, angles: Angles) -> Tensor:
+        """The phase (R, 1) that all amplitudes share: p times γ·(lowest energy − constant)."""
+        offset = angles.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
+        return (offset % (2 * math.pi)).to(self.dtype)
+
+    def _warm_parts(self, state: _State, angles: Angles, last_phase: bool) -> Tensor:
         """As `parts`, from a product state: exp(−iβM) = RY(θ) exp(iβZ) RY(−θ) on every qubit."""
-        n, rows = self.ising.qubits, len(gamma)
-        turn = _rotation(theta.to(self.dtype)).expand(rows, n, 2, 2)
+        assert angles.warm is not None
+        n, rows, size = self.ising.qubits, len(angles.gamma), len(self.energies)
+        gamma, beta = angles.gamma.to(self.dtype), angles.beta.to(self.dtype)
+        turn = _rotation(angles.warm.to(self.dtype)).expand(rows, n, 2, 2)
         forward, back = _product(turn), _product(turn.transpose(2, 3))
         state.parts.zero_()
         state.parts[:, 0, 0] = 1
         state.everywhere(forward)
-        spins = 2 * self._ones - n  # −Σz
-        for layer in range(gamma.shape[1]):
+        for layer in range(angles.layers):
             state.turn(gamma[:, layer, None] * self._phases)
             state.everywhere(back)
-            state.turn(beta[:, layer, None] * spins)
+            # Σz = n − 2|x|; its part n is the same for all and comes last.
+            state.turn(beta[:, layer, None] * (2 * self._ones))
             state.everywhere(forward)
+        if last_phase:
+            spins = n * angles.beta.double().sum(1, keepdim=True) % (2 * math.pi)
+            state.turn((self._offset(angles) - spins.to(self.dtype)).expand(rows, size))
         return state.parts
 
     def amplitudes(self, angles: Angles) -> Tensor:
@@ -185,7 +197,7 @@ class Simulator:
 
     def expectation(self, angles: Angles) -> Tensor:
         """⟨E⟩ (R,)."""
-        return self.probabilities(angles) @ self._phases + self.ising.constant
+        return self.probabilities(angles) @ self.energies
 
     def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
         """Indices (R, S) of measured states."""
