@@ -23,14 +23,17 @@ from worldmodel.attention.born_encodings import Encoding
 from worldmodel.attention.decay import remains, running_total
 from worldmodel.attention.masks import causal
 
-FEW = 64
 CHUNKS_AT_ONCE = 128
 """So many chunks are treated together; a loop over such blocks keeps the form linear in N."""
 
 
-def chunk_length(size: int) -> int:
-    """C for φ features, the fastest of 32, 64 and 128 as measured at d = 8, 16 (and 32)."""
-    return 32 if size <= 64 else 64 if size <= 256 else 128
+def chunk_length(length: int, size: int) -> int:
+    """C for N steps and φ features.
+
+    A state costs each step about as much as φ more pairs, so that fewer than C + φ steps are one chunk.
+    """
+    chunk = 32 if size <= 64 else 64 if size <= 256 else 128  # fastest as measured at d = 8, 16 and 64
+    return length if length <= chunk + size else chunk
 
 
 class Steps(NamedTuple):
@@ -87,11 +90,10 @@ def chunked(
 
     Args:
         state: (B, h, φ, dv + 1), what went before; episode 0 continues it.
-        chunk: C, by default all steps if they are few, else as fits φ. One chunk with nothing before it
-            is the parallel form.
+        chunk: C, by default as fits N and φ. One chunk with nothing before it is the parallel form.
     """
     length = q.shape[-2]
-    chunk = chunk or (length if length <= FEW else chunk_length(encoding.size))
+    chunk = chunk or chunk_length(length, encoding.size)
     outs = []
     number: Tensor | None = None  # the episode that `state` belongs to
     block = chunk * CHUNKS_AT_ONCE
