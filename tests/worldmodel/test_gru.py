@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel.gru import BlockGRU, make_sequence
+from worldmodel.gru import BlockGRU
 
 STOCH, ACTION, DETER, HIDDEN, BATCH = 6, 3, 16, 5, 4
 
@@ -121,7 +121,7 @@ def test_initialisation_counts_the_whole_grouped_input_as_fan_in():
 
 
 def test_initial_state_and_packing():
-    gru = make_sequence("gru", STOCH, ACTION, DETER, HIDDEN, 2, 1)
+    gru = BlockGRU(STOCH, ACTION, DETER, HIDDEN, 2, 1)
     state = gru.initial(3)
     assert torch.equal(state, torch.zeros(3, DETER))
     assert gru.deter == DETER

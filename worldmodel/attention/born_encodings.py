@@ -72,8 +72,9 @@ class RealAmplitudes:
         return (shifted * x.unsqueeze(-3)).flatten(-3, -2)
 
     def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
-        trace = state[..., : self.width, :].sum(-2, keepdim=True)  # shift 0 is the diagonal
-        return features.mT @ (state * self._counts.to(state)) + floor * trace
+        weighted = features * self._counts.to(features)
+        weighted[..., : self.width, :] += floor  # shift 0 is the diagonal: its sum is the trace
+        return weighted.mT @ state
 
 
 class ComplexAmplitudes:
@@ -100,5 +101,6 @@ class ComplexAmplitudes:
         return torch.addcmul(first, b.unsqueeze(-2), (a + b).unsqueeze(-3)).flatten(-3, -2)
 
     def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
-        trace = state[..., :: self._modes + 1, :].sum(-2, keepdim=True)
-        return features.mT @ state + floor * trace
+        weighted = features.clone()
+        weighted[..., :: self._modes + 1, :] += floor  # the diagonal, whose sum is the trace
+        return weighted.mT @ state

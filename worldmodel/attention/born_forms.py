@@ -73,7 +73,8 @@ def step(
         keep = fresh if keep is None else keep * fresh
     if keep is not None:
         state = state * keep[..., None, None]
-    state = torch.addcmul(state, encoding.features(k.unsqueeze(-1)), with_one(v).unsqueeze(-2))
+    made = encoding.features(k.unsqueeze(-1)), with_one(v).unsqueeze(-2)
+    state = torch.addcmul(state, *made) if keep is None else state.addcmul_(*made)
     read = encoding.read(encoding.features(q.unsqueeze(-1)), state, floor)  # (B, h, 1, dv + 1)
     return ratio(read).squeeze(-2), state
 

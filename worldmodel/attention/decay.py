@@ -44,7 +44,7 @@ def running_total(log_decay: Tensor, segments: Tensor | None = None) -> Tensor:
 
 def remains(lost: Tensor, dtype: torch.dtype) -> Tensor:
     """exp of a sum of log γ. What is positive, of later steps or other episodes, is left to the masks."""
-    return lost.clamp(max=0.0).exp().to(dtype)
+    return lost.to(dtype).clamp(max=0.0).exp()
 
 
 def decay_bias(log_decay: Tensor, segments: Tensor | None = None) -> Tensor:
