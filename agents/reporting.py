@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from agents.attention_report import attention_numbers, attention_picture, attention_views
 from agents.config import Config
 from agents.dreamer import Dreamer
 from agents.evaluation import EvaluationEpisode
@@ -19,7 +20,18 @@ from agents.replay import Sampler
 from envs.factory import EnvError
 
 HORIZONS = (1, 5, 15, 50)
-HPARAMS = ("seed", "env", "agent", "world_model", "sequence", "replay", "optimizer", "quantum", "train")
+HPARAMS = (
+    "seed",
+    "env",
+    "agent",
+    "world_model",
+    "sequence",
+    "attention",
+    "replay",
+    "optimizer",
+    "quantum",
+    "train",
+)
 
 
 def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | float | str]]:
@@ -69,9 +81,14 @@ class Reporter:
                 if k <= settings.horizon and np.isfinite(result.model_error[k - 1]):
                     values[f"open_loop/mse_{k:02d}"] = float(result.model_error[k - 1])
                     values[f"open_loop/persistence_{k:02d}"] = float(result.persistence_error[k - 1])
+        views = attention_views(agent, episodes[0])
+        values |= attention_numbers(views)
         self._log.scalars(step, values)
         if self._log.board is None:
             return
+        if views and self._due(step, logging.pictures_every):
+            title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
+            self._log.image(step, "attention/maps", attention_picture(views, title))
         if result is not None and self._due(step, logging.pictures_every):
             picture = open_loop_picture(result, f"open-loop prediction at step {step}")
             self._log.image(step, "open_loop/traces", picture)

@@ -47,7 +47,12 @@ class Future(NamedTuple):
 
 
 class CausalAttention(Protocol):
-    """One layer's attention over time. `Past`, `Trail` and `Memory` are pytrees of tensors."""
+    """One layer's attention over time. Pasts, trails and memories are pytrees of tensors."""
+
+    @property
+    def kind(self) -> Kind:
+        """What attends."""
+        ...
 
     def empty(self, batch: int, like: Tensor) -> Any:
         """The past before anything happened."""
@@ -88,7 +93,8 @@ class KeyValueAttention(nn.Module):
 
     def __init__(self, kind: Kind, window: int) -> None:
         super().__init__()
-        self.kind, self.window = kind, window
+        self.kind: Kind = kind
+        self.window = window
 
     def empty(self, batch: int, like: Tensor) -> KeyValues:
         nothing = like.new_zeros(batch, self.kind.heads, 0, self.kind.width)
@@ -191,6 +197,10 @@ class MixedAttention(nn.Module):
         self.exact, self.approximate = exact, approximate
         self.mix_at = mix_at
         self.schedule(0)
+
+    @property
+    def kind(self) -> Kind:
+        return self.approximate.kind
 
     def schedule(self, update: int) -> None:
         """Set the mix for update number `update`."""

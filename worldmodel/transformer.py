@@ -133,12 +133,12 @@ class Transformer(nn.Module):
         )
         self.norm = RMSNorm(deter)
 
-    def _layers(self) -> list[Block]:
+    def layers(self) -> list[Block]:
         return cast("list[Block]", self.blocks)
 
     def initial(self, batch: int) -> Past:
         like = self.norm.scale
-        layers = tuple(block.attention.empty(batch, like) for block in self._layers())
+        layers = tuple(block.attention.empty(batch, like) for block in self.layers())
         nobody = torch.zeros(batch, 0, dtype=torch.long, device=like.device)
         return Past(layers, nobody, torch.zeros((), dtype=torch.long, device=like.device))
 
@@ -157,11 +157,11 @@ class Transformer(nn.Module):
         self, stoch: Tensor, drive: Tensor, is_first: Tensor, state: Past
     ) -> tuple[Tensor, Trail, Past]:
         x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + drive  # (B, T, D)
-        sight = self._sight(is_first, state.segments)
+        sight = self.sight(is_first, state.segments)
         positions = state.position + torch.arange(x.shape[1], device=x.device)
         turn = phases(positions, self.head, x.dtype)
         trails = []
-        for block, past in zip(self._layers(), state.layers, strict=True):
+        for block, past in zip(self.layers(), state.layers, strict=True):
             heads = block.ask(x, turn)
             trails.append(block.attention.remember(heads, past))
             x = block.add(x, block.attention.attend(heads, trails[-1], sight))
@@ -169,14 +169,14 @@ class Transformer(nn.Module):
             last = Past(
                 tuple(
                     block.attention.keep(trail, sight, self.window - 1)
-                    for block, trail in zip(self._layers(), trails, strict=True)
+                    for block, trail in zip(self.layers(), trails, strict=True)
                 ),
                 self._relative(sight.segments)[:, max(0, sight.segments.shape[1] - self.window + 1) :],
                 positions[-1] + 1,
             )
         return self.norm(x), Trail(tuple(trails), sight, state.position), last
 
-    def _sight(self, is_first: Tensor, before: Tensor) -> Sight:
+    def sight(self, is_first: Tensor, before: Tensor) -> Sight:
         own = (is_first > 0.5).long().cumsum(1)  # (B, T)
         segments = torch.cat([before, own], 1)  # (B, c + T)
         steps, c = own.shape[1], before.shape[1]
@@ -213,7 +213,7 @@ class Transformer(nn.Module):
         future = Future(state.step, state.distance.shape[-1], self._bias(state))
         turn = self._next(state.turn)
         memories = []
-        for block, memory in zip(self._layers(), state.layers, strict=True):
+        for block, memory in zip(self.layers(), state.layers, strict=True):
             attended, memory = block.attention.imagine(block.ask(x, turn), memory, future)
             memories.append(memory)
             x = block.add(x, attended.unsqueeze(2))
@@ -249,7 +249,7 @@ class Transformer(nn.Module):
             t = t.unsqueeze(1)
         layers = tuple(
             block.attention.select(trail, states.sight, b, t)
-            for block, trail in zip(self._layers(), states.layers, strict=True)
+            for block, trail in zip(self.layers(), states.layers, strict=True)
         )
         segments, at = segments[b], t + (columns - steps)  # (R, C), (R, G)
         distance = at.unsqueeze(-1) - torch.arange(columns, device=t.device)  # (R, G, C)
@@ -263,7 +263,7 @@ class Transformer(nn.Module):
 
     def schedule(self, update: int) -> None:
         """Set the mix of a curriculum for update number `update`."""
-        for block in self._layers():
+        for block in self.layers():
             if isinstance(block.attention, MixedAttention):
                 block.attention.schedule(update)
 

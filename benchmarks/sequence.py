@@ -1,0 +1,115 @@
+"""Sequence models beside each other: python -m benchmarks.sequence [--lengths 64 256] [--contexts 16 1024].
+
+The observe pass (posterior and prior included; forward, and backward to all inputs and weights) for
+B = 16 sequences of T steps at the same width D, one thread; the `gru` runs coupled, as the agent does
+(hand-written gradients), and decoupled (autograd over the loop). Then one imagined step from N = 128
+starts, by the number of steps that lie behind them.
+"""
+
+import argparse
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from agents.command_line import load_config
+from worldmodel.model import WorldModel
+from worldmodel.rssm import Carry
+
+BATCH, STARTS, ACTIONS = 16, 8, 2
+MODELS = {
+    "gru": ("sequence=gru",),
+    "gru, decoupled": ("sequence=gru", "world_model.posterior=decoupled"),
+    "softmax": ("sequence=transformer", "attention=softmax"),
+    "coherent": ("sequence=transformer", "attention=coherent"),
+    "born": ("sequence=transformer", "attention=born"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256], help="T")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[16, 1024])
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("overrides", nargs="*", help="further settings, as in train.py")
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"B={BATCH} threads=1 torch={torch.__version__}; median ms of {a.repeats}, taken in turns")
+    print("| observe, forward + backward | D | " + " | ".join(f"T={t}" for t in a.lengths) + " |")
+    print("|---" * (2 + len(a.lengths)) + "|")
+    models = {name: build([*settings, *a.overrides], max(a.lengths)) for name, settings in MODELS.items()}
+    table = {t: in_turns({n: observing(m, t) for n, m in models.items()}, a.repeats) for t in a.lengths}
+    for name, model in models.items():
+        cells = (f"{table[t][name]:.1f} ({table[t]['gru'] / table[t][name]:.1f} ×)" for t in a.lengths)
+        print(f"| {name} | {model.rssm.sequence.deter} | " + " | ".join(cells) + " |")
+    print(
+        f"\n| one imagined step, {BATCH * STARTS} starts | " + " | ".join(map(str, a.contexts)) + " behind |"
+    )
+    print("|---" * (1 + len(a.contexts)) + "|")
+    wide = {
+        name: build([*MODELS[name], *a.overrides], max(a.contexts))
+        for name in ("softmax", "coherent", "born")
+    }
+    steps = {c: in_turns({n: imagining(m, c) for n, m in wide.items()}, a.repeats) for c in a.contexts}
+    for name in wide:
+        print(f"| {name} | " + " | ".join(f"{steps[c][name]:.2f}" for c in a.contexts) + " |")
+
+
+def build(overrides: list[str], window: int) -> WorldModel:
+    """A world model for CartPole whose window, if it has one, holds `window` steps."""
+    if "sequence=transformer" in overrides:
+        overrides = [*overrides, f"sequence.window={max(2, window)}"]
+    config = load_config(overrides)
+    torch.manual_seed(0)
+    return WorldModel(config.world_model, config.sequence, config.attention, 4, False, ACTIONS)
+
+
+def observing(model: WorldModel, length: int) -> Callable[[], None]:
+    rssm = model.rssm
+    units = model.config.units
+    embed = torch.randn(BATCH, length, units, requires_grad=True)
+    action = torch.nn.functional.one_hot(torch.randint(ACTIONS, (BATCH, length))).float()
+    is_first = (torch.rand(BATCH, length) < 0.02).float()
+    noise = rssm.noise(BATCH, length)
+
+    def run() -> None:
+        trajectory, _ = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
+        (trajectory.features.square().mean() + trajectory.prior.square().mean()).backward()
+
+    return run
+
+
+def imagining(model: WorldModel, context: int) -> Callable[[], None]:
+    rssm = model.rssm
+    embed, is_first = torch.randn(BATCH, context, model.config.units), torch.zeros(BATCH, context)
+    action = torch.zeros(BATCH, context, ACTIONS)
+    t = torch.full((BATCH, STARTS), context - 1)
+    noise = rssm.noise(BATCH * STARTS)
+    with torch.no_grad():
+        carry = rssm.initial(BATCH)
+        trajectory, _ = rssm.observe(embed, action, is_first, carry, rssm.noise(BATCH, context))
+        drive = rssm.sequence.drive(torch.zeros(BATCH * STARTS, ACTIONS), None)
+        now: list[Carry] = [rssm.start(trajectory, t)[1]]
+
+    @torch.no_grad()
+    def run() -> None:
+        now[0] = rssm.imagine(drive, now[0], noise)[1]
+
+    return run
+
+
+def in_turns(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of each, all taken in turns."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for i in range(repeats + 2):
+        for name, run in runs.items():
+            begin = perf_counter()
+            run()
+            if i >= 2:
+                times[name].append(perf_counter() - begin)
+    return {name: median(values) * 1e3 for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()

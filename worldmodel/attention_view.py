@@ -1,0 +1,67 @@
+"""A look inside a transformer: who attends to whom, how widely, and what each head has learned."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldmodel.attention.coherent import Coherent
+from worldmodel.attention.decay import decay_bias
+from worldmodel.attention.draws import relative_error
+from worldmodel.attention.rotary import phases
+from worldmodel.attention.sampled import Sampled
+from worldmodel.attention.spread import effective_keys, entropy
+from worldmodel.context import Heads, Sight
+from worldmodel.transformer import Block, Transformer
+
+
+class LayerView(NamedTuple):
+    """One layer; h heads."""
+
+    weights: Tensor  # (B, h, T, T), exact, without noise
+    numbers: dict[str, Tensor]  # (h,) each
+
+
+@torch.no_grad()
+def look(model: Transformer, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+    """Observe latents (B, T, S·K) and actions (B, T, A) from the beginning, and say what every layer did.
+
+    Gradient norms are those of the last backward pass, if there was one.
+    """
+    state = model.initial(len(stoch))
+    x = model.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + model.drive(action, is_first)
+    sight = model.sight(is_first, state.segments)
+    turn = phases(torch.arange(x.shape[1], device=x.device), model.head, x.dtype)
+    views = []
+    for block, past in zip(model.layers(), state.layers, strict=True):
+        heads = block.ask(x, turn)
+        views.append(_view(block, heads, sight))
+        trail = block.attention.remember(heads, past)
+        x = block.add(x, block.attention.attend(heads, trail, sight))
+    return views
+
+
+def _view(block: Block, heads: Heads, sight: Sight) -> LayerView:
+    kind = block.attention.kind
+    mask, bias = sight.mask, None
+    if heads.log_decay is not None:  # no window then
+        own = sight.segments
+        mask = ((own.unsqueeze(-1) == own.unsqueeze(1)).tril()).unsqueeze(1)
+        bias = decay_bias(heads.log_decay, own)
+    weights = kind.weights(heads.q, heads.k, mask, bias)  # (B, h, T, T)
+    spread = effective_keys(weights)  # (B, h, T)
+    numbers = {"entropy": entropy(weights).mean((0, 2)), "effective_keys": spread.mean((0, 2))}
+    if isinstance(kind, Coherent):
+        numbers["photons"] = kind.photons()
+    if heads.log_decay is not None:
+        numbers["memory_steps"] = (1.0 / -torch.expm1(heads.log_decay)).mean((0, 2))  # 1/(1 − γ)
+    if isinstance(kind, Sampled):
+        exact = weights @ heads.v
+        measured = kind.measure(heads.q, heads.k, heads.v, mask)
+        numbers["error"] = relative_error(measured.output, exact).mean((0, 2))
+        numbers["predicted_error"] = measured.predicted.mean((0, 2))
+        numbers["draws"] = measured.draws.to(weights.dtype).mean((0, 2))
+    if block.qkv.weight.grad is not None:
+        per_head = block.qkv.weight.grad.unflatten(0, (3, len(numbers["entropy"]), -1))  # (3, h, d, E)
+        numbers["gradient_norm"] = per_head.square().sum((0, 2, 3)).sqrt()
+    return LayerView(weights, numbers)
