@@ -87,6 +87,9 @@ class Run:
             train.batch_length,
             fields,
             make_sampler(config, directory),
+            {"observation": directory / "replay" / "observation.bin"} if config.replay.mapped else None,
+            # A step stores two rows at most; one checkpoint may be skipped.
+            spare=4 * (config.checkpoint.every // config.env.num_envs + 2),
         )
         optimizer = make_optimizer(config, self.agent)
         self.learner = Learner(

@@ -174,3 +174,28 @@ def test_diverging_training_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         run.train(Progress(400, 0, 0))
     run.close()
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        "replay=curious replay.transform=rank",
+        "replay=prioritized replay.signal=td replay.transform=rotation",
+        "replay=quantum",
+        "replay=uniform replay.mapped=true",
+        "replay=quantum quantum=aer replay.wait=true replay.shots=64 replay.qubits=3",
+    ],
+)
+def test_resume_is_exact_with_every_replay(replay: str, tmp_path: Path) -> None:
+    overrides = [*SMALL, *replay.split(), "steps=240", "evaluation.every=240", "replay.capacity=150"]
+    config = load_config(overrides)
+    assert run_session(config, tmp_path / "whole") == 0
+    (tmp_path / "broken").mkdir()
+    write_config(tmp_path / "broken", config)
+    run = Run(config, tmp_path / "broken")
+    run.train(StopAt(170))
+    run.close()
+    assert run_session(config, tmp_path / "broken") == 0
+    lines = metrics(tmp_path / "broken")
+    assert lines == metrics(tmp_path / "whole")
+    assert any("replay/coverage" in line for line in lines)

@@ -9,6 +9,7 @@ of these shots and descends classically below its block. Its probability is ther
 whatever noise the device added and however old the shots are: nothing has to be modelled.
 """
 
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -48,6 +49,7 @@ class Pool:
         self._jobs = 0
         self._active: Ints = self._counts  # counts of blocks that have weight now
         self._ends: Ints = self._counts  # their running sums
+        self._earlier: dict[str, float] = {}  # counts of earlier sessions
         self._seconds = 0.0  # that batches spent here on jobs
 
     @property
@@ -141,10 +143,20 @@ class Pool:
             out["pool/distance"] = float(
                 0.5 * np.abs(self._counts / self._counts.sum() - target / self._tree.total).sum()
             )
+        out |= {f"quantum/{name}": count for name, count in self._counted().items()}
         for name, value in self._queue.metrics().items():
-            clock = "seconds" in name  # what depends on the clock is logged under time/
-            out[f"time/quantum_{name}" if clock else f"quantum/{name}"] = value
+            if "seconds" in name:  # what depends on the clock is logged under time/
+                out[f"time/quantum_{name}"] = value
+            elif name.startswith("budget"):
+                out[f"quantum/{name}"] = value
         return out
+
+    def _counted(self) -> dict[str, float]:
+        """What happened to the jobs of the whole run."""
+        counts = asdict(self._queue.counts)
+        return {
+            f"jobs_{name}": count + self._earlier.get(f"jobs_{name}", 0.0) for name, count in counts.items()
+        }
 
     def close(self) -> None:
         self._queue.close()
@@ -159,9 +171,11 @@ class Pool:
             "born": self._born,
             "batches": self._batches,
             "jobs": self._jobs,
+            "counted": self._counted(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._counts = state["counts"].numpy().copy()
         self._level, self._used, self._born = state["level"], state["used"], state["born"]
         self._batches, self._jobs = state["batches"], state["jobs"]
+        self._earlier = state["counted"]

@@ -100,7 +100,8 @@ class PrioritizedSampler:
         leaf = leaf[:: max(1, -(-len(leaf) // HISTOGRAM))]
         out: dict[str, NDArray[Any]] = {"replay/priority": self.priorities.tree.leaves[leaf]}
         if self._recent:
-            out["replay/weight"] = np.concatenate(self._recent)[-HISTOGRAM:]
+            weights = np.concatenate(self._recent)  # in the order of the leaves: the last are no sample
+            out["replay/weight"] = weights[:: max(1, -(-len(weights) // HISTOGRAM))]
         return out
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ last or terminal row, the action a_t taken after it (zeros after an episode's la
 agent's state at t, from which a later sequence can go on. An episode of L steps fills L + 1 rows.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,11 @@ class Replay:
     Args:
         capacity: rows over all environments. length: T.
         fields: name → (shape, dtype) of one row's entries.
+        mapped: name → file, for fields that stay on disk. They are no part of `state_dict`, and not
+            to be changed by `write`.
+        spare: with mapped fields, slots of each ring beyond its size. Rows added after a checkpoint
+            go there first, so that a run that was killed finds its old rows in the files, as long as
+            fewer than `spare` were added.
     """
 
     def __init__(
@@ -40,14 +46,19 @@ class Replay:
         length: int,
         fields: dict[str, tuple[tuple[int, ...], Any]],
         sampler: Sampler,
+        mapped: dict[str, Path] | None = None,
+        spare: int = 0,
     ) -> None:
         self.size = capacity // num_envs  # rows of each ring
+        self._mapped = mapped or {}
+        self._slots = self.size + (spare if mapped else 0)
         self.length = length
         self.sampler = sampler
         self._data = {
-            name: np.zeros((num_envs, self.size, *shape), dtype) for name, (shape, dtype) in fields.items()
+            name: _column(self._mapped.get(name), (num_envs, self._slots, *shape), dtype)
+            for name, (shape, dtype) in fields.items()
         }
-        self._coverage = Coverage(num_envs, self.size)
+        self._coverage = Coverage(num_envs, self._slots)
         self._added = np.zeros(num_envs, np.int64)  # rows ever stored, per environment
         self._offsets = np.arange(-1, length)
 
@@ -59,10 +70,10 @@ class Replay:
     def add(self, env: NDArray[np.int64], rows: Rows) -> None:
         """Append one row to each of the environments `env` (n,); `rows` holds (n, …) arrays."""
         row = self._added[env]
-        slot = row % self.size
+        slot = row % self._slots
         for name, column in self._data.items():
             column[env, slot] = rows[name]
-        self._coverage.forget(env, slot)
+        self._coverage.forget(env, (row - self.size) % self._slots)  # the row that falls out
         self._added[env] += 1
         self.sampler.added(env, row)
 
@@ -81,7 +92,7 @@ class Replay:
         if not eligible.counts.any():
             raise RuntimeError(f"the replay buffer holds no sequence of {self.length} rows yet")
         starts, weights = self.sampler.draw(count, eligible)
-        slots = (starts.row[:, None] + self._offsets) % self.size  # (B, T + 1)
+        slots = (starts.row[:, None] + self._offsets) % self._slots  # (B, T + 1)
         env = starts.env[:, None]
         self._coverage.mark(env, slots[:, 1:])
         return Sample({name: data[env, slots] for name, data in self._data.items()}, starts, weights)
@@ -95,7 +106,7 @@ class Replay:
         absolute = starts.row[:, None] + self._offsets[1:]  # (B, T)
         env = np.broadcast_to(starts.env[:, None], absolute.shape)
         stored = absolute >= self._added[env] - self.size
-        slots = absolute % self.size
+        slots = absolute % self._slots
         for name, values in rows.items():
             self._data[name][env[stored], slots[stored]] = values[stored]
 
@@ -109,10 +120,17 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """The filled part of the rings as tensors, and the sampler's state."""
-        filled = int(np.minimum(self._added, self.size).max())
-        data = {name: torch.from_numpy(column[:, :filled].copy()) for name, column in self._data.items()}
+        filled = int(np.minimum(self._added, self._slots).max())
+        for name in self._mapped:
+            self._data[name].flush()  # type: ignore[attr-defined]
+        data = {
+            name: torch.from_numpy(column[:, :filled].copy())
+            for name, column in self._data.items()
+            if name not in self._mapped
+        }
         return {
             "size": self.size,
+            "slots": self._slots,
             "data": data,
             "added": self._added.tolist(),
             "coverage": self._coverage.state_dict(filled),
@@ -123,9 +141,20 @@ class Replay:
         """Raises ValueError for the state of a ring of another size."""
         if state["size"] != self.size:
             raise ValueError(f"replay holds {state['size']} rows per environment, not {self.size}")
-        for name, column in self._data.items():
-            stored = state["data"][name].numpy()
-            column[:, : stored.shape[1]] = stored
+        if state["slots"] != self._slots:
+            raise ValueError("with replay.mapped=true checkpoint.every must stay what it was")
+        for name, tensor in state["data"].items():
+            self._data[name][:, : tensor.shape[1]] = tensor.numpy()
         self._added[:] = state["added"]
         self._coverage.load_state_dict(state["coverage"])
         self.sampler.load_state_dict(state["sampler"])
+
+
+def _column(file: Path | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Zeros in memory, or the array in the file, which is made unless it is there in this shape."""
+    if file is None:
+        return np.zeros(shape, dtype)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    there = file.exists() and file.stat().st_size == size
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return np.memmap(file, dtype, mode="r+" if there else "w+", shape=shape)

@@ -70,7 +70,9 @@ class SumTree:
         ends = top.cumsum()
         if not ends[-1] > 0.0:
             raise ValueError("all weights are 0: there is nothing to draw")
-        node = np.minimum(ends.searchsorted(value, side="right"), len(top) - 1)
+        # Sums in another order may end below a value; beyond the last end lie no weights.
+        value = np.minimum(value, np.nextafter(ends[-1], 0.0))
+        node = ends.searchsorted(value, side="right")
         return self.descend(node, value - (ends - top).take(node), self._top)
 
     def descend(self, node: Ints, value: Floats, level: int) -> Ints:

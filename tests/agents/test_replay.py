@@ -271,3 +271,42 @@ def test_state_dict_round_trip(online, case):
             reference.check(theirs)
         reference.add(replay, envs)
         twin.add(other, envs)
+
+
+# Fields on disk
+
+
+@MANY
+@given(cases(), st.integers(0, 5), st.integers(0, 1))
+def test_a_killed_run_finds_its_rows_in_the_file(tmp_path_factory, case, later, online):
+    """What is added between a checkpoint and a kill overwrites nothing that the checkpoint needs."""
+    file = tmp_path_factory.mktemp("mapped") / "value.bin"
+
+    def mapped(seed):
+        sampler = UniformSampler(case.envs, case.length, bool(online), seed)
+        capacity = case.envs * case.size
+        return Replay(capacity, case.envs, case.length, FIELDS, sampler, {"value": file}, spare=5)
+
+    replay, reference = mapped(case.seed), Reference(case)
+    for envs in case.adds:
+        reference.add(replay, envs)
+    state = replay.state_dict()
+    assert "value" not in state["data"]
+    lost = Reference(case)
+    lost.rows = [list(rows) for rows in reference.rows]
+    for _ in range(later):  # then the kill
+        lost.add(replay, list(range(case.envs)))
+    other = mapped(case.seed)
+    other.load_state_dict(state)
+    if starts := reference.starts():
+        other.sampler = Chosen(starts)
+        reference.check(other.sample(len(starts)))
+
+
+def test_another_number_of_spare_slots_is_refused(tmp_path):
+    def mapped(spare):
+        sampler = UniformSampler(1, 2, False, 0)
+        return Replay(10, 1, 2, FIELDS, sampler, {"value": tmp_path / "value.bin"}, spare)
+
+    with pytest.raises(ValueError, match=r"checkpoint\.every must stay"):
+        mapped(3).load_state_dict(mapped(4).state_dict())
