@@ -89,11 +89,17 @@ class Actor:
 
 
 def pack_carry(agent: Dreamer, carry: Carry) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
-    """A carry as it is stored in replay: half-precision state, one byte per latent variable."""
+    """A carry as it is stored in replay."""
+    state, stoch = compact_carry(agent, carry)
+    return state.cpu().numpy(), stoch.cpu().numpy()
+
+
+def compact_carry(agent: Dreamer, carry: Carry) -> tuple[Tensor, Tensor]:
+    """A half-precision state (B, ·) and one byte per latent variable (B, S), on the device."""
     rssm = agent.world_model.rssm
     state = rssm.sequence.pack(carry.state).detach().to(torch.float16)
     stoch = carry.stoch.unflatten(-1, (rssm.stoch, rssm.classes)).argmax(-1).to(torch.uint8)
-    return state.cpu().numpy(), stoch.cpu().numpy()
+    return state, stoch
 
 
 def unpack_carry(agent: Dreamer, state: Tensor, stoch: Tensor) -> Carry:

@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from agents.acting import pack_carry, unpack_carry
-from agents.dreamer import Dreamer
+from agents.acting import compact_carry, unpack_carry
+from agents.dreamer import Dreamer, Outcome
 from agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from agents.replay import Replay
 from agents.replay.storage import Sample
 from agents.stopwatch import Stopwatch
 from worldmodel.model import Batch
-from worldmodel.rssm import Trajectory
 
 
 class Learner:
-    """Owns the optimizer and the learner's random generator."""
+    """Owns the optimizer and the learner's random generator; learns together with the agent's ranks."""
 
     def __init__(
         self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, forget: float, seed: int
     ) -> None:
         self.agent, self.optimizer, self.replay = agent, optimizer, replay
-        self.batch_size, self.forget = batch_size, forget
+        self.batch_size, self.forget = batch_size, forget  # B of all ranks together
+        self.ranks = agent.ranks
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
         self.updates = 0
@@ -35,19 +35,20 @@ class Learner:
             sample = self.replay.sample(self.batch_size)
             batch = self._forgetful(self.to_batch(sample))
             self.agent.world_model.scale.update(batch.observation)
+            batch = self.ranks.share(batch)
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()
+            metrics = self.ranks.average(self.agent, outcome.metrics)
             norms = self._gradient_norms()
         with self.watch("optimizer"):
             self.optimizer.step()
             self.agent.update_averages()
         with self.watch("replay"):
-            self._write_latents(sample, outcome.trajectory)
-            self.replay.update(sample.starts, outcome.priority.cpu().numpy())
+            self._write_back(sample, outcome)
         self.updates += 1
-        return outcome.metrics | norms
+        return metrics | norms
 
     def to_batch(self, sample: Sample) -> Batch:
         """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""
@@ -72,15 +73,16 @@ class Learner:
         batch.is_first[:, 0].masked_fill_(chance < self.forget, 1.0)
         return batch
 
-    def _write_latents(self, sample: Sample, trajectory: Trajectory) -> None:
+    def _write_back(self, sample: Sample, outcome: Outcome) -> None:
         """Replayed context should fit the current weights, so it is refreshed at every visit."""
+        trajectory = outcome.trajectory
         shape = trajectory.features.shape[:2]
         b, t = torch.meshgrid(*(torch.arange(n, device=self.device) for n in shape), indexing="ij")
         _, carry = self.agent.world_model.rssm.start(trajectory, b.flatten(), t.flatten())
-        state, stoch = pack_carry(self.agent, carry)
-        self.replay.write(
-            sample.starts, {"state": state.reshape(*shape, -1), "stoch": stoch.reshape(*shape, -1)}
-        )
+        state, stoch = (x.view(*shape, -1) for x in compact_carry(self.agent, carry))
+        state, stoch, priority = self.ranks.gather(state, stoch, outcome.priority)
+        self.replay.write(sample.starts, {"state": state.cpu().numpy(), "stoch": stoch.cpu().numpy()})
+        self.replay.update(sample.starts, priority.cpu().numpy())
 
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:
