@@ -231,6 +231,8 @@ class Together:
             dist.all_reduce(header, dist.ReduceOp.MAX)
             length, signal = header.tolist()
             buffer = torch.empty(length, dtype=torch.uint8)
+            if length == 0:
+                return b"", signal
             if self.rank == 0:
                 buffer = torch.frombuffer(bytearray(message), dtype=torch.uint8)
             dist.broadcast(buffer, 0)

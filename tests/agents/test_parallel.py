@@ -105,6 +105,7 @@ def learn(ranks: Alone | Together, env: str, dtype: torch.dtype) -> dict[str, An
 def talk(ranks: Together) -> dict[str, Any]:
     """What the ranks tell each other, apart from tensors."""
     found: dict[str, Any] = {"exchange": ranks.exchange(b"do" if ranks.rank == 0 else b"", 15 * ranks.rank)}
+    found["nothing"] = ranks.exchange(b"", 0)
     with ranks.together():
         pass
     try:
@@ -255,6 +256,7 @@ def test_ranks_are_equal_to_the_last_bit(ranks: list[dict[str, Any]]) -> None:
 def test_what_ranks_tell_each_other(ranks: list[dict[str, Any]]) -> None:
     talk = [rank["talk"] for rank in ranks]
     assert [t["exchange"] for t in talk] == [(b"do", 15), (b"do", 15)]
+    assert [t["nothing"] for t in talk] == [(b"", 0), (b"", 0)]
     assert talk[0]["together"] == ("RanksError", "rank 1: no such device")
     assert talk[1]["together"] == ("SystemExit", "2")
     for t in talk:  # one unit in the last place of one weight
