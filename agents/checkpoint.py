@@ -1,6 +1,8 @@
 """Checkpoints: one file, written atomically, loaded with weights only (no pickled code)."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +53,15 @@ def load(directory: Path) -> dict[str, Any]:
             f"{path} has another checkpoint format than {FORMAT}: start the run afresh elsewhere"
         )
     return state
+
+
+@contextmanager
+def fitting(directory: Path) -> Iterator[None]:
+    """Where a loaded state is put in place. Raises CheckpointError when it does not fit."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / NAME} does not fit this run "
+            f"({' '.join(str(error).split())[:160]}): was it made by another version?"
+        ) from error

@@ -1,13 +1,14 @@
 """Collects experience: steps the training environments and stores every row."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.acting import Actor
-from agents.replay import Replay
+from agents.dreamer import Dreamer
+from agents.replay.storage import Rows
 from agents.stopwatch import Watch, no_watch
 from envs.config import EnvConfig
 from envs.factory import make_vector
@@ -20,6 +21,12 @@ class Episode(NamedTuple):
 
     score: float  # undiscounted return
     length: int
+
+
+class Store(Protocol):
+    """Where rows go: `Replay`, or what passes them on to it."""
+
+    def add(self, env: NDArray[np.int64], rows: Rows) -> None: ...
 
 
 def random_actions(spec: ActionSpec, count: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -51,7 +58,7 @@ class Collector:
     """
 
     def __init__(
-        self, env: EnvConfig, replay: Replay, actor: Actor, seed: int, watch: Watch = no_watch
+        self, env: EnvConfig, replay: Store, actor: Actor, seed: int, watch: Watch = no_watch
     ) -> None:
         self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
         self.envs = make_vector(env, env.num_envs)
@@ -66,7 +73,7 @@ class Collector:
         self._reward = np.zeros(count, np.float32)
         self._first = np.ones(count, np.bool_)
         self._score = np.zeros(count, np.float64)
-        self._null_state = np.zeros((count, *replay_state_shape(actor)), np.float16)
+        self._null_state = np.zeros((count, *replay_state_shape(actor.agent)), np.float16)
         self._null_stoch = np.zeros((count, actor.agent.world_model.rssm.stoch), np.uint8)
         observations, _ = self.envs.reset(seed=self._seeds())
         self._observation = to_agent_observations(observations, self._observation_spec)
@@ -166,9 +173,9 @@ class Collector:
         return random_actions(self._action_spec, len(self._all), self._random)
 
 
-def replay_state_shape(actor: Actor) -> tuple[int, ...]:
+def replay_state_shape(agent: Dreamer) -> tuple[int, ...]:
     """Shape of one packed state of the agent's sequence model."""
-    sequence = actor.agent.world_model.rssm.sequence
+    sequence = agent.world_model.rssm.sequence
     return tuple(sequence.pack(sequence.initial(1)).shape[1:])
 
 

@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import CheckpointError
 from agents.config import Config
+from agents.parallel import RanksError, join
 from agents.replay.factory import check_backend
 from agents.run_directory import FREE, is_free, read_config, run_directory
 from agents.session import check_device, run_session
@@ -51,9 +52,11 @@ _HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-comp
 def main() -> None:
     """Entry point of train.py."""
     gymnasium.logger.min_level = gymnasium.logger.WARN
+    ranks = join()
     try:
-        sys.argv[1:] = prepare(sys.argv[1:])
-    except (ConfigError, EnvError, BackendError, CredentialsError, OSError) as error:
+        with ranks.together():
+            sys.argv[1:] = prepare(sys.argv[1:])
+    except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
     gymnasium.logger.min_level = gymnasium.logger.ERROR
@@ -61,6 +64,7 @@ def main() -> None:
         _job()
     except KeyboardInterrupt:
         fail("interrupted twice; what was saved before is kept", 130)
+    ranks.leave()
 
 
 def fail(error: BaseException | str, code: int = 2) -> NoReturn:
@@ -108,7 +112,9 @@ def _check_run(member: list[Override], checked: set[str]) -> None:
         _check_runs(Path(config.runs))
     if re.fullmatch(r"cpu|cuda(:\d+)?", config.device) is None:
         raise ConfigError(f"device={config.device} is not one of cpu, cuda, cuda:<number>")
-    check_device(config.device)
+    ranks = join()
+    ranks.check(config)
+    check_device(ranks.device(config.device))
     try:
         check_backend(config)
     except ValueError as error:
@@ -143,9 +149,11 @@ def _job(composed: DictConfig) -> None:
         if directory is None:
             name = config.env.id if "env.id" in keys else hydra_config.runtime.choices["env"]
             directory = run_directory(config, name, overrides)
-        code = run_session(config, directory)
+        code = run_session(config, directory, join())
     except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:
         fail(error)
+    except RanksError as error:
+        fail(error, 1)
     except FloatingPointError as error:
         fail(f"training diverged: {error}; the last checkpoint is kept, try a lower optimizer.lr", 1)
     except OSError as error:
@@ -153,6 +161,7 @@ def _job(composed: DictConfig) -> None:
     except (MemoryError, torch.OutOfMemoryError) as error:
         fail(f"not enough memory: {error}; try a smaller replay.capacity or world_model", 1)
     if code:
+        join().leave()
         sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from agents.behaviour import behaviour_losses, replay_value_loss
 from agents.config import Config
 from agents.critic import Critic
 from agents.imagination import Rollout, imagine
+from agents.parallel import ALONE, Ranks
 from agents.returns import ReturnScale
 from agents.signals import SIGNALS, Evidence
 from agents.stopwatch import Watch, no_watch
@@ -31,12 +32,17 @@ class Outcome(NamedTuple):
 
 
 class Dreamer(nn.Module):
-    """DreamerV3 (Hafner et al. 2023). One optimizer updates everything from one joint loss."""
+    """DreamerV3 (Hafner et al. 2023). One optimizer updates everything from one joint loss.
 
-    def __init__(self, config: Config, observation: ObservationSpec, action: ActionSpec) -> None:
+    With several `ranks` a batch holds this rank's rows of theirs.
+    """
+
+    def __init__(
+        self, config: Config, observation: ObservationSpec, action: ActionSpec, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
         agent = config.agent
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.observation, self.action = observation, action
         self.world_model = WorldModel(
             config.world_model,
@@ -54,7 +60,7 @@ class Dreamer(nn.Module):
         self.critic = Critic(
             features, agent.units, agent.critic_layers, config.world_model.bins, agent.slow_rate
         )
-        self.scale = ReturnScale(agent.return_rate, agent.return_limit, agent.return_percentiles)
+        self.scale = ReturnScale(agent.return_rate, agent.return_limit, agent.return_percentiles, ranks)
         self.signal = SIGNALS[config.replay.signal]
         self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
 
@@ -81,7 +87,8 @@ class Dreamer(nn.Module):
         rows, length = batch.reward.shape
         steps = agent.imagination_starts  # K
         with watch("world_model"):
-            losses, trajectory, _ = self.world_model.loss(batch, generator=generator)
+            noise = self.ranks.draw(self.world_model.rssm.noise, rows, length, generator=generator)
+            losses, trajectory, _ = self.world_model.loss(batch, noise)
         with watch("imagination"):
             rollout = self.imagine(trajectory, length - steps, generator)
         with watch("behaviour"):
@@ -129,5 +136,11 @@ class Dreamer(nn.Module):
         with torch.no_grad():
             starts, carry = self.world_model.rssm.start(trajectory, t)
         return imagine(
-            self.world_model.rssm, self.actor, starts, carry, self.config.agent.imagination_horizon, generator
+            self.world_model.rssm,
+            self.actor,
+            starts,
+            carry,
+            self.config.agent.imagination_horizon,
+            generator,
+            self.ranks,
         )

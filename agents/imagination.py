@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import BoundedNormalActor, CategoricalActor, Policy
+from agents.parallel import ALONE, Ranks
 from worldmodel.rssm import RSSM, Carry
 
 
@@ -25,14 +26,15 @@ def imagine(
     carry: Carry,
     horizon: int,
     generator: torch.Generator | None = None,
+    ranks: Ranks = ALONE,
 ) -> Rollout:
     """Imagine `horizon` steps from start features (N, F) and their carries.
 
     REINFORCE needs log-probabilities of the chosen actions, never the dynamics' gradients, so the
     rollout is gradient-free but for the actor: the pass that acts is the one that learns.
     """
-    noise = rssm.noise(horizon, len(features), generator=generator)  # (H, N, S)
-    choices = actor.noise(horizon, len(features), generator=generator)  # (H, N, ·)
+    noise = ranks.draw(rssm.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, S)
+    choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
     drive = make_drive(rssm, actor)

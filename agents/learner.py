@@ -18,13 +18,14 @@ from worldmodel.rssm import Carry, Trajectory
 
 
 class Learner:
-    """Owns the optimizer and the learner's random generator."""
+    """Owns the optimizer and the learner's random generator; learns together with the agent's ranks."""
 
     def __init__(
         self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, forget: float, seed: int
     ) -> None:
         self.agent, self.optimizer, self.replay = agent, optimizer, replay
-        self.batch_size, self.forget = batch_size, forget
+        self.batch_size, self.forget = batch_size, forget  # B of all ranks together
+        self.ranks = agent.ranks
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
         self.updates = 0
@@ -39,18 +40,23 @@ class Learner:
             sample = self.replay.sample(self.batch_size)
             batch = self._forgetful(self.to_batch(sample))
             self.agent.world_model.scale.update(batch.observation)
+            batch = self.ranks.share(batch)
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("replay"):
-            self.handover.give(sample.starts, outcome.priority, self._latents(outcome.trajectory))
+            state, stoch = self._latents(outcome.trajectory)
+            middle = outcome.trajectory.features.detach().mean(1)  # (B, F)
+            state, stoch, priority, middle = self.ranks.gather(state, stoch, outcome.priority, middle)
+            self.handover.give(sample.starts, priority, {"state": state, "stoch": stoch})
         with self.watch("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()
+            metrics = self.ranks.average(self.agent, outcome.metrics)
             norms = self._gradient_norms()
         with self.watch("optimizer"):
             self.optimizer.step()
             self.agent.update_averages()
         self.updates += 1
-        return outcome.metrics | norms | {"replay/diversity": diversity(outcome.trajectory.features)}
+        return metrics | norms | {"replay/diversity": diversity(middle)}
 
     def to_batch(self, sample: Sample) -> Batch:
         """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""
@@ -76,10 +82,9 @@ class Learner:
         return batch
 
     @torch.no_grad()
-    def _latents(self, trajectory: Trajectory) -> dict[str, Tensor]:
+    def _latents(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """Replayed context should fit the current weights, so it is refreshed at every visit: (B, T, ·)."""
-        state, stoch = pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
-        return {"state": state, "stoch": stoch}
+        return pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
 
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:
@@ -120,9 +125,8 @@ class Learner:
 
 
 @torch.no_grad()
-def diversity(features: Tensor) -> Tensor:
-    """Mean distance between the sequences' mean features: (B, T, F) → (), per √F; 0 for one sequence."""
-    middle = features.detach().mean(1)  # (B, F)
+def diversity(middle: Tensor) -> Tensor:
+    """Mean distance between the sequences' mean features (B, F), per √F; 0 for one sequence."""
     if len(middle) < 2:
         return middle.new_zeros(())
     return torch.pdist(middle).mean() / middle.shape[1] ** 0.5

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from agents.parallel import ALONE, Ranks
+
 
 def lambda_return(
     reward: Tensor, discount: Tensor, bootstrap: Tensor, last: Tensor | None, lambda_: float
@@ -32,14 +34,18 @@ def lambda_return(
 class ReturnScale(nn.Module):
     """max(1, P95 − P5) of the returns, each percentile an exponential moving average.
 
-    Small returns are not blown up to full scale, so sparse rewards do not amplify noise.
+    Small returns are not blown up to full scale, so sparse rewards do not amplify noise. Percentiles
+    are those of all ranks' returns.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, rate: float, limit: float, percentiles: tuple[float, float]) -> None:
+    def __init__(
+        self, rate: float, limit: float, percentiles: tuple[float, float], ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
+        self._ranks = ranks
         self.rate, self.limit, self.percentiles = rate, limit, percentiles
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
@@ -48,7 +54,8 @@ class ReturnScale(nn.Module):
     def update(self, returns: Tensor) -> Tensor:
         """Take in a batch of returns (any shape) and give the scale, ()."""
         quantiles = torch.tensor(self.percentiles, device=returns.device, dtype=returns.dtype) / 100.0
-        low, high = torch.quantile(returns.flatten(), quantiles)
+        (everyone,) = self._ranks.gather(returns.flatten())
+        low, high = torch.quantile(everyone, quantiles)
         self.low.lerp_(low, self.rate)
         self.high.lerp_(high, self.rate)
         return (self.high - self.low).clamp(min=self.limit)

@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from agents.config import Config
+from agents.follower import Follower
+from agents.parallel import ALONE, Alone, RanksError, Together
 from agents.progress import Progress, duration
 from agents.replay.factory import planned
 from agents.run_directory import check_same_run, write_config
@@ -53,46 +55,77 @@ def exclusive(directory: Path) -> Iterator[None]:
         yield
 
 
-def run_session(config: Config, directory: Path) -> int:
+def run_session(config: Config, directory: Path, ranks: Alone | Together = ALONE) -> int:
     """Train in `directory`; returns the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
-    check_device(config.device)
     if config.quantum.dry_run:
+        return _dry_run(config, ranks)
+    if isinstance(ranks, Together) and ranks.rank > 0:
+        return _follow(config, directory, ranks)
+    with ExitStack() as stack:
+        with ranks.together():
+            _check(config, ranks)
+            stack.enter_context(exclusive(directory))
+            check_same_run(directory, config)
+            write_config(directory, config)
+            run = Run(config, directory, ranks)
+            stack.callback(run.close)
+        signal = _train(run, config, directory)
+        run.followers.dismiss(signal)
+    return _code(signal)
+
+
+def _dry_run(config: Config, ranks: Alone | Together) -> int:
+    """What the run would ask of its quantum backend; nothing is spent."""
+    if ranks.rank == 0:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds
         print(report(make_backend(quantum), quantum.device, planned(config), *budgets))
-        return 0
-    with exclusive(directory):
-        check_same_run(directory, config)
-        write_config(directory, config)
-        return _train(config, directory)
+    return 0
 
 
-def _train(config: Config, directory: Path) -> int:
-    run = Run(config, directory)
+def _follow(config: Config, directory: Path, ranks: Together) -> int:
+    """The session of the other ranks, which rank 0 speaks for."""
+    with ranks.together():
+        _check(config, ranks)
+        follower = Follower(config, directory, ranks)
     try:
-        if run.step >= config.steps:
-            print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
-            return 0
-        parameters = sum(p.numel() for p in run.agent.trainable())
-        begin = f"resuming at step {run.step}" if run.step else "starting"
-        print(f"{directory} · {config.env.id} · {parameters:,} parameters · {begin}", flush=True)
-        if run.step and not run.same_episodes:
-            print(
-                "warning: this environment did not come back to the same state from its seed and actions; "
-                "the resumed run will differ from an unbroken one",
-                file=sys.stderr,
-            )
-        progress = Progress(config.steps, run.step, run.learner.updates)
-        try:
-            finished = run.train(progress)
-        finally:
-            progress.close()
-        print(summary(finished, config, directory))
-        if run.reporter.video_problem:
-            print(f"no videos: {run.reporter.video_problem}")
+        return _code(follower.run())
+    except RanksError:
+        sys.exit(1)
+
+
+def _check(config: Config, ranks: Alone | Together) -> None:
+    ranks.check(config)
+    check_device(ranks.device(config.device))
+
+
+def _code(signal: int | None) -> int:
+    return 0 if signal is None else 128 + signal
+
+
+def _train(run: Run, config: Config, directory: Path) -> int | None:
+    """The signal that interrupted the run."""
+    if run.step >= config.steps:
+        print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
+        return None
+    parameters = sum(p.numel() for p in run.agent.trainable())
+    begin = f"resuming at step {run.step}" if run.step else "starting"
+    print(f"{directory} · {config.env.id} · {parameters:,} parameters · {begin}", flush=True)
+    if run.step and not run.same_episodes:
+        print(
+            "warning: this environment did not come back to the same state from its seed and actions; "
+            "the resumed run will differ from an unbroken one",
+            file=sys.stderr,
+        )
+    progress = Progress(config.steps, run.step, run.learner.updates)
+    try:
+        finished = run.train(progress)
     finally:
-        run.close()
-    return 0 if finished.signal is None else 128 + finished.signal
+        progress.close()
+    print(summary(finished, config, directory))
+    if run.reporter.video_problem:
+        print(f"no videos: {run.reporter.video_problem}")
+    return finished.signal
 
 
 def summary(finished: Finished, config: Config, directory: Path) -> str:

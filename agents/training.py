@@ -19,6 +19,8 @@ from agents.laprop import LaProp
 from agents.learner import Learner
 from agents.memory import keep_freed_memory
 from agents.metrics import MetricsLog, RunningMeans
+from agents.orders import make_followers
+from agents.parallel import ALONE, Ranks
 from agents.progress import Progress
 from agents.randomness import WEIGHTS, stream_seed
 from agents.replay import Replay
@@ -41,13 +43,13 @@ class Finished:
     signal: int | None  # what interrupted it
 
 
-def make_agent(config: Config, device: str | None = None) -> Dreamer:
+def make_agent(config: Config, device: str | None = None, ranks: Ranks = ALONE) -> Dreamer:
     """The untrained agent for the configured environment; its weights follow from config.seed."""
     env = make_env(config.env)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     env.close()
     torch.manual_seed(stream_seed(WEIGHTS, config.seed))
-    return Dreamer(config, observation, action).to(device or config.device)
+    return Dreamer(config, observation, action, ranks).to(device or ranks.device(config.device))
 
 
 def make_optimizer(config: Config, agent: Dreamer) -> Optimizer:
@@ -68,34 +70,37 @@ def laprop(config: Config, agent: Dreamer) -> Optimizer:
     )
 
 
-class Run:
-    """Everything that a run consists of, and the loop over it."""
+def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learner:
+    """Agent, optimizer and empty replay buffer of the run in `directory`."""
+    agent, train = make_agent(config, ranks=ranks), config.train
+    fields = replay_fields(
+        agent.observation, agent.action, replay_state_shape(agent), agent.world_model.rssm.stoch
+    )
+    replay = Replay(
+        config.replay.capacity,
+        config.env.num_envs,
+        train.batch_length,
+        fields,
+        make_sampler(config, directory),
+        {"observation": directory / "replay" / "observation.bin"} if config.replay.mapped else None,
+        # A step stores two rows at most; one checkpoint may be skipped.
+        spare=4 * (config.checkpoint.every // config.env.num_envs + 2),
+    )
+    return Learner(agent, make_optimizer(config, agent), replay, train.batch_size, train.forget, config.seed)
 
-    def __init__(self, config: Config, directory: Path) -> None:
+
+class Run:
+    """Everything that a run consists of, and the loop over it; with several ranks, rank 0's."""
+
+    def __init__(self, config: Config, directory: Path, ranks: Ranks = ALONE) -> None:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         keep_freed_memory()
-        self.agent = make_agent(config)
+        self.learner = make_learner(config, directory, ranks)
+        self.agent, self.replay = self.learner.agent, self.learner.replay
+        self.followers = make_followers(ranks, self.learner)
         actor = Actor(self.agent, config.env.num_envs, config.seed)
-        train, rssm = config.train, self.agent.world_model.rssm
-        fields = replay_fields(
-            self.agent.observation, self.agent.action, replay_state_shape(actor), rssm.stoch
-        )
-        self.replay = Replay(
-            config.replay.capacity,
-            config.env.num_envs,
-            train.batch_length,
-            fields,
-            make_sampler(config, directory),
-            {"observation": directory / "replay" / "observation.bin"} if config.replay.mapped else None,
-            # A step stores two rows at most; one checkpoint may be skipped.
-            spare=4 * (config.checkpoint.every // config.env.num_envs + 2),
-        )
-        optimizer = make_optimizer(config, self.agent)
-        self.learner = Learner(
-            self.agent, optimizer, self.replay, train.batch_size, train.forget, config.seed
-        )
-        self.collector = Collector(config.env, self.replay, actor, config.seed, self.learner.watch)
+        self.collector = Collector(config.env, self.followers.store, actor, config.seed, self.learner.watch)
         evaluation = config.evaluation
         self.evaluator = Evaluator(
             config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic, evaluation.max_steps
@@ -119,12 +124,13 @@ class Run:
         config = self.config
         self._begin = perf_counter()
         with Interrupt() as interrupt:
+            self.followers.begin()
             self._evaluate(progress, interrupt)
             while self.step < config.steps and interrupt.signal is None:
                 episodes = self.collector.step(random=self.step < config.train.prefill)
                 self.step += config.env.num_envs
                 self._log_episodes(episodes, progress)
-                self._learn()
+                self._learn(interrupt)
                 if self._due(config.logging.every):
                     self._log_means()
                 self.evaluation_due = self._due(config.evaluation.every) or self.step >= config.steps
@@ -150,14 +156,22 @@ class Run:
         self.collector.close()
         self.evaluator.close()
 
-    def _learn(self) -> None:
-        train = self.config.train
+    def _learn(self, interrupt: Interrupt) -> None:
+        updates = self._owed()
+        interrupt.note(self.followers.learn(updates, interrupt.signal))
+        for _ in range(updates):
+            self.means.add(self.learner.update())
+
+    def _owed(self) -> int:
+        """Updates that are due."""
+        train, updates = self.config.train, 0
         if self.step < train.prefill or not self.replay.ready(1):
-            return
+            return 0
         self.credit += self.config.env.num_envs * train.replay_ratio / (train.batch_size * train.batch_length)
         while self.credit >= 1.0:
             self.credit -= 1.0
-            self.means.add(self.learner.update())
+            updates += 1
+        return updates
 
     def _due(self, every: int) -> bool:
         """Whether a multiple of `every` was passed by this iteration's steps."""
@@ -204,6 +218,7 @@ class Run:
         """Raises FloatingPointError rather than overwrite a sound checkpoint with broken weights."""
         if not all(bool(torch.isfinite(p).all()) for p in self.agent.parameters()):
             raise FloatingPointError(f"weights are not finite at step {self.step}")
+        self.followers.verify()
         state = {
             "learner": self.learner.state_dict(),
             "replay": self.replay.state_dict(),
@@ -222,16 +237,11 @@ class Run:
 
     def _restore(self) -> tuple[int, int]:
         state: dict[str, Any] = checkpoint.load(self.directory)
-        try:
+        with checkpoint.fitting(self.directory):
             self.learner.load_state_dict(state["learner"])
             self.replay.load_state_dict(state["replay"])
             self.same_episodes = self.collector.load_state_dict(state["collector"])
             self.means.load_state_dict(state["means"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise checkpoint.CheckpointError(
-                f"{self.directory / checkpoint.NAME} does not fit this run "
-                f"({' '.join(str(error).split())[:160]}): was it made by another version?"
-            ) from error
         self.step, self.seconds, self.credit = state["step"], state["seconds"], state["credit"]
         self.solved_at = state["solved_at"]
         last = state["last_evaluation"]

@@ -228,7 +228,7 @@ def circuits(steps: int, directory: Path) -> None:
             ours = Ours("quantum", steps, directory, *settings)
             draws: list[float] = []
             for _ in range(100):
-                microseconds(lambda o=ours: o.sampler.draw(BATCH, o.eligible), draws)
+                microseconds(partial(ours.sampler.draw, BATCH, ours.eligible), draws)
             print(
                 f"{n:>3} {name:>10} {prepared:>7.2f} {median(jobs) / 1e6:>7.3f} {median(draws):>7.0f}",
                 flush=True,

@@ -1,0 +1,45 @@
+"""A rank other than 0: a learner that does what it is told."""
+
+from pathlib import Path
+
+import torch
+
+from agents import checkpoint
+from agents.config import Config
+from agents.interrupt import Interrupt
+from agents.memory import keep_freed_memory
+from agents.orders import begin, receive, verify
+from agents.parallel import Together
+from agents.training import make_learner
+
+
+class Follower:
+    """Replay and learner as rank 0 has them, from the same seed or the same checkpoint."""
+
+    def __init__(self, config: Config, directory: Path, ranks: Together) -> None:
+        torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        self.ranks = ranks
+        self.learner = make_learner(config, directory, ranks)
+        self.replay = self.learner.replay
+        if checkpoint.exists(directory):
+            state = checkpoint.load(directory)
+            with checkpoint.fitting(directory):
+                self.learner.load_state_dict(state["learner"])
+                self.replay.load_state_dict(state["replay"])
+
+    def run(self) -> int | None:
+        """Until rank 0 ends the run; the signal that interrupted it."""
+        with Interrupt() as interrupt:
+            while True:
+                order, interrupted = receive(self.ranks, interrupt.signal)
+                if order.begin:
+                    begin(self.ranks, self.learner)
+                for env, rows in order.rows:
+                    self.replay.add(env, rows)
+                for _ in range(order.updates):
+                    self.learner.update()
+                if order.verify:
+                    verify(self.ranks, self.learner)
+                if order.end:
+                    return interrupted
