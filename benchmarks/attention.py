@@ -3,10 +3,10 @@
 Every cell of the table treats 8,192 steps of float32: 8,192/N rows of N steps with d features per head,
 causal but for Linformer. Milliseconds are medians of rounds in which the candidates take turns: forward
 without gradients, and forward + backward to q, k, v. On one thread they are its CPU time, which other
-programs on the machine disturb less. Freed memory is kept, as in training, and denormal numbers are zero
-(`--denormals` keeps them: weights below 1e-38 are then up to ten times as slow, in all kinds). MiB are the most that tensors
-made by forward + backward held at once (torch's profiler; inputs not counted). `naive` computes all
-weights as a tensor. Rotary phases are included where the name says so.
+programs on the machine disturb less. Freed memory is kept, as in training, and denormal numbers count
+as zero: sharp weights fall below 1e-38, and a CPU is slow with those (`--denormals` keeps them). MiB are
+the most that tensors made by forward + backward held at once (torch's profiler; inputs not counted).
+`naive` computes all weights as a tensor. Rotary phases are included where the name says so.
 """
 
 import argparse
