@@ -19,6 +19,7 @@ class Follower:
     def __init__(self, config: Config, directory: Path, ranks: Together) -> None:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
+        torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
         self.ranks = ranks
         self.learner = make_learner(config, directory, ranks)
         self.replay = self.learner.replay

@@ -96,6 +96,7 @@ class Run:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         keep_freed_memory()
+        torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
         self.learner = make_learner(config, directory, ranks)
         self.agent, self.replay = self.learner.agent, self.learner.replay
         self.followers = make_followers(ranks, self.learner)

@@ -78,7 +78,7 @@ def main() -> None:
 
 def filled(config: Config, ranks: Alone | Together) -> Learner:
     """A learner with random play to learn from."""
-    learner = make_learner(config, Path("."), ranks)
+    learner = make_learner(config, Path(), ranks)
     collector = Collector(config.env, learner.replay, Actor(learner.agent, config.env.num_envs, 0), 0)
     for _ in range(4 * config.train.batch_length):
         collector.step(random=True)
