@@ -1,5 +1,6 @@
 """The training loop: collect, learn at the replay ratio, evaluate, log, checkpoint."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +26,8 @@ from agents.replay import Replay, Sampler, UniformSampler
 from agents.reporting import Reporter
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
+from worldmodel import kernels
+from worldmodel.compiler import CompileError
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,17 @@ def uniform(config: Config) -> Sampler:
     return UniformSampler(config.env.num_envs, config.train.batch_length, config.replay.online, config.seed)
 
 
+def use_kernels(config: Config) -> None:
+    """Switch the fused kernels on, or warn that torch does their work."""
+    try:
+        kernels.use(config.kernels and config.device == "cpu")
+    except CompileError as error:
+        kernels.use(False)
+        print(
+            f"warning: {error}; torch does the same in more time (kernels=false is silent)", file=sys.stderr
+        )
+
+
 class Run:
     """Everything that a run consists of, and the loop over it."""
 
@@ -83,6 +97,7 @@ class Run:
         self.config, self.directory = config, directory
         torch.set_num_threads(config.threads)
         keep_freed_memory()
+        use_kernels(config)
         self.agent = make_agent(config)
         actor = Actor(self.agent, config.env.num_envs, config.seed)
         train, rssm = config.train, self.agent.world_model.rssm
