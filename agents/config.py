@@ -110,6 +110,7 @@ class Config:
     steps: int = field(metadata={"min": 1})  # environment steps
     device: str
     threads: int = field(metadata={"min": 1, "max": 1024})
+    kernels: bool  # fused kernels on a CPU, compiled on first use
     runs: str
     resume: str | None
     env: EnvConfig

@@ -10,7 +10,7 @@ from agents.interrupt import Interrupt
 from agents.memory import keep_freed_memory
 from agents.orders import begin, receive, verify
 from agents.parallel import Together
-from agents.training import make_learner
+from agents.training import make_learner, use_kernels
 
 
 class Follower:
@@ -21,6 +21,7 @@ class Follower:
         keep_freed_memory()
         torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
         self.ranks = ranks
+        use_kernels(config)
         self.learner = make_learner(config, directory, ranks)
         self.replay = self.learner.replay
         if checkpoint.exists(directory):

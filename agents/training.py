@@ -1,5 +1,6 @@
 """The training loop: collect, learn at the replay ratio, evaluate, log, checkpoint."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +29,8 @@ from agents.replay.factory import make_sampler
 from agents.reporting import Reporter
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
+from worldmodel import kernels
+from worldmodel.compiler import CompileError
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,17 @@ def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learn
     return Learner(agent, make_optimizer(config, agent), replay, train.batch_size, train.forget, config.seed)
 
 
+def use_kernels(config: Config) -> None:
+    """Switch the fused kernels on, or warn that torch does their work."""
+    try:
+        kernels.use(config.kernels and config.device == "cpu")
+    except CompileError as error:
+        kernels.use(False)
+        print(
+            f"warning: {error}; torch does the same in more time (kernels=false is silent)", file=sys.stderr
+        )
+
+
 class Run:
     """Everything that a run consists of, and the loop over it; with several ranks, rank 0's."""
 
@@ -97,6 +111,7 @@ class Run:
         torch.set_num_threads(config.threads)
         keep_freed_memory()
         torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
+        use_kernels(config)
         self.learner = make_learner(config, directory, ranks)
         self.agent, self.replay = self.learner.agent, self.learner.replay
         self.followers = make_followers(ranks, self.learner)

@@ -3,8 +3,9 @@
 Same shapes (B=16, T=64, H=15, imagination from all B·T states), same task (CartPole-v1 vectors),
 float32. Each candidate runs in a process of its own with the same number of threads; updates
 alternate between them, so that both meet the same disturbances. A peer's time is that of its own
-`train` function; ours is the whole update, drawing from replay and writing back included. Memory
-is the peak resident set of each process, imports and replay buffer included.
+`train` function; ours is the whole update, drawing from replay and writing back included. `plain`
+is ours without the kernels that need a C compiler. Memory is the peak resident set of each process,
+imports and replay buffer included.
 
 The peer is sheeprl's DreamerV3 (extra `peers`: pip install -e '.[peers]'), not compiled, its default.
 While ours is timed, it takes its next environment step and draws its next batch: a few
@@ -116,19 +117,23 @@ def answer(timed_update: Callable[[], Any]) -> None:
     print(f"answer {(perf_counter() - begin) * 1e3}", flush=True)
 
 
-def ours(size: str, threads: int) -> None:
+def ours(size: str, threads: int, *more: str) -> None:
     from agents.command_line import load_config
     from agents.training import Run
 
     overrides = [
         f"world_model={size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",
-        f"agent.imagination_starts={LENGTH}", f"threads={threads}", "logging.tensorboard=false",
+        f"agent.imagination_starts={LENGTH}", f"threads={threads}", "logging.tensorboard=false", *more,
     ]  # fmt: skip
     run = Run(load_config(overrides), Path(tempfile.mkdtemp()))
     for _ in range(BATCH * LENGTH + LENGTH):
         run.collector.step(random=True)
     while True:
         answer(run.learner.update)
+
+
+def plain(size: str, threads: int) -> None:
+    ours(size, threads, "kernels=false")
 
 
 def sheeprl(size: str, threads: int) -> None:
@@ -156,7 +161,7 @@ def sheeprl(size: str, threads: int) -> None:
     run()
 
 
-WORKERS: dict[str, Callable[[str, int], None]] = {"ours": ours, "sheeprl": sheeprl}
+WORKERS: dict[str, Callable[[str, int], None]] = {"ours": ours, "plain": plain, "sheeprl": sheeprl}
 
 
 if __name__ == "__main__":

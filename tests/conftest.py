@@ -1,6 +1,6 @@
 """Shared fixtures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,18 @@ from hypothesis import settings
 
 from agents.command_line import load_config
 from agents.config import Config
+from worldmodel import kernels
 
 torch.set_num_threads(1)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)
 settings.load_profile("qdreamer")
+
+
+@pytest.fixture(autouse=True)
+def kernels_off() -> Iterator[None]:
+    """Runs switch them on for the whole process."""
+    yield
+    kernels.use(False)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ out of the time loop (`drive`).
 import torch
 from torch import Tensor, nn
 
+from worldmodel import kernels
 from worldmodel.layers import MLP, BlockLinear, init_weight, spread_biases
 from worldmodel.norm_silu import NormSiLU
 from worldmodel.processor import INTEL
@@ -94,6 +95,19 @@ class BlockGRU(nn.Module):
     def _cell(self, h: Tensor, z_in: Tensor, drive: Tensor, out: Tensor | None = None) -> Tensor:
         """h (B, D), f(z) (B, hidden), drive (B, D) → the next h; without gradients also into `out`."""
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
+        if not torch.is_grad_enabled() and not len(self.more) and kernels.fit(h) and kernels.fit(drive):
+            y = affine(x, self.mix_state.weight)
+            out = h.new_empty(h.shape) if out is None else out
+            return kernels.gru_update(
+                y,
+                drive,
+                h,
+                self.recur.weight,
+                self.norm.scale,
+                self.gates.weight,
+                self._gate_bias().flatten(),
+                out,
+            )
         if len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
             y = self.norm.values(
                 add_blockwise_(affine_add(x, self.mix_state.weight, drive), h, self.recur.weight)
@@ -109,11 +123,9 @@ class BlockGRU(nn.Module):
     def _update_blocks(self, h: Tensor, y: Tensor, out: Tensor) -> Tensor:
         """The same block after block: with many rows, what one block needs stays in the cache."""
         width = self.deter // self.blocks
-        # The update gate's −1 belongs to its bias.
-        biases = self.gates.bias.view(self.blocks, 3, width) - h.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
         for weight, bias, h_in, y_in, h_out in zip(
             self.gates.weight,
-            biases.view(self.blocks, -1),
+            self._gate_bias(),
             h.split(width, -1),
             y.split(width, -1),
             out.split(width, -1),
@@ -123,6 +135,11 @@ class BlockGRU(nn.Module):
             candidate = tanh_(reset.sigmoid_().mul_(candidate))
             torch.lerp(h_in, candidate, update.sigmoid_(), out=h_out)
         return out
+
+    def _gate_bias(self) -> Tensor:
+        """(g, 3·D/g); the update gate's −1 belongs to it."""
+        bias = self.gates.bias.view(self.blocks, 3, -1)
+        return (bias - bias.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)).view(self.blocks, -1)
 
     def select(self, states: Tensor, b: Tensor | None, t: Tensor) -> Tensor:
         if b is None:

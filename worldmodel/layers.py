@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from worldmodel.norm_silu import NORM_EPS, NormSiLU, inverse_rms, norm_silu, norm_silu_backward
+from worldmodel.norm_silu import NORM_EPS, NormSiLU, dense_norm_silu, inverse_rms, norm_silu_backward
 from worldmodel.products import Affine, affine, blockwise, product
 
 
@@ -119,7 +119,7 @@ class MLP(nn.Sequential):
             for i in range(0, len(parameters), 3):
                 weight, bias, scale = parameters[i : i + 3]
                 last = i == len(parameters) - 3
-                y, _, _ = norm_silu(affine(y, weight, bias), scale, part if last else None)
+                y, _, _ = dense_norm_silu(y, weight, bias, scale, part if last else None, keep=False)
         return out
 
 
@@ -139,7 +139,7 @@ class _Stack(torch.autograd.Function):
             for i, (weight, bias, scale) in enumerate(layers):
                 last = i == len(layers) - 1
                 inputs = y
-                y, unit, inverse = norm_silu(affine(inputs, weight, bias), scale, part if last else None)
+                y, unit, inverse = dense_norm_silu(inputs, weight, bias, scale, part if last else None)
                 saved += [inputs, unit, inverse]
         ctx.save_for_backward(*parameters, *saved)
         ctx.parameters = len(parameters)
@@ -155,8 +155,8 @@ class _Stack(torch.autograd.Function):
             here: list[Tensor] = []
             for i in range(len(parameters) - 3, -1, -3):
                 x, unit, inverse = saved[part * len(parameters) + i :][:3]
-                g, grad_scale = norm_silu_backward(g, unit, inverse, parameters[i + 2])
-                here = [product(g.t(), x), g.sum(0), grad_scale, *here]
+                g, grad_scale, grad_bias = norm_silu_backward(g, unit, inverse, parameters[i + 2])
+                here = [product(g.t(), x), grad_bias, grad_scale, *here]
                 if i or ctx.needs_input_grad[0]:
                     g = product(g, parameters[i])
             if ctx.needs_input_grad[0]:

@@ -13,7 +13,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from worldmodel import kernels
+from worldmodel.products import affine
+
 NORM_EPS = 1e-4
+
+
+def dense_norm_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, out: Tensor | None = None, keep: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`norm_silu` of the affine map of rows x (R, in); without `keep` only y is of use. No gradients."""
+    if kernels.fit(x):
+        return kernels.norm_silu(affine(x, weight), bias, scale, out, keep)
+    return norm_silu(affine(x, weight, bias), scale, out)
 
 
 def norm_silu(x: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,15 +50,22 @@ def _epsilon(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((), NORM_EPS, dtype=dtype, device=device)
 
 
-def norm_silu_backward(grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to x (R, D) and scale (D,), given that of y (R, D)."""
+def norm_silu_backward(
+    grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x (R, D), scale (D,) and a bias before x (D,), given that of y (R, D)."""
+    if kernels.fit(unit):
+        sums = kernels.make_sums(2, unit.shape[-1])
+        grad_x = kernels.norm_silu_backward(grad, unit, inverse, scale, sums)
+        grad_scale, grad_bias = sums.sum(0)
+        return grad_x, grad_scale, grad_bias
     scaled = torch.ops.aten.silu_backward(grad, unit * scale)  # with respect to scale·unit
     along = scaled * unit
     grad_scale = along.sum(0)
     # d unit/d x is (I − unit·unitᵀ/D)/rms; ε only enters through `inverse`.
     mean = torch.mv(along, scale).div_(unit.shape[-1]).unsqueeze(-1)  # (R, 1)
     grad_x = scaled.mul_(scale).addcmul_(unit, mean, value=-1.0).mul_(inverse)
-    return grad_x, grad_scale
+    return grad_x, grad_scale, grad_x.sum(0)
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -61,7 +80,7 @@ class _NormSiLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         unit, inverse, scale = ctx.saved_tensors
         width = unit.shape[-1]
-        grad_x, grad_scale = norm_silu_backward(
+        grad_x, grad_scale, _ = norm_silu_backward(
             grad.reshape(-1, width), unit.view(-1, width), inverse.view(-1, 1), scale
         )
         return grad_x.view_as(unit), grad_scale
@@ -80,5 +99,7 @@ class NormSiLU(nn.Module):
         return F.silu((x * inverse_rms(x)).mul_(self.scale), inplace=True)
 
     def values(self, x: Tensor) -> Tensor:
-        """The same without gradients, in the memory of x."""
+        """The same without gradients, in the memory of x (R, D)."""
+        if kernels.fit(x):
+            return kernels.norm_silu(x, None, self.scale, None, keep=False)[0]
         return F.silu(x.mul_(inverse_rms(x)).mul_(self.scale), inplace=True)

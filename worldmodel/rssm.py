@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldmodel import kernels
 from worldmodel.categorical import (
     FEW_CLASSES,
     draw_few_classes,
@@ -116,7 +117,13 @@ class RSSM(nn.Module):
         shape = self.stoch, self.classes
         weight = out.weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)  # classes first
         bias = out.bias.unflatten(0, shape).t().flatten()
-        logits = affine(body(h), weight, bias).view(len(h), self.classes, self.stoch)
+        y = body(h)
+        if kernels.fit(y):
+            z = h.new_empty(len(h), self.stoch * self.classes)
+            logits = affine(y, weight).view(len(h), self.classes, self.stoch)
+            kernels.draw_latents(logits, bias, noise, self.unimix, z)
+            return z
+        logits = affine(y, weight, bias).view(len(h), self.classes, self.stoch)
         return draw_few_classes(logits, noise, self.unimix).view(len(h), -1)
 
     def _probs(self, logits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldmodel import kernels
 from worldmodel.products import affine, product
 from worldmodel.symlog import symexp
 
@@ -50,7 +51,8 @@ class TwoHot:
 
     def pred(self) -> Tensor:
         """The expectation (…), without gradients."""
-        expectations = [self._expectation(log_probs) for log_probs in self._log_probs()]
+        parts = self._outcomes(keep=self.inputs.requires_grad)
+        expectations = [e if e is not None else self._expectation(log_probs) for log_probs, e in parts]
         return torch.cat(expectations).view(self.inputs.shape[:-1])
 
     def _expectation(self, log_probs: Tensor) -> Tensor:
@@ -70,28 +72,36 @@ class TwoHot:
             weights += [scale * (1.0 - above), scale * above]
         position = torch.stack(positions, -1).view(-1, 2 * len(targets))  # (R, M)
         weight = torch.stack(weights, -1).view(-1, 2 * len(targets))  # (R, M)
-        losses = _CrossEntropy.apply(
-            self._rows(), self.weight, self.bias, tuple(self._log_probs()), position, weight
-        )
+        log_probs = tuple(log_probs for log_probs, _ in self._outcomes(keep=True))
+        losses = _CrossEntropy.apply(self._rows(), self.weight, self.bias, log_probs, position, weight)
         return losses.view(self.inputs.shape[:-1])
 
     def _rows(self) -> Tensor:
         return self.inputs.reshape(-1, self.inputs.shape[-1])
 
     @torch.no_grad()
-    def _log_probs(self) -> Iterator[Tensor]:
-        """log softmax of the logits, (R, K) for some rows after others; kept where a loss will follow."""
+    def _outcomes(self, keep: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """log softmax of the logits, (R, K) for some rows after others, and its expectation if at hand.
+
+        Where a loss will follow they are to be kept; else they may be missing behind the expectation.
+        """
         if self._kept is not None:
-            yield from self._kept
+            yield from ((log_probs, None) for log_probs in self._kept)
             return
         kept = []
         for rows in _parts(self._rows()):
-            logits = rows if self.weight is None else affine(rows, self.weight, self.bias)
-            log_probs = torch.log_softmax(logits, -1)
-            if self.inputs.requires_grad:
+            expectation = None
+            if kernels.fit(rows):
+                log_probs = rows.clone() if self.weight is None else affine(rows, self.weight)
+                upper = self.bins[-(len(self.bins) // 2) :]
+                expectation = kernels.log_softmax_(log_probs, self.bias, upper, keep)
+            else:
+                logits = rows if self.weight is None else affine(rows, self.weight, self.bias)
+                log_probs = torch.log_softmax(logits, -1)
+            if keep:
                 kept.append(log_probs)
-            yield log_probs
-        if kept:
+            yield log_probs, expectation
+        if keep:
             self._kept = tuple(kept)
 
 
@@ -126,12 +136,18 @@ class _CrossEntropy(torch.autograd.Function):
         for rows, log, at, g in zip(
             _parts(inputs), log_probs, _parts(position), _parts(grad_weight), strict=True
         ):
-            grad_logits = log.exp().mul_(g.sum(-1, keepdim=True)).scatter_add_(-1, at, -g)  # (R, K)
+            if kernels.fit(log):
+                bias_sums = kernels.make_sums(log.shape[-1])
+                grad_logits = kernels.cross_entropy_backward(log, at, g, bias_sums)  # (R, K)
+                grad_bias = bias_sums.sum(0)
+            else:
+                grad_logits = log.exp().mul_(g.sum(-1, keepdim=True)).scatter_add_(-1, at, -g)  # (R, K)
+                grad_bias = grad_logits.sum(0)
             if weight is None:
                 grad_inputs.append(grad_logits)
                 continue
             grad_inputs.append(product(grad_logits, weight))
-            here = [product(grad_logits.t(), rows), grad_logits.sum(0)]
+            here = [product(grad_logits.t(), rows), grad_bias]
             if sums is None:
                 sums = here
             else:

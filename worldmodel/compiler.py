@@ -1,0 +1,94 @@
+"""C sources of this package, compiled once on each machine by its own compiler.
+
+A library is kept under ~/.cache/qdreamer (XDG_CACHE_HOME if set), named for what it was made from:
+source, compiler, flags and processor. It is written beside its place and renamed, so that runs
+which start together do not meet half of one.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+
+FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
+THREADS: tuple[list[str], ...] = ["-fopenmp"], ["-fopenmp-simd"], []
+"""Threads are torch's own: the library leaves them open and finds them in what torch has loaded.
+Where that does not succeed, it runs on one thread."""
+
+
+class CompileError(RuntimeError):
+    """No library can be made here; the message says why in one line."""
+
+
+def load(sources: list[Path]) -> ctypes.CDLL:
+    """The library of all C files among `sources`; the others are what they include. Raises CompileError."""
+    compiler = find_compiler()
+    error = ""
+    for threads in THREADS:
+        flags = [*FLAGS, *threads]
+        try:
+            path = cache_directory() / f"{fingerprint(sources, compiler, flags)}.so"
+            if not path.exists():
+                build(sources, compiler, flags, path)
+            return ctypes.CDLL(str(path))
+        except subprocess.CalledProcessError as failure:
+            error = failure.stderr.strip().partition("\n")[0]
+        except (OSError, RuntimeError, subprocess.TimeoutExpired) as failure:
+            error = str(failure)
+    raise CompileError(f"{compiler} made no library: {error or 'it says nothing'}")
+
+
+def find_compiler() -> str:
+    """$CC, or the first C compiler on the path. Raises CompileError."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise CompileError("no C compiler (cc, gcc, clang) is installed")
+
+
+def cache_directory() -> Path:
+    """Where libraries are kept. Raises RuntimeError where there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "qdreamer"
+
+
+def fingerprint(sources: list[Path], compiler: str, flags: list[str]) -> str:
+    """Names everything that the machine code depends on."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    texts = [source.read_text() for source in sorted(sources)]
+    parts = [*texts, version, *flags, platform.platform(), processor()]
+    return sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def processor() -> str:
+    """What the first processor is and can do."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    first = info.read_text().partition("\n\n")[0]
+    return "\n".join(line for line in first.splitlines() if line.startswith(("model", "flags", "Features")))
+
+
+def build(sources: list[Path], compiler: str, flags: list[str], path: Path) -> None:
+    """Compile and link to `path`. Raises CalledProcessError, TimeoutExpired or OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        environment = os.environ | {"TMPDIR": directory}
+
+        def run(*arguments: str) -> None:
+            command = [compiler, *arguments]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
+
+        objects = []
+        for source in sources:
+            if source.suffix == ".c":
+                objects.append(str(Path(directory) / f"{source.stem}.o"))
+                run(*flags, "-c", str(source), "-o", objects[-1])
+        linked = Path(directory) / "library.so"
+        # Linked without -fopenmp: that would bring a second pool of threads beside torch's.
+        run("-shared", *objects, "-o", str(linked), "-lm")
+        linked.replace(path)

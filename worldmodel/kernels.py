@@ -1,0 +1,157 @@
+"""Fused element-wise kernels for a CPU (native/*.c), where a C compiler is at hand.
+
+torch makes one pass over memory for each operation; between two matrix products that is more time
+than the product takes. Each function here is one pass over the rows. They are off until `use(True)`;
+`fit` says whether they are on and know the tensors at hand, and otherwise the torch code beside
+every call does the same to rounding. They record no gradients.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worldmodel.compiler import load
+
+INTEGER, LONG, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+SIGNATURES = {
+    "norm_silu": [INTEGER, LONG, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
+    "norm_silu_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],
+    "gru_update": [INTEGER, LONG, LONG, LONG, POINTER, POINTER, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
+    "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
+    "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
+    "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
+    "scan": [POINTER],
+    "scan_backward": [POINTER],
+}
+
+_library: ctypes.CDLL | None = None
+
+
+def use(wanted: bool) -> None:
+    """Switch the kernels on or off for this process. Raises CompileError where they cannot be made."""
+    global _library
+    _library = _make() if wanted else None
+
+
+@cache
+def _make() -> ctypes.CDLL:
+    library = load(sorted((Path(__file__).parent / "native").iterdir()))
+    for name, arguments in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def on() -> bool:
+    return _library is not None
+
+
+def fit(x: Tensor) -> bool:
+    """Whether the kernels are on and know such tensors: float32 on a CPU, rows without gaps inside."""
+    return _library is not None and x.is_cpu and x.dtype == torch.float32 and x.stride(-1) == 1
+
+
+def functions() -> ctypes.CDLL:
+    """The library, which must be on."""
+    assert _library is not None
+    return _library
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def norm_silu(
+    x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """SiLU(RMSNorm(x + bias)) of rows x (R, D), into `out` (R, D) if given.
+
+    Returns y, and where they are to be kept unit and inverse as `worldmodel.norm_silu` has them; the
+    memory of x goes to unit, or to y where nothing is kept.
+    """
+    rows, width = x.shape
+    if keep:
+        x = x.contiguous()
+    inverse = x.new_empty(rows, 1) if keep else x
+    y = out if out is not None else torch.empty_like(x) if keep else x
+    functions().norm_silu(
+        torch.get_num_threads(), rows, width, x.data_ptr(), x.stride(0), _pointer(bias),
+        scale.data_ptr(), x.data_ptr() if keep else None, inverse.data_ptr() if keep else None,
+        y.data_ptr(), y.stride(0),
+    )  # fmt: skip
+    return y, x, inverse
+
+
+def norm_silu_backward(grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tensor, sums: Tensor) -> Tensor:
+    """Gradient of x (R, D), given that of y; `sums` (threads, 2, D) takes up those of scale and bias."""
+    rows, width = unit.shape
+    grad = grad.contiguous()
+    grad_x = torch.empty_like(unit)
+    functions().norm_silu_backward(
+        len(sums), rows, width, grad.data_ptr(), unit.data_ptr(), inverse.data_ptr(), scale.data_ptr(),
+        grad_x.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad_x
+
+
+def gru_update(
+    y: Tensor, drive: Tensor, h: Tensor, w_recur: Tensor, scale: Tensor, w_gates: Tensor, bias: Tensor,
+    out: Tensor,
+) -> Tensor:  # fmt: skip
+    """The block GRU from its hidden layer on, into `out` (R, D), which must not be h's memory.
+
+    y (R, D), overwritten, has x's part of the hidden layer; drive and h (R, D). `bias` is that of the gates.
+    """
+    rows, deter = y.shape
+    functions().gru_update(
+        torch.get_num_threads(), rows, deter, len(w_recur), y.data_ptr(), drive.data_ptr(), drive.stride(0),
+        h.data_ptr(), h.stride(0), w_recur.data_ptr(), scale.data_ptr(), w_gates.data_ptr(), bias.data_ptr(),
+        out.data_ptr(), out.stride(0),
+    )  # fmt: skip
+    return out
+
+
+def draw_latents(logits: Tensor, bias: Tensor, uniform: Tensor, unimix: float, out: Tensor) -> None:
+    """One-hot draws into `out` (R, S·K) from logits (R, K, S), classes first, before their bias (K·S)."""
+    rows, classes, latents = logits.shape
+    uniform = uniform.contiguous()
+    functions().draw_latents(
+        torch.get_num_threads(), rows, latents, classes, unimix, logits.data_ptr(), bias.data_ptr(),
+        uniform.data_ptr(), out.data_ptr(), out.stride(0),
+    )  # fmt: skip
+
+
+def log_softmax_(logits: Tensor, bias: Tensor | None, positive: Tensor | None, keep: bool) -> Tensor:
+    """logits (R, K) ← log softmax(logits + bias) if `keep`; returns the expectation (R,) of paired bins.
+
+    `positive` holds the upper half of the bins; without it the expectation is left empty.
+    """
+    rows, classes = logits.shape
+    expectation = logits.new_empty(rows)
+    functions().log_softmax(
+        torch.get_num_threads(), rows, classes, logits.data_ptr(), _pointer(bias), keep, _pointer(positive),
+        None if positive is None else expectation.data_ptr(),
+    )  # fmt: skip
+    return expectation
+
+
+def cross_entropy_backward(log_probs: Tensor, position: Tensor, weight: Tensor, sums: Tensor) -> Tensor:
+    """Gradient (R, K) by the logits of −Σ_m w_m·log p[position_m], positions and w (R, M).
+
+    `sums` (threads, K) takes up its sum over the rows.
+    """
+    rows, classes = log_probs.shape
+    grad = torch.empty_like(log_probs)
+    functions().cross_entropy_backward(
+        len(sums), rows, classes, position.shape[1], log_probs.data_ptr(), position.data_ptr(),
+        weight.data_ptr(), grad.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad
+
+
+def make_sums(*shape: int) -> Tensor:
+    """Zeros (threads, *shape) for what the threads add up, each in its own part."""
+    return torch.zeros(torch.get_num_threads(), *shape)

@@ -1,0 +1,62 @@
+/* Products of a few rows with weights that stay in the cache, between steps that need the results there. */
+
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define TILE (LANES == 16 ? 8 : 4) /* rows whose sums the registers hold, two vectors each */
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* out (rows, vectors·LANES) = x·w, or + it; the first two numbers are known where this is inlined. */
+static inline __attribute__((always_inline)) void tile(int rows, int vectors, int64_t n, const float *x,
+                                                       int64_t x_stride, const float *w, int64_t w_stride,
+                                                       float *out, int64_t out_stride, int add) {
+    vector sums[TILE][2];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++)
+            sums[r][v] = add ? *(vector *)(out + r * out_stride + v * LANES) : (vector){0};
+    for (int64_t i = 0; i < n; i++)
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors; v++)
+                sums[r][v] += x[r * x_stride + i] * *(const vector *)(w + i * w_stride + v * LANES);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) *(vector *)(out + r * out_stride + v * LANES) = sums[r][v];
+}
+
+static inline __attribute__((always_inline)) void strip(int rows, int64_t n, int64_t m, const float *x,
+                                                        int64_t x_stride, const float *w, float *out,
+                                                        int64_t out_stride, int add) {
+    int64_t c = 0;
+    for (; c + 2 * LANES <= m; c += 2 * LANES) tile(rows, 2, n, x, x_stride, w + c, m, out + c, out_stride, add);
+    for (; c + LANES <= m; c += LANES) tile(rows, 1, n, x, x_stride, w + c, m, out + c, out_stride, add);
+    for (; c < m; c++)
+        for (int r = 0; r < rows; r++) {
+            float sum = add ? out[r * out_stride + c] : 0.0f;
+            for (int64_t i = 0; i < n; i++) sum += x[r * x_stride + i] * w[i * m + c];
+            out[r * out_stride + c] = sum;
+        }
+}
+
+/* out (rows, m) = x (rows, n)·w (n, m), or + it if `add`; rows of x and out lie `stride` numbers apart. */
+static inline void multiply(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
+                     float *out, int64_t out_stride, int add) {
+    int64_t r = 0;
+    for (; r + TILE <= rows; r += TILE)
+        strip(TILE, n, m, x + r * x_stride, x_stride, w, out + r * out_stride, out_stride, add);
+    for (; r < rows; r++) strip(1, n, m, x + r * x_stride, x_stride, w, out + r * out_stride, out_stride, add);
+}
+
+/* The same block by block: x (rows, blocks·n), w (blocks, n, m), out (rows, blocks·m). */
+static inline void multiply_blocks(int64_t rows, int64_t blocks, int64_t n, int64_t m, const float *x, const float *w,
+                            float *out, int add) {
+    for (int64_t b = 0; b < blocks; b++)
+        multiply(rows, n, m, x + b * n, blocks * n, w + b * n * m, out + b * m, blocks * m, add);
+}

@@ -1,0 +1,95 @@
+/* What the kernels share: functions of vectors, and RMSNorm with SiLU of one row. */
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef _OPENMP
+int omp_get_thread_num(void);
+#else
+static inline int omp_get_thread_num(void) { return 0; }
+#endif
+
+#define EPSILON 1e-4f /* of RMSNorm */
+
+/* Cody-Waite reduction and a polynomial of degree 6 (Cephes' expf): 2 ulp. It saturates at 2^-100 and
+ * 2^60, so that neither denormal numbers, which are slow, nor products that overflow come of it. */
+static inline float exponential(float x) {
+    float n = rintf(x * 1.44269504088896341f);
+    float r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t exponent = (int32_t)n;
+    exponent = exponent < -100 ? -100 : exponent;
+    exponent = exponent > 60 ? 60 : exponent;
+    int32_t bits = (exponent + 127) << 23; /* 2^n */
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+/* Classes rounded up to whole vectors: the rest of a vector would be treated one by one. */
+static inline int64_t whole(int64_t classes) { return (classes + 15) / 16 * 16; }
+
+/* x ← x + bias, unit = x/rms(x), y = SiLU(scale·unit). bias and unit may be null. Returns 1/rms(x). */
+static inline float norm_silu_row(int64_t width, const float *x, const float *bias, const float *scale,
+                                  float *unit, float *y) {
+    float sum = 0.0f;
+    if (bias) {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < width; i++) {
+            float value = x[i] + bias[i];
+            sum += value * value;
+        }
+    } else {
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
+    }
+    float factor = 1.0f / sqrtf(sum / (float)width + EPSILON);
+    float *kept = unit ? unit : y; /* y overwrites it where it is not wanted */
+    if (bias) {
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) kept[i] = (x[i] + bias[i]) * factor;
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) kept[i] = x[i] * factor;
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+        float scaled = kept[i] * scale[i];
+        y[i] = scaled * sigmoid(scaled);
+    }
+    return factor;
+}
+
+/* Gradient of x from that of y, grad; adds those of scale and, unless null, of bias to the sums. */
+static inline void norm_silu_backward_row(int64_t width, const float *grad, const float *unit, float factor,
+                                          const float *scale, float *grad_x, float *scale_sum,
+                                          float *bias_sum) {
+    float along = 0.0f;
+#pragma omp simd reduction(+ : along)
+    for (int64_t i = 0; i < width; i++) {
+        float x = unit[i] * scale[i];
+        float s = sigmoid(x);
+        float gradient = grad[i] * s * (1.0f + x * (1.0f - s)); /* with respect to scale·unit */
+        scale_sum[i] += gradient * unit[i];
+        grad_x[i] = gradient * scale[i];
+        along += grad_x[i] * unit[i];
+    }
+    float mean = along / (float)width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) grad_x[i] = (grad_x[i] - unit[i] * mean) * factor;
+    if (bias_sum)
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) bias_sum[i] += grad_x[i];
+}
