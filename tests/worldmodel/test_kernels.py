@@ -192,7 +192,7 @@ def make_model(make_config, stoch, classes, deter, hidden, blocks):
         f"world_model.hidden={hidden}", f"world_model.blocks={blocks}", "world_model.units=10",
     )  # fmt: skip
     torch.manual_seed(0)
-    model = WorldModel(config.world_model, config.sequence, 4, False, 2)
+    model = WorldModel(config.world_model, config.sequence, config.attention, 4, False, 2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
