@@ -8,6 +8,7 @@
 #include "products.h"
 #include "vector.h"
 
+#define ROWS_AT_ONCE 16    /* what is made of so many rows stays in the first-level cache */
 #define MIN_PARALLEL 32768 /* elements for which waking a second thread pays */
 #define TEAM(threads, elements) (elements) >= MIN_PARALLEL ? (threads) : 1
 
@@ -16,10 +17,16 @@ void norm_silu(int32_t threads, int64_t rows, int64_t width, const float *x, int
                const float *bias, const float *scale, float *unit, float *inverse, float *y,
                int64_t y_stride) {
 #pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * width))
-    for (int64_t r = 0; r < rows; r++) {
-        float *kept = unit ? unit + r * width : 0;
-        float factor = norm_silu_row(width, x + r * x_stride, bias, scale, kept, y + r * y_stride);
-        if (inverse) inverse[r] = factor;
+    for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
+        int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
+        float factors[ROWS_AT_ONCE]; /* a row's root and quotient keep the next one waiting: all at once */
+        for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(width, x + (first + r) * x_stride, bias);
+        for (int64_t r = 0; r < count; r++) {
+            int64_t at = first + r;
+            unit_silu_row(width, x + at * x_stride, bias, factors[r], scale, unit ? unit + at * width : 0,
+                          y + at * y_stride);
+        }
+        if (inverse) memcpy(inverse + first, factors, count * sizeof *factors);
     }
 }
 
@@ -35,8 +42,6 @@ void norm_silu_backward(int32_t threads, int64_t rows, int64_t width, const floa
                                    grad_x + r * width, mine, mine + width);
     }
 }
-
-#define ROWS_AT_ONCE 16 /* whose hidden layer and gates stay in the first-level cache */
 
 /* The block GRU from its hidden layer on: y (rows, deter), which is used up, has x's part of it; drive and
  * h's part are added, then come RMSNorm, SiLU and the gates [reset, candidate, update] of every block. */

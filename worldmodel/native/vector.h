@@ -41,9 +41,8 @@ static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 /* Classes rounded up to whole vectors: the rest of a vector would be treated one by one. */
 static inline int64_t whole(int64_t classes) { return (classes + 15) / 16 * 16; }
 
-/* x ← x + bias, unit = x/rms(x), y = SiLU(scale·unit). bias and unit may be null. Returns 1/rms(x). */
-static inline float norm_silu_row(int64_t width, const float *x, const float *bias, const float *scale,
-                                  float *unit, float *y) {
+/* 1/rms(x + bias) of one row; bias may be null. */
+static inline float inverse_row(int64_t width, const float *x, const float *bias) {
     float sum = 0.0f;
     if (bias) {
 #pragma omp simd reduction(+ : sum)
@@ -55,7 +54,12 @@ static inline float norm_silu_row(int64_t width, const float *x, const float *bi
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < width; i++) sum += x[i] * x[i];
     }
-    float factor = 1.0f / sqrtf(sum / (float)width + EPSILON);
+    return 1.0f / sqrtf(sum / (float)width + EPSILON);
+}
+
+/* unit = (x + bias)·factor, y = SiLU(scale·unit). bias and unit may be null. */
+static inline void unit_silu_row(int64_t width, const float *x, const float *bias, float factor,
+                                 const float *scale, float *unit, float *y) {
     float *kept = unit ? unit : y; /* y overwrites it where it is not wanted */
     if (bias) {
 #pragma omp simd
@@ -69,6 +73,13 @@ static inline float norm_silu_row(int64_t width, const float *x, const float *bi
         float scaled = kept[i] * scale[i];
         y[i] = scaled * sigmoid(scaled);
     }
+}
+
+/* Both: SiLU(RMSNorm(x + bias)) of one row. Returns 1/rms. */
+static inline float norm_silu_row(int64_t width, const float *x, const float *bias, const float *scale,
+                                  float *unit, float *y) {
+    float factor = inverse_row(width, x, bias);
+    unit_silu_row(width, x, bias, factor, scale, unit, y);
     return factor;
 }
 
