@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from agents.config import Config
+from agents.optimizer_factory import planned as optimizer_jobs
 from agents.progress import Progress, duration
 from agents.replay.factory import planned
 from agents.run_directory import check_same_run, write_config
@@ -59,7 +60,11 @@ def run_session(config: Config, directory: Path) -> int:
     if config.quantum.dry_run:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds
-        print(report(make_backend(quantum), quantum.device, planned(config), *budgets))
+        print(
+            report(
+                make_backend(quantum), quantum.device, [*planned(config), *optimizer_jobs(config)], *budgets
+            )
+        )
         return 0
     with exclusive(directory):
         check_same_run(directory, config)

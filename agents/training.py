@@ -6,7 +6,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from agents import checkpoint
 from agents.acting import Actor
@@ -15,10 +14,10 @@ from agents.config import Config
 from agents.dreamer import Dreamer
 from agents.evaluation import Evaluator, Stopped, mean_and_interval
 from agents.interrupt import Interrupt
-from agents.laprop import LaProp
 from agents.learner import Learner
 from agents.memory import keep_freed_memory
 from agents.metrics import MetricsLog, RunningMeans
+from agents.optimizer_factory import make_optimizer
 from agents.progress import Progress
 from agents.randomness import WEIGHTS, stream_seed
 from agents.replay import Replay
@@ -50,24 +49,6 @@ def make_agent(config: Config, device: str | None = None) -> Dreamer:
     return Dreamer(config, observation, action).to(device or config.device)
 
 
-def make_optimizer(config: Config, agent: Dreamer) -> Optimizer:
-    """The optimizer called `optimizer.name`, for all trainable parameters."""
-    return {"laprop": laprop}[config.optimizer.name](config, agent)
-
-
-def laprop(config: Config, agent: Dreamer) -> Optimizer:
-    settings = config.optimizer
-    return LaProp(
-        agent.trainable(),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        agc=settings.agc,
-        agc_pmin=settings.agc_pmin,
-        warmup=settings.warmup,
-    )
-
-
 class Run:
     """Everything that a run consists of, and the loop over it."""
 
@@ -88,7 +69,7 @@ class Run:
             fields,
             make_sampler(config, directory),
         )
-        optimizer = make_optimizer(config, self.agent)
+        optimizer = make_optimizer(config, self.agent, directory)
         self.learner = Learner(
             self.agent, optimizer, self.replay, train.batch_size, train.forget, config.seed
         )
@@ -143,6 +124,7 @@ class Run:
 
     def close(self) -> None:
         self.log.close()
+        self.learner.close()
         self.replay.close()
         self.collector.close()
         self.evaluator.close()
@@ -167,7 +149,7 @@ class Run:
 
     def _log_means(self) -> None:
         metrics = self.means.read()
-        metrics |= {"updates": self.learner.updates, **self.replay.metrics()}
+        metrics |= {"updates": self.learner.updates, **self.replay.metrics(), **self.learner.search_metrics()}
         elapsed = self._elapsed()
         metrics["time/seconds"] = elapsed
         metrics |= {f"time/{part}": seconds for part, seconds in self.learner.watch.seconds.items()}

@@ -52,7 +52,8 @@ def coupled_scan(
 
     Args:
         prepared: (T, B, U), the embedding's half of the posterior. drive: (T, B, D), the action's
-            part of the GRU's hidden layer. is_first: (T, B). noise: (T, B, S), U[0, 1).
+            part of the GRU's hidden layer. is_first: (T, B). noise: (T, B, S), U[0, 1); or (T, B, S, K),
+            draws held as they are (`categorical.held`).
         state: (B, D) and stoch: (B, S·K), before the first step.
     """
     # On a CPU it is cheap to ask which steps begin an episode in some row: most do in none.
@@ -79,7 +80,7 @@ class _CoupledScan(torch.autograd.Function):
         w_recur: Tensor, w_mix: Tensor, s_y: Tensor, w_gates: Tensor, b_gates: Tensor,
         w_q: Tensor, s_q: Tensor, w_out: Tensor, b_out: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        rows, latents = noise.shape[1:]  # B, S
+        rows, latents = noise.shape[1:3]  # B, S
         blocks = len(w_recur)
         # The update gate's −1 belongs to its bias.
         b_gates = b_gates.view(blocks, 3, -1) - b_gates.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
@@ -99,7 +100,10 @@ class _CoupledScan(torch.autograd.Function):
             q, q_unit, q_inverse = norm_silu(affine_add(h, w_q, prepared[t]), s_q)  # (B, U)
             pure = softmax(affine(q, w_out, b_out).view(rows, latents, -1))  # (B, S, K)
             posterior = (pure * (1.0 - unimix)).add_(unimix / pure.shape[-1])
-            z = one_hot(sample_index(posterior, noise[t]), posterior).view(rows, -1)
+            if noise.dim() == 4:
+                z = (posterior + noise[t]).view(rows, -1)
+            else:
+                z = one_hot(sample_index(posterior, noise[t]), posterior).view(rows, -1)
             kept.add(
                 h_in=h_in, z_in=z_in, x_unit=x_unit, x_inverse=x_inverse, x=x, y_unit=y_unit,
                 y_inverse=y_inverse, y=y, reset=reset, candidate=candidate, update=update, value=value,
