@@ -32,7 +32,7 @@ def by_module(module: nn.Module, count: int) -> list[Block]:
     """At most `count` blocks along the borders of submodules.
 
     The largest block is split into its submodules as long as there are not too many of them. Fewer than
-    the module's own parts cannot be: then the smallest neighbours are merged.
+    the module's own parts cannot be: then the neighbours with the smallest sum are merged.
     """
     blocks = _split(Block("", _trainable(module)), module)
     whole = set()  # blocks that cannot be split further

@@ -101,7 +101,7 @@ class _CoupledScan(torch.autograd.Function):
             pure = softmax(affine(q, w_out, b_out).view(rows, latents, -1))  # (B, S, K)
             posterior = (pure * (1.0 - unimix)).add_(unimix / pure.shape[-1])
             if noise.dim() == 4:
-                z = (posterior + noise[t]).view(rows, -1)
+                z = (posterior + noise[t]).reshape(rows, -1)
             else:
                 z = one_hot(sample_index(posterior, noise[t]), posterior).view(rows, -1)
             kept.add(
