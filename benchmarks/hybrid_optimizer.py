@@ -2,7 +2,7 @@
 
 python -m benchmarks.hybrid_optimizer toys       steps to a target loss where Adam's direction is a bad one
 python -m benchmarks.hybrid_optimizer overhead   what a search costs, in updates
-python -m benchmarks.hybrid_optimizer searches   every solver on the same searches of real training
+python -m benchmarks.hybrid_optimizer searches [optimizer.num_qubits=12 …]   all solvers on real searches
 
 `searches` trains with the base optimizer alone. At every search all solvers get the same problem; each
 choice passes the acceptance rule on fresh data and is then measured on a third batch that played no part.
@@ -85,7 +85,7 @@ def toys() -> dict[str, Callable[[torch.Generator], tuple[list[nn.Parameter], Ob
         x = numbers(torch.randn(6, dtype=torch.float64, generator=source))
 
         def loss() -> Tensor:
-            return 0.5 * (scale * (turn @ torch.cat(x)).square()).sum()
+            return 0.5 * (scale * (turn @ torch.cat(tuple(x))).square()).sum()
 
         return x, loss, 1e-2
 
@@ -96,7 +96,7 @@ def toys() -> dict[str, Callable[[torch.Generator], tuple[list[nn.Parameter], Ob
         x = numbers(turn.t() @ start)
 
         def loss() -> Tensor:
-            u = turn @ torch.cat(x)
+            u = turn @ torch.cat(tuple(x))
             return 0.25 * (u[0].square() - 1).square() + 0.5 * (scale * u[1:].square()).sum()
 
         return x, loss, 1e-2
@@ -106,7 +106,7 @@ def toys() -> dict[str, Callable[[torch.Generator], tuple[list[nn.Parameter], Ob
         x = numbers(start + 0.1 * torch.randn(6, dtype=torch.float64, generator=source))
 
         def loss() -> Tensor:
-            a, b = torch.cat(x[::2]), torch.cat(x[1::2])
+            a, b = torch.cat(tuple(x[::2])), torch.cat(tuple(x[1::2]))
             return (100 * (b - a.square()).square() + (1 - a).square()).sum()
 
         return x, loss, 1.0
@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300, help="updates of toys")
     parser.add_argument("--searches", type=int, default=8, help="of overhead")
     parser.add_argument("--out", type=Path, default=Path("hybrid_searches.json"))
-    parser.add_argument("overrides", nargs="*", help="settings of training, after --")
+    parser.add_argument("overrides", nargs="*", help="settings of training, right after the word")
     a = parser.parse_args()
     torch.set_num_threads(1)
     if a.what == "toys":
