@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agents.checkpoint import CheckpointError
 from agents.config import Config
+from agents.optimizer_factory import check_optimizer
 from agents.parallel import RanksError, join
 from agents.replay.factory import check_backend
 from agents.run_directory import FREE, is_free, read_config, run_directory
@@ -117,6 +118,7 @@ def _check_run(member: list[Override], checked: set[str]) -> None:
     check_device(ranks.device(config.device))
     try:
         check_backend(config)
+        check_optimizer(config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if repr(config.env) not in checked:

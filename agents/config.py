@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from agents.optimizer_config import HybridConfig, OptimizerConfig
 from agents.replay.config import QuantumReplay, ReplayConfig
 from envs.config import EnvConfig
 from quantum.config import QuantumConfig
@@ -44,20 +45,6 @@ class AgentConfig:
             raise ValueError(f"agent.return_percentiles=[{low}, {high}] must rise from 0 to 100")
         if self.min_std > self.max_std:
             raise ValueError(f"agent.min_std={self.min_std} must not exceed agent.max_std={self.max_std}")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """LaProp with adaptive gradient clipping; one optimizer for all parameters."""
-
-    name: str = field(metadata={"choices": ("laprop",)})
-    lr: float = field(metadata={"above": 0.0})
-    beta1: float = field(metadata={"min": 0.0, "below": 1.0})
-    beta2: float = field(metadata={"min": 0.0, "below": 1.0})
-    eps: float = field(metadata={"above": 0.0})
-    agc: float = field(metadata={"min": 0.0})  # 0 switches clipping off
-    agc_pmin: float = field(metadata={"above": 0.0})
-    warmup: int = field(metadata={"min": 0})  # updates
 
 
 @dataclass(frozen=True)
@@ -119,7 +106,7 @@ class Config:
     sequence: SequenceConfig
     attention: AttentionConfig
     replay: ReplayConfig
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig | HybridConfig
     quantum: QuantumConfig
     train: TrainConfig
     evaluation: EvaluationConfig

@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 from agents.acting import pack_carry, unpack_carry
 from agents.dreamer import Dreamer
 from agents.handover import Handover
+from agents.hybrid_optimizer import HybridOptimizer
+from agents.landscape import WorldModelLandscape, fresh_random
+from agents.optimizer_config import HybridConfig
 from agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from agents.replay import Replay
 from agents.replay.storage import Sample
@@ -53,10 +56,36 @@ class Learner:
             metrics = self.ranks.average(self.agent, outcome.metrics)
             norms = self._gradient_norms()
         with self.watch("optimizer"):
-            self.optimizer.step()
+            self._step(batch, outcome.trajectory)
             self.agent.update_averages()
         self.updates += 1
         return metrics | norms | {"replay/diversity": diversity(middle)}
+
+    def _step(self, batch: Batch, trajectory: Trajectory) -> None:
+        """The optimizer's; one that searches is shown the world-model loss around the present weights."""
+        optimizer, settings = self.optimizer, self.agent.config.optimizer
+        if not isinstance(optimizer, HybridOptimizer) or not optimizer.due():
+            optimizer.step()
+            return
+        assert isinstance(settings, HybridConfig)
+        fresh = settings.fresh
+        optimizer.step(
+            landscape=WorldModelLandscape(
+                self.agent.world_model,
+                batch,
+                trajectory,
+                settings.slice,
+                lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
+            )
+        )
+
+    def search_metrics(self) -> dict[str, float]:
+        """Of an optimizer that searches, since the last call."""
+        return self.optimizer.metrics() if isinstance(self.optimizer, HybridOptimizer) else {}
+
+    def close(self) -> None:
+        if isinstance(self.optimizer, HybridOptimizer):
+            self.optimizer.close()
 
     def to_batch(self, sample: Sample) -> Batch:
         """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""

@@ -155,6 +155,10 @@ class Together:
                 f"replay=quantum on quantum={config.quantum.name} draws differently in each of {self.size} "
                 "processes: use quantum=statevector, or one process"
             )
+        if config.optimizer.name == "hybrid":
+            raise ConfigError(
+                f"optimizer=hybrid searches on one process's batch, not on {self.size}: use optimizer=laprop"
+            )
         if config.replay.mapped:
             raise ConfigError(f"replay.mapped=true is one file for {self.size} processes: use false")
         if config.device.startswith("cuda:"):

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-WEIGHTS, ACTING, LEARNING, EVALUATION = 5, 6, 7, 8  # NumPy's streams use 0 … 4, see their owners
+WEIGHTS, ACTING, LEARNING, EVALUATION = 5, 6, 7, 8  # NumPy's streams use 0 … 4, 9 and 10, see their owners
+SEARCH = 11
 
 
 def stream_seed(stream: int, seed: int) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from agents.config import Config
 from agents.follower import Follower
+from agents.optimizer_factory import planned as optimizer_jobs
 from agents.parallel import ALONE, Alone, RanksError, Together
 from agents.progress import Progress, duration
 from agents.replay.factory import planned
@@ -79,7 +80,8 @@ def _dry_run(config: Config, ranks: Alone | Together) -> int:
     if ranks.rank == 0:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds
-        print(report(make_backend(quantum), quantum.device, planned(config), *budgets))
+        jobs = [*planned(config), *optimizer_jobs(config)]
+        print(report(make_backend(quantum), quantum.device, jobs, *budgets))
     return 0
 
 

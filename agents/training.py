@@ -7,7 +7,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from agents import checkpoint
 from agents.acting import Actor
@@ -16,10 +15,10 @@ from agents.config import Config
 from agents.dreamer import Dreamer
 from agents.evaluation import Evaluator, Stopped, mean_and_interval
 from agents.interrupt import Interrupt
-from agents.laprop import LaProp
 from agents.learner import Learner
 from agents.memory import keep_freed_memory
 from agents.metrics import MetricsLog, RunningMeans
+from agents.optimizer_factory import make_optimizer
 from agents.orders import make_followers
 from agents.parallel import ALONE, Ranks
 from agents.progress import Progress
@@ -55,24 +54,6 @@ def make_agent(config: Config, device: str | None = None, ranks: Ranks = ALONE) 
     return Dreamer(config, observation, action, ranks).to(device or ranks.device(config.device))
 
 
-def make_optimizer(config: Config, agent: Dreamer) -> Optimizer:
-    """The optimizer called `optimizer.name`, for all trainable parameters."""
-    return {"laprop": laprop}[config.optimizer.name](config, agent)
-
-
-def laprop(config: Config, agent: Dreamer) -> Optimizer:
-    settings = config.optimizer
-    return LaProp(
-        agent.trainable(),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        agc=settings.agc,
-        agc_pmin=settings.agc_pmin,
-        warmup=settings.warmup,
-    )
-
-
 def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learner:
     """Agent, optimizer and empty replay buffer of the run in `directory`."""
     agent, train = make_agent(config, ranks=ranks), config.train
@@ -89,7 +70,8 @@ def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learn
         # A step stores two rows at most; one checkpoint may be skipped.
         spare=4 * (config.checkpoint.every // config.env.num_envs + 2),
     )
-    return Learner(agent, make_optimizer(config, agent), replay, train.batch_size, train.forget, config.seed)
+    optimizer = make_optimizer(config, agent, directory)
+    return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed)
 
 
 def use_kernels(config: Config) -> None:
@@ -168,6 +150,7 @@ class Run:
 
     def close(self) -> None:
         self.log.close()
+        self.learner.close()
         self.replay.close()
         self.collector.close()
         self.evaluator.close()
@@ -200,7 +183,7 @@ class Run:
 
     def _log_means(self) -> None:
         metrics = self.means.read()
-        metrics |= {"updates": self.learner.updates, **self.replay.metrics()}
+        metrics |= {"updates": self.learner.updates, **self.replay.metrics(), **self.learner.search_metrics()}
         elapsed = self._elapsed()
         metrics["time/seconds"] = elapsed
         metrics |= {f"time/{part}": seconds for part, seconds in self.learner.watch.seconds.items()}

@@ -50,8 +50,21 @@ def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
     """One-hot draw from `probs` (…, K) whose gradient is that of `probs`.
 
     `uniform` (…) holds independent U[0, 1) variables: one number per draw instead of one per class.
+    With `uniform` (…, K) from `held`, the draws do not follow the probabilities.
     """
+    if uniform.dim() == probs.dim():
+        return probs + uniform
     return _StraightThrough.apply(probs, uniform)
+
+
+def held(one_hot: Tensor, probs: Tensor) -> Tensor:
+    """Holds drawn classes (…, K) as they are: c = z₀ − p₀, to be given in place of U[0, 1) variables.
+
+    With them a latent is z = p(θ) + c. At the weights of the draw it is the drawn class, and its gradient
+    is the straight-through one. Elsewhere, unlike a straight-through draw, it is a smooth function of the
+    weights whose gradient that is: it has a Hessian, and a symmetric one.
+    """
+    return (one_hot.view_as(probs) - probs).detach()
 
 
 def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -95,9 +95,16 @@ class WorldModel(nn.Module):
         )
 
     def loss(
-        self, batch: Batch, noise: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        batch: Batch,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        targets: Trajectory | None = None,
     ) -> tuple[dict[str, Tensor], Trajectory, Carry]:
-        """Every loss as (B, T), unscaled; also the trajectory and the carry after the last step."""
+        """Every loss as (B, T), unscaled; also the trajectory and the carry after the last step.
+
+        `targets` takes the place of stopped gradients, see `kl_losses`.
+        """
         trajectory, carry = self.observe(
             batch.observation, batch.previous_action, batch.is_first, batch.carry, noise, generator
         )
@@ -109,7 +116,7 @@ class WorldModel(nn.Module):
             "observation": self.decode(features).loss(self.scale(batch.observation)),
             "reward": self.predict_reward(features).loss(batch.reward),
             "continue": self.predict_continue(features).loss(continues),
-            **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats),
+            **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats, targets),
         }
         return losses, trajectory, carry
 
@@ -128,13 +135,17 @@ class WorldModel(nn.Module):
         return self.continues(features)
 
 
-def kl_losses(posterior: Tensor, prior: Tensor, free_nats: float) -> dict[str, Tensor]:
+def kl_losses(
+    posterior: Tensor, prior: Tensor, free_nats: float, targets: Trajectory | None = None
+) -> dict[str, Tensor]:
     """KL balancing with free nats (Hafner et al. 2023, eq. 5), (B, T, S, K) → (B, T) each.
 
     `dynamics` teaches the prior towards the posterior, `representation` the posterior towards the
-    prior; below `free_nats` in total over the S variables neither has a gradient.
+    prior; below `free_nats` in total over the S variables neither has a gradient. What is taught
+    towards does not move: it is the value of this moment, or that of an earlier one, `targets`.
     """
+    q, p = (posterior, prior) if targets is None else (targets.posterior, targets.prior)
     return {
-        "dynamics": kl_divergence(posterior.detach(), prior).clamp(min=free_nats),
-        "representation": kl_divergence(posterior, prior.detach()).clamp(min=free_nats),
+        "dynamics": kl_divergence(q.detach(), prior).clamp(min=free_nats),
+        "representation": kl_divergence(posterior, p.detach()).clamp(min=free_nats),
     }

@@ -76,7 +76,8 @@ class RSSM(nn.Module):
 
         Args:
             embed: (B, T, E). action: (B, T, A), a_{t-1}, what led to step t. is_first: (B, T).
-            carry: state and latent before the first step. noise: (B, T, S).
+            carry: state and latent before the first step. noise: (B, T, S); or (B, T, S, K), draws held
+                as they are (`categorical.held`).
         Returns:
             The trajectory, and the carry after its last step.
         """

@@ -54,7 +54,8 @@ def coupled_scan(
 
     Args:
         prepared: (T, B, U), the embedding's half of the posterior. drive: (T, B, D), the action's
-            part of the GRU's hidden layer. is_first: (T, B). noise: (T, B, S), U[0, 1).
+            part of the GRU's hidden layer. is_first: (T, B). noise: (T, B, S), U[0, 1); or (T, B, S, K),
+            draws held as they are (`categorical.held`).
         state: (B, D) and stoch: (B, S·K), before the first step.
     """
     # On a CPU it is cheap to ask which steps begin an episode in some row: most do in none.
@@ -81,7 +82,8 @@ class _CoupledScan(torch.autograd.Function):
         prepared: Tensor, drive: Tensor, keep: Tensor, noise: Tensor, h: Tensor, z: Tensor, *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         w = ScanWeights(*weights)
-        if kernels.fit(drive):
+        ctx.native = kernels.fit(drive) and noise.dim() == 3
+        if ctx.native:
             saved = scan_native.forward(unimix, prepared, drive, keep, noise, h, z, w)
         else:
             saved = _forward(unimix, some_first, prepared, drive, keep, noise, h, z, w)
@@ -96,7 +98,7 @@ class _CoupledScan(torch.autograd.Function):
         keep, *rest = ctx.saved_tensors
         w, rest = ScanWeights(*rest[: len(ScanWeights._fields)]), rest[len(ScanWeights._fields) :]
         a = dict(zip(ctx.names, rest, strict=True))
-        if kernels.fit(keep):
+        if ctx.native:
             g = scan_native.backward(ctx.unimix, keep, w, a, grad_h, grad_z, grad_posterior)
         else:
             g = _backward(ctx.unimix, ctx.some_first, keep, w, a, grad_h, grad_z, grad_posterior)
@@ -125,7 +127,7 @@ def _forward(
 ) -> dict[str, Tensor]:  # fmt: skip
     """All that the steps make, each (T, B, ·)."""
     w_h, b_h, w_z, b_z, s_x, w_recur, w_mix, s_y, w_gates, b_gates, w_q, s_q, w_out, b_out = w
-    rows, latents = noise.shape[1:]  # B, S
+    rows, latents = noise.shape[1:3]  # B, S
     blocks = len(w_recur)
     # The update gate's −1 belongs to its bias.
     b_gates = b_gates.view(blocks, 3, -1) - b_gates.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
@@ -145,7 +147,10 @@ def _forward(
         q, q_unit, q_inverse = norm_silu(affine_add(h, w_q, prepared[t]), s_q)  # (B, U)
         pure = softmax(affine(q, w_out, b_out).view(rows, latents, -1))  # (B, S, K)
         posterior = (pure * (1.0 - unimix)).add_(unimix / pure.shape[-1])
-        z = one_hot(sample_index(posterior, noise[t]), posterior).view(rows, -1)
+        if noise.dim() == 4:
+            z = (posterior + noise[t]).reshape(rows, -1)
+        else:
+            z = one_hot(sample_index(posterior, noise[t]), posterior).view(rows, -1)
         kept.add(
             h_in=h_in, z_in=z_in, x_unit=x_unit, x_inverse=x_inverse, x=x, y_unit=y_unit,
             y_inverse=y_inverse, y=y, reset=reset, candidate=candidate, update=update, value=value,

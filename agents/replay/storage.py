@@ -97,6 +97,17 @@ class Replay:
         self._coverage.mark(env, slots[:, 1:])
         return Sample({name: data[env, slots] for name, data in self._data.items()}, starts, weights)
 
+    def peek(self, count: int, random: np.random.Generator) -> Sample:
+        """Uniform draws that leave no trace in sampler or coverage: for measuring, not for learning."""
+        eligible = self.eligible()
+        ends = np.cumsum(eligible.counts)
+        flat = random.integers(ends[-1], size=count)
+        env = np.searchsorted(ends, flat, side="right")
+        row = eligible.low[env] + flat - (ends - eligible.counts)[env]
+        slots = (row[:, None] + self._offsets) % self.size  # (B, T + 1)
+        rows = {name: data[env[:, None], slots] for name, data in self._data.items()}
+        return Sample(rows, Starts(env, row), np.ones(count, np.float32))
+
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
         """Tell the sampler what the learner found out about drawn sequences: (B,)."""
         self.sampler.update(starts, priorities)

@@ -1,0 +1,110 @@
+"""A module's parameters in blocks, each of which gets a multiplier of its own."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+
+class Block(NamedTuple):
+    """Parameters that are moved together."""
+
+    name: str
+    parameters: list[nn.Parameter]
+
+    @property
+    def size(self) -> int:
+        return sum(p.numel() for p in self.parameters)
+
+
+def partition(module: nn.Module, kind: str, count: int) -> list[Block]:
+    """Blocks of all trainable parameters: `module` or `balanced`.
+
+    Raises ValueError for another kind, or for more blocks than there are parameters.
+    """
+    kinds = {"module": by_module, "balanced": balanced}
+    if kind not in kinds:
+        raise ValueError(f"blocks={kind} is not one of {', '.join(kinds)}")
+    return kinds[kind](module, count)
+
+
+def by_module(module: nn.Module, count: int) -> list[Block]:
+    """At most `count` blocks along the borders of submodules.
+
+    The largest block is split into its submodules as long as there are not too many of them. Fewer than
+    the module's own parts cannot be: then the neighbours with the smallest sum are merged.
+    """
+    blocks = _split(Block("", _trainable(module)), module)
+    whole = set()  # blocks that cannot be split further
+    while True:
+        splittable = [block for block in blocks if block.name not in whole]
+        if not splittable:
+            break
+        largest = max(splittable, key=lambda block: block.size)
+        parts = _split(largest, module)
+        if len(parts) == 1 or len(blocks) + len(parts) - 1 > count:
+            whole.add(largest.name)
+            continue
+        at = blocks.index(largest)
+        blocks[at : at + 1] = parts
+    while len(blocks) > count:
+        at = min(range(len(blocks) - 1), key=lambda k: blocks[k].size + blocks[k + 1].size)
+        first, second = blocks[at : at + 2]
+        merged = Block(f"{first.name}+{second.name}", first.parameters + second.parameters)
+        blocks[at : at + 2] = [merged]
+    return blocks
+
+
+def balanced(module: nn.Module, count: int) -> list[Block]:
+    """Exactly `count` blocks of neighbouring parameters, the largest block as small as can be."""
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if len(named) < count:
+        raise ValueError(f"{len(named)} parameters are no {count} blocks: use at most {len(named)}")
+    sizes = [p.numel() for _, p in named]
+    low, high = max(sizes), sum(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_cuts(sizes, middle, 1)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    blocks, at = [], 0
+    for k, length in enumerate(_cuts(sizes, low, count)):
+        blocks.append(Block(f"{k:02d}", [p for _, p in named[at : at + length]]))
+        at += length
+    return blocks
+
+
+def _cuts(sizes: Sequence[int], limit: int, least: int) -> list[int]:
+    """Lengths of runs that add up to at most `limit` each, at least `least` runs."""
+    lengths, total = [0], 0
+    for k, size in enumerate(sizes):
+        left = len(sizes) - k  # a run of its own for each, if not enough would come otherwise
+        if lengths[-1] and (total + size > limit or len(lengths) + left <= least):
+            lengths.append(0)
+            total = 0
+        lengths[-1] += 1
+        total += size
+    return lengths
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def _split(block: Block, root: nn.Module) -> list[Block]:
+    """The block's submodules with parameters; itself if it has one or none, or parameters of its own."""
+    module = root.get_submodule(block.name)
+    parts = [
+        Block(f"{block.name}.{name}".lstrip("."), _trainable(child))
+        for name, child in module.named_children()
+        if _trainable(child)
+    ]
+    if len(parts) == 1 and not _own(module):  # a wrapper
+        inner = _split(parts[0], root)
+        return inner if len(inner) > 1 else [block]
+    return [block] if _own(module) or not parts else parts
+
+
+def _own(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters(recurse=False))
