@@ -11,6 +11,7 @@ the mixer qubit by qubit.)
 import functools
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -208,22 +209,23 @@ class Simulator:
 
     def probabilities(self, angles: Angles) -> Tensor:
         """|ψ|² (R, 2^n)."""
-        rows = max(1, _CHUNK // len(self.energies))
-        out = [self._chunk(angles, k, rows) for k in range(0, len(angles.gamma), rows)]
-        return out[0] if len(out) == 1 else torch.cat(out)
+        return torch.cat([part.clone() for part in self._probabilities(angles)])
 
-    def _chunk(self, angles: Angles, start: int, rows: int) -> Tensor:
-        part = Angles(angles.gamma[start : start + rows], angles.beta[start : start + rows], angles.warm)
-        state = self._parts(part, last_phase=False)
-        return (state[:, 0] ** 2).addcmul_(state[:, 1], state[:, 1])
+    def _probabilities(self, angles: Angles) -> Iterator[Tensor]:
+        """|ψ|² of a few rows at a time; each part lives until the next one is asked for."""
+        rows = max(1, _CHUNK // len(self.energies))
+        gammas, betas = angles.gamma.split(rows), angles.beta.split(rows)
+        for gamma, beta in zip(gammas, betas, strict=True):
+            state = self._parts(Angles(gamma, beta, angles.warm), last_phase=False)
+            yield state[:, 0].square_().addcmul_(state[:, 1], state[:, 1])
 
     def expectation(self, angles: Angles) -> Tensor:
         """⟨E⟩ (R,)."""
-        return self.probabilities(angles) @ self.energies
+        return torch.cat([part @ self.energies for part in self._probabilities(angles)])
 
     def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
         """Indices (R, S) of measured states."""
-        return draw(self.probabilities(angles), shots, source)
+        return torch.cat([draw(part, shots, source) for part in self._probabilities(angles)])
 
 
 def optimized(simulator: Simulator, start: Angles, steps: int) -> Angles:

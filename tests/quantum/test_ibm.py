@@ -5,7 +5,7 @@ import torch
 
 from quantum.backend import BackendError, CredentialsError, run
 from quantum.credentials import one_line, protect, scrub
-from quantum.factory import make_backend
+from quantum.factory import make_backend, open_backend
 from quantum.ising import bits_to_index
 from quantum.job_queue import JobQueue, Limits
 from quantum.statevector import Statevector
@@ -48,6 +48,12 @@ def test_no_network_and_no_token_in_any_message(quantum_config, monkeypatch, kin
     text = str(caught.value)
     assert "check the network" in text and TOKEN not in text and "\n" not in text
     assert TOKEN not in repr(caught.value.__cause__)
+    warnings = []
+    assert open_backend(quantum_config("ibm"), warnings.append).name == "statevector"
+    assert len(warnings) == 1 and TOKEN not in warnings[0]
+    monkeypatch.delenv("QISKIT_IBM_TOKEN")
+    with pytest.raises(CredentialsError):  # nobody trains for hours to find that out
+        open_backend(quantum_config("ibm"), warnings.append)
 
 
 class Service:
