@@ -3,7 +3,8 @@
 In one process and on one thread, medians, candidates in turn: draws and updates of 1,024 sequences
 beside cpprb (if it is installed: pip install cpprb) and beside plain NumPy; their growth with the
 number of steps; a batch of vector sequences with its gather; memory; a checkpoint. `--circuits` adds
-the time of a job and of a draw from its pool for simulators and a fake IBM device.
+the time of a job and of a draw from its pool for simulators and a fake IBM device. `--lost` prints
+nothing but the share of the time of finished runs that was lost to quantum jobs.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from agents.command_line import load_config
 from agents.replay import Eligible, Replay, Starts
 from agents.replay.factory import make_sampler, warm_up
 from agents.replay.prioritized import PrioritizedSampler
+from benchmarks.learning import read_metrics
 from quantum.backend import run
 from quantum.factory import make_backend
 from quantum.tasks import AmplitudeTask
@@ -55,6 +57,10 @@ class Ours:
 
     def draw(self) -> Starts:
         return self.sampler.draw(COUNT, self.eligible)[0]
+
+    def sample(self) -> None:
+        """As many draws as a batch has."""
+        self.sampler.draw(BATCH, self.eligible)
 
     def update(self, starts: Starts, new: Any) -> None:
         self.sampler.update(starts, new)
@@ -98,7 +104,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=300)
     parser.add_argument("--circuits", action="store_true")
+    parser.add_argument("--lost", type=Path, nargs="+", metavar="RUN", help="run directories")
     a = parser.parse_args()
+    if a.lost:
+        lost(a.lost)
+        return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -169,7 +179,7 @@ def batch(steps: int, repeat: int) -> None:
     taken: list[float] = []
     new = errors(BATCH)
     for _ in range(repeat):
-        sample = microseconds(lambda: replay.sample(BATCH), taken)
+        sample = microseconds(partial(replay.sample, BATCH), taken)
         replay.update(sample.starts, new)
     print(f"a {BATCH}×{LENGTH} batch with its gather, of {steps:,} vector steps: {median(taken):.0f} µs")
 
@@ -228,11 +238,22 @@ def circuits(steps: int, directory: Path) -> None:
             ours = Ours("quantum", steps, directory, *settings)
             draws: list[float] = []
             for _ in range(100):
-                microseconds(partial(ours.sampler.draw, BATCH, ours.eligible), draws)
+                microseconds(ours.sample, draws)
             print(
                 f"{n:>3} {name:>10} {prepared:>7.2f} {median(jobs) / 1e6:>7.3f} {median(draws):>7.0f}",
                 flush=True,
             )
+
+
+def lost(runs: list[Path]) -> None:
+    """Seconds that training spent on handing jobs over and taking them in, of all seconds learned."""
+    for directory in runs:
+        lines = read_metrics(directory, "time/quantum")
+        seconds = sum(line["time/quantum"] for line in lines)
+        whole = lines[-1]["time/seconds"]
+        jobs, used = lines[-1]["quantum/jobs_finished"], lines[-1]["quantum/jobs_fallback"]
+        print(f"{directory}: {seconds:.2f} of {whole:.0f} s, {seconds / whole:.2%}", end="; ")
+        print(f"{jobs:.0f} jobs by the backend, {used:.0f} by the simulator")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,8 @@ class Priorities:
 
     def starts(self, leaf: Ints) -> Starts:
         """Leaves (n,) → starts."""
+        if self.num_envs == 1:  # a division of integers takes as long as some levels of the tree
+            return Starts(np.zeros_like(leaf), self._low + (leaf - self._low) % self.size)
         slot, env = np.divmod(leaf, self.num_envs)
         low = self._low[env]
         return Starts(env, low + (slot - low) % self.size)

@@ -57,9 +57,9 @@ class PrioritizedSampler:
         proposal.prepare(priorities.filled)
         number = priorities.count
         if self._floor > 0.0:
-            anywhere = random.integers(number, size=random.binomial(count, self._floor))
+            anywhere = random.random(random.binomial(count, self._floor)) * number
             chosen = proposal.draw(count - len(anywhere), random)
-            leaf = np.concatenate([priorities.uniform(anywhere), chosen])
+            leaf = np.concatenate([priorities.uniform(anywhere.astype(np.int64)), chosen])
         else:
             leaf = proposal.draw(count, random)
         q = proposal.probability(leaf)
