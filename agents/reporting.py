@@ -99,7 +99,8 @@ class Reporter:
         """How priorities and importance weights are spread."""
         if self._log.board is not None:
             for name, values in sampler.histograms().items():
-                self._log.histogram(step, name, values)
+                if len(values):  # before the first draw there are none
+                    self._log.histogram(step, name, values)
 
     def _due(self, step: int, every: int) -> bool:
         """Evaluations come at multiples of evaluation.every: take the first at or after each due step."""

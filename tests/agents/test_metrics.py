@@ -3,7 +3,9 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -11,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.command_line import load_config
 from agents.metrics import MetricsLog, RunningMeans
 from agents.progress import Progress, duration
+from agents.reporting import Reporter
 from agents.session import run_session
 
 SMALL = [
@@ -111,3 +114,14 @@ def test_progress_lines() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_histograms_of_nothing_are_left_out(tmp_path, make_config):
+    """Before the first draw a sampler has no weights to show; TensorBoard refuses an empty histogram."""
+    log = MetricsLog(tmp_path, True, None)
+    sampler = SimpleNamespace(histograms=lambda: {"empty": np.zeros(0), "full": np.ones(3)})
+    Reporter(make_config(), log, tmp_path).histograms(1, sampler)
+    log.close()
+    (events,) = tmp_path.glob("events*")
+    assert b"full" in events.read_bytes()
+    assert b"empty" not in events.read_bytes()
