@@ -52,7 +52,7 @@ def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
     from matplotlib.figure import Figure
 
     heads = views[0].weights.shape[1]
-    figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 0.9), layout="constrained")
     axes: Any = figure.subplots(len(views), heads, squeeze=False, sharex=True, sharey=True)
     for i, view in enumerate(views):
         for j in range(heads):
@@ -60,8 +60,8 @@ def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
             axis.imshow(_rows_to_one(view.weights[0, j]), cmap="viridis", vmin=0.0, vmax=1.0)
             entropy = float(view.numbers["entropy"][j])
             axis.set_title(f"layer {i} head {j}: {entropy:.1f} nats", fontsize=8)
-    axes[-1][0].set_xlabel("step attended to")
-    axes[-1][0].set_ylabel("step")
+    figure.supxlabel("step attended to", fontsize=9)
+    figure.supylabel("step", fontsize=9)
     figure.suptitle(title, fontsize=10)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
