@@ -34,7 +34,7 @@ SK: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
         (0.6151, 0.4906, 0.4244, 0.3780, 0.3224, 0.2606, 0.1884, 0.1030),
     ),
 )
-RAMP = 0.75  # slope of the linear ramp, in the scale of the SK angles; flat between 0.6 and 0.9
+RAMP = 1.0  # slope of the linear ramp in the scale of the SK angles; the best for p = 1 … 20 is 1.0 to 1.2
 KINDS = ("fixed", "ramp")
 
 

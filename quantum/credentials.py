@@ -9,9 +9,8 @@ import re
 
 VARIABLES = ("QISKIT_IBM_TOKEN", "QISKIT_IBM_INSTANCE", "QISKIT_IBM_URL")
 _JSON_WEB_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+(\.[\w-]*)?")
-_NAMED = re.compile(
-    r"(?i)(token|api_?key|authorization|bearer|password)(['\"]?\s*[:=]\s*|\s+)['\"]?[^\s'\",}]+"
-)
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+\S+")
+_NAMED = re.compile(r"(?i)(token|api_?key|password|secret)(['\"]?\s*[:=]\s*)['\"]?[^\s'\",}]+")
 _LEAST = 4  # characters of a secret: shorter values would blank out words
 _protected: set[str] = set()
 
@@ -28,7 +27,7 @@ def scrub(text: str) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _LEAST:
             text = text.replace(secret, "***")
-    text = _JSON_WEB_TOKEN.sub("***", text)
+    text = _BEARER.sub(lambda match: f"{match[1]} ***", _JSON_WEB_TOKEN.sub("***", text))
     return _NAMED.sub(lambda match: f"{match[1]}{match[2]}***", text)
 
 

@@ -1,6 +1,8 @@
 """The configured backend, and what must hold before a run starts."""
 
-from quantum.backend import Backend
+from collections.abc import Callable
+
+from quantum.backend import Backend, BackendError
 from quantum.config import QuantumConfig
 
 
@@ -25,3 +27,15 @@ def make_backend(config: QuantumConfig) -> Backend:
     from quantum.ibm import IBM
 
     return IBM(config)
+
+
+def open_backend(config: QuantumConfig, warn: Callable[[str], None]) -> Backend:
+    """As `make_backend`, but where a service cannot be reached the in-process simulator stands in, with
+    one warning. Settings and credentials that cannot work still raise."""
+    try:
+        return make_backend(config)
+    except BackendError as error:
+        from quantum.statevector import Statevector
+
+        warn(f"{error}; quantum jobs run on the in-process simulator")
+        return Statevector()

@@ -16,8 +16,7 @@ from quantum.qiskit_sampler import Prepared
 class ReducedDevice:
     """Prepares circuits for a fake device; keeps the target and noise model of each set of qubits.
 
-    Counts are those of the whole device's noise model, some ten times sooner on 16 qubits and forty
-    times on 156.
+    Counts are those of the whole device's noise model, without its seconds for every run.
     """
 
     def __init__(self, name: str, level: int) -> None:

@@ -38,12 +38,11 @@ def sum_tree(weights: Tensor) -> list[Tensor]:
 
 
 def tree_angles(levels: list[Tensor]) -> list[Tensor]:
-    """θ (R, 2^k) of the nodes at the levels k = 0 … n−1; 0 at nodes without weight."""
-    out = []
-    for total, below in itertools.pairwise(levels):
-        share = below[:, 1::2] / torch.where(total > 0, total, 1.0)
-        out.append(2 * torch.asin(torch.sqrt(share.clamp(max=1.0))))
-    return out
+    """θ (R, 2^k) of the nodes at the levels k = 0 … n−1; 0 at nodes without weight.
+
+    Taken as 2·atan2(√right, √left), which keeps its precision where almost all weight is on one side.
+    """
+    return [2 * torch.atan2(x[:, 1::2].sqrt(), x[:, 0::2].sqrt()) for x in levels[1:]]
 
 
 def signed_angles(vectors: Tensor) -> list[Tensor]:

@@ -21,6 +21,7 @@ from quantum.credentials import one_line
 from quantum.journal import Entry, Journal
 from quantum.statevector import Statevector
 
+PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
 MAX_FAILURES = 3  # jobs in a row that fail for good, then the backend is left alone
 
 
@@ -244,6 +245,8 @@ class JobQueue:
     def _work(self, ticket: _Ticket, attempt: int, backend: Backend) -> None:
         """One attempt, in a thread of its own: nothing here may touch the queue's state."""
         try:
+            if attempt > 1 and backend is self.backend and not self.inline:
+                time.sleep(PAUSE * 2 ** (attempt - 2))
             job = backend.submit(ticket.tasks, ticket.shots, ticket.seed)
             if job.id:
                 entry = Entry(job.id, backend.name, ticket.total_shots, time.time(), ticket.tag)

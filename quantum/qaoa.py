@@ -8,7 +8,10 @@ them as the highest, so all bits come round without a copy. (After Lykov et al. 
 the mixer qubit by qubit.)
 """
 
+import functools
 import math
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -29,12 +32,17 @@ def _blocks(n: int) -> list[int]:
     return [n // count + (k < n % count) for k in range(count)]
 
 
-def _ones(n: int) -> Tensor:
-    """|x| (2^n,), int64."""
-    count = torch.zeros(1, dtype=torch.int64)
+@functools.lru_cache(maxsize=4)
+def _tables(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """|x| (2^n,), and the phases with exp(−i·phase) = i^{|x|} (D) and (−1)^{|x|} (D²).
+
+    Both are kept small, so that sums with them keep their precision.
+    """
+    ones = torch.zeros(1, dtype=torch.uint8)
     for _ in range(n):
-        count = torch.cat([count, count + 1])
-    return count
+        ones = torch.cat([ones, ones + 1])
+    quarter = (ones & 3).to(dtype) * (-math.pi / 2)
+    return ones.to(dtype), quarter, (ones & 1).to(dtype) * math.pi
 
 
 def _kron(matrices: Tensor) -> Tensor:
@@ -58,15 +66,32 @@ def _product(matrices: Tensor) -> list[Tensor]:
     return [_kron(part) for part in matrices.split(_blocks(matrices.shape[1]), 1)]
 
 
+_kept = threading.local()  # each thread's memory for the states of one shape
+_KEEP = 2**26  # bytes: 21 qubits in float32
+
+
+def _memory(rows: int, size: int, dtype: torch.dtype) -> Tensor:
+    """(7, R, 2^n), the same memory as the last time if the shape is the same.
+
+    Memory fresh from the system costs as much time as a layer.
+    """
+    memory: Tensor | None = getattr(_kept, "memory", None)
+    if memory is None or memory.shape != (7, rows, size) or memory.dtype != dtype:
+        memory = torch.empty(7, rows, size, dtype=dtype)
+        _kept.memory = memory if memory.nbytes <= _KEEP else None
+    return memory
+
+
 class _State:
-    """Real and imaginary parts (R, 2, 2^n) of states, and the memory to compute the next ones in."""
+    """Real and imaginary parts (R, 2, 2^n) of states, and the memory to compute the next ones in.
+
+    Only one at a time in a thread: the next one takes the same memory.
+    """
 
     def __init__(self, rows: int, size: int, dtype: torch.dtype) -> None:
-        self.parts = torch.empty(rows, 2, size, dtype=dtype)
-        self._spare, self._cos, self._sin = (
-            torch.empty_like(self.parts),
-            *torch.empty(2, rows, size, dtype=dtype),
-        )
+        memory = _memory(rows, size, dtype)
+        self.parts, self._spare = memory[:4].view(2, rows, 2, size)
+        self._cos, self._sin, self.phase = memory[4:]
 
     def turn(self, phase: Tensor) -> None:
         """Multiply by exp(−i·phase); phase (R, 2^n)."""
@@ -113,33 +138,31 @@ class Simulator:
     dtype: torch.dtype = torch.float32
     energies: Tensor = field(init=False)  # (2^n,)
     _phases: Tensor = field(init=False, repr=False)
-    _ones: Tensor = field(init=False, repr=False)
+    _lowest: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.ising.qubits > MAX_QUBITS:
             raise ValueError(f"{self.ising.qubits} qubits are too many to simulate: at most {MAX_QUBITS}")
-        # Without the constant, phases are small and keep their precision.
-        self._phases = energies(Ising(self.ising.h, self.ising.J), self.dtype)
-        self.energies = self._phases + self.ising.constant if self.ising.constant else self._phases
-        self._ones = _ones(self.ising.qubits).to(self.dtype)
+        self.energies = energies(self.ising, self.dtype)
+        # Phases count from the lowest energy: where amplitudes are large, phases are small and precise.
+        self._lowest = self.energies.min()
+        self._phases = self.energies - self._lowest
 
     @torch.no_grad()
-    def parts(self, angles: Angles, last_phase: bool = True) -> Tensor:
+    def _parts(self, angles: Angles, last_phase: bool) -> Tensor:
         """Real and imaginary parts (R, 2, 2^n) of the states.
 
         The constant of the problem, a global phase, is left out; so is, without `last_phase`, a phase
-        of every basis state that no measurement sees.
+        of every basis state that no measurement sees. The next call writes to the same memory.
         """
         n, size = self.ising.qubits, len(self.energies)
         gamma, beta = angles.gamma.to(self.dtype), angles.beta.to(self.dtype)  # (R, p)
-        state = _State(len(gamma), size, self.dtype)
         if angles.warm is not None:
-            return self._warm_parts(state, gamma, beta, angles.warm)
-        # exp(−i·quarter) = i^{|x|} = D, exp(−i·half) = D². Small phases keep their precision.
-        quarter = self._ones % 4 * (-math.pi / 2)
-        half = self._ones % 2 * math.pi
+            return self._warm_parts(angles, last_phase)
+        state = _State(len(gamma), size, self.dtype)
+        _, quarter, half = _tables(n, self.dtype)
         for layer in range(angles.layers):
-            phase = gamma[:, layer, None] * self._phases
+            phase = torch.mul(gamma[:, layer, None], self._phases, out=state.phase)
             if layer == 0:
                 state.start(phase.add_(quarter), 2.0 ** (-n / 2))
             else:  # D of the mixer before, and of this one
@@ -148,48 +171,61 @@ class Simulator:
             mixer = torch.stack([c, s, s, -c], -1).view(-1, 2, 2)
             state.everywhere(_power(mixer, n))
         if last_phase:
-            state.turn(quarter.expand(len(gamma), size))
+            state.turn(quarter + self._offset(angles))
         return state.parts
 
-    def _warm_parts(self, state: _State, gamma: Tensor, beta: Tensor, theta: Tensor) -> Tensor:
-        """As `parts`, from a product state: exp(−iβM) = RY(θ) exp(iβZ) RY(−θ) on every qubit."""
-        n, rows = self.ising.qubits, len(gamma)
-        turn = _rotation(theta.to(self.dtype)).expand(rows, n, 2, 2)
+    def _offset(self, angles: Angles) -> Tensor:
+        """The phase (R, 1) that all amplitudes share: p times γ·(lowest energy − constant)."""
+        offset = angles.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
+        return (offset % (2 * math.pi)).to(self.dtype)
+
+    def _warm_parts(self, angles: Angles, last_phase: bool) -> Tensor:
+        """As `_parts`, from a product state: exp(−iβM) = RY(θ) exp(iβZ) RY(−θ) on every qubit."""
+        assert angles.warm is not None
+        n, rows, size = self.ising.qubits, len(angles.gamma), len(self.energies)
+        gamma, beta = angles.gamma.to(self.dtype), angles.beta.to(self.dtype)
+        turn = _rotation(angles.warm.to(self.dtype)).expand(rows, n, 2, 2)
+        ones = _tables(n, self.dtype)[0]
         forward, back = _product(turn), _product(turn.transpose(2, 3))
+        state = _State(rows, size, self.dtype)
         state.parts.zero_()
         state.parts[:, 0, 0] = 1
         state.everywhere(forward)
-        spins = 2 * self._ones - n  # −Σz
-        for layer in range(gamma.shape[1]):
-            state.turn(gamma[:, layer, None] * self._phases)
+        for layer in range(angles.layers):
+            state.turn(torch.mul(gamma[:, layer, None], self._phases, out=state.phase))
             state.everywhere(back)
-            state.turn(beta[:, layer, None] * spins)
+            # Σz = n − 2|x|; its part n is the same for all and comes last.
+            state.turn(torch.mul(2 * beta[:, layer, None], ones, out=state.phase))
             state.everywhere(forward)
+        if last_phase:
+            spins = n * angles.beta.double().sum(1, keepdim=True) % (2 * math.pi)
+            state.turn((self._offset(angles) - spins.to(self.dtype)).expand(rows, size))
         return state.parts
 
     def amplitudes(self, angles: Angles) -> Tensor:
         """ψ (R, 2^n), complex."""
-        re, im = self.parts(angles).unbind(1)
+        re, im = self._parts(angles, last_phase=True).unbind(1)
         return torch.complex(re, im)
 
     def probabilities(self, angles: Angles) -> Tensor:
         """|ψ|² (R, 2^n)."""
-        rows = max(1, _CHUNK // len(self.energies))
-        out = [self._chunk(angles, k, rows) for k in range(0, len(angles.gamma), rows)]
-        return out[0] if len(out) == 1 else torch.cat(out)
+        return torch.cat([part.clone() for part in self._probabilities(angles)])
 
-    def _chunk(self, angles: Angles, start: int, rows: int) -> Tensor:
-        part = Angles(angles.gamma[start : start + rows], angles.beta[start : start + rows], angles.warm)
-        state = self.parts(part, last_phase=False)
-        return (state[:, 0] ** 2).addcmul_(state[:, 1], state[:, 1])
+    def _probabilities(self, angles: Angles) -> Iterator[Tensor]:
+        """|ψ|² of a few rows at a time; each part lives until the next one is asked for."""
+        rows = max(1, _CHUNK // len(self.energies))
+        gammas, betas = angles.gamma.split(rows), angles.beta.split(rows)
+        for gamma, beta in zip(gammas, betas, strict=True):
+            state = self._parts(Angles(gamma, beta, angles.warm), last_phase=False)
+            yield state[:, 0].square_().addcmul_(state[:, 1], state[:, 1])
 
     def expectation(self, angles: Angles) -> Tensor:
         """⟨E⟩ (R,)."""
-        return self.probabilities(angles) @ self._phases + self.ising.constant
+        return torch.cat([part @ self.energies for part in self._probabilities(angles)])
 
     def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
         """Indices (R, S) of measured states."""
-        return draw(self.probabilities(angles), shots, source)
+        return torch.cat([draw(part, shots, source) for part in self._probabilities(angles)])
 
 
 def optimized(simulator: Simulator, start: Angles, steps: int) -> Angles:

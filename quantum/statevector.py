@@ -10,8 +10,9 @@ from quantum.backend import FinishedJob, Job, JobLostError, Measurement, Task, U
 from quantum.circuit import statevector
 from quantum.grover_rudolph import descend
 from quantum.ising import index_to_bits
+from quantum.qaoa import Simulator
 from quantum.sampling import draw, generator
-from quantum.tasks import AmplitudeTask
+from quantum.tasks import AmplitudeTask, IsingTask
 
 
 def probabilities(task: Task) -> Tensor:
@@ -45,6 +46,8 @@ class Statevector:
     def _bits(self, task: Task, shots: int, source: torch.Generator) -> Tensor:
         if isinstance(task, AmplitudeTask):
             index = descend(task.tree, shots, source)
+        elif isinstance(task, IsingTask):
+            index = Simulator(task.ising).sample(task.angles, shots, source)
         else:
             index = draw(probabilities(task), shots, source)
         return index_to_bits(index, task.circuit().qubits)

@@ -1,0 +1,46 @@
+"""Qiskit and PennyLane are imported by those who need them, and by nobody else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(program):
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_simulator_and_its_users_import_neither():
+    out = run(
+        "import sys, quantum.factory, quantum.job_queue, quantum.solvers, quantum.dry_run\n"
+        "import torch\n"
+        "from quantum.backend import run\n"
+        "from quantum.tasks import AmplitudeTask\n"
+        "run(quantum.job_queue.Statevector(), [AmplitudeTask(torch.ones(1, 4))], 10, 0)\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'qiskit', 'qiskit_aer', 'qiskit_ibm_runtime', 'pennylane'}))"
+    )
+    assert out == "[]"
+
+
+def test_the_package_itself_costs_nothing():
+    out = run("import sys; before = set(sys.modules); import quantum; print(len(set(sys.modules) - before))")
+    assert int(out) == 1
+    seconds = run(
+        "import torch, time; begin = time.process_time(); import quantum.factory, quantum.solvers; "
+        "print(time.process_time() - begin)"
+    )
+    assert float(seconds) < 0.5  # 0.02 on an idle machine
+
+
+def test_imports_run_one_way():
+    """Nothing in quantum/ imports the rooms that use it."""
+    for path in (ROOT / "quantum").glob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not line.strip().startswith(
+                ("from agents", "from worldmodel", "from envs", "import agents", "import worldmodel")
+            ), f"{path.name}: {line}"
