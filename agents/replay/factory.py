@@ -18,7 +18,7 @@ from agents.replay.transforms import Boltzmann, Power, Rank, Rotation, Transform
 from agents.replay.uniform import UniformSampler
 from quantum.backend import Backend, run
 from quantum.dry_run import Planned
-from quantum.factory import make_backend
+from quantum.factory import open_backend
 from quantum.job_queue import JobQueue, Limits
 from quantum.tasks import AmplitudeTask
 
@@ -50,7 +50,7 @@ def _(replay: QuantumReplay, config: Config, directory: Path) -> Sampler:
     priorities = make_priorities(replay, config.env.num_envs)
     proposal: Proposal = Exact(priorities.tree)
     if config.quantum.name != "statevector":
-        backend = make_backend(config.quantum)
+        backend = open_backend(config.quantum, _warn)
         warm_up(backend, replay.qubits)
         kept = directory / "replay"  # jobs that outlive the process
         kept.mkdir(parents=True, exist_ok=True)
@@ -98,9 +98,9 @@ def planned(config: Config) -> list[Planned]:
 
 
 def check_backend(config: Config) -> None:
-    """Raises ValueError, CredentialsError or BackendError if the circuits of a run cannot be run."""
+    """Raises ValueError or CredentialsError if the circuits of a run cannot be run."""
     if isinstance(config.replay, QuantumReplay):
-        make_backend(config.quantum)
+        open_backend(config.quantum, lambda text: None)
 
 
 def _warn(text: str) -> None:
