@@ -21,7 +21,9 @@ def make_model(make_config, blocks, classes, *more):
         *("world_model.bins=11", f"world_model.classes={classes}", f"world_model.blocks={blocks}", *more),
     )
     torch.manual_seed(blocks)
-    model = WorldModel(config.world_model, config.sequence, OBSERVATION, False, ACTION).double()
+    model = WorldModel(
+        config.world_model, config.sequence, config.attention, OBSERVATION, False, ACTION
+    ).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
