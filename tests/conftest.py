@@ -18,10 +18,11 @@ settings.load_profile("qdreamer")
 
 
 @pytest.fixture(autouse=True)
-def kernels_off() -> Iterator[None]:
-    """Runs switch them on for the whole process."""
+def as_before_a_run() -> Iterator[None]:
+    """Runs switch kernels and the flushing of denormal numbers on for the whole process."""
     yield
     kernels.use(False)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

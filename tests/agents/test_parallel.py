@@ -226,9 +226,12 @@ def test_two_ranks_learn_what_one_process_learns(
     for mine, theirs in zip(one["priorities"], two["priorities"], strict=True):
         torch.testing.assert_close(theirs, mine, atol=1e-5, rtol=1e-5)
     for name, rows in one["replay"].items():
-        if exact or name != "state":
+        if name != "state":
             assert torch.equal(two["replay"][name], rows), name
-        else:  # half precision may round to either side
+        elif exact:  # half precision may round to either side, where the last bits of a double decide
+            assert (two["replay"][name] != rows).double().mean() < 1e-3
+            torch.testing.assert_close(two["replay"][name], rows, atol=2.0**-24, rtol=2.0**-10)
+        else:
             torch.testing.assert_close(two["replay"][name], rows, atol=1e-3, rtol=1e-3)
 
 
