@@ -55,7 +55,7 @@ class Priorities:
     def sync(self, eligible: Eligible) -> None:
         """Follow the ring: overwritten starts lose their weight, new ones get the largest."""
         low, high = eligible.low, np.maximum(eligible.high, eligible.low)
-        if np.array_equal(low, self._low) and np.array_equal(high, self._high):
+        if (low == self._low).all() and (high == self._high).all():
             return
         gone = self._leaves(*_ranges(self._low, np.minimum(low, self._high)))
         new = self._leaves(*_ranges(np.maximum(low, self._high), high))
@@ -114,11 +114,12 @@ class Priorities:
 
     def starts(self, leaf: Ints) -> Starts:
         """Leaves (n,) → starts."""
-        if self.num_envs == 1:  # a division of integers takes as long as some levels of the tree
-            return Starts(np.zeros_like(leaf), self._low + (leaf - self._low) % self.size)
-        slot, env = np.divmod(leaf, self.num_envs)
-        low = self._low[env]
-        return Starts(env, low + (slot - low) % self.size)
+        slot, env = (leaf, np.zeros_like(leaf)) if self.num_envs == 1 else np.divmod(leaf, self.num_envs)
+        # Slots below the lowest row's hold rows of the next round. (Integers divide slowly.)
+        begin = self._low - self._low % self.size
+        row = slot + begin[env]
+        row += self.size * (row < self._low[env])
+        return Starts(env, row)
 
     def _leaves(self, env: Ints, row: Ints) -> Ints:
         return row % self.size * self.num_envs + env
