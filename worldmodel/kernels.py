@@ -25,7 +25,11 @@ SIGNATURES = {
     "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
     "scan": [POINTER],
     "scan_backward": [POINTER],
+    "pack": [LONG, LONG, POINTER, POINTER],
+    "imagine": [POINTER],
+    "imagine_scratch": [POINTER],
 }
+RESULTS = {"imagine_scratch": LONG}
 
 _library: ctypes.CDLL | None = None
 
@@ -41,7 +45,7 @@ def _make() -> ctypes.CDLL:
     library = load(sorted((Path(__file__).parent / "native").iterdir()))
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, RESULTS.get(name)
     return library
 
 

@@ -1,0 +1,426 @@
+/* One step of imagined futures through the transformer (float32, on a CPU, without gradients).
+ *
+ * The same as `Transformer._imagine` in worldmodel/transformer.py, for blocks of futures whose activations
+ * stay in the cache from the first layer to the last. Each future looks at what it shares with others, a part
+ * of its row's past, and at its own imagined steps. G neighbours share a row and are asked together: their
+ * products with the past are matrix products. worldmodel/imagine_native.py prepares everything.
+ */
+
+#include "products.h"
+#include "vector.h"
+
+#define BLOCK 32          /* futures that go through all layers together; a multiple of G */
+#define MOST 8            /* the largest G */
+#define PANEL (2 * LANES) /* outputs whose weights lie side by side */
+
+/* worldmodel/imagine_native.py has the same names in the same order. Tensors are contiguous; weights (in, out)
+ * are packed. c = columns of the past, p = d (or d + 1) rounded up to whole vectors, W a multiple of them. */
+struct layer {
+    const float *norm, *qkv, *qkv_bias, *out, *mlp, *mlp_bias, *mlp_norm, *mlp_out;
+    const float *sharpness;     /* (h): what encoded queries are multiplied with */
+    const float *keys, *values; /* (B, h, d, c), encoded; (B, h, c, p) with a column of ones for born */
+    float *own_keys, *own_values; /* (N, slots, h·d) */
+    /* born only */
+    const float *decay, *decay_bias; /* packed (D, h), (h); null: nothing fades */
+    const float *floor;              /* (B, h, c): what is added to each overlap */
+    const float *state;              /* (R, h, φ, p): the past of the group before its columns */
+    const float *weight;             /* (N, h, W): how much is left of columns first[g]… at the start */
+    float *left;                     /* (N, h, 2): how much is left of the state; of the columns, since the start */
+    float *own_weight, *own_floor;   /* (N, slots, h) */
+};
+
+struct futures {
+    int64_t threads, N, G, D, h, d, H, Z, layers, c, p, phi, W, slots, step, window, unit, born, complex;
+    int64_t drive_stride, out_stride, scratch_size;
+    const int64_t *row, *first;     /* (R): whose past; born: its first column */
+    const int64_t *begin, *at;      /* (N): first and last column that a future sees; softmax-like kinds */
+    const int64_t *position;        /* (N): where in the table its first imagined step stands */
+    const float *cos, *sin;         /* (positions, d) */
+    const float *w_z, *b_z, *norm;  /* (Z, D), (D), (D) */
+    const float *floor;             /* born: f, () */
+    const struct layer *layer;
+    float *scratch;                 /* (threads, ·) */
+    const float *stoch, *drive;     /* (N, Z), (N, D) */
+    float *h_out;                   /* (N, D) */
+};
+
+/* A thread's working memory. */
+struct work {
+    float *x, *y, *qkv, *attended, *hidden; /* (BLOCK, ·) */
+    float *scores, *own, *sums, *features;  /* (MOST, ·) */
+};
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Lays a weight (m, n) of torch out for `packed`: panel after panel (n, PANEL), the last one filled up. */
+void pack(int64_t n, int64_t m, const float *weight, float *to) {
+    for (int64_t c = 0; c < m; c += PANEL)
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < PANEL; j++) *to++ = c + j < m ? weight[(c + j) * n + i] : 0.0f;
+}
+
+/* out (rows, m) = x (rows, n)·w, or + it if `add`; w was packed. */
+static void packed(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
+                   float *out, int64_t out_stride, int add) {
+    for (int64_t c = 0; c < m; c += PANEL, w += n * PANEL) {
+        int64_t width = m - c < PANEL ? m - c : PANEL, r = 0;
+        float edge[TILE * PANEL];
+        for (; r + TILE <= rows; r += TILE) {
+            float *to = out + r * out_stride + c;
+            if (width == PANEL) {
+                tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, to, out_stride, add);
+                continue;
+            }
+            tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
+            for (int64_t i = 0; i < TILE; i++)
+                for (int64_t j = 0; j < width; j++)
+                    to[i * out_stride + j] = edge[i * PANEL + j] + (add ? to[i * out_stride + j] : 0.0f);
+        }
+        for (; r < rows; r++) {
+            float *to = out + r * out_stride + c;
+            tile(1, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
+            for (int64_t j = 0; j < width; j++) to[j] = edge[j] + (add ? to[j] : 0.0f);
+        }
+    }
+}
+
+/* out (G, m) = x (G, n)·w (n, m), or + it, where m is whole vectors and w's rows lie `w_stride` apart. */
+static void shared(int64_t G, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
+                   int64_t w_stride, float *out, int64_t out_stride, int add) {
+    for (int64_t r = 0; r < G;) {
+        const float *from = x + r * x_stride;
+        int64_t count = G - r, c = 0;
+        float *to = out + r * out_stride;
+#define STRIP(rows)                                                                                          \
+    {                                                                                                        \
+        for (; c + 2 * LANES <= m; c += 2 * LANES)                                                           \
+            tile(rows, 2, n, from, x_stride, w + c, w_stride, to + c, out_stride, add);                      \
+        if (c < m) tile(rows, 1, n, from, x_stride, w + c, w_stride, to + c, out_stride, add);               \
+        r += rows;                                                                                           \
+    }
+        if (count >= TILE)
+            STRIP(TILE)
+        else if (count >= 4)
+            STRIP(4)
+        else if (count >= 2)
+            STRIP(2)
+        else
+            STRIP(1)
+#undef STRIP
+    }
+}
+
+/* RMSNorm of each row. */
+static void norm_rows(int64_t rows, int64_t width, const float *x, const float *scale, float *y, int64_t y_stride) {
+    float factors[BLOCK];
+    for (int64_t r = 0; r < rows; r++) factors[r] = inverse_row(width, x + r * width, 0);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = x + r * width;
+        float *to = y + r * y_stride, factor = factors[r];
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) to[i] = from[i] * factor * scale[i];
+    }
+}
+
+static void fill_rows(int64_t rows, int64_t width, const float *bias, float *out) {
+    for (int64_t r = 0; r < rows; r++) memcpy(out + r * width, bias, width * sizeof *out);
+}
+
+/* The functions below know d where they are inlined: see `DISPATCH`. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE float dot(int64_t d, const float *a, const float *b) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < d; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* x (d) turned by the phases of its position; if `unit` scaled to length one. Returns its squared length. */
+INLINE float encode(int64_t d, float *x, const float *cos, const float *sin, int64_t unit, float length) {
+    float turned[d];
+#pragma omp simd
+    for (int64_t i = 0; i < d / 2; i++) {
+        turned[i] = x[i] * cos[i] + x[i + d / 2] * sin[i];
+        turned[i + d / 2] = x[i + d / 2] * cos[i + d / 2] + x[i] * sin[i + d / 2];
+    }
+    float square = dot(d, turned, turned);
+    float inverse = unit ? 1.0f / sqrtf(square + 1e-12f) : 1.0f; /* unit.SMALLEST */
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++) x[i] = turned[i] * (inverse * length);
+    return square * inverse * inverse;
+}
+
+/* ⟨q|k⟩ of the complex encoding has q·k as real and this as imaginary part. */
+INLINE float dot_turned(int64_t d, const float *q, const float *k) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < d / 2; i++) sum += q[i] * k[i + d / 2] - q[i + d / 2] * k[i];
+    return sum;
+}
+
+/* Encodes queries and keys of some futures and keeps keys and values as their step. */
+INLINE void append(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t rows, float *qkv) {
+    int64_t h = s->h, hd = h * d;
+    for (int64_t r = 0; r < rows; r++, n++) {
+        const float *cos = s->cos + (s->position[n] + s->step) * d, *sin = s->sin + (s->position[n] + s->step) * d;
+        float *q = qkv + r * 3 * hd, *k = q + hd;
+        int64_t slot = n * s->slots + s->step;
+        for (int64_t i = 0; i < h; i++) {
+            encode(d, q + i * d, cos, sin, s->unit, l->sharpness[i]);
+            float square = encode(d, k + i * d, cos, sin, s->unit, 1.0f);
+            if (s->born) l->own_floor[slot * h + i] = square * *s->floor;
+        }
+        memcpy(l->own_keys + slot * hd, k, hd * sizeof *k);
+        memcpy(l->own_values + slot * hd, k + hd, hd * sizeof *k);
+    }
+}
+
+/* Products of the queries with their own keys from `first` on: own (G, h, slots). */
+INLINE void ask_own(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t first,
+                    const float *q, float *own) {
+    int64_t h = s->h, hd = h * d, slots = s->slots;
+    for (int64_t r = 0; r < s->G; r++)
+        for (int64_t j = first; j <= s->step; j++) {
+            const float *from = q + r * 3 * hd, *key = l->own_keys + ((n + r) * slots + j) * hd;
+            for (int64_t i = 0; i < h; i++) {
+                float product = dot(d, from + i * d, key + i * d);
+                if (s->born) {
+                    int64_t at = ((n + r) * slots + j) * h + i;
+                    float turned = s->complex ? dot_turned(d, from + i * d, key + i * d) : 0.0f;
+                    product = (product * product + turned * turned + l->own_floor[at]) * l->own_weight[at];
+                }
+                own[(r * h + i) * slots + j] = product;
+            }
+        }
+}
+
+/* Adds the own values times their weights to attended (G, h·d), and divides by the totals (G, h). */
+INLINE void add_own(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t first,
+                    const float *own, const float *total, float *attended) {
+    int64_t h = s->h, hd = h * d, slots = s->slots;
+    for (int64_t r = 0; r < s->G; r++) {
+        const float *value = l->own_values + (n + r) * slots * hd;
+        for (int64_t i = 0; i < h; i++) {
+            float *to = attended + r * hd + i * d;
+            const float *weight = own + (r * h + i) * slots;
+            float sums[d];
+#pragma omp simd
+            for (int64_t c = 0; c < d; c++) sums[c] = to[c];
+            for (int64_t j = first; j <= s->step; j++)
+#pragma omp simd
+                for (int64_t c = 0; c < d; c++) sums[c] += weight[j] * value[j * hd + i * d + c];
+            float inverse = total[r * h + i] > 0.0f ? 1.0f / total[r * h + i] : 0.0f;
+#pragma omp simd
+            for (int64_t c = 0; c < d; c++) to[c] = sums[c] * inverse;
+        }
+    }
+}
+
+/* Softmax-like kinds: attended (G, h·d) = Σ w v over the shared past; own scores become weights. */
+INLINE void attend_past(int64_t d, const struct futures *s, const struct layer *l, const struct work *w, int64_t n,
+                        int64_t first, const float *q, float *total, float *attended) {
+    int64_t G = s->G, h = s->h, hd = h * d, c = s->c, slots = s->slots, row = s->row[n / G];
+    int64_t begin[MOST], from = c, to = 0;
+    for (int64_t r = 0; r < G; r++) {
+        begin[r] = most(s->begin[n + r], s->at[n + r] - s->window + s->step + 2);
+        if (begin[r] > s->at[n + r]) continue;
+        from = begin[r] < from ? begin[r] : from;
+        to = most(to, s->at[n + r] + 1);
+    }
+    from = from / PANEL * PANEL;
+    int64_t width = to > from ? (to - from + PANEL - 1) / PANEL * PANEL : 0;
+    for (int64_t i = 0; i < h; i++) {
+        const float *keys = l->keys + (row * h + i) * d * c + from, *values = l->values + ((row * h + i) * c + from) * s->p;
+        shared(G, d, width, q + i * d, 3 * hd, keys, c, w->scores, c, 0);
+        for (int64_t r = 0; r < G; r++) {
+            float *score = w->scores + r * c, *own = w->own + (r * h + i) * slots, sum = 0.0f;
+            int32_t low = (int32_t)(begin[r] - from), high = (int32_t)(s->at[n + r] - from);
+            float top = own[first];
+            for (int64_t j = first + 1; j <= s->step; j++) top = own[j] > top ? own[j] : top;
+#pragma omp simd reduction(max : top)
+            for (int32_t j = 0; j < (int32_t)width; j++) {
+                float seen = j >= low && j <= high ? score[j] : -3e38f;
+                top = seen > top ? seen : top;
+            }
+#pragma omp simd reduction(+ : sum)
+            for (int32_t j = 0; j < (int32_t)width; j++) {
+                float value = exponential(score[j] - top);
+                score[j] = j >= low && j <= high ? value : 0.0f;
+                sum += score[j];
+            }
+            for (int64_t j = first; j <= s->step; j++) {
+                own[j] = exponential(own[j] - top);
+                sum += own[j];
+            }
+            total[r * h + i] = sum;
+        }
+        shared(G, width, s->p, w->scores, c, values, s->p, w->sums, s->p, 0);
+        for (int64_t r = 0; r < G; r++) memcpy(attended + r * hd + i * d, w->sums + r * s->p, d * sizeof *attended);
+    }
+}
+
+/* Features of a query of one head, such that their product with those of keys is the overlap plus the floor. */
+INLINE void features(int64_t d, int64_t complex, float floor, float by, const float *q, float *to) {
+    if (complex) {
+        int64_t modes = d / 2;
+        const float *a = q, *b = q + modes;
+        for (int64_t i = 0; i < modes; i++) {
+            for (int64_t j = 0; j < modes; j++) to[i * modes + j] = (a[i] * (a[j] - b[j]) + b[i] * (a[j] + b[j])) * by;
+            to[i * modes + i] += floor * by;
+        }
+        return;
+    }
+    float around[2 * d];
+    memcpy(around, q, d * sizeof *q);
+    memcpy(around + d, q, d * sizeof *q);
+    for (int64_t shift = 0; shift <= d / 2; shift++) {
+        float count = shift == 0 || 2 * shift == d ? by : 2.0f * by, add = shift ? 0.0f : floor * by;
+#pragma omp simd
+        for (int64_t i = 0; i < d; i++) to[shift * d + i] = q[i] * around[i + shift] * count + add;
+    }
+}
+
+/* born: the state that the group shares, then the columns after it; own kernels are weights already. */
+INLINE void read_past(int64_t d, const struct futures *s, const struct layer *l, const struct work *w, int64_t n,
+                      int64_t first, const float *q, float *total, float *attended) {
+    int64_t G = s->G, h = s->h, hd = h * d, c = s->c, W = s->W, g = n / G, row = s->row[g];
+    for (int64_t i = 0; i < h; i++) {
+        int64_t head = row * h + i, column = s->first[g];
+        for (int64_t r = 0; r < G; r++)
+            features(d, s->complex, *s->floor, l->left[((n + r) * h + i) * 2], q + r * 3 * hd + i * d,
+                     w->features + r * s->phi);
+        shared(G, s->phi, s->p, w->features, s->phi, l->state + (g * h + i) * s->phi * s->p, s->p, w->sums, s->p, 0);
+        shared(G, d, W, q + i * d, 3 * hd, l->keys + head * d * c + column, c, w->scores, W, 0);
+        if (s->complex) {
+            for (int64_t r = 0; r < G; r++)
+                for (int64_t j = 0; j < d / 2; j++) {
+                    w->features[r * d + j] = -q[r * 3 * hd + i * d + d / 2 + j];
+                    w->features[r * d + d / 2 + j] = q[r * 3 * hd + i * d + j];
+                }
+            shared(G, d, W, w->features, d, l->keys + head * d * c + column, c, w->scores + MOST * W, W, 0);
+        }
+        for (int64_t r = 0; r < G; r++) {
+            float *score = w->scores + r * W, left = l->left[((n + r) * h + i) * 2 + 1];
+            const float *weight = l->weight + ((n + r) * h + i) * W, *floor = l->floor + head * c + column;
+            const float *turned = s->complex ? w->scores + (MOST + r) * W : 0;
+            if (turned) {
+#pragma omp simd
+                for (int64_t j = 0; j < W; j++)
+                    score[j] = (score[j] * score[j] + turned[j] * turned[j] + floor[j]) * (weight[j] * left);
+            } else {
+#pragma omp simd
+                for (int64_t j = 0; j < W; j++) score[j] = (score[j] * score[j] + floor[j]) * (weight[j] * left);
+            }
+        }
+        shared(G, W, s->p, w->scores, W, l->values + (head * c + column) * s->p, s->p, w->sums, s->p, 1);
+        for (int64_t r = 0; r < G; r++) {
+            const float *sums = w->sums + r * s->p, *own = w->own + (r * h + i) * s->slots;
+            float sum = sums[d];
+            for (int64_t j = first; j <= s->step; j++) sum += own[j];
+            total[r * h + i] = sum;
+            memcpy(attended + r * hd + i * d, sums, d * sizeof *attended);
+        }
+    }
+}
+
+INLINE void attend(int64_t d, const struct futures *s, const struct layer *l, const struct work *w, int64_t n,
+                   int64_t rows) {
+    int64_t hd = s->h * d, first = s->born ? 0 : most(0, s->step + 1 - s->window);
+    float total[MOST * s->h];
+    append(d, s, l, n, rows, w->qkv);
+    for (int64_t r = 0; r < rows; r += s->G) {
+        const float *q = w->qkv + r * 3 * hd;
+        float *attended = w->attended + r * hd;
+        ask_own(d, s, l, n + r, first, q, w->own);
+        if (s->born)
+            read_past(d, s, l, w, n + r, first, q, total, attended);
+        else
+            attend_past(d, s, l, w, n + r, first, q, total, attended);
+        add_own(d, s, l, n + r, first, w->own, total, attended);
+    }
+}
+
+/* Damps all that futures remember by their gates σ(W y + b), and gives the new step weight one. */
+static void fade(const struct futures *s, const struct layer *l, const struct work *w, int64_t n, int64_t rows) {
+    int64_t h = s->h;
+    float gates[BLOCK * h];
+    if (l->decay) {
+        fill_rows(rows, h, l->decay_bias, gates);
+        packed(rows, s->D, h, w->y, s->D, l->decay, gates, h, 1);
+        for (int64_t i = 0; i < rows * h; i++) gates[i] = sigmoid(gates[i]);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        float *own = l->own_weight + (n + r) * s->slots * h, *left = l->left + (n + r) * h * 2;
+        for (int64_t i = 0; i < h; i++) own[s->step * h + i] = 1.0f;
+        if (!l->decay) continue;
+        for (int64_t i = 0; i < 2 * h; i++) left[i] *= gates[r * h + i / 2];
+        for (int64_t j = 0; j < s->step; j++)
+            for (int64_t i = 0; i < h; i++) own[j * h + i] *= gates[r * h + i];
+    }
+}
+
+static void imagine_block(const struct futures *s, const struct work *w, int64_t n, int64_t rows) {
+    int64_t D = s->D, hd = s->h * s->d;
+    for (int64_t r = 0; r < rows; r++) {
+        const float *z = s->stoch + (n + r) * s->Z, *drive = s->drive + (n + r) * s->drive_stride;
+        float *x = w->x + r * D;
+        for (int64_t i = 0; i < D; i++) x[i] = drive[i] + s->b_z[i];
+        for (int64_t j = 0; j < s->Z; j++) /* mostly zeros: latents are one-hot */
+            if (z[j] != 0.0f) {
+                const float *from = s->w_z + j * D;
+                float by = z[j];
+#pragma omp simd
+                for (int64_t i = 0; i < D; i++) x[i] += by * from[i];
+            }
+    }
+    for (int64_t i = 0; i < s->layers; i++) {
+        const struct layer *l = s->layer + i;
+        norm_rows(rows, D, w->x, l->norm, w->y, D);
+        fill_rows(rows, 3 * hd, l->qkv_bias, w->qkv);
+        packed(rows, D, 3 * hd, w->y, D, l->qkv, w->qkv, 3 * hd, 1);
+        if (s->born) fade(s, l, w, n, rows);
+        switch (s->d) {
+        case 8: attend(8, s, l, w, n, rows); break;
+        case 16: attend(16, s, l, w, n, rows); break;
+        case 32: attend(32, s, l, w, n, rows); break;
+        case 64: attend(64, s, l, w, n, rows); break;
+        default: attend(s->d, s, l, w, n, rows);
+        }
+        packed(rows, hd, D, w->attended, hd, l->out, w->x, D, 1);
+        packed(rows, D, s->H, w->x, D, l->mlp, w->hidden, s->H, 0);
+        for (int64_t r = 0; r < rows; r++)
+            norm_silu_row(s->H, w->hidden + r * s->H, l->mlp_bias, l->mlp_norm, 0, w->hidden + r * s->H);
+        packed(rows, s->H, D, w->hidden, s->H, l->mlp_out, w->x, D, 1);
+    }
+    norm_rows(rows, D, w->x, s->norm, s->h_out + n * s->out_stride, s->out_stride);
+}
+
+/* Numbers that a thread's working memory takes; where `to` is given it is laid out there. */
+static int64_t lay_out(const struct futures *s, float *to, struct work *w) {
+    int64_t hd = s->h * s->d, used = 0;
+    struct { float **part; int64_t size; } parts[] = {
+        {&w->x, BLOCK * s->D}, {&w->y, BLOCK * s->D}, {&w->qkv, BLOCK * 3 * hd}, {&w->attended, BLOCK * hd},
+        {&w->hidden, BLOCK * s->H}, {&w->scores, MOST * most(s->c, 2 * s->W)}, {&w->own, MOST * s->h * s->slots},
+        {&w->sums, MOST * s->p}, {&w->features, MOST * most(s->phi, s->d)},
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (to) *parts[i].part = to + used;
+        used += whole(parts[i].size);
+    }
+    return used;
+}
+
+int64_t imagine_scratch(const struct futures *s) {
+    struct work w;
+    return lay_out(s, 0, &w);
+}
+
+void imagine(const struct futures *s) {
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t n = 0; n < s->N; n += BLOCK) {
+        struct work w;
+        lay_out(s, s->scratch + omp_get_thread_num() * s->scratch_size, &w);
+        imagine_block(s, &w, n, s->N - n < BLOCK ? s->N - n : BLOCK);
+    }
+}
