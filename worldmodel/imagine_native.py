@@ -15,11 +15,10 @@ from worldmodel.attention.born import Born
 from worldmodel.attention.born_encodings import ComplexAmplitudes
 from worldmodel.attention.coherent import Coherent
 from worldmodel.attention.kind import Kind
-from worldmodel.attention.rotary import phases
 from worldmodel.attention.sampled import Sampled
 from worldmodel.attention.softmax import Softmax
 from worldmodel.context import KeyValues, RecurrentTrail
-from worldmodel.shared_past import PANEL, SharedPast, Starts, rounded, share_keys, share_states
+from worldmodel.shared_past import PANEL, Past, Starts, rounded, share_keys, share_states
 
 LAYER = """
     norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out sharpness keys values own_keys own_values
@@ -101,12 +100,13 @@ class Futures:
         position: int,
     ) -> None:
         born = [kind for kind in kinds if isinstance(kind, Born)]
+        unit = not isinstance(kinds[0], Softmax | Sampled)
         if born:
             recurrent = [trail for trail in trails if isinstance(trail, RecurrentTrail)]
             pasts, columns = share_states(born, recurrent, starts)
         else:
             kept = [trail for trail in trails if isinstance(trail, KeyValues)]
-            pasts, columns = share_keys(kinds, kept, starts, window)
+            pasts, columns = share_keys(kinds, kept, starts, window, unit)
         rows, group = starts.t.shape
         kind, first = kinds[0], int(starts.t.min())
         self._first_position = position + first + 1
@@ -123,13 +123,13 @@ class Futures:
             _prepared(layer, kind, past)
             for layer, kind, past in zip(weights.layers, kinds, pasts, strict=True)
         ]
-        state = pasts[0].state
+        state = pasts[0].get("state")
         self._sizes = {
             "threads": torch.get_num_threads(), "N": rows * group, "G": group, "D": len(weights.norm),
             "h": kind.heads, "d": kind.width, "H": len(weights.layers[0].mlp), "Z": weights.stoch.shape[1],
-            "layers": len(kinds), "c": pasts[0].keys.shape[-1], "p": pasts[0].values.shape[-1],
+            "layers": len(kinds), "c": pasts[0]["keys"].shape[-1], "p": pasts[0]["values"].shape[-1],
             "phi": 0 if state is None else state.shape[2], "W": columns.width, "window": window,
-            "unit": not isinstance(kind, Softmax | Sampled), "born": bool(born),
+            "unit": unit, "born": bool(born),
             "complex": bool(born) and isinstance(born[0].encoding, ComplexAmplitudes),
         }  # fmt: skip
         self._make_room()
@@ -167,8 +167,10 @@ class Futures:
                 if self._step:
                     room[:, : self._step] = layer[name]
                 layer[name] = room
-        positions = torch.arange(self._last + self._slots, device=self._like.device) + self._first_position
-        cos, sin = phases(positions, self._width, self._like.dtype)
+        cos, sin = self._like.new_empty(2, self._last + self._slots, self._width)
+        kernels.functions().phase_table(
+            self._first_position, len(cos), self._width, cos.data_ptr(), sin.data_ptr()
+        )
         self._tensors |= {"cos": cos, "sin": sin}
         self._tensors = {name: tensor.contiguous() for name, tensor in self._tensors.items()}
         layers = (_Layer * len(self._layers))(
@@ -183,9 +185,9 @@ class Futures:
         self._alive = layers, scratch
 
 
-def _prepared(weights: LayerWeights, kind: Kind, past: SharedPast) -> dict[str, Tensor]:
+def _prepared(weights: LayerWeights, kind: Kind, past: Past) -> dict[str, Tensor]:
     """What the struct `layer` points to, but for the own steps."""
-    tensors = weights._asdict() | past._asdict()
+    tensors = weights._asdict() | past
     tensors["sharpness"] = _sharpness(kind, weights.norm)
     for name in ("qkv", "out", "mlp", "mlp_out", "decay"):
         if tensors[name] is not None:

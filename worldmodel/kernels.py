@@ -26,6 +26,8 @@ SIGNATURES = {
     "scan": [POINTER],
     "scan_backward": [POINTER],
     "pack": [LONG, LONG, POINTER, POINTER],
+    "share_past": [POINTER],
+    "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
     "imagine": [POINTER],
     "imagine_scratch": [POINTER],
 }

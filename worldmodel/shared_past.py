@@ -5,20 +5,33 @@ and its window. `born` shares the recurrent state after the oldest of the G star
 few steps between that and the other starts are pairs, of which each has kept what its gates left.
 """
 
+import ctypes
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from worldmodel.attention import born_forms
+from worldmodel import kernels
 from worldmodel.attention.born import Born
-from worldmodel.attention.decay import remains
+from worldmodel.attention.born_encodings import ComplexAmplitudes
 from worldmodel.attention.kind import Kind
 from worldmodel.context import KeyValues, RecurrentTrail
 
 PANEL = 32
 """Columns are rounded up to so many, two vectors of any processor; values to half of it."""
+
+SIZES = "threads B h d T R G low high c p phi W unit born complex".split()
+STRIDES = "k_b k_h k_t v_b v_h v_t g_b g_h g_t".split()
+INPUTS = "k v log_decay before f segments row t order oldest".split()
+OUTPUTS = "keys values floor state weight left".split()
+"""The struct's members in their order; see native/imagine.c."""
+
+
+class _Past(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in SIZES + STRIDES),
+        *((name, ctypes.c_void_p) for name in INPUTS + OUTPUTS),
+    ]
 
 
 class Starts(NamedTuple):
@@ -30,17 +43,6 @@ class Starts(NamedTuple):
     steps: int  # T
 
 
-class SharedPast(NamedTuple):
-    """One layer's, on C columns; φ features, p numbers for d values. Only `born` has the last four."""
-
-    keys: Tensor  # (B, h, d, C), encoded
-    values: Tensor  # (B, h, C, p); of born with a one at place d
-    floor: Tensor | None = None  # (B, h, C), added to each overlap
-    state: Tensor | None = None  # (R, h, φ, p), of each group
-    weight: Tensor | None = None  # (N, h, W): what a future has left of its group's W columns, 0 if unseen
-    left: Tensor | None = None  # (N, h, 2): what it has left of the state, and of the columns since the start
-
-
 class Columns(NamedTuple):
     """Which columns futures look at; all layers share it."""
 
@@ -50,91 +52,95 @@ class Columns(NamedTuple):
     width: int  # W
 
 
+Past = dict[str, Tensor]
+"""One layer's, on C columns; φ features, p numbers for d values.
+
+keys (B, h, d, C), encoded; values (B, h, C, p). For `born`, whose values have a one at place d, also floor
+(B, h, C), added to each overlap; state (R, h, φ, p) of each group; weight (N, h, W), what a future has left
+of its group's W columns, 0 if unseen; left (N, h, 2), what it has left of the state, and of the columns
+since the start.
+"""
+
+
 def share_keys(
-    kinds: list[Kind], trails: list[KeyValues], starts: Starts, window: int
-) -> tuple[list[SharedPast], Columns]:
-    """For kinds that keep keys and values."""
+    kinds: list[Kind], trails: list[KeyValues], starts: Starts, window: int, unit: bool
+) -> tuple[list[Past], Columns]:
+    """For kinds that keep keys and values; `unit` if they encode by `unit`."""
     b, t, segments, steps = starts
     of = segments[b]  # (R, c + T)
     at = t + (segments.shape[1] - steps)  # (R, G)
-    begin = torch.searchsorted(of.contiguous(), of.gather(1, at)).maximum(at + 2 - window)
-    low, high = int(begin.min()), int(at.max()) + 1
-    low = min(low, high - 1)
+    begin = torch.searchsorted(of, of.gather(1, at)).maximum(at + (2 - window))
+    high = int(at.max()) + 1
+    low = min(int(begin.min()), high - 1)
     pasts = []
     for kind, trail in zip(kinds, trails, strict=True):
-        keys = _filled(kind.encode(trail.k[:, :, low:high]).mT, PANEL)
-        pasts.append(SharedPast(keys, _values(trail.v[:, :, low:high], keys.shape[-1])))
-    return pasts, Columns(torch.zeros_like(b), (begin - low).flatten(), (at - low).flatten(), 0)
+        made = _room(kind, trail.v, len(segments), rounded(high - low, PANEL), kind.width)
+        sizes = {"low": low, "high": high, "unit": unit, "born": False, "complex": False}
+        _share(sizes, {"k": trail.k, "v": trail.v}, made)
+        pasts.append(made)
+    return pasts, Columns(b, (begin - low).flatten(), (at - low).flatten(), 0)
 
 
 def share_states(
     kinds: list[Born], trails: list[RecurrentTrail], starts: Starts
-) -> tuple[list[SharedPast], Columns]:
+) -> tuple[list[Past], Columns]:
     """For kinds with a recurrent state."""
     b, t, segments, steps = starts
-    segments = segments[:, -steps:]
     oldest = t.amin(1)  # (R,)
-    distance = int((t - oldest.unsqueeze(1)).max())
-    width = rounded(distance, PANEL // 2)  # W
+    width = rounded(int((t - oldest.unsqueeze(1)).max()), PANEL // 2)  # W
     low, high = int(oldest.min()) + 1, int(t.max()) + 1
-    places = oldest.unsqueeze(1) + 1 + torch.arange(width, device=t.device)  # (R, W)
-    index = places.clamp(max=steps - 1)
-    number = segments[b]  # (R, T)
-    now = number.gather(1, t).unsqueeze(-1)  # (R, G, 1)
-    seen = (number.gather(1, index).unsqueeze(1) == now) & (
-        places.unsqueeze(1) <= t.unsqueeze(-1)
-    )  # (R, G, W)
-    same = number.gather(1, oldest.unsqueeze(1)).unsqueeze(-1) == now  # (R, G, 1)
+    room = rounded(high - low + width, PANEL)  # a group's columns may end after the last
+    groups = {"segments": segments[:, -steps:], "row": b, "t": t, "oldest": oldest}
+    groups["order"] = (b * steps + oldest).argsort()
+    sizes = {
+        "T": steps, "R": t.shape[0], "G": t.shape[1], "low": low, "high": high, "W": width, "unit": True,
+        "born": True,
+    }  # fmt: skip
     pasts = []
     for kind, trail in zip(kinds, trails, strict=True):
         (_, v, log_decay), before = trail
-        k = trail.heads.k
-        state = kind.state_at(k, v, b, oldest, segments, log_decay, before if before.numel() else None)
-        here = kind.encode(k[:, :, low:high])
-        room = rounded(high - low + width, PANEL)  # a group's columns may end after the last
-        floor = kind.floor * born_forms.lengths(here).squeeze(-2)
-        weight, since = _left(log_decay, b, index, seen.unsqueeze(2), same.unsqueeze(2), kind.heads)
-        pasts.append(
-            SharedPast(
-                _filled(here.mT, PANEL, room),
-                _values(born_forms.with_one(v[:, :, low:high]), room),
-                _filled(floor, PANEL, room),
-                _filled(state, PANEL // 2),
-                weight.to(v.dtype).flatten(0, 1).contiguous(),
-                torch.stack([since, torch.ones_like(since)], -1).to(v.dtype).flatten(0, 1).contiguous(),
-            )
-        )
+        phi, heads = kind.encoding.size, kind.heads
+        made = _room(kind, v, len(segments), room, kind.width + 1)
+        made["floor"] = v.new_empty(len(segments), heads, room)
+        made["state"] = v.new_empty(len(b), heads, phi, made["values"].shape[-1])
+        made["weight"] = v.new_empty(t.numel(), heads, width)
+        made["left"] = v.new_empty(t.numel(), heads, 2)
+        inputs = groups | {"k": trail.heads.k, "v": v, "f": v.new_tensor(kind.floor)}
+        if log_decay is not None:
+            inputs["log_decay"] = log_decay
+        if before.numel():
+            inputs["before"] = before
+        _share(sizes | {"phi": phi, "complex": isinstance(kind.encoding, ComplexAmplitudes)}, inputs, made)
+        pasts.append(made)
     nothing = torch.zeros_like(t.flatten())
-    return pasts, Columns(oldest + 1 - low, nothing, nothing, width)
+    return pasts, Columns(oldest + (1 - low), nothing, nothing, width)
 
 
-def _left(
-    log_decay: Tensor | None, b: Tensor, index: Tensor, seen: Tensor, same: Tensor, heads: int
-) -> tuple[Tensor, Tensor]:
-    """What is left of the W columns (R, G, h, W), and of the state before them (R, G, h), at the starts.
-
-    Sums run back from each start and over its own episode only: no bit depends on what came before it.
-    """
-    rows, group, _, width = seen.shape
-    if log_decay is None:
-        weight = seen.double().expand(-1, -1, heads, -1)
-        return weight, same.double().expand(-1, -1, heads, -1).squeeze(-1)
-    columns = log_decay[b].gather(2, index.unsqueeze(1).expand(-1, heads, -1))  # (R, h, W)
-    lost = columns.double().unsqueeze(1) * seen  # (R, G, h, W)
-    total = F.pad(lost, (0, 1)).flip(-1).cumsum(-1).flip(-1)  # (R, G, h, W + 1), Σ from each column on
-    weight = remains(total[..., 1:], torch.double) * seen
-    return weight, remains(total[..., 0], torch.double) * same.squeeze(-1)
+def _room(kind: Kind, like: Tensor, rows: int, columns: int, values: int) -> Past:
+    return {
+        "keys": like.new_empty(rows, kind.heads, kind.width, columns),
+        "values": like.new_empty(rows, kind.heads, columns, rounded(values, PANEL // 2)),
+    }
 
 
-def _values(v: Tensor, columns: int) -> Tensor:
-    """(B, h, c, ·) → (B, h, C, p)."""
-    wide = rounded(v.shape[-1], PANEL // 2)
-    return F.pad(v, (0, wide - v.shape[-1], 0, columns - v.shape[2])).contiguous()
-
-
-def _filled(x: Tensor, multiple: int, least: int = 0) -> Tensor:
-    """x with zeros to the next multiple along the last axis."""
-    return F.pad(x, (0, rounded(max(x.shape[-1], least), multiple) - x.shape[-1])).contiguous()
+def _share(sizes: dict[str, int], inputs: dict[str, Tensor], made: Past) -> None:
+    """Fill `made`."""
+    rows, heads, width, columns = made["keys"].shape
+    strided = {
+        name: x if name == "log_decay" or x.stride(-1) == 1 else x.contiguous()
+        for name, x in inputs.items()
+        if name in ("k", "v", "log_decay")
+    }
+    inputs = {name: x.contiguous() for name, x in inputs.items()} | strided
+    names = {"k": "k", "v": "v", "log_decay": "g"}
+    strides = {
+        f"{names[name]}_{axis}": x.stride(i) for name, x in strided.items() for i, axis in enumerate("bht")
+    }
+    past = _Past(
+        threads=torch.get_num_threads(), B=rows, h=heads, d=width, c=columns, p=made["values"].shape[-1],
+        **sizes, **strides, **{name: x.data_ptr() for name, x in (inputs | made).items()},
+    )  # fmt: skip
+    kernels.functions().share_past(ctypes.byref(past))
 
 
 def rounded(size: int, multiple: int) -> int:

@@ -11,6 +11,7 @@
 
 #define BLOCK 32          /* futures that go through all layers together; a multiple of G */
 #define MOST 8            /* the largest G */
+#define SMALLEST 1e-12f   /* of attention/unit.py */
 #define PANEL (2 * LANES) /* outputs whose weights lie side by side */
 
 /* worldmodel/imagine_native.py has the same names in the same order. Tensors are contiguous; weights (in, out)
@@ -145,7 +146,7 @@ INLINE float encode(int64_t d, float *x, const float *cos, const float *sin, int
         turned[i + d / 2] = x[i + d / 2] * cos[i + d / 2] + x[i] * sin[i + d / 2];
     }
     float square = dot(d, turned, turned);
-    float inverse = unit ? 1.0f / sqrtf(square + 1e-12f) : 1.0f; /* unit.SMALLEST */
+    float inverse = unit ? 1.0f / sqrtf(square + SMALLEST) : 1.0f;
 #pragma omp simd
     for (int64_t i = 0; i < d; i++) x[i] = turned[i] * (inverse * length);
     return square * inverse * inverse;
@@ -260,8 +261,8 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct layer *
     }
 }
 
-/* Features of a query of one head, such that their product with those of keys is the overlap plus the floor. */
-INLINE void features(int64_t d, int64_t complex, float floor, float by, const float *q, float *to) {
+/* Features of a query or a key, times `by`: their product is the overlap, plus the floor if the query has it. */
+INLINE void features(int64_t d, int64_t complex, int64_t key, float floor, float by, const float *q, float *to) {
     if (complex) {
         int64_t modes = d / 2;
         const float *a = q, *b = q + modes;
@@ -275,7 +276,7 @@ INLINE void features(int64_t d, int64_t complex, float floor, float by, const fl
     memcpy(around, q, d * sizeof *q);
     memcpy(around + d, q, d * sizeof *q);
     for (int64_t shift = 0; shift <= d / 2; shift++) {
-        float count = shift == 0 || 2 * shift == d ? by : 2.0f * by, add = shift ? 0.0f : floor * by;
+        float count = key || shift == 0 || 2 * shift == d ? by : 2.0f * by, add = shift ? 0.0f : floor * by;
 #pragma omp simd
         for (int64_t i = 0; i < d; i++) to[shift * d + i] = q[i] * around[i + shift] * count + add;
     }
@@ -288,7 +289,7 @@ INLINE void read_past(int64_t d, const struct futures *s, const struct layer *l,
     for (int64_t i = 0; i < h; i++) {
         int64_t head = row * h + i, column = s->first[g];
         for (int64_t r = 0; r < G; r++)
-            features(d, s->complex, *s->floor, l->left[((n + r) * h + i) * 2], q + r * 3 * hd + i * d,
+            features(d, s->complex, 0, *s->floor, l->left[((n + r) * h + i) * 2], q + r * 3 * hd + i * d,
                      w->features + r * s->phi);
         shared(G, s->phi, s->p, w->features, s->phi, l->state + (g * h + i) * s->phi * s->p, s->p, w->sums, s->p, 0);
         shared(G, d, W, q + i * d, 3 * hd, l->keys + head * d * c + column, c, w->scores, W, 0);
@@ -422,5 +423,108 @@ void imagine(const struct futures *s) {
         struct work w;
         lay_out(s, s->scratch + omp_get_thread_num() * s->scratch_size, &w);
         imagine_block(s, &w, n, s->N - n < BLOCK ? s->N - n : BLOCK);
+    }
+}
+
+/* What futures share of the past, in one layer; worldmodel/shared_past.py has the same names. */
+struct past {
+    int64_t threads, B, h, d, T, R, G, low, high, c, p, phi, W, unit, born, complex;
+    int64_t k_b, k_h, k_t, v_b, v_h, v_t, g_b, g_h, g_t; /* strides; features lie side by side */
+    const float *k, *v, *log_decay, *before; /* (B, h, ·, d); born: (B, h, T), (B, h, φ, d + 1), or null */
+    const float *f;                          /* born: the floor, () */
+    const int64_t *segments;                 /* born: (B, T) */
+    const int64_t *row, *t, *order;          /* (R), (R, G); born: groups by row and oldest start */
+    const int64_t *oldest;                   /* (R) */
+    float *keys, *values, *floor, *state, *weight, *left; /* as in `layer` */
+};
+
+/* Columns low … high of keys and values, with zeros up to c and p. */
+static void share_columns(const struct past *s, int64_t b, int64_t i) {
+    int64_t d = s->d, head = b * s->h + i;
+    float *keys = s->keys + head * d * s->c, *values = s->values + head * s->c * s->p;
+    memset(values, 0, s->c * s->p * sizeof *values);
+    for (int64_t e = 0; e < d; e++)
+        memset(keys + e * s->c + s->high - s->low, 0, (s->c - s->high + s->low) * sizeof *keys);
+    if (s->born) memset(s->floor + head * s->c, 0, s->c * sizeof *s->floor);
+    for (int64_t j = s->low; j < s->high; j++) {
+        const float *k = s->k + b * s->k_b + i * s->k_h + j * s->k_t;
+        float *value = values + (j - s->low) * s->p, square = dot(d, k, k), inverse = 1.0f;
+        if (s->unit) inverse = 1.0f / sqrtf(square + SMALLEST);
+        for (int64_t e = 0; e < d; e++) keys[e * s->c + j - s->low] = k[e] * inverse;
+        memcpy(value, s->v + b * s->v_b + i * s->v_h + j * s->v_t, d * sizeof *value);
+        if (s->born) {
+            value[d] = 1.0f;
+            s->floor[head * s->c + j - s->low] = *s->f * square * inverse * inverse;
+        }
+    }
+}
+
+/* The states of a row's groups, which are `count` from `order` on, by the recurrent form. */
+static void share_states(const struct past *s, int64_t b, int64_t i, const int64_t *order, int64_t count) {
+    int64_t d = s->d, p = s->p, size = s->phi * p, head = b * s->h + i;
+    const int64_t *number = s->segments + b * s->T;
+    float state[size], made[s->phi], w[p], key[d];
+    memset(state, 0, sizeof state);
+    memset(w, 0, sizeof w);
+    w[d] = 1.0f;
+    int64_t t = s->oldest[order[0]];
+    while (t > 0 && number[t - 1] == number[t]) t--;
+    if (t == 0 && number[0] == 0 && s->before)
+        for (int64_t f = 0; f < s->phi; f++)
+            memcpy(state + f * p, s->before + (head * s->phi + f) * (d + 1), (d + 1) * sizeof *state);
+    for (int64_t done = 0; done < count; t++) {
+        const float *k = s->k + b * s->k_b + i * s->k_h + t * s->k_t;
+        float inverse = 1.0f / sqrtf(dot(d, k, k) + SMALLEST), keep = 1.0f;
+        for (int64_t e = 0; e < d; e++) key[e] = k[e] * inverse;
+        memcpy(w, s->v + b * s->v_b + i * s->v_h + t * s->v_t, d * sizeof *w);
+        features(d, s->complex, 1, 0.0f, 1.0f, key, made);
+        if (s->log_decay) keep = expf(s->log_decay[b * s->g_b + i * s->g_h + t * s->g_t]);
+        if (t > 0 && number[t] != number[t - 1]) keep = 0.0f;
+        for (int64_t f = 0; f < s->phi; f++)
+#pragma omp simd
+            for (int64_t e = 0; e < p; e++) state[f * p + e] = state[f * p + e] * keep + made[f] * w[e];
+        for (; done < count && s->oldest[order[done]] == t; done++)
+            memcpy(s->state + (order[done] * s->h + i) * size, state, sizeof state);
+    }
+}
+
+/* What a future has left at its start of its group's state and of the columns after it. */
+static void share_decay(const struct past *s, int64_t n, int64_t i) {
+    int64_t g = n / s->G, b = s->row[g], oldest = s->oldest[g], j = s->t[n];
+    const int64_t *number = s->segments + b * s->T, own = number[j];
+    float *weight = s->weight + (n * s->h + i) * s->W, *left = s->left + (n * s->h + i) * 2, remains = 1.0f;
+    memset(weight, 0, s->W * sizeof *weight);
+    for (; j > oldest && number[j] == own; j--) {
+        weight[j - oldest - 1] = remains;
+        if (s->log_decay) remains *= expf(s->log_decay[b * s->g_b + i * s->g_h + j * s->g_t]);
+    }
+    left[0] = number[oldest] == own ? remains : 0.0f;
+    left[1] = 1.0f;
+}
+
+void share_past(const struct past *s) {
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t head = 0; head < s->B * s->h; head++) {
+        int64_t b = head / s->h, i = head % s->h, first = 0, last;
+        share_columns(s, b, i);
+        if (!s->born) continue;
+        while (first < s->R && s->row[s->order[first]] < b) first++;
+        for (last = first; last < s->R && s->row[s->order[last]] == b;) last++;
+        if (last > first) share_states(s, b, i, s->order + first, last - first);
+        for (; first < last; first++)
+            for (int64_t r = 0; r < s->G; r++) share_decay(s, s->order[first] * s->G + r, i);
+    }
+}
+
+/* Phases of `count` positions from `first` on, as `rotary.phases` has them: (count, d) each. */
+void phase_table(int64_t first, int64_t count, int64_t d, float *cosines, float *sines) {
+    for (int64_t i = 0; i < d / 2; i++) {
+        double speed = pow(10000.0, -2.0 * (double)i / (double)d);
+        for (int64_t t = 0; t < count; t++) {
+            double angle = (double)(first + t) * speed;
+            cosines[t * d + i] = cosines[t * d + i + d / 2] = (float)cos(angle);
+            sines[t * d + i + d / 2] = (float)sin(angle);
+            sines[t * d + i] = -sines[t * d + i + d / 2];
+        }
     }
 }
