@@ -23,12 +23,12 @@ from worldmodel.shared_past import PANEL, Past, Starts, rounded, share_keys, sha
 LAYER = """
     norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out sharpness keys values own_keys own_values
     decay decay_bias floor state weight left own_weight own_floor
-""".split()
+"""
 SIZES = """
     threads N G D h d H Z layers c p phi W slots step window unit born complex
     drive_stride out_stride scratch_size
-""".split()
-TENSORS = "row first begin at position cos sin w_z b_z norm floor layer scratch stoch drive h_out".split()
+"""
+TENSORS = "row first begin at position cos sin w_z b_z norm floor layer scratch stoch drive h_out"
 """The structs' members in their order; see native/imagine.c."""
 
 SLOTS = 16
@@ -60,13 +60,13 @@ class Weights(NamedTuple):
 
 
 class _Layer(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in LAYER]
+    _fields_ = [(name, ctypes.c_void_p) for name in LAYER.split()]
 
 
 class _Futures(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in SIZES),
-        *((name, ctypes.c_void_p) for name in TENSORS),
+        *((name, ctypes.c_int64) for name in SIZES.split()),
+        *((name, ctypes.c_void_p) for name in TENSORS.split()),
     ]
 
 

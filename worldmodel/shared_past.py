@@ -20,17 +20,15 @@ from worldmodel.context import KeyValues, RecurrentTrail
 PANEL = 32
 """Columns are rounded up to so many, two vectors of any processor; values to half of it."""
 
-SIZES = "threads B h d T R G low high c p phi W unit born complex".split()
-STRIDES = "k_b k_h k_t v_b v_h v_t g_b g_h g_t".split()
-INPUTS = "k v log_decay before f segments row t order oldest".split()
-OUTPUTS = "keys values floor state weight left".split()
+SIZES = "threads B h d T R G low high c p phi W unit born complex k_b k_h k_t v_b v_h v_t g_b g_h g_t"
+TENSORS = "k v log_decay before f segments row t order oldest keys values floor state weight left"
 """The struct's members in their order; see native/imagine.c."""
 
 
 class _Past(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in SIZES + STRIDES),
-        *((name, ctypes.c_void_p) for name in INPUTS + OUTPUTS),
+        *((name, ctypes.c_int64) for name in SIZES.split()),
+        *((name, ctypes.c_void_p) for name in TENSORS.split()),
     ]
 
 

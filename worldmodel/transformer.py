@@ -284,21 +284,11 @@ class Transformer(nn.Module):
     def _weights(self) -> Weights:
         layers = []
         for block in self.layers():
-            hidden, mlp_norm = block.mlp.layer(0)
+            hidden, norm = block.mlp.layer(0)
+            mlp = hidden.weight, hidden.bias, norm.scale, block.mlp_out.weight
             decay = (None, None) if block.decay is None else (block.decay.weight, block.decay.bias)
-            layers.append(
-                LayerWeights(
-                    block.norm.scale,
-                    block.qkv.weight,
-                    block.qkv.bias,
-                    block.out.weight,
-                    hidden.weight,
-                    hidden.bias,
-                    mlp_norm.scale,
-                    block.mlp_out.weight,
-                    *decay,
-                )  # fmt: skip
-            )
+            qkv = block.norm.scale, block.qkv.weight, block.qkv.bias
+            layers.append(LayerWeights(*qkv, block.out.weight, *mlp, *decay))
         return Weights(self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers)
 
     def schedule(self, update: int) -> None:

@@ -12,7 +12,6 @@
 #define BLOCK 32          /* futures that go through all layers together; a multiple of G */
 #define MOST 8            /* the largest G */
 #define SMALLEST 1e-12f   /* of attention/unit.py */
-#define PANEL (2 * LANES) /* outputs whose weights lie side by side */
 
 /* worldmodel/imagine_native.py has the same names in the same order. Tensors are contiguous; weights (in, out)
  * are packed. c = columns of the past, p = d (or d + 1) rounded up to whole vectors, W a multiple of them. */
@@ -53,37 +52,8 @@ struct work {
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Lays a weight (m, n) of torch out for `packed`: panel after panel (n, PANEL), the last one filled up. */
-void pack(int64_t n, int64_t m, const float *weight, float *to) {
-    for (int64_t c = 0; c < m; c += PANEL)
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < PANEL; j++) *to++ = c + j < m ? weight[(c + j) * n + i] : 0.0f;
-}
-
-/* out (rows, m) = x (rows, n)·w, or + it if `add`; w was packed. */
-static void packed(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
-                   float *out, int64_t out_stride, int add) {
-    for (int64_t c = 0; c < m; c += PANEL, w += n * PANEL) {
-        int64_t width = m - c < PANEL ? m - c : PANEL, r = 0;
-        float edge[TILE * PANEL];
-        for (; r + TILE <= rows; r += TILE) {
-            float *to = out + r * out_stride + c;
-            if (width == PANEL) {
-                tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, to, out_stride, add);
-                continue;
-            }
-            tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
-            for (int64_t i = 0; i < TILE; i++)
-                for (int64_t j = 0; j < width; j++)
-                    to[i * out_stride + j] = edge[i * PANEL + j] + (add ? to[i * out_stride + j] : 0.0f);
-        }
-        for (; r < rows; r++) {
-            float *to = out + r * out_stride + c;
-            tile(1, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
-            for (int64_t j = 0; j < width; j++) to[j] = edge[j] + (add ? to[j] : 0.0f);
-        }
-    }
-}
+/* Lays a weight (m, n) of torch out for `multiply_packed`. */
+void pack(int64_t n, int64_t m, const float *weight, float *to) { pack_weight(n, m, weight, 1, to); }
 
 /* out (G, m) = x (G, n)·w (n, m), or + it, where m is whole vectors and w's rows lie `w_stride` apart. */
 static void shared(int64_t G, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
@@ -348,7 +318,7 @@ static void fade(const struct futures *s, const struct layer *l, const struct wo
     float gates[BLOCK * h];
     if (l->decay) {
         fill_rows(rows, h, l->decay_bias, gates);
-        packed(rows, s->D, h, w->y, s->D, l->decay, gates, h, 1);
+        multiply_packed(rows, s->D, h, w->y, s->D, l->decay, gates, h, 1);
         for (int64_t i = 0; i < rows * h; i++) gates[i] = sigmoid(gates[i]);
     }
     for (int64_t r = 0; r < rows; r++) {
@@ -379,7 +349,7 @@ static void imagine_block(const struct futures *s, const struct work *w, int64_t
         const struct layer *l = s->layer + i;
         norm_rows(rows, D, w->x, l->norm, w->y, D);
         fill_rows(rows, 3 * hd, l->qkv_bias, w->qkv);
-        packed(rows, D, 3 * hd, w->y, D, l->qkv, w->qkv, 3 * hd, 1);
+        multiply_packed(rows, D, 3 * hd, w->y, D, l->qkv, w->qkv, 3 * hd, 1);
         if (s->born) fade(s, l, w, n, rows);
         switch (s->d) {
         case 8: attend(8, s, l, w, n, rows); break;
@@ -388,11 +358,11 @@ static void imagine_block(const struct futures *s, const struct work *w, int64_t
         case 64: attend(64, s, l, w, n, rows); break;
         default: attend(s->d, s, l, w, n, rows);
         }
-        packed(rows, hd, D, w->attended, hd, l->out, w->x, D, 1);
-        packed(rows, D, s->H, w->x, D, l->mlp, w->hidden, s->H, 0);
+        multiply_packed(rows, hd, D, w->attended, hd, l->out, w->x, D, 1);
+        multiply_packed(rows, D, s->H, w->x, D, l->mlp, w->hidden, s->H, 0);
         for (int64_t r = 0; r < rows; r++)
             norm_silu_row(s->H, w->hidden + r * s->H, l->mlp_bias, l->mlp_norm, 0, w->hidden + r * s->H);
-        packed(rows, s->H, D, w->hidden, s->H, l->mlp_out, w->x, D, 1);
+        multiply_packed(rows, s->H, D, w->hidden, s->H, l->mlp_out, w->x, D, 1);
     }
     norm_rows(rows, D, w->x, s->norm, s->h_out + n * s->out_stride, s->out_stride);
 }
