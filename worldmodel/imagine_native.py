@@ -21,7 +21,7 @@ from worldmodel.context import KeyValues, RecurrentTrail
 from worldmodel.shared_past import PANEL, Past, Starts, rounded, share_keys, share_states
 
 LAYER = """
-    norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out sharpness keys values own_keys own_values
+    norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out sharpness keys values own
     decay decay_bias floor state weight left own_weight own_floor
 """
 SIZES = """
@@ -158,14 +158,14 @@ class Futures:
     def _make_room(self) -> None:
         """Room for imagined steps, with what there is in it."""
         futures, heads = self._room
-        own = {"own_keys": heads * self._width, "own_values": heads * self._width}
+        own = {"own": 2 * heads * self._width}
         if self._born:
             own |= {"own_weight": heads, "own_floor": heads}
         for layer in self._layers:
             for name, width in own.items():
-                room = self._like.new_empty(futures, self._slots, width)
+                room = self._like.new_empty(self._slots, futures, width)
                 if self._step:
-                    room[:, : self._step] = layer[name]
+                    room[: self._step] = layer[name]
                 layer[name] = room
         cos, sin = self._like.new_empty(2, self._last + self._slots, self._width)
         kernels.functions().phase_table(

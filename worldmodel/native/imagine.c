@@ -19,14 +19,14 @@ struct layer {
     const float *norm, *qkv, *qkv_bias, *out, *mlp, *mlp_bias, *mlp_norm, *mlp_out;
     const float *sharpness;     /* (h): what encoded queries are multiplied with */
     const float *keys, *values; /* (B, h, d, c), encoded; (B, h, c, p) with a column of ones for born */
-    float *own_keys, *own_values; /* (N, slots, h·d) */
+    float *own; /* (slots, N, 2·h·d): keys and values of the imagined steps */
     /* born only */
     const float *decay, *decay_bias; /* packed (D, h), (h); null: nothing fades */
     const float *floor;              /* (B, h, c): what is added to each overlap */
     const float *state;              /* (R, h, φ, p): the past of the group before its columns */
     const float *weight;             /* (N, h, W): how much is left of columns first[g]… at the start */
     float *left;                     /* (N, h, 2): how much is left of the state; of the columns, since the start */
-    float *own_weight, *own_floor;   /* (N, slots, h) */
+    float *own_weight, *own_floor;   /* (slots, N, h) */
 };
 
 struct futures {
@@ -107,19 +107,16 @@ INLINE float dot(int64_t d, const float *a, const float *b) {
     return sum;
 }
 
-/* x (d) turned by the phases of its position; if `unit` scaled to length one. Returns its squared length. */
-INLINE float encode(int64_t d, float *x, const float *cos, const float *sin, int64_t unit, float length) {
+/* x (d) turned by the phases of its position. Returns its squared length. */
+INLINE float turn(int64_t d, float *x, const float *cos, const float *sin) {
     float turned[d];
 #pragma omp simd
     for (int64_t i = 0; i < d / 2; i++) {
         turned[i] = x[i] * cos[i] + x[i + d / 2] * sin[i];
         turned[i + d / 2] = x[i + d / 2] * cos[i + d / 2] + x[i] * sin[i + d / 2];
     }
-    float square = dot(d, turned, turned);
-    float inverse = unit ? 1.0f / sqrtf(square + SMALLEST) : 1.0f;
-#pragma omp simd
-    for (int64_t i = 0; i < d; i++) x[i] = turned[i] * (inverse * length);
-    return square * inverse * inverse;
+    memcpy(x, turned, sizeof turned);
+    return dot(d, turned, turned);
 }
 
 /* ⟨q|k⟩ of the complex encoding has q·k as real and this as imaginary part. */
@@ -133,17 +130,26 @@ INLINE float dot_turned(int64_t d, const float *q, const float *k) {
 /* Encodes queries and keys of some futures and keeps keys and values as their step. */
 INLINE void append(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t rows, float *qkv) {
     int64_t h = s->h, hd = h * d;
+    float factors[2 * h];
     for (int64_t r = 0; r < rows; r++, n++) {
         const float *cos = s->cos + (s->position[n] + s->step) * d, *sin = s->sin + (s->position[n] + s->step) * d;
         float *q = qkv + r * 3 * hd, *k = q + hd;
-        int64_t slot = n * s->slots + s->step;
-        for (int64_t i = 0; i < h; i++) {
-            encode(d, q + i * d, cos, sin, s->unit, l->sharpness[i]);
-            float square = encode(d, k + i * d, cos, sin, s->unit, 1.0f);
-            if (s->born) l->own_floor[slot * h + i] = square * *s->floor;
+        int64_t at = s->step * s->N + n;
+        for (int64_t i = 0; i < 2 * h; i++) factors[i] = turn(d, q + i * d, cos, sin);
+        if (s->unit)
+#pragma omp simd
+            for (int64_t i = 0; i < 2 * h; i++) {
+                float inverse = 1.0f / sqrtf(factors[i] + SMALLEST);
+                float square = factors[i] * inverse * inverse;
+                factors[i] = inverse;
+                if (s->born && i >= h) l->own_floor[at * h + i - h] = square * *s->floor;
+            }
+        for (int64_t i = 0; i < 2 * h; i++) {
+            float factor = (s->unit ? factors[i] : 1.0f) * (i < h ? l->sharpness[i] : 1.0f);
+#pragma omp simd
+            for (int64_t e = 0; e < d; e++) q[i * d + e] *= factor;
         }
-        memcpy(l->own_keys + slot * hd, k, hd * sizeof *k);
-        memcpy(l->own_values + slot * hd, k + hd, hd * sizeof *k);
+        memcpy(l->own + at * 2 * hd, k, 2 * hd * sizeof *k);
     }
 }
 
@@ -153,11 +159,11 @@ INLINE void ask_own(int64_t d, const struct futures *s, const struct layer *l, i
     int64_t h = s->h, hd = h * d, slots = s->slots;
     for (int64_t r = 0; r < s->G; r++)
         for (int64_t j = first; j <= s->step; j++) {
-            const float *from = q + r * 3 * hd, *key = l->own_keys + ((n + r) * slots + j) * hd;
+            const float *from = q + r * 3 * hd, *key = l->own + (j * s->N + n + r) * 2 * hd;
             for (int64_t i = 0; i < h; i++) {
                 float product = dot(d, from + i * d, key + i * d);
                 if (s->born) {
-                    int64_t at = ((n + r) * slots + j) * h + i;
+                    int64_t at = (j * s->N + n + r) * h + i;
                     float turned = s->complex ? dot_turned(d, from + i * d, key + i * d) : 0.0f;
                     product = (product * product + turned * turned + l->own_floor[at]) * l->own_weight[at];
                 }
@@ -166,33 +172,35 @@ INLINE void ask_own(int64_t d, const struct futures *s, const struct layer *l, i
         }
 }
 
-/* Adds the own values times their weights to attended (G, h·d), and divides by the totals (G, h). */
+/* Adds the own values times their weights to attended (G, h·d), and divides by the total weights, of which
+ * `total` (G, h) has those of the past. */
 INLINE void add_own(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t first,
                     const float *own, const float *total, float *attended) {
-    int64_t h = s->h, hd = h * d, slots = s->slots;
-    for (int64_t r = 0; r < s->G; r++) {
-        const float *value = l->own_values + (n + r) * slots * hd;
+    int64_t h = s->h, hd = h * d, step = s->N * 2 * hd;
+    for (int64_t r = 0; r < s->G; r++)
         for (int64_t i = 0; i < h; i++) {
-            float *to = attended + r * hd + i * d;
-            const float *weight = own + (r * h + i) * slots;
-            float sums[d];
+            float *to = attended + r * hd + i * d, sum = total[r * h + i], sums[d];
+            const float *weight = own + (r * h + i) * s->slots, *value = l->own + (n + r) * 2 * hd + hd + i * d;
+            memcpy(sums, to, sizeof sums);
+            for (int64_t j = first; j <= s->step; j++) {
+                sum += weight[j];
 #pragma omp simd
-            for (int64_t c = 0; c < d; c++) sums[c] = to[c];
-            for (int64_t j = first; j <= s->step; j++)
-#pragma omp simd
-                for (int64_t c = 0; c < d; c++) sums[c] += weight[j] * value[j * hd + i * d + c];
-            float inverse = total[r * h + i] > 0.0f ? 1.0f / total[r * h + i] : 0.0f;
+                for (int64_t c = 0; c < d; c++) sums[c] += weight[j] * value[j * step + c];
+            }
+            float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
 #pragma omp simd
             for (int64_t c = 0; c < d; c++) to[c] = sums[c] * inverse;
         }
-    }
 }
+
+#define LEAST -1e30f /* a score that is not seen */
 
 /* Softmax-like kinds: attended (G, h·d) = Σ w v over the shared past; own scores become weights. */
 INLINE void attend_past(int64_t d, const struct futures *s, const struct layer *l, const struct work *w, int64_t n,
                         int64_t first, const float *q, float *total, float *attended) {
     int64_t G = s->G, h = s->h, hd = h * d, c = s->c, slots = s->slots, row = s->row[n / G];
     int64_t begin[MOST], from = c, to = 0;
+    int32_t owns = (int32_t)whole(s->step + 1);
     for (int64_t r = 0; r < G; r++) {
         begin[r] = most(s->begin[n + r], s->at[n + r] - s->window + s->step + 2);
         if (begin[r] > s->at[n + r]) continue;
@@ -205,24 +213,26 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct layer *
         const float *keys = l->keys + (row * h + i) * d * c + from, *values = l->values + ((row * h + i) * c + from) * s->p;
         shared(G, d, width, q + i * d, 3 * hd, keys, c, w->scores, c, 0);
         for (int64_t r = 0; r < G; r++) {
-            float *score = w->scores + r * c, *own = w->own + (r * h + i) * slots, sum = 0.0f;
+            float *score = w->scores + r * c, *own = w->own + (r * h + i) * slots, sum = 0.0f, top = own[first];
             int32_t low = (int32_t)(begin[r] - from), high = (int32_t)(s->at[n + r] - from);
-            float top = own[first];
-            for (int64_t j = first + 1; j <= s->step; j++) top = own[j] > top ? own[j] : top;
+            /* Whole vectors, in which what is not seen counts as nothing. */
+#pragma omp simd reduction(max : top)
+            for (int32_t j = 0; j < owns; j++) {
+                own[j] = j >= (int32_t)first && j <= (int32_t)s->step ? own[j] : LEAST;
+                top = own[j] > top ? own[j] : top;
+            }
 #pragma omp simd reduction(max : top)
             for (int32_t j = 0; j < (int32_t)width; j++) {
-                float seen = j >= low && j <= high ? score[j] : -3e38f;
-                top = seen > top ? seen : top;
+                score[j] = j >= low && j <= high ? score[j] : LEAST;
+                top = score[j] > top ? score[j] : top;
             }
+#pragma omp simd
+            for (int32_t j = 0; j < owns; j++) own[j] = exponential(own[j] - top);
 #pragma omp simd reduction(+ : sum)
             for (int32_t j = 0; j < (int32_t)width; j++) {
                 float value = exponential(score[j] - top);
                 score[j] = j >= low && j <= high ? value : 0.0f;
                 sum += score[j];
-            }
-            for (int64_t j = first; j <= s->step; j++) {
-                own[j] = exponential(own[j] - top);
-                sum += own[j];
             }
             total[r * h + i] = sum;
         }
@@ -252,9 +262,9 @@ INLINE void features(int64_t d, int64_t complex, int64_t key, float floor, float
     }
 }
 
-/* born: the state that the group shares, then the columns after it; own kernels are weights already. */
+/* born: the same over the state that the group shares and the columns after it. */
 INLINE void read_past(int64_t d, const struct futures *s, const struct layer *l, const struct work *w, int64_t n,
-                      int64_t first, const float *q, float *total, float *attended) {
+                      const float *q, float *total, float *attended) {
     int64_t G = s->G, h = s->h, hd = h * d, c = s->c, W = s->W, g = n / G, row = s->row[g];
     for (int64_t i = 0; i < h; i++) {
         int64_t head = row * h + i, column = s->first[g];
@@ -286,11 +296,8 @@ INLINE void read_past(int64_t d, const struct futures *s, const struct layer *l,
         }
         shared(G, W, s->p, w->scores, W, l->values + (head * c + column) * s->p, s->p, w->sums, s->p, 1);
         for (int64_t r = 0; r < G; r++) {
-            const float *sums = w->sums + r * s->p, *own = w->own + (r * h + i) * s->slots;
-            float sum = sums[d];
-            for (int64_t j = first; j <= s->step; j++) sum += own[j];
-            total[r * h + i] = sum;
-            memcpy(attended + r * hd + i * d, sums, d * sizeof *attended);
+            total[r * h + i] = w->sums[r * s->p + d];
+            memcpy(attended + r * hd + i * d, w->sums + r * s->p, d * sizeof *attended);
         }
     }
 }
@@ -305,7 +312,7 @@ INLINE void attend(int64_t d, const struct futures *s, const struct layer *l, co
         float *attended = w->attended + r * hd;
         ask_own(d, s, l, n + r, first, q, w->own);
         if (s->born)
-            read_past(d, s, l, w, n + r, first, q, total, attended);
+            read_past(d, s, l, w, n + r, q, total, attended);
         else
             attend_past(d, s, l, w, n + r, first, q, total, attended);
         add_own(d, s, l, n + r, first, w->own, total, attended);
@@ -322,12 +329,12 @@ static void fade(const struct futures *s, const struct layer *l, const struct wo
         for (int64_t i = 0; i < rows * h; i++) gates[i] = sigmoid(gates[i]);
     }
     for (int64_t r = 0; r < rows; r++) {
-        float *own = l->own_weight + (n + r) * s->slots * h, *left = l->left + (n + r) * h * 2;
-        for (int64_t i = 0; i < h; i++) own[s->step * h + i] = 1.0f;
+        float *own = l->own_weight + (n + r) * h, *left = l->left + (n + r) * h * 2;
+        for (int64_t i = 0; i < h; i++) own[s->step * s->N * h + i] = 1.0f;
         if (!l->decay) continue;
         for (int64_t i = 0; i < 2 * h; i++) left[i] *= gates[r * h + i / 2];
         for (int64_t j = 0; j < s->step; j++)
-            for (int64_t i = 0; i < h; i++) own[j * h + i] *= gates[r * h + i];
+            for (int64_t i = 0; i < h; i++) own[j * s->N * h + i] *= gates[r * h + i];
     }
 }
 
@@ -337,13 +344,17 @@ static void imagine_block(const struct futures *s, const struct work *w, int64_t
         const float *z = s->stoch + (n + r) * s->Z, *drive = s->drive + (n + r) * s->drive_stride;
         float *x = w->x + r * D;
         for (int64_t i = 0; i < D; i++) x[i] = drive[i] + s->b_z[i];
-        for (int64_t j = 0; j < s->Z; j++) /* mostly zeros: latents are one-hot */
-            if (z[j] != 0.0f) {
-                const float *from = s->w_z + j * D;
-                float by = z[j];
+        int64_t count = 0, place[s->Z]; /* mostly zeros: latents are one-hot */
+        for (int64_t j = 0; j < s->Z; j++) {
+            place[count] = j;
+            count += z[j] != 0.0f;
+        }
+        for (int64_t j = 0; j < count; j++) {
+            const float *from = s->w_z + place[j] * D;
+            float by = z[place[j]];
 #pragma omp simd
-                for (int64_t i = 0; i < D; i++) x[i] += by * from[i];
-            }
+            for (int64_t i = 0; i < D; i++) x[i] += by * from[i];
+        }
     }
     for (int64_t i = 0; i < s->layers; i++) {
         const struct layer *l = s->layer + i;
