@@ -137,9 +137,7 @@ class Futures:
     def step(self, stoch: Tensor, drive: Tensor, out: Tensor | None = None) -> Tensor:
         """stoch (N, S·K), drive (N, D) → h (N, D)."""
         if torch.is_grad_enabled():
-            raise ValueError(
-                "these futures record no gradients: select them with gradients enabled, or not here"
-            )
+            raise ValueError("these futures record no gradients: step them, too, under torch.no_grad()")
         if self._step == self._slots:
             self._slots *= 2
             self._make_room()

@@ -100,9 +100,41 @@ static void fill_rows(int64_t rows, int64_t width, const float *bias, float *out
 /* The functions below know d where they are inlined: see `DISPATCH`. */
 #define INLINE static inline __attribute__((always_inline))
 
+/* Sums and maxima over lanes by halves: the compiler's own go through the lanes one by one. */
+typedef float wide __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+
+INLINE float total_eight(eight x) {
+    union { eight whole; four half[2]; } parts = {x};
+    four sum = parts.half[0] + parts.half[1];
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+INLINE float total_wide(wide x) {
+    union { wide whole; eight half[2]; } parts = {x};
+    return total_eight(parts.half[0] + parts.half[1]);
+}
+
+INLINE float highest(float *x) {
+    for (int64_t half = 8; half; half /= 2)
+#pragma omp simd
+        for (int64_t e = 0; e < half; e++) x[e] = x[e] > x[e + half] ? x[e] : x[e + half];
+    return x[0];
+}
+
 INLINE float dot(int64_t d, const float *a, const float *b) {
+    if (d % 16 == 0) {
+        wide sum = *(const wide *)a * *(const wide *)b;
+        for (int64_t i = 16; i < d; i += 16) sum += *(const wide *)(a + i) * *(const wide *)(b + i);
+        return total_wide(sum);
+    }
+    if (d % 8 == 0) {
+        eight sum = *(const eight *)a * *(const eight *)b;
+        for (int64_t i = 8; i < d; i += 8) sum += *(const eight *)(a + i) * *(const eight *)(b + i);
+        return total_eight(sum);
+    }
     float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < d; i++) sum += a[i] * b[i];
     return sum;
 }
@@ -193,48 +225,59 @@ INLINE void add_own(int64_t d, const struct futures *s, const struct layer *l, i
         }
 }
 
+#define COLUMNS 32   /* so many at once are looked at */
 #define LEAST -1e30f /* a score that is not seen */
+
+/* Scores outside low … high become LEAST; maxima by lane. */
+INLINE void cover(float *score, int64_t width, int64_t low, int64_t high, float *top) {
+    for (int64_t j = 0; j < width; j += 16) {
+        int32_t from = (int32_t)(low - j), to = (int32_t)(high - j);
+#pragma omp simd
+        for (int32_t e = 0; e < 16; e++) {
+            score[j + e] = e >= from && e <= to ? score[j + e] : LEAST;
+            top[e] = score[j + e] > top[e] ? score[j + e] : top[e];
+        }
+    }
+}
 
 /* Softmax-like kinds: attended (G, h·d) = Σ w v over the shared past; own scores become weights. */
 INLINE void attend_past(int64_t d, const struct futures *s, const struct layer *l, const struct work *w, int64_t n,
                         int64_t first, const float *q, float *total, float *attended) {
     int64_t G = s->G, h = s->h, hd = h * d, c = s->c, slots = s->slots, row = s->row[n / G];
     int64_t begin[MOST], from = c, to = 0;
-    int32_t owns = (int32_t)whole(s->step + 1);
+    int64_t owns = whole(s->step + 1);
     for (int64_t r = 0; r < G; r++) {
         begin[r] = most(s->begin[n + r], s->at[n + r] - s->window + s->step + 2);
         if (begin[r] > s->at[n + r]) continue;
         from = begin[r] < from ? begin[r] : from;
         to = most(to, s->at[n + r] + 1);
     }
-    from = from / PANEL * PANEL;
-    int64_t width = to > from ? (to - from + PANEL - 1) / PANEL * PANEL : 0;
+    from = from / COLUMNS * COLUMNS;
+    int64_t width = to > from ? (to - from + COLUMNS - 1) / COLUMNS * COLUMNS : 0;
     for (int64_t i = 0; i < h; i++) {
         const float *keys = l->keys + (row * h + i) * d * c + from, *values = l->values + ((row * h + i) * c + from) * s->p;
         shared(G, d, width, q + i * d, 3 * hd, keys, c, w->scores, c, 0);
         for (int64_t r = 0; r < G; r++) {
-            float *score = w->scores + r * c, *own = w->own + (r * h + i) * slots, sum = 0.0f, top = own[first];
-            int32_t low = (int32_t)(begin[r] - from), high = (int32_t)(s->at[n + r] - from);
-            /* Whole vectors, in which what is not seen counts as nothing. */
-#pragma omp simd reduction(max : top)
-            for (int32_t j = 0; j < owns; j++) {
-                own[j] = j >= (int32_t)first && j <= (int32_t)s->step ? own[j] : LEAST;
-                top = own[j] > top ? own[j] : top;
+            float *score = w->scores + r * c, *own = w->own + (r * h + i) * slots, top[16], sums[16];
+            int64_t low = begin[r] - from, high = s->at[n + r] - from;
+            for (int64_t e = 0; e < 16; e++) {
+                top[e] = LEAST;
+                sums[e] = 0.0f;
             }
-#pragma omp simd reduction(max : top)
-            for (int32_t j = 0; j < (int32_t)width; j++) {
-                score[j] = j >= low && j <= high ? score[j] : LEAST;
-                top = score[j] > top ? score[j] : top;
-            }
+            cover(own, owns, first, s->step, top);
+            cover(score, width, low, high, top);
+            float peak = highest(top);
+            for (int64_t j = 0; j < owns; j += 16)
 #pragma omp simd
-            for (int32_t j = 0; j < owns; j++) own[j] = exponential(own[j] - top);
-#pragma omp simd reduction(+ : sum)
-            for (int32_t j = 0; j < (int32_t)width; j++) {
-                float value = exponential(score[j] - top);
-                score[j] = j >= low && j <= high ? value : 0.0f;
-                sum += score[j];
-            }
-            total[r * h + i] = sum;
+                for (int64_t e = 0; e < 16; e++) own[j + e] = exponential(own[j + e] - peak);
+            for (int64_t j = 0; j < width; j += 16)
+#pragma omp simd
+                for (int64_t e = 0; e < 16; e++) {
+                    float value = exponential(score[j + e] - peak);
+                    score[j + e] = score[j + e] > LEAST ? value : 0.0f;
+                    sums[e] += score[j + e];
+                }
+            total[r * h + i] = total_wide(*(wide *)sums);
         }
         shared(G, width, s->p, w->scores, c, values, s->p, w->sums, s->p, 0);
         for (int64_t r = 0; r < G; r++) memcpy(attended + r * hd + i * d, w->sums + r * s->p, d * sizeof *attended);
