@@ -25,6 +25,9 @@ SIGNATURES = {
     "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
     "scan": [POINTER],
     "scan_backward": [POINTER],
+    "block_room": [POINTER],
+    "block": [POINTER],
+    "block_backward": [POINTER],
 }
 
 _library: ctypes.CDLL | None = None

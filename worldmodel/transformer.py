@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from worldmodel import block_native
 from worldmodel.attention.decay import DecayGate
 from worldmodel.attention.rotary import Phases, phases, rotate_by
-from worldmodel.context import CausalAttention, Future, Heads, MixedAttention, Sight
+from worldmodel.context import CausalAttention, Future, Heads, KeyValueAttention, MixedAttention, Sight
 from worldmodel.layers import MLP, Linear, RMSNorm, init_weight, spread_biases
 from worldmodel.products import affine_add
 
@@ -160,8 +161,12 @@ class Transformer(nn.Module):
         sight = self.sight(is_first, state.segments)
         positions = state.position + torch.arange(x.shape[1], device=x.device)
         turn = phases(positions, self.head, x.dtype)
-        trails = []
+        trails: list[Any] = []
         for block, past in zip(self.layers(), state.layers, strict=True):
+            if block_native.covers(block, x, past):
+                x, heads = block_native.run(block, x, self._first(block, is_first), turn)
+                trails.append(block.attention.remember(heads, past))
+                continue
             heads = block.ask(x, turn)
             trails.append(block.attention.remember(heads, past))
             x = block.add(x, block.attention.attend(heads, trails[-1], sight))
@@ -175,6 +180,13 @@ class Transformer(nn.Module):
                 positions[-1] + 1,
             )
         return self.norm(x), Trail(tuple(trails), sight, state.position), last
+
+    def _first(self, block: Block, is_first: Tensor) -> Tensor:
+        """The first step that each of T steps sees, if none came before them: (B, T)."""
+        n = torch.arange(is_first.shape[1], device=is_first.device)
+        begun = torch.where(is_first > 0.5, n, 0).cummax(1).values
+        windowed = isinstance(block.attention, KeyValueAttention)
+        return torch.maximum(begun, n - (self.window - 1)) if windowed else begun
 
     def sight(self, is_first: Tensor, before: Tensor) -> Sight:
         own = (is_first > 0.5).long().cumsum(1)  # (B, T)
