@@ -17,7 +17,9 @@ static void pack(int64_t n, int64_t m, const float *w, int64_t row, int64_t colu
     for (int64_t c = 0; c < m; c += PANEL, panels += n * PANEL) {
         int64_t width = m - c < PANEL ? m - c : PANEL;
         if (width < PANEL) memset(panels, 0, n * PANEL * sizeof *panels);
-        if (column == 1)
+        if (column == 1 && width == PANEL)
+            for (int64_t i = 0; i < n; i++) memcpy(panels + i * PANEL, w + i * row + c, PANEL * sizeof *w);
+        else if (column == 1)
             for (int64_t i = 0; i < n; i++) memcpy(panels + i * PANEL, w + i * row + c, width * sizeof *w);
         else
             for (int64_t j = 0; j < width; j++)
