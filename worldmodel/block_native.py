@@ -1,6 +1,6 @@
 """A block of the transformer in C (native/block.c), with hand-written gradients.
 
-    y = norm(x);   q, k, v, γ = W_a y + b;   x' = x + W_o·attention(q, k, v);   out = x' + W_2·SiLU(norm(W_1 x'))
+    q, k, v, γ = W_a norm(x) + b;   x' = x + W_o·attention(q, k, v);   out = x' + W_2·SiLU(norm(W_1 x'))
 
 One call goes through a whole block, sequence after sequence, so that what lies between the products
 stays in the cache; weight gradients are added up on the way. Attention looks at pairs of a query and the
@@ -9,7 +9,7 @@ over steps with nothing before them; all else (noise, curricula, draws, stored p
 """
 
 import ctypes
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -76,7 +76,8 @@ def run(block: "Block", x: Tensor, first: Tensor, turn: Phases) -> tuple[Tensor,
         scale = 2.0 * kind.photons()
     else:
         scale = norm.new_full((block.heads,), kind.scale if isinstance(kind, Softmax) else 1.0)
-    w_ask, b_ask = block.qkv.weight, block.qkv.bias
+    w_ask: Tensor = block.qkv.weight
+    b_ask: Tensor = block.qkv.bias
     if decay is not None:
         w_ask, b_ask = torch.cat([w_ask, decay.weight]), torch.cat([b_ask, decay.bias])
     linear, silu = block.mlp.layer(0)
@@ -125,9 +126,7 @@ class _Function(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         saved = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-        sums = {
-            f"g_{name}": grad.new_zeros(ctx.sizes["threads"], *saved[name].shape) for name in WEIGHTS
-        }
+        sums = {f"g_{name}": grad.new_zeros(ctx.sizes["threads"], *saved[name].shape) for name in WEIGHTS}
         g_x = torch.empty_like(saved["x"])
         _call("block_backward", ctx.sizes, saved | sums | {"grad": grad.contiguous(), "g_x": g_x})
         gradients = (total[0] if len(total) == 1 else total.sum(0) for total in sums.values())

@@ -164,8 +164,8 @@ def rms_norm(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """scale·x/rms(x) of rows x (…, D) without gaps, and 1/rms (R)."""
     y, inverse = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1])
     functions().rms_norm(
-        torch.get_num_threads(), len(inverse), x.shape[-1], x.data_ptr(), scale.data_ptr(), inverse.data_ptr(),
-        y.data_ptr(),
+        torch.get_num_threads(), len(inverse), x.shape[-1], x.data_ptr(), scale.data_ptr(),
+        inverse.data_ptr(), y.data_ptr(),
     )  # fmt: skip
     return y, inverse
 

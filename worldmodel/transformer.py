@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldmodel import block_native
 from worldmodel.attention.decay import DecayGate
@@ -146,8 +147,16 @@ class Transformer(nn.Module):
     def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         if is_first is not None:
             action = action * (1.0 - is_first).unsqueeze(-1)
-        action = action / action.detach().abs().clamp(min=1.0)
-        return self.mix_action(self.action_in(action))
+        if action.shape[:-1].numel() > MANY_ACTIONS and _one_hot(action):
+            # There are few different ones: theirs is looked up.
+            number = torch.arange(1, action.shape[-1] + 1, dtype=action.dtype, device=action.device)
+            known = torch.eye(action.shape[-1] + 1, dtype=action.dtype, device=action.device)[:, 1:]
+            return F.embedding((action * number).sum(-1).long(), self._drive(known))
+        return self._drive(action / action.detach().abs().clamp(min=1.0))
+
+    def _drive(self, action: Tensor) -> Tensor:
+        drive: Tensor = self.mix_action(self.action_in(action))
+        return drive
 
     def observe(
         self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past
@@ -287,6 +296,17 @@ class Transformer(nn.Module):
 
     def unpack(self, packed: Tensor) -> Past:
         return self.initial(len(packed))
+
+
+MANY_ACTIONS = 64
+"""From so many on it pays to see whether they are one-hot."""
+
+
+def _one_hot(action: Tensor) -> bool:
+    """Whether all actions (…, A) are one-hot or zero, on a CPU, where it is cheap to ask, and constants."""
+    if not action.is_cpu or action.requires_grad:
+        return False
+    return bool(((action == 0.0) | (action == 1.0)).all() & (action.sum(-1) <= 1.0).all())
 
 
 GROUP = 8

@@ -1,4 +1,4 @@
-"""The transformer's blocks in C against the modules that define them: values, all gradients, exact causality."""
+"""The transformer's blocks in C against the modules that define them, and exact causality."""
 
 import pytest
 import torch
@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from worldmodel import block_native, compiler, kernels
+from worldmodel.categorical import sample_straight_through, unimix_probs
+from worldmodel.layers import RMSNorm
 from worldmodel.sequences import make_sequence
 
 ACTION, STOCH = 2, 12
@@ -47,8 +49,8 @@ def build(make_config):
 
     def make(attention, shape="small", window=300, *settings):
         config = make_config(
-            "sequence=transformer", f"attention={attention}", f"sequence.window={window}", "sequence.layers=2",
-            *SHAPES[shape], *settings,
+            "sequence=transformer", "sequence.layers=2", f"attention={attention}",
+            f"sequence.window={window}", *SHAPES[shape], *settings,
         )  # fmt: skip
         torch.manual_seed(0)
         model = make_sequence(config.sequence, config.attention, STOCH, ACTION)
@@ -144,9 +146,7 @@ def test_no_change_reaches_the_past_or_another_episode(build, attention, seed, t
     reached = (torch.arange(steps) >= t) & (episode == episode[:, t : t + 1])  # (B, T)
     kernels.use(True)
     try:
-        before, after = (
-            model.observe(z, action, is_first, model.initial(2))[0] for z in (stoch, changed)
-        )
+        before, after = (model.observe(z, action, is_first, model.initial(2))[0] for z in (stoch, changed))
         assert torch.equal(before[~reached], after[~reached])
         # And back: what is seen at t says nothing to later steps and other episodes.
         stoch.requires_grad_()
@@ -156,3 +156,59 @@ def test_no_change_reaches_the_past_or_another_episode(build, attention, seed, t
         kernels.use(False)
     saw = (torch.arange(steps) <= t) & (episode == episode[:, t : t + 1])
     assert not gradient[~saw].any()
+
+
+def test_one_hot_actions_are_looked_up(build):
+    model = build("softmax")
+    action = torch.nn.functional.one_hot(torch.randint(ACTION, (3, 40))).float()
+    is_first = (torch.rand(3, 40) < 0.1).float()
+    exact = model._drive(action * (1.0 - is_first).unsqueeze(-1))
+    direction = torch.randn_like(exact)
+    weights = [*model.action_in.parameters(), *model.mix_action.parameters()]
+    expected = torch.autograd.grad((exact * direction).sum(), weights)
+    drive = model.drive(action, is_first)
+    assert_close(drive, exact, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(torch.autograd.grad((drive * direction).sum(), weights), expected, strict=True):
+        assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@given(classes=st.integers(2, 40), unimix=st.sampled_from([0.0, 0.01]), scale=st.sampled_from([1.0, 30.0]))
+def test_probabilities_and_their_gradient(classes, unimix, scale):
+    logits = torch.randn(5, 9, classes).mul_(scale).requires_grad_()
+    direction, uniform = torch.randn(5, 9, classes), torch.rand(5, 9)
+
+    def run():
+        probs = unimix_probs(logits, unimix)
+        return probs, *torch.autograd.grad((probs * direction).sum(), logits)
+
+    plain = run()
+    kernels.use(True)
+    try:
+        for got, wanted in zip(run(), plain, strict=True):
+            assert_close(got, wanted, rtol=1e-4, atol=2e-6 * scale)
+        drawn = sample_straight_through(plain[0], uniform)
+    finally:
+        kernels.use(False)
+    # A number within rounding of a boundary may fall on either side.
+    sure = ((plain[0].cumsum(-1) - uniform.unsqueeze(-1)).abs() > 1e-5).all(-1)
+    assert torch.equal(drawn[sure], sample_straight_through(plain[0], uniform)[sure])
+    assert torch.equal(drawn.sum(-1), torch.ones(5, 9))
+
+
+def test_rms_norm_and_its_gradient():
+    norm = RMSNorm(19)
+    with torch.no_grad():
+        norm.scale.normal_()
+    x, direction = torch.randn(3, 7, 19).requires_grad_(), torch.randn(3, 7, 19)
+
+    def run():
+        y = norm(x)
+        return y, *torch.autograd.grad((y * direction).sum(), [x, norm.scale])
+
+    plain = run()
+    kernels.use(True)
+    try:
+        for got, wanted in zip(run(), plain, strict=True):
+            assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    finally:
+        kernels.use(False)

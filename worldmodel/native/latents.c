@@ -40,27 +40,37 @@ void rms_norm_backward(int32_t threads, int64_t rows, int64_t width, const float
     }
 }
 
-/* One variable: softmax of K logits, and the same with a part `unimix` spread evenly. K is known where this
+#define AT_ONCE 64 /* variables, whose exponentials are taken in one go however few classes each has */
+
+/* Softmax of some variables' K logits, and the same with a part `unimix` spread evenly. K is known where this
  * is inlined, for a few sizes. */
-static inline __attribute__((always_inline)) void mix(int64_t K, float unimix, const float *logits, float *pure,
-                                                      float *mixed) {
-    float top = logits[0], sum = 0.0f;
-    for (int64_t k = 1; k < K; k++) top = logits[k] > top ? logits[k] : top;
-    for (int64_t k = 0; k < K; k++) {
-        pure[k] = exponential(logits[k] - top);
-        sum += pure[k];
+static inline __attribute__((always_inline)) void mix(int64_t count, int64_t K, float unimix, const float *logits,
+                                                      float *pure, float *mixed) {
+    for (int64_t v = 0; v < count; v++) {
+        float top = logits[v * K];
+        for (int64_t k = 1; k < K; k++) top = logits[v * K + k] > top ? logits[v * K + k] : top;
+        for (int64_t k = 0; k < K; k++) pure[v * K + k] = logits[v * K + k] - top;
     }
-    float inverse = 1.0f / sum, keep = 1.0f - unimix, floor = unimix / (float)K;
-    for (int64_t k = 0; k < K; k++) {
-        pure[k] *= inverse;
-        mixed[k] = pure[k] * keep + floor;
+#pragma omp simd
+    for (int64_t i = 0; i < count * K; i++) pure[i] = exponential(pure[i]);
+    float keep = 1.0f - unimix, floor = unimix / (float)K;
+    for (int64_t v = 0; v < count; v++) {
+        float sum = 0.0f;
+        for (int64_t k = 0; k < K; k++) sum += pure[v * K + k];
+        float inverse = 1.0f / sum;
+        for (int64_t k = 0; k < K; k++) {
+            pure[v * K + k] *= inverse;
+            mixed[v * K + k] = pure[v * K + k] * keep + floor;
+        }
     }
 }
 
 static inline __attribute__((always_inline)) void mix_backward(int64_t K, float unimix, const float *grad,
                                                                const float *pure, float *out) {
     float mean = 0.0f, keep = 1.0f - unimix;
+#pragma omp simd reduction(+ : mean)
     for (int64_t k = 0; k < K; k++) mean += grad[k] * pure[k];
+#pragma omp simd
     for (int64_t k = 0; k < K; k++) out[k] = (grad[k] - mean) * pure[k] * keep;
 }
 
@@ -76,10 +86,9 @@ static inline __attribute__((always_inline)) void mix_backward(int64_t K, float 
 void unimix_probs(int32_t threads, int64_t variables, int64_t classes, float unimix, const float *logits, float *pure,
                   float *mixed) {
 #pragma omp parallel for schedule(static) num_threads(TEAM(threads, variables * classes))
-    for (int64_t first = 0; first < variables; first += 64) {
-        int64_t last = first + 64 < variables ? first + 64 : variables;
-#define WORK(K)                                                                                                    \
-    for (int64_t v = first; v < last; v++) mix(K, unimix, logits + v * (K), pure + v * (K), mixed + v * (K))
+    for (int64_t first = 0; first < variables; first += AT_ONCE) {
+        int64_t last = first + AT_ONCE < variables ? first + AT_ONCE : variables;
+#define WORK(K) mix(last - first, K, unimix, logits + first * (K), pure + first * (K), mixed + first * (K))
         FOR_CLASSES(WORK)
 #undef WORK
     }
@@ -89,8 +98,8 @@ void unimix_probs(int32_t threads, int64_t variables, int64_t classes, float uni
 void unimix_probs_backward(int32_t threads, int64_t variables, int64_t classes, float unimix, const float *grad,
                            const float *pure, float *out) {
 #pragma omp parallel for schedule(static) num_threads(TEAM(threads, variables * classes))
-    for (int64_t first = 0; first < variables; first += 64) {
-        int64_t last = first + 64 < variables ? first + 64 : variables;
+    for (int64_t first = 0; first < variables; first += AT_ONCE) {
+        int64_t last = first + AT_ONCE < variables ? first + AT_ONCE : variables;
 #define WORK(K)                                                                                                    \
     for (int64_t v = first; v < last; v++) mix_backward(K, unimix, grad + v * (K), pure + v * (K), out + v * (K))
         FOR_CLASSES(WORK)
@@ -105,11 +114,11 @@ void draw_one_hot(int32_t threads, int64_t variables, int64_t classes, const flo
     for (int64_t v = 0; v < variables; v++) {
         const float *p = probs + v * classes;
         float *to = out + v * classes;
-        double below = 0.0; /* as torch sums */
+        float below = 0.0f;
         int64_t index = 0;
         for (int64_t k = 0; k < classes; k++) {
             below += p[k];
-            index += uniform[v] >= (float)below;
+            index += uniform[v] >= below;
             to[k] = 0.0f;
         }
         to[index < classes ? index : classes - 1] = 1.0f;
