@@ -31,6 +31,14 @@ SIGNATURES = {
     "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
     "imagine": [POINTER],
     "imagine_scratch": [POINTER],
+    "rms_norm": [INTEGER, LONG, LONG, *[POINTER] * 4],
+    "rms_norm_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],
+    "unimix_probs": [INTEGER, LONG, LONG, FLOAT, *[POINTER] * 3],
+    "unimix_probs_backward": [INTEGER, LONG, LONG, FLOAT, *[POINTER] * 3],
+    "draw_one_hot": [INTEGER, LONG, LONG, *[POINTER] * 3],
+    "block_room": [POINTER],
+    "block": [POINTER],
+    "block_backward": [POINTER],
 }
 RESULTS = {"imagine_scratch": LONG}
 
@@ -193,6 +201,57 @@ def cross_entropy_backward(log_probs: Tensor, position: Tensor, weight: Tensor, 
         weight.data_ptr(), grad.data_ptr(), sums.data_ptr(),
     )  # fmt: skip
     return grad
+
+
+def rms_norm(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """scale·x/rms(x) of rows x (…, D) without gaps, and 1/rms (R)."""
+    y, inverse = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1])
+    functions().rms_norm(
+        torch.get_num_threads(), len(inverse), x.shape[-1], x.data_ptr(), scale.data_ptr(),
+        inverse.data_ptr(), y.data_ptr(),
+    )  # fmt: skip
+    return y, inverse
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and scale from that of the output, (…, D) without gaps."""
+    grad_x, sums = torch.empty_like(x), make_sums(x.shape[-1])
+    functions().rms_norm_backward(
+        len(sums), len(inverse), x.shape[-1], grad.data_ptr(), x.data_ptr(), inverse.data_ptr(),
+        scale.data_ptr(), grad_x.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad_x, sums.sum(0)
+
+
+def unimix_probs(logits: Tensor, unimix: float) -> tuple[Tensor, Tensor]:
+    """Logits (…, K) without gaps → softmax, and the same with a part `unimix` of the uniform distribution."""
+    pure, mixed = torch.empty_like(logits), torch.empty_like(logits)
+    classes = logits.shape[-1]
+    functions().unimix_probs(
+        torch.get_num_threads(), logits.numel() // classes, classes, unimix, logits.data_ptr(),
+        pure.data_ptr(), mixed.data_ptr(),
+    )  # fmt: skip
+    return pure, mixed
+
+
+def unimix_probs_backward(grad: Tensor, pure: Tensor, unimix: float) -> Tensor:
+    """Gradient of the logits from that of the mixed probabilities, (…, K) without gaps."""
+    out, classes = torch.empty_like(pure), pure.shape[-1]
+    functions().unimix_probs_backward(
+        torch.get_num_threads(), pure.numel() // classes, classes, unimix, grad.data_ptr(), pure.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def draw_one_hot(probs: Tensor, uniform: Tensor) -> Tensor:
+    """One-hot draws from probabilities (…, K) without gaps, with U[0, 1) numbers (…)."""
+    out, classes, uniform = torch.empty_like(probs), probs.shape[-1], uniform.contiguous()
+    functions().draw_one_hot(
+        torch.get_num_threads(), probs.numel() // classes, classes, probs.data_ptr(), uniform.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
 
 
 def make_sums(*shape: int) -> Tensor:
