@@ -23,6 +23,7 @@ SIGNATURES = {
     "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
     "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
     "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
+    "rollout": [POINTER],
     "scan": [POINTER],
     "scan_backward": [POINTER],
 }

@@ -111,7 +111,8 @@ class RSSM(nn.Module):
 
     def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
         """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""
-        if torch.is_grad_enabled() or not h.is_cpu or self.classes > FEW_CLASSES:
+        few = self.classes <= FEW_CLASSES or kernels.fit(h)
+        if torch.is_grad_enabled() or not h.is_cpu or not few:
             return sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
         body, out = self.prior
         assert isinstance(out, Linear)

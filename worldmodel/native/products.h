@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -59,4 +60,30 @@ static inline void multiply_blocks(int64_t rows, int64_t blocks, int64_t n, int6
                             float *out, int add) {
     for (int64_t b = 0; b < blocks; b++)
         multiply(rows, n, m, x + b * n, blocks * n, w + b * n * m, out + b * m, blocks * m, add);
+}
+
+#define STRIP (2 * LANES)
+static inline int64_t full_strips(int64_t m) { return (m + STRIP - 1) / STRIP * STRIP; }
+
+/* w (n, m), whose entries lie `down` and `right` apart, cut into strips of two vectors, zeros behind
+ * the last: (full_strips(m)/STRIP, n, STRIP). A strip fills whole cache lines, none of which share a place. */
+static inline void pack(int64_t n, int64_t m, const float *w, int64_t down, int64_t right, float *packed) {
+    for (int64_t c = 0; c < m; c += STRIP, packed += n * STRIP) {
+        int64_t wide = m - c < STRIP ? m - c : STRIP;
+        memset(packed, 0, n * STRIP * sizeof *packed);
+        for (int64_t v = 0; v < wide; v++)
+            for (int64_t i = 0; i < n; i++) packed[i * STRIP + v] = w[i * down + (c + v) * right];
+    }
+}
+
+/* multiply by packed weights, strip after strip: each is fetched once for all rows. Writes full_strips(m) columns. */
+static inline void multiply_packed(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride,
+                                   const float *packed, float *out, int64_t out_stride, int add) {
+    for (int64_t c = 0; c < m; c += STRIP, packed += n * STRIP) {
+        int64_t r = 0;
+        for (; r + TILE <= rows; r += TILE)
+            tile(TILE, 2, n, x + r * x_stride, x_stride, packed, STRIP, out + r * out_stride + c, out_stride, add);
+        for (; r < rows; r++)
+            tile(1, 2, n, x + r * x_stride, x_stride, packed, STRIP, out + r * out_stride + c, out_stride, add);
+    }
 }
