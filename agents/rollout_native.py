@@ -15,8 +15,11 @@ from worldmodel.gru import BlockGRU
 from worldmodel.layers import MLP, Kept, Linear
 from worldmodel.rssm import RSSM, Carry
 
-MOST_WEIGHTS = 2**19
-"""Numbers that stay in the second-level cache; torch's products of many rows at once are faster for more."""
+MOST_WEIGHTS = 2**23
+"""Numbers up to which this is known to be ahead of torch's products of all rows at once."""
+
+GROUP = 64
+"""Trajectories that go together through all of time: more fetch the weights less often."""
 
 STRIP = 32
 """Outputs of a packed weight are rounded up to so many at most, see native/products.h."""
@@ -32,7 +35,7 @@ class _Layer(ctypes.Structure):
     ]
 
 
-SIZES = "threads H N D hidden blocks S K A discrete prior_layers actor_layers"
+SIZES = "threads group H N D hidden blocks S K A discrete prior_layers actor_layers"
 NUMBERS = "unimix actor_unimix low high"
 LAYERS = "prior prior_out actor actor_out deter_in mix action_in mix_action"
 TENSORS = """
@@ -104,8 +107,8 @@ def roll(
     width = deter // gru.blocks
     wide = [gru.blocks * width * (columns + STRIP) for columns in (width, 3 * width)]
     tensors = {
-        "actor_z": body.layer(0)[0].weight[:, deter:].t(),
-        "w_z": stoch_in.weight.t(), "b_z": stoch_in.bias, "s_z": stoch_norm.scale,
+        "actor_z": call.rows(body.layer(0)[0].weight[:, deter:]), "w_z": call.rows(stoch_in.weight),
+        "b_z": stoch_in.bias, "s_z": stoch_norm.scale,
         "w_recur": gru.recur.weight, "s_y": gru.norm.scale,
         "w_gates": gru.gates.weight, "b_gates": gru.gate_bias(), "b_recur": gru.recur.bias,
         "packed_recur": noise.new_empty(wide[0]), "packed_gates": noise.new_empty(wide[1]),
@@ -114,10 +117,10 @@ def roll(
     }  # fmt: skip
     if table is not None:
         tensors["table"] = table
-    discrete = isinstance(actor, CategoricalActor)
+    discrete, threads = isinstance(actor, CategoricalActor), torch.get_num_threads()
     call.run(
-        threads=torch.get_num_threads(), H=steps, N=rows, D=deter, hidden=hidden, blocks=gru.blocks,
-        S=rssm.stoch, K=rssm.classes, A=actor.count, discrete=discrete,
+        threads=threads, group=min(GROUP, -(-rows // (8 * threads)) * 8), H=steps, N=rows, D=deter,
+        hidden=hidden, blocks=gru.blocks, S=rssm.stoch, K=rssm.classes, A=actor.count, discrete=discrete,
         prior_layers=_depth(prior), actor_layers=layers,
         unimix=rssm.unimix, actor_unimix=actor.unimix if discrete else 0.0,
         low=0.0 if discrete else actor.min_std, high=0.0 if discrete else actor.max_std,
@@ -140,6 +143,12 @@ class _Call:
     def pointer(self, tensor: Tensor) -> int:
         self._held.append(tensor.contiguous())
         return self._held[-1].data_ptr()
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """(out, in) → (in, out), readable for a strip behind the end."""
+        out, inputs = weight.shape
+        place = self._like.new_zeros(inputs * out + STRIP)[: inputs * out]
+        return place.view(inputs, out).copy_(weight.t())
 
     def stack(self, mlp: MLP, kept: Kept | None = None, inputs: int | None = None) -> ctypes.Array[_Layer]:
         """All layers; of the first one only so many `inputs` are multiplied by packed weights."""

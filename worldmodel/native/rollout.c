@@ -10,7 +10,7 @@
 #include "steps.h"
 #include "vector.h"
 
-#define GROUP 16 /* trajectories that go together */
+#define LINE 16  /* numbers in a cache line */
 
 /* agents/rollout_native.py has both structs with the same members in the same order. Tensors are contiguous. */
 struct layer {
@@ -21,7 +21,7 @@ struct layer {
 };
 
 struct rollout {
-    int64_t threads, H, N, D, hidden, blocks, S, K, A, discrete, prior_layers, actor_layers;
+    int64_t threads, group, H, N, D, hidden, blocks, S, K, A, discrete, prior_layers, actor_layers;
     float unimix, actor_unimix, low, high;
     /* the actor's layers before its output see h; z's part of the first is (S·K, out) */
     const struct layer *prior, *prior_out, *actor, *actor_out, *deter_in, *mix, *action_in, *mix_action;
@@ -52,7 +52,7 @@ static void pack_blocks(int64_t blocks, int64_t n, int64_t m, const float *w, fl
 static const float *dense(const struct layer *l, int64_t count, int64_t at, const float *x, int64_t x_stride,
                           float *rows_out, int add) {
     int64_t stride = full_strips(l->out);
-    float factors[GROUP]; /* a row's root and quotient keep the next one waiting: all at once */
+    float factors[count]; /* a row's root and quotient keep the next one waiting: all at once */
     multiply_packed(count, l->in, l->out, x, x_stride, l->packed, rows_out, stride, add);
     for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(l->out, rows_out + r * stride, l->bias);
     for (int64_t r = 0; r < count; r++)
@@ -75,12 +75,17 @@ static float *outputs(const struct layer *layers, int64_t first, int64_t count, 
     return to;
 }
 
-/* out (m) += the rows of w (S·K, m) that the classes name. */
-static void add_rows(int64_t latents, int64_t classes, int64_t m, const int32_t *index, const float *w, float *out) {
-    for (int64_t s = 0; s < latents; s++) {
-        const float *row = w + (s * classes + index[s]) * m;
-#pragma omp simd
-        for (int64_t i = 0; i < m; i++) out[i] += row[i];
+/* out (full_strips(m)) = the sum of the rows of w (S·K, m) that the classes name; w may be read to a strip's end. */
+static void sum_rows(int64_t latents, int64_t classes, int64_t m, const int32_t *index, const float *w, float *out) {
+    for (int64_t c = 0; c < m; c += STRIP) {
+        vector sums[2] = {{0}, {0}};
+        for (int64_t s = 0; s < latents; s++) {
+            const float *row = w + (s * classes + index[s]) * m + c;
+            sums[0] += *(const vector *)row;
+            sums[1] += *(const vector *)(row + LANES);
+        }
+        *(vector *)(out + c) = sums[0];
+        *(vector *)(out + c + LANES) = sums[1];
     }
 }
 
@@ -97,7 +102,7 @@ static void choose(const struct rollout *s, const float *output, const float *ch
 static void choose_numbers(const struct rollout *s, int64_t count, const float *output, const float *choice,
                            float *action, float *drive, int64_t drive_stride, float *hidden) {
     int64_t A = s->A, stride = full_strips(2 * A);
-    float bounded[GROUP * A];
+    float bounded[count * A];
     for (int64_t r = 0; r < count; r++)
         for (int64_t a = 0; a < A; a++) {
             const float *mean = output + r * stride, *bias = s->actor_out->bias;
@@ -118,9 +123,11 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
     int64_t D_stride = D + STRIP, gate_stride = full_strips(3 * width); /* a block may write past its end */
     int64_t wide = widest(s->prior, s->prior_layers, full_strips(larger(Z, larger(2 * s->A, hidden))));
     wide = widest(s->actor, s->actor_layers, wide);
-    float one[GROUP * wide], two[GROUP * wide], x[GROUP * 2 * hidden], y[GROUP * D_stride], gates[GROUP * gate_stride];
-    float *const buffers[2] = {one, two};
-    int32_t classes[GROUP * s->S];
+    float space[count * (2 * wide + 2 * hidden + D_stride + gate_stride) + LINE];
+    float *one = (float *)(((uintptr_t)space / sizeof *space + LINE - 1) / LINE * LINE * sizeof *space);
+    float *two = one + count * wide, *x = two + count * wide, *y = x + count * 2 * hidden;
+    float *gates = y + count * D_stride, *const buffers[2] = {one, two};
+    int32_t classes[count * s->S];
     int64_t units = s->actor[0].out, units_stride = full_strips(units), hidden_stride = full_strips(hidden);
     for (int64_t t = 0; t < s->H; t++) {
         int64_t at = t * s->N + first; /* the first of these rows in (H, N) */
@@ -129,10 +136,9 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         int64_t h_stride = t ? F : D, z_stride = t ? F : Z;
         float *next = s->features + (at + s->N) * F, *action = s->actions + at * s->A;
 
-        memset(one, 0, count * units_stride * sizeof *one);
         if (t)
             for (int64_t r = 0; r < count; r++)
-                add_rows(s->S, s->K, units, classes + r * s->S, s->actor_z, one + r * units_stride);
+                sum_rows(s->S, s->K, units, classes + r * s->S, s->actor_z, one + r * units_stride);
         else
             multiply(count, Z, units, now + D, F, s->actor_z, one, units_stride, 0);
         const float *body = dense(s->actor, count, at, now, F, one, 1);
@@ -146,10 +152,9 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
                            output == one ? two : one);
 
         dense(s->deter_in, count, 0, h, h_stride, one, 0);
-        memset(two, 0, count * hidden_stride * sizeof *two);
         if (t)
             for (int64_t r = 0; r < count; r++)
-                add_rows(s->S, s->K, hidden, classes + r * s->S, s->w_z, two + r * hidden_stride);
+                sum_rows(s->S, s->K, hidden, classes + r * s->S, s->w_z, two + r * hidden_stride);
         else
             multiply(count, Z, hidden, z, z_stride, s->w_z, two, hidden_stride, 0);
         for (int64_t r = 0; r < count; r++) {
@@ -160,7 +165,7 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         for (int64_t b = 0; b < s->blocks; b++)
             multiply_packed(count, width, width, h + b * width, h_stride,
                             s->packed_recur + b * width * full_strips(width), y + b * width, D_stride, 1);
-        float factors[GROUP];
+        float factors[count];
         for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(D, y + r * D_stride, 0);
         for (int64_t r = 0; r < count; r++)
             unit_silu_row(D, y + r * D_stride, 0, factors[r], s->s_y, 0, y + r * D_stride);
@@ -199,6 +204,6 @@ void rollout(const struct rollout *s) {
     pack_blocks(s->blocks, width, width, s->w_recur, s->packed_recur);
     pack_blocks(s->blocks, width, 3 * width, s->w_gates, s->packed_gates);
 #pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int64_t first = 0; first < s->N; first += GROUP)
-        roll(s, first, s->N - first < GROUP ? s->N - first : GROUP);
+    for (int64_t first = 0; first < s->N; first += s->group)
+        roll(s, first, s->N - first < s->group ? s->N - first : s->group);
 }
