@@ -32,6 +32,7 @@ class Learner:
         self.ranks = agent.ranks
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
+        self._parameters = {name: list(part.parameters()) for name, part in self._modules().items()}
         self.updates = 0
         self.watch = Stopwatch()
         self.handover = Handover(replay, deferred=self.device.type != "cpu")
@@ -120,8 +121,8 @@ class Learner:
     def _gradient_norms(self) -> dict[str, Tensor]:
         """‖g‖ of each module before clipping."""
         gradients = {
-            name: [p.grad for p in module.parameters() if p.grad is not None]
-            for name, module in self._modules().items()
+            name: [p.grad for p in parameters if p.grad is not None]
+            for name, parameters in self._parameters.items()
         }
         everything = [g for part in gradients.values() for g in part]
         if kernels.fit_all(everything):
