@@ -21,7 +21,7 @@ MOST_WEIGHTS = 2**22
 GROUP = 64
 """Trajectories that go together through all of time: more fetch the weights less often."""
 
-STRIP = 32
+PANEL = 32
 """Outputs of a packed weight are rounded up to so many at most, see native/products.h."""
 
 
@@ -105,7 +105,7 @@ def roll(
     out_bias = prior_out.bias.unflatten(0, shape).t().flatten()
     actions = noise.new_empty(steps, rows, actor.count)
     width = deter // gru.blocks
-    wide = [gru.blocks * width * (columns + STRIP) for columns in (width, 3 * width)]
+    wide = [gru.blocks * width * (columns + PANEL) for columns in (width, 3 * width)]
     tensors = {
         "actor_z": call.rows(body.layer(0)[0].weight[:, deter:]), "w_z": call.rows(stoch_in.weight),
         "b_z": stoch_in.bias, "s_z": stoch_norm.scale,
@@ -145,9 +145,9 @@ class _Call:
         return self._held[-1].data_ptr()
 
     def rows(self, weight: Tensor) -> Tensor:
-        """(out, in) → (in, out), readable for a strip behind the end."""
+        """(out, in) → (in, out), readable for a panel behind the end."""
         out, inputs = weight.shape
-        place = self._like.new_zeros(inputs * out + STRIP)[: inputs * out]
+        place = self._like.new_zeros(inputs * out + PANEL)[: inputs * out]
         return place.view(inputs, out).copy_(weight.t())
 
     def stack(self, mlp: MLP, kept: Kept | None = None, inputs: int | None = None) -> ctypes.Array[_Layer]:
@@ -167,7 +167,7 @@ class _Call:
     def _layer(
         self, weight: Tensor, bias: Tensor | None, scale: Tensor | None, n: int, *kept: Tensor
     ) -> _Layer:
-        packed = self._like.new_empty((len(weight) + STRIP) * n)
+        packed = self._like.new_empty((len(weight) + PANEL) * n)
         tensors = weight, bias, scale, packed
         pointers = (None if tensor is None else self.pointer(tensor) for tensor in tensors)
         return _Layer(n, len(weight), *pointers, *(tensor.data_ptr() for tensor in kept))

@@ -16,7 +16,7 @@
 struct layer {
     int64_t in, out;
     const float *weight, *bias, *scale; /* (out, in) as torch has it */
-    float *packed;                      /* place for full_strips(out)·in numbers */
+    float *packed;                      /* place for full_panels(out)·in numbers */
     float *unit, *inverse, *y;          /* (H·N, ·), what gradients will need, or null */
 };
 
@@ -34,24 +34,24 @@ struct rollout {
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static int64_t widest(const struct layer *layers, int64_t count, int64_t least) {
-    for (int64_t i = 0; i < count; i++) least = larger(least, full_strips(layers[i].out));
+    for (int64_t i = 0; i < count; i++) least = larger(least, full_panels(layers[i].out));
     return least;
 }
 
 static void pack_layers(const struct layer *layers, int64_t count, int64_t columns) {
     for (int64_t i = 0; i < count; i++)
-        pack(layers[i].in, layers[i].out, layers[i].weight, 1, i ? layers[i].in : columns, layers[i].packed);
+        pack_panels(layers[i].in, layers[i].out, layers[i].weight, 1, i ? layers[i].in : columns, layers[i].packed);
 }
 
 static void pack_blocks(int64_t blocks, int64_t n, int64_t m, const float *w, float *packed) {
-    for (int64_t b = 0; b < blocks; b++) pack(n, m, w + b * n * m, m, 1, packed + b * n * full_strips(m));
+    for (int64_t b = 0; b < blocks; b++) pack_panels(n, m, w + b * n * m, m, 1, packed + b * n * full_panels(m));
 }
 
 /* Rows through a layer's product, norm and SiLU, in the memory of `rows_out` unless the layer keeps them;
  * what is already there is added if `add`. */
 static const float *dense(const struct layer *l, int64_t count, int64_t at, const float *x, int64_t x_stride,
                           float *rows_out, int add) {
-    int64_t stride = full_strips(l->out);
+    int64_t stride = full_panels(l->out);
     float factors[count]; /* a row's root and quotient keep the next one waiting: all at once */
     multiply_packed(count, l->in, l->out, x, x_stride, l->packed, rows_out, stride, add);
     for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(l->out, rows_out + r * stride, l->bias);
@@ -68,16 +68,16 @@ static float *outputs(const struct layer *layers, int64_t first, int64_t count, 
                       int64_t at, const float *x, int64_t x_stride, float *const buffers[2]) {
     for (int64_t i = first; i < count; i++) {
         x = dense(layers + i, rows, at, x, x_stride, buffers[i % 2], 0);
-        x_stride = layers[i].y ? layers[i].out : full_strips(layers[i].out);
+        x_stride = layers[i].y ? layers[i].out : full_panels(layers[i].out);
     }
     float *to = buffers[count % 2];
-    multiply_packed(rows, out->in, out->out, x, x_stride, out->packed, to, full_strips(out->out), 0);
+    multiply_packed(rows, out->in, out->out, x, x_stride, out->packed, to, full_panels(out->out), 0);
     return to;
 }
 
-/* out (full_strips(m)) = the sum of the rows of w (S·K, m) that the classes name; w may be read to a strip's end. */
+/* out (full_panels(m)) = the sum of the rows of w (S·K, m) that the classes name; w may be read to a panel's end. */
 static void sum_rows(int64_t latents, int64_t classes, int64_t m, const int32_t *index, const float *w, float *out) {
-    for (int64_t c = 0; c < m; c += STRIP) {
+    for (int64_t c = 0; c < m; c += PANEL) {
         vector sums[2] = {{0}, {0}};
         for (int64_t s = 0; s < latents; s++) {
             const float *row = w + (s * classes + index[s]) * m + c;
@@ -101,7 +101,7 @@ static void choose(const struct rollout *s, const float *output, const float *ch
 /* Normal actions of some rows, and their drives: no table has them. */
 static void choose_numbers(const struct rollout *s, int64_t count, const float *output, const float *choice,
                            float *action, float *drive, int64_t drive_stride, float *hidden) {
-    int64_t A = s->A, stride = full_strips(2 * A);
+    int64_t A = s->A, stride = full_panels(2 * A);
     float bounded[count * A];
     for (int64_t r = 0; r < count; r++)
         for (int64_t a = 0; a < A; a++) {
@@ -114,21 +114,21 @@ static void choose_numbers(const struct rollout *s, int64_t count, const float *
         }
     dense(s->action_in, count, 0, bounded, A, hidden, 0);
     for (int64_t r = 0; r < count; r++) memcpy(drive + r * drive_stride, s->b_recur, s->D * sizeof *drive);
-    multiply_packed(count, s->hidden, s->D, hidden, full_strips(s->hidden), s->mix_action->packed, drive,
+    multiply_packed(count, s->hidden, s->D, hidden, full_panels(s->hidden), s->mix_action->packed, drive,
                     drive_stride, 1);
 }
 
 static void roll(const struct rollout *s, int64_t first, int64_t count) {
     int64_t D = s->D, Z = s->S * s->K, F = D + Z, hidden = s->hidden, width = D / s->blocks;
-    int64_t D_stride = D + STRIP, gate_stride = full_strips(3 * width); /* a block may write past its end */
-    int64_t wide = widest(s->prior, s->prior_layers, full_strips(larger(Z, larger(2 * s->A, hidden))));
+    int64_t D_stride = D + PANEL, gate_stride = full_panels(3 * width); /* a block may write past its end */
+    int64_t wide = widest(s->prior, s->prior_layers, full_panels(larger(Z, larger(2 * s->A, hidden))));
     wide = widest(s->actor, s->actor_layers, wide);
     float space[count * (2 * wide + 2 * hidden + D_stride + gate_stride) + LINE];
     float *one = (float *)(((uintptr_t)space / sizeof *space + LINE - 1) / LINE * LINE * sizeof *space);
     float *two = one + count * wide, *x = two + count * wide, *y = x + count * 2 * hidden;
     float *gates = y + count * D_stride, *const buffers[2] = {one, two};
     int32_t classes[count * s->S];
-    int64_t units = s->actor[0].out, units_stride = full_strips(units), hidden_stride = full_strips(hidden);
+    int64_t units = s->actor[0].out, units_stride = full_panels(units), hidden_stride = full_panels(hidden);
     for (int64_t t = 0; t < s->H; t++) {
         int64_t at = t * s->N + first; /* the first of these rows in (H, N) */
         const float *now = s->features + at * F;
@@ -146,7 +146,7 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         float *output = outputs(s->actor, 1, s->actor_layers, s->actor_out, count, at, body, body_stride, buffers);
         if (s->discrete)
             for (int64_t r = 0; r < count; r++)
-                choose(s, output + r * full_strips(s->A), s->choices + at + r, action + r * s->A, y + r * D_stride);
+                choose(s, output + r * full_panels(s->A), s->choices + at + r, action + r * s->A, y + r * D_stride);
         else
             choose_numbers(s, count, output, s->choices + at * s->A, action, y, D_stride,
                            output == one ? two : one);
@@ -164,7 +164,7 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         multiply_packed(count, 2 * hidden, D, x, 2 * hidden, s->mix->packed, y, D_stride, 1);
         for (int64_t b = 0; b < s->blocks; b++)
             multiply_packed(count, width, width, h + b * width, h_stride,
-                            s->packed_recur + b * width * full_strips(width), y + b * width, D_stride, 1);
+                            s->packed_recur + b * width * full_panels(width), y + b * width, D_stride, 1);
         float factors[count];
         for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(D, y + r * D_stride, 0);
         for (int64_t r = 0; r < count; r++)
@@ -181,7 +181,7 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         for (int64_t r = 0; r < count; r++) {
             float *to = next + r * F + D;
             int32_t *index = classes + r * s->S;
-            draw_classes(s->S, s->K, s->unimix, logits + r * full_strips(Z), s->prior_out->bias,
+            draw_classes(s->S, s->K, s->unimix, logits + r * full_panels(Z), s->prior_out->bias,
                          s->noise + (at + r) * s->S, index);
             memset(to, 0, Z * sizeof *to);
             for (int64_t v = 0; v < s->S; v++) to[v * s->K + index[v]] = 1.0f;
