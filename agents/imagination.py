@@ -38,7 +38,7 @@ def imagine(
     choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
-    if rollout_native.covers(rssm, actor, out):
+    if rollout_native.covers(rssm, actor, out, carry):
         table = make_table(rssm, actor) if isinstance(actor, CategoricalActor) else None
         chosen, kept = rollout_native.roll(rssm, actor, carry, noise, choices, table, out)
         return Rollout(out, chosen, actor.recorded(out[:-1], kept))

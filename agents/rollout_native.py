@@ -12,14 +12,19 @@ from torch import Tensor
 from agents.actor import BoundedNormalActor, CategoricalActor
 from worldmodel import kernels
 from worldmodel.gru import BlockGRU
+from worldmodel.imagine_native import Futures
 from worldmodel.layers import MLP, Kept, Linear
 from worldmodel.rssm import RSSM, Carry
+from worldmodel.transformer import Transformer
 
 MOST_WEIGHTS = 2**22
 """Of the GRU: up to so many this is known to be ahead of torch's products of all rows at once."""
 
 GROUP = 64
 """Trajectories that go together through all of time: more fetch the weights less often."""
+
+FUTURES = 32
+"""The same for a transformer's, of which native/imagine.c takes no more."""
 
 PANEL = 32
 """Outputs of a packed weight are rounded up to so many at most, see native/products.h."""
@@ -35,14 +40,21 @@ class _Layer(ctypes.Structure):
     ]
 
 
-SIZES = "threads group H N D hidden blocks S K A discrete prior_layers actor_layers"
+GRU_LAYERS = "deter_in mix"
+GRU_TENSORS = "w_z b_z s_z w_recur s_y w_gates b_gates state packed_recur packed_gates"
+SIZES = "threads group H N D S K A discrete prior_layers actor_layers"
 NUMBERS = "unimix actor_unimix low high"
-LAYERS = "prior prior_out actor actor_out deter_in mix action_in mix_action"
-TENSORS = """
-    actor_z w_z b_z s_z w_recur s_y w_gates b_gates b_recur packed_recur packed_gates
-    state stoch noise choices table features actions
-"""
-"""The struct's members in their order; see native/rollout.c."""
+LAYERS = "prior prior_out actor actor_out action_in mix_action"
+TENSORS = "gru futures actor_z drive_bias stoch noise choices table features actions"
+"""The structs' members in their order; see native/rollout.c."""
+
+
+class _GRU(ctypes.Structure):
+    _fields_ = [
+        ("blocks", ctypes.c_int64),
+        *((name, ctypes.POINTER(_Layer)) for name in GRU_LAYERS.split()),
+        *((name, ctypes.c_void_p) for name in GRU_TENSORS.split()),
+    ]
 
 
 class _Rollout(ctypes.Structure):
@@ -54,15 +66,24 @@ class _Rollout(ctypes.Structure):
     ]
 
 
-def covers(rssm: RSSM, actor: CategoricalActor | BoundedNormalActor, features: Tensor) -> bool:
-    """Whether the kernels are on and know these networks: a block GRU of one layer, not too large."""
-    gru = rssm.sequence
-    if not kernels.fit(features) or type(gru) is not BlockGRU or len(gru.more):
+def covers(rssm: RSSM, actor: CategoricalActor | BoundedNormalActor, features: Tensor, carry: Carry) -> bool:
+    """Whether the kernels are on and know these networks: one recurrent layer, not too large, or futures
+    of a transformer that native/imagine.c takes."""
+    sequence = rssm.sequence
+    if not kernels.fit(features) or type(actor) not in (CategoricalActor, BoundedNormalActor):
         return False
-    if type(actor) not in (CategoricalActor, BoundedNormalActor) or not len(_body(actor)[0]):
+    body, _ = _body(actor)
+    if not len(body):
         return False
-    largest = gru.recur.weight, gru.mix_state.weight, gru.gates.weight
-    return sum(weight.numel() for weight in largest) <= MOST_WEIGHTS
+    if isinstance(sequence, Transformer):
+        largest = [linear.weight for linear, _ in map(body.layer, range(_depth(body)))]
+        known = isinstance(carry.state, Futures)
+    elif type(sequence) is BlockGRU:
+        largest = [sequence.recur.weight, sequence.mix_state.weight, sequence.gates.weight]
+        known = not len(sequence.more)
+    else:
+        return False
+    return known and sum(weight.numel() for weight in largest) <= MOST_WEIGHTS
 
 
 @torch.no_grad()
@@ -83,17 +104,14 @@ def roll(
     Returns:
         The actions (H, N, A), and what the actor's layers made of features[:-1] for their gradients.
     """
-    gru = rssm.sequence
-    assert isinstance(gru, BlockGRU)
+    sequence, state = rssm.sequence, carry.state
+    assert isinstance(sequence, BlockGRU | Transformer)
     steps, rows = noise.shape[:2]
-    hidden, deter = gru.mix_action.in_features, gru.deter
     call = _Call(noise)
     body, actor_out = _body(actor)
     prior, prior_out = rssm.prior
     assert isinstance(prior, MLP)
     assert isinstance(prior_out, Linear)
-    stoch_in, stoch_norm = gru.stoch_in.layer(0)
-    action_in, mix_action = gru.action_in, gru.mix_action
     layers, kept = _depth(body), []
     for i in range(layers):
         width = body.layer(i)[0].out_features
@@ -104,33 +122,53 @@ def roll(
     out_weight = prior_out.weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)
     out_bias = prior_out.bias.unflatten(0, shape).t().flatten()
     actions = noise.new_empty(steps, rows, actor.count)
-    width = deter // gru.blocks
-    wide = [gru.blocks * width * (columns + PANEL) for columns in (width, 3 * width)]
+    gru = isinstance(sequence, BlockGRU)
+    drive_bias = sequence.recur.bias if isinstance(sequence, BlockGRU) else sequence.mix_action.bias
+    assert isinstance(drive_bias, Tensor)
     tensors = {
-        "actor_z": call.rows(body.layer(0)[0].weight[:, deter:]), "w_z": call.rows(stoch_in.weight),
-        "b_z": stoch_in.bias, "s_z": stoch_norm.scale,
-        "w_recur": gru.recur.weight, "s_y": gru.norm.scale,
-        "w_gates": gru.gates.weight, "b_gates": gru.gate_bias(), "b_recur": gru.recur.bias,
-        "packed_recur": noise.new_empty(wide[0]), "packed_gates": noise.new_empty(wide[1]),
-        "state": carry.state, "stoch": carry.stoch, "noise": noise, "choices": choices,
-        "features": features, "actions": actions,
+        "actor_z": call.rows(body.layer(0)[0].weight[:, sequence.deter :]),
+        "drive_bias": drive_bias,
+        "stoch": carry.stoch, "noise": noise, "choices": choices, "features": features, "actions": actions,
     }  # fmt: skip
     if table is not None:
         tensors["table"] = table
     discrete, threads = isinstance(actor, CategoricalActor), torch.get_num_threads()
-    call.run(
-        threads=threads, group=min(GROUP, -(-rows // (8 * threads)) * 8), H=steps, N=rows, D=deter,
-        hidden=hidden, blocks=gru.blocks, S=rssm.stoch, K=rssm.classes, A=actor.count, discrete=discrete,
-        prior_layers=_depth(prior), actor_layers=layers,
-        unimix=rssm.unimix, actor_unimix=actor.unimix if discrete else 0.0,
-        low=0.0 if discrete else actor.min_std, high=0.0 if discrete else actor.max_std,
-        prior=call.stack(prior), prior_out=call.layer(out_weight, out_bias),
-        actor=call.stack(body, kept, deter), actor_out=call.layer(actor_out.weight, actor_out.bias),
-        deter_in=call.stack(gru.deter_in), mix=call.layer(gru.mix_state.weight),
-        action_in=call.stack(action_in), mix_action=call.layer(mix_action.weight),
+    members = {
+        "threads": threads, "group": min(GROUP if gru else FUTURES, -(-rows // (8 * threads)) * 8),
+        "H": steps, "N": rows, "D": sequence.deter,
+        "S": rssm.stoch, "K": rssm.classes, "A": actor.count, "discrete": discrete,
+        "prior_layers": _depth(prior), "actor_layers": layers,
+        "unimix": rssm.unimix, "actor_unimix": actor.unimix if discrete else 0.0,
+        "low": 0.0 if discrete else actor.min_std, "high": 0.0 if discrete else actor.max_std,
+        "prior": call.stack(prior), "prior_out": call.layer(out_weight, out_bias),
+        "actor": call.stack(body, kept, sequence.deter),
+        "actor_out": call.layer(actor_out.weight, actor_out.bias),
+        "action_in": call.stack(sequence.action_in), "mix_action": call.layer(sequence.mix_action.weight),
+    } | {name: call.pointer(tensor) for name, tensor in tensors.items()}  # fmt: skip
+    if isinstance(sequence, BlockGRU):
+        struct = _gru(call, sequence, state)
+        call.run(gru=ctypes.addressof(struct), **members)
+    else:
+        assert isinstance(state, Futures)
+        with state.steps(steps) as address:
+            call.run(futures=address, **members)
+    return actions, kept
+
+
+def _gru(call: "_Call", gru: BlockGRU, state: Tensor) -> _GRU:
+    stoch_in, stoch_norm = gru.stoch_in.layer(0)
+    width = gru.deter // gru.blocks
+    packed = [state.new_empty(gru.blocks * width * (columns + PANEL)) for columns in (width, 3 * width)]
+    tensors = {
+        "w_z": call.rows(stoch_in.weight), "b_z": stoch_in.bias, "s_z": stoch_norm.scale,
+        "w_recur": gru.recur.weight, "s_y": gru.norm.scale,
+        "w_gates": gru.gates.weight, "b_gates": gru.gate_bias(),
+        "packed_recur": packed[0], "packed_gates": packed[1], "state": state,
+    }  # fmt: skip
+    return _GRU(
+        blocks=gru.blocks, deter_in=call.stack(gru.deter_in), mix=call.layer(gru.mix_state.weight),
         **{name: call.pointer(tensor) for name, tensor in tensors.items()},
     )  # fmt: skip
-    return actions, kept
 
 
 class _Call:

@@ -1,10 +1,12 @@
-"""Imagined futures of the transformer in C (native/imagine.c): one call for each step.
+"""Imagined futures of the transformer in C (native/imagine.c): a call for each step, or for a rollout.
 
 Nothing of the past is copied for a future (`shared_past.py`), and imagined steps are pairs in every kind,
 so that no recurrent state is ever written: the steps are few, and a state has hundreds of numbers.
 """
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -26,9 +28,9 @@ LAYER = """
 """
 SIZES = """
     threads N G D h d H Z layers c p phi W slots step window unit born complex
-    drive_stride out_stride scratch_size
+    scratch_size
 """
-TENSORS = "row first begin at position cos sin w_z b_z norm floor layer scratch stoch drive h_out"
+TENSORS = "row first begin at position cos sin w_z b_z norm floor layer scratch"
 """The structs' members in their order; see native/imagine.c."""
 
 SLOTS = 16
@@ -110,7 +112,7 @@ class Futures:
         rows, group = starts.t.shape
         kind, first = kinds[0], int(starts.t.min())
         self._first_position = position + first + 1
-        self._born, self._step, self._slots, self._width = bool(born), 0, SLOTS, kind.width
+        self._born, self._slots, self._width = bool(born), SLOTS, kind.width
         self._room = rows * group, kind.heads
         self._like = weights.norm
         self._tensors = {
@@ -132,29 +134,40 @@ class Futures:
             "unit": unit, "born": bool(born),
             "complex": bool(born) and isinstance(born[0].encoding, ComplexAmplitudes),
         }  # fmt: skip
-        self._make_room()
+        self._make_room(0)
 
     def step(self, stoch: Tensor, drive: Tensor, out: Tensor | None = None) -> Tensor:
         """stoch (N, S·K), drive (N, D) → h (N, D)."""
         if torch.is_grad_enabled():
             raise ValueError("these futures record no gradients: step them, too, under torch.no_grad()")
-        if self._step == self._slots:
-            self._slots *= 2
-            self._make_room()
+        self._reserve(1)
         stoch = stoch.contiguous()
         drive = drive if drive.stride(-1) == 1 else drive.contiguous()
         h = drive.new_empty(drive.shape) if out is None else out
-        futures = self._futures
-        futures.step, futures.stoch, futures.drive, futures.h_out = (
-            self._step, stoch.data_ptr(), drive.data_ptr(), h.data_ptr(),
+        kernels.functions().imagine(
+            ctypes.byref(self._futures), stoch.data_ptr(), drive.data_ptr(), drive.stride(0), h.data_ptr(),
+            h.stride(0),
         )  # fmt: skip
-        futures.drive_stride, futures.out_stride = drive.stride(0), h.stride(0)
-        kernels.functions().imagine(ctypes.byref(futures))
-        self._step += 1
+        self._futures.step += 1
         return h
 
-    def _make_room(self) -> None:
-        """Room for imagined steps, with what there is in it."""
+    @contextmanager
+    def steps(self, count: int) -> Iterator[int]:
+        """The address of the C struct, while a rollout takes the next `count` steps (`imagine_rows`)."""
+        self._reserve(count)
+        yield ctypes.addressof(self._futures)
+        self._futures.step += count
+
+    def _reserve(self, steps: int) -> None:
+        """Room for so many more."""
+        taken = self._futures.step
+        if taken + steps > self._slots:
+            while taken + steps > self._slots:
+                self._slots *= 2
+            self._make_room(taken)
+
+    def _make_room(self, taken: int) -> None:
+        """Room for imagined steps, with those `taken` in it."""
         futures, heads = self._room
         own = {"own": 2 * heads * self._width}
         if self._born:
@@ -162,8 +175,8 @@ class Futures:
         for layer in self._layers:
             for name, width in own.items():
                 room = self._like.new_empty(self._slots, futures, width)
-                if self._step:
-                    room[: self._step] = layer[name]
+                if taken:
+                    room[:taken] = layer[name][:taken]
                 layer[name] = room
         cos, sin = self._like.new_empty(2, self._last + self._slots, self._width)
         kernels.functions().phase_table(
@@ -176,7 +189,7 @@ class Futures:
         )
         pointers = {name: tensor.data_ptr() for name, tensor in self._tensors.items()}
         pointers["layer"] = ctypes.addressof(layers)
-        self._futures = _Futures(**self._sizes, slots=self._slots, **pointers)
+        self._futures = _Futures(**self._sizes, slots=self._slots, step=taken, **pointers)
         size = kernels.functions().imagine_scratch(ctypes.byref(self._futures))
         scratch = self._like.new_empty(self._sizes["threads"], size)
         self._futures.scratch_size, self._futures.scratch = size, scratch.data_ptr()

@@ -33,7 +33,7 @@ SIGNATURES = {
     "pack": [LONG, LONG, POINTER, POINTER],
     "share_past": [POINTER],
     "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
-    "imagine": [POINTER],
+    "imagine": [*[POINTER] * 3, LONG, POINTER, LONG],
     "imagine_scratch": [POINTER],
     "rms_norm": [INTEGER, LONG, LONG, *[POINTER] * 4],
     "rms_norm_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],

@@ -68,6 +68,33 @@ def rollouts(agent, features, carry, monkeypatch):
     return *results, len(calls)
 
 
+def futures(agent, monkeypatch, steps=7, starts=6):
+    """The same of a transformer's futures, from the last `starts` of `steps` steps, with resets in them."""
+    calls = []
+    roll = rollout_native.roll
+    monkeypatch.setattr(rollout_native, "roll", lambda *args: calls.append(args) or roll(*args))
+    generator = torch.Generator().manual_seed(2)
+    batch, model = 9, agent.world_model
+    is_first = (torch.rand(batch, steps, generator=generator) < 0.2).float()
+    actions = torch.randn(batch, steps, agent.actor.count, generator=generator)
+    observations = torch.randn(batch, steps, 4, generator=generator)
+    noise = torch.rand(batch, steps, model.rssm.stoch, generator=generator)
+    t = torch.arange(steps - starts, steps).expand(batch, -1)
+    results = []
+    for on in (False, True):
+        kernels.use(on)
+        with torch.no_grad():
+            trajectory, _ = model.rssm.observe(
+                model.encoder(observations), actions, is_first, model.rssm.initial(batch), noise
+            )
+            features, carry = model.rssm.start(trajectory, t)
+        results.append(
+            imagine(model.rssm, agent.actor, features, carry, HORIZON, torch.Generator().manual_seed(4))
+        )
+    kernels.use(False)
+    return *results, len(calls)
+
+
 def same(agent, plain, native):
     assert_close(native.features, plain.features, rtol=1e-4, atol=1e-4)
     assert torch.equal(
@@ -106,6 +133,34 @@ def test_same_rollouts(make_config, discrete, sizes, threads, monkeypatch):
         same(agent, plain, native)
 
 
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("attention=softmax",),
+        ("attention=coherent",),
+        ("attention=coherent", "sequence.layers=2", "sequence.window=5", *SMALL, "world_model.width=48"),
+        ("attention=born",),
+        ("attention=born", "attention.complex=true", "attention.decay=false", *SMALL),
+    ],
+)
+def test_same_futures_of_transformers(make_config, discrete, settings, threads, monkeypatch):
+    agent = make_agent(make_config, discrete, "world_model=tiny", "sequence=transformer", *settings)
+    for steps, starts in ((7, 6), (24, 8)):
+        plain, native, calls = futures(agent, monkeypatch, steps, starts)
+        assert calls == 1
+        same(agent, plain, native)
+        monkeypatch.undo()
+
+
+def test_more_steps_than_futures_have_room_for(make_config, monkeypatch):
+    agent = make_agent(make_config, True, "world_model=tiny", "sequence=transformer", *SMALL)
+    monkeypatch.setattr(f"{__name__}.HORIZON", 20)
+    plain, native, calls = futures(agent, monkeypatch)
+    assert calls == 1
+    same(agent, plain, native)
+
+
 def test_starts_of_any_kind(make_config, monkeypatch):
     """Neither is a start's latent one-hot, nor has it to be what the features show."""
     agent = make_agent(make_config, True, *SMALL)
@@ -128,13 +183,19 @@ def test_results_do_not_depend_on_threads_or_company(make_config, monkeypatch):
     assert torch.equal(together.policy.probs, apart.policy.probs)
 
 
-@pytest.mark.parametrize("reason", ["transformer", "deeper", "too large", "double precision"])
+@pytest.mark.parametrize("reason", ["mixture", "deeper", "too large", "double precision"])
 def test_others_take_the_loop(make_config, reason, monkeypatch):
     settings = {
-        "transformer": ("world_model=tiny", "sequence=transformer"),
+        "mixture": ("world_model=tiny", "sequence=transformer", "attention.curriculum.last=0.5"),
         "deeper": (*SMALL, "sequence.layers=2"),
     }.get(reason, SMALL)
     agent = make_agent(make_config, True, *settings)
+    if reason == "mixture":
+        agent.world_model.rssm.sequence.schedule(1)
+        plain, native, calls = futures(agent, monkeypatch)
+        assert calls == 0
+        same(agent, plain, native)
+        return
     if reason == "too large":
         monkeypatch.setattr(rollout_native, "MOST_WEIGHTS", 1)
     if reason == "double precision":
@@ -142,16 +203,6 @@ def test_others_take_the_loop(make_config, reason, monkeypatch):
     rssm = agent.world_model.rssm
     features = torch.randn(4, rssm.features, dtype=next(agent.parameters()).dtype)
     carry = rssm.initial(4)
-    if reason == "transformer":
-        trajectory, _ = agent.world_model.observe(
-            torch.randn(4, 2, 4), torch.zeros(4, 2, 3), torch.zeros(4, 2), carry
-        )
-        features, carry = rssm.start(trajectory, torch.ones(4, 1, dtype=torch.int64))
-        monkeypatch.setattr(rollout_native, "roll", None)
-        kernels.use(True)
-        with torch.no_grad():
-            imagine(rssm, agent.actor, features, carry, 2, torch.Generator().manual_seed(3))
-        return
     plain, native, calls = rollouts(agent, features, carry, monkeypatch)
     assert calls == 0
     same(agent, plain, native)

@@ -31,7 +31,7 @@ struct layer {
 
 struct futures {
     int64_t threads, N, G, D, h, d, H, Z, layers, c, p, phi, W, slots, step, window, unit, born, complex;
-    int64_t drive_stride, out_stride, scratch_size;
+    int64_t scratch_size;
     const int64_t *row, *first;     /* (R): whose past; born: its first column */
     const int64_t *begin, *at;      /* (N): first and last column that a future sees; softmax-like kinds */
     const int64_t *position;        /* (N): where in the table its first imagined step stands */
@@ -40,8 +40,6 @@ struct futures {
     const float *floor;             /* born: f, () */
     const struct layer *layer;
     float *scratch;                 /* (threads, ·) */
-    const float *stoch, *drive;     /* (N, Z), (N, D) */
-    float *h_out;                   /* (N, D) */
 };
 
 /* A thread's working memory. */
@@ -381,11 +379,13 @@ static void fade(const struct futures *s, const struct layer *l, const struct wo
     }
 }
 
-static void imagine_block(const struct futures *s, const struct work *w, int64_t n, int64_t rows) {
-    int64_t D = s->D, hd = s->h * s->d;
+/* The first layer's input: W z + b + drive. */
+static void embed(const struct futures *s, int64_t rows, const float *stoch, int64_t z_stride, const float *drives,
+                  int64_t drive_stride, float *out) {
+    int64_t D = s->D;
     for (int64_t r = 0; r < rows; r++) {
-        const float *z = s->stoch + (n + r) * s->Z, *drive = s->drive + (n + r) * s->drive_stride;
-        float *x = w->x + r * D;
+        const float *z = stoch + r * z_stride, *drive = drives + r * drive_stride;
+        float *x = out + r * D;
         for (int64_t i = 0; i < D; i++) x[i] = drive[i] + s->b_z[i];
         int64_t count = 0, place[s->Z]; /* mostly zeros: latents are one-hot */
         for (int64_t j = 0; j < s->Z; j++) {
@@ -399,6 +399,10 @@ static void imagine_block(const struct futures *s, const struct work *w, int64_t
             for (int64_t i = 0; i < D; i++) x[i] += by * from[i];
         }
     }
+}
+
+static void imagine_block(const struct futures *s, const struct work *w, int64_t n, int64_t rows) {
+    int64_t D = s->D, hd = s->h * s->d;
     for (int64_t i = 0; i < s->layers; i++) {
         const struct layer *l = s->layer + i;
         norm_rows(rows, D, w->x, l->norm, w->y, D);
@@ -418,7 +422,6 @@ static void imagine_block(const struct futures *s, const struct work *w, int64_t
             norm_silu_row(s->H, w->hidden + r * s->H, l->mlp_bias, l->mlp_norm, 0, w->hidden + r * s->H);
         multiply_packed(rows, s->H, D, w->hidden, s->H, l->mlp_out, w->x, D, 1);
     }
-    norm_rows(rows, D, w->x, s->norm, s->h_out + n * s->out_stride, s->out_stride);
 }
 
 /* Numbers that a thread's working memory takes; where `to` is given it is laid out there. */
@@ -441,13 +444,26 @@ int64_t imagine_scratch(const struct futures *s) {
     return lay_out(s, 0, &w);
 }
 
-void imagine(const struct futures *s) {
+/* The step that comes `later` steps after s->step, for at most BLOCK futures from `first`, a multiple of G, on:
+ * z (rows, Z), drive (rows, D) → h (rows, D), whose rows lie `stride` numbers apart. */
+void imagine_rows(const struct futures *s, int64_t later, int64_t first, int64_t rows, const float *z, int64_t z_stride,
+                  const float *drive, int64_t drive_stride, float *h, int64_t h_stride) {
+    struct futures then = *s;
+    struct work w;
+    then.step += later;
+    lay_out(s, s->scratch + omp_get_thread_num() * s->scratch_size, &w);
+    embed(s, rows, z, z_stride, drive, drive_stride, w.x);
+    imagine_block(&then, &w, first, rows);
+    norm_rows(rows, s->D, w.x, s->norm, h, h_stride);
+}
+
+/* The same for all futures. */
+void imagine(const struct futures *s, const float *z, const float *drive, int64_t drive_stride, float *h,
+             int64_t h_stride) {
 #pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int64_t n = 0; n < s->N; n += BLOCK) {
-        struct work w;
-        lay_out(s, s->scratch + omp_get_thread_num() * s->scratch_size, &w);
-        imagine_block(s, &w, n, s->N - n < BLOCK ? s->N - n : BLOCK);
-    }
+    for (int64_t n = 0; n < s->N; n += BLOCK)
+        imagine_rows(s, 0, n, s->N - n < BLOCK ? s->N - n : BLOCK, z + n * s->Z, s->Z, drive + n * drive_stride,
+                     drive_stride, h + n * h_stride, h_stride);
 }
 
 /* What futures share of the past, in one layer; worldmodel/shared_past.py has the same names. */

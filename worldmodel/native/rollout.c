@@ -1,4 +1,4 @@
-/* Imagination in one call: block GRU, prior, draws and actor for all of time (float32, on a CPU).
+/* Imagination in one call: sequence model, prior, draws and actor for all of time (float32, on a CPU).
  *
  * The same as the loop in agents/imagination.py. Trajectories do not depend on each other, so a few go
  * through all of time before the next ones begin: what they are made of stays in the first-level cache,
@@ -12,7 +12,12 @@
 
 #define LINE 16  /* numbers in a cache line */
 
-/* agents/rollout_native.py has both structs with the same members in the same order. Tensors are contiguous. */
+/* One step of some futures of a transformer, in the memory of this thread (imagine.c). */
+struct futures;
+void imagine_rows(const struct futures *s, int64_t later, int64_t first, int64_t rows, const float *z, int64_t z_stride,
+                  const float *drive, int64_t drive_stride, float *h, int64_t h_stride);
+
+/* agents/rollout_native.py has the structs with the same members in the same order. Tensors are contiguous. */
 struct layer {
     int64_t in, out;
     const float *weight, *bias, *scale; /* (out, in) as torch has it */
@@ -20,15 +25,23 @@ struct layer {
     float *unit, *inverse, *y;          /* (H·N, ·), what gradients will need, or null */
 };
 
+struct gru {
+    int64_t blocks;
+    const struct layer *deter_in, *mix;
+    const float *w_z, *b_z, *s_z, *w_recur, *s_y, *w_gates, *b_gates, *state;
+    float *packed_recur, *packed_gates;
+};
+
 struct rollout {
-    int64_t threads, group, H, N, D, hidden, blocks, S, K, A, discrete, prior_layers, actor_layers;
+    int64_t threads, group, H, N, D, S, K, A, discrete, prior_layers, actor_layers;
     float unimix, actor_unimix, low, high;
     /* the actor's layers before its output see h; z's part of the first is (S·K, out) */
-    const struct layer *prior, *prior_out, *actor, *actor_out, *deter_in, *mix, *action_in, *mix_action;
-    const float *actor_z, *w_z, *b_z, *s_z, *w_recur, *s_y, *w_gates, *b_gates, *b_recur;
-    float *packed_recur, *packed_gates;
-    const float *state, *stoch, *noise, *choices, *table; /* drive of each action (A, D) if discrete */
-    float *features, *actions;                            /* (H + 1, N, D + S·K), the first given; (H, N, A) */
+    const struct layer *prior, *prior_out, *actor, *actor_out, *action_in, *mix_action;
+    const struct gru *gru;         /* the sequence model is this */
+    const struct futures *futures; /* or that, the other being null */
+    const float *actor_z, *drive_bias;
+    const float *stoch, *noise, *choices, *table; /* drive of each action (A, D) if discrete */
+    float *features, *actions;                    /* (H + 1, N, D + S·K), the first given; (H, N, A) */
 };
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -113,27 +126,67 @@ static void choose_numbers(const struct rollout *s, int64_t count, const float *
             bounded[r * A + a] = value / (fabsf(value) > 1.0f ? fabsf(value) : 1.0f);
         }
     dense(s->action_in, count, 0, bounded, A, hidden, 0);
-    for (int64_t r = 0; r < count; r++) memcpy(drive + r * drive_stride, s->b_recur, s->D * sizeof *drive);
-    multiply_packed(count, s->hidden, s->D, hidden, full_panels(s->hidden), s->mix_action->packed, drive,
-                    drive_stride, 1);
+    for (int64_t r = 0; r < count; r++) memcpy(drive + r * drive_stride, s->drive_bias, s->D * sizeof *drive);
+    multiply_packed(count, s->mix_action->in, s->D, hidden, full_panels(s->mix_action->in), s->mix_action->packed,
+                    drive, drive_stride, 1);
+}
+
+/* Numbers that a row of `step_gru` works in. */
+static int64_t gru_work(const struct rollout *s) {
+    return 2 * s->gru->deter_in->out + full_panels(3 * s->D / s->gru->blocks);
+}
+
+/* The block GRU's step t; y (count, y_stride) comes with the drive. */
+static void step_gru(const struct rollout *s, int64_t t, int64_t first, int64_t count, const int32_t *classes,
+                     float *const buffers[2], float *work, float *y, int64_t y_stride) {
+    const struct gru *g = s->gru;
+    int64_t D = s->D, Z = s->S * s->K, F = D + Z, hidden = g->deter_in->out, width = D / g->blocks;
+    int64_t hidden_stride = full_panels(hidden), gate_stride = full_panels(3 * width);
+    const float *now = s->features + (t * s->N + first) * F, *h = t ? now : g->state + first * D;
+    int64_t h_stride = t ? F : D;
+    float *next = s->features + ((t + 1) * s->N + first) * F;
+    float *one = buffers[0], *two = buffers[1], *x = work, *gates = x + count * 2 * hidden;
+    dense(g->deter_in, count, 0, h, h_stride, one, 0);
+    if (t)
+        for (int64_t r = 0; r < count; r++)
+            sum_rows(s->S, s->K, hidden, classes + r * s->S, g->w_z, two + r * hidden_stride);
+    else
+        multiply(count, Z, hidden, s->stoch + first * Z, Z, g->w_z, two, hidden_stride, 0);
+    for (int64_t r = 0; r < count; r++) {
+        memcpy(x + r * 2 * hidden, one + r * hidden_stride, hidden * sizeof *x);
+        norm_silu_row(hidden, two + r * hidden_stride, g->b_z, g->s_z, 0, x + (2 * r + 1) * hidden);
+    }
+    multiply_packed(count, 2 * hidden, D, x, 2 * hidden, g->mix->packed, y, y_stride, 1);
+    for (int64_t b = 0; b < g->blocks; b++)
+        multiply_packed(count, width, width, h + b * width, h_stride, g->packed_recur + b * width * full_panels(width),
+                        y + b * width, y_stride, 1);
+    float factors[count];
+    for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(D, y + r * y_stride, 0);
+    for (int64_t r = 0; r < count; r++)
+        unit_silu_row(D, y + r * y_stride, 0, factors[r], g->s_y, 0, y + r * y_stride);
+    for (int64_t b = 0; b < g->blocks; b++) {
+        multiply_packed(count, width, 3 * width, y + b * width, y_stride, g->packed_gates + b * width * gate_stride,
+                        gates, gate_stride, 0);
+        for (int64_t r = 0; r < count; r++)
+            gru_step(width, gates + r * gate_stride, g->b_gates + 3 * b * width, h + r * h_stride + b * width,
+                     next + r * F + b * width);
+    }
 }
 
 static void roll(const struct rollout *s, int64_t first, int64_t count) {
-    int64_t D = s->D, Z = s->S * s->K, F = D + Z, hidden = s->hidden, width = D / s->blocks;
-    int64_t D_stride = D + PANEL, gate_stride = full_panels(3 * width); /* a block may write past its end */
-    int64_t wide = widest(s->prior, s->prior_layers, full_panels(larger(Z, larger(2 * s->A, hidden))));
-    wide = widest(s->actor, s->actor_layers, wide);
-    float space[count * (2 * wide + 2 * hidden + D_stride + gate_stride) + LINE];
+    int64_t D = s->D, Z = s->S * s->K, F = D + Z, drive_stride = D + PANEL; /* a block may write past its end */
+    int64_t wide = full_panels(larger(Z, larger(2 * s->A, s->action_in->out)));
+    if (s->gru) wide = larger(wide, full_panels(s->gru->deter_in->out));
+    wide = widest(s->actor, s->actor_layers, widest(s->prior, s->prior_layers, wide));
+    int64_t work = s->gru ? gru_work(s) : 0;
+    float space[count * (2 * wide + work + drive_stride) + LINE];
     float *one = (float *)(((uintptr_t)space / sizeof *space + LINE - 1) / LINE * LINE * sizeof *space);
-    float *two = one + count * wide, *x = two + count * wide, *y = x + count * 2 * hidden;
-    float *gates = y + count * D_stride, *const buffers[2] = {one, two};
+    float *two = one + count * wide, *drive = two + count * wide, *const buffers[2] = {one, two};
     int32_t classes[count * s->S];
-    int64_t units = s->actor[0].out, units_stride = full_panels(units), hidden_stride = full_panels(hidden);
+    int64_t units = s->actor[0].out, units_stride = full_panels(units);
     for (int64_t t = 0; t < s->H; t++) {
         int64_t at = t * s->N + first; /* the first of these rows in (H, N) */
         const float *now = s->features + at * F;
-        const float *h = t ? now : s->state + first * D, *z = t ? now + D : s->stoch + first * Z;
-        int64_t h_stride = t ? F : D, z_stride = t ? F : Z;
         float *next = s->features + (at + s->N) * F, *action = s->actions + at * s->A;
 
         if (t)
@@ -146,36 +199,17 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         float *output = outputs(s->actor, 1, s->actor_layers, s->actor_out, count, at, body, body_stride, buffers);
         if (s->discrete)
             for (int64_t r = 0; r < count; r++)
-                choose(s, output + r * full_panels(s->A), s->choices + at + r, action + r * s->A, y + r * D_stride);
+                choose(s, output + r * full_panels(s->A), s->choices + at + r, action + r * s->A,
+                       drive + r * drive_stride);
         else
-            choose_numbers(s, count, output, s->choices + at * s->A, action, y, D_stride,
+            choose_numbers(s, count, output, s->choices + at * s->A, action, drive, drive_stride,
                            output == one ? two : one);
 
-        dense(s->deter_in, count, 0, h, h_stride, one, 0);
-        if (t)
-            for (int64_t r = 0; r < count; r++)
-                sum_rows(s->S, s->K, hidden, classes + r * s->S, s->w_z, two + r * hidden_stride);
+        if (s->gru)
+            step_gru(s, t, first, count, classes, buffers, drive + count * drive_stride, drive, drive_stride);
         else
-            multiply(count, Z, hidden, z, z_stride, s->w_z, two, hidden_stride, 0);
-        for (int64_t r = 0; r < count; r++) {
-            memcpy(x + r * 2 * hidden, one + r * hidden_stride, hidden * sizeof *x);
-            norm_silu_row(hidden, two + r * hidden_stride, s->b_z, s->s_z, 0, x + (2 * r + 1) * hidden);
-        }
-        multiply_packed(count, 2 * hidden, D, x, 2 * hidden, s->mix->packed, y, D_stride, 1);
-        for (int64_t b = 0; b < s->blocks; b++)
-            multiply_packed(count, width, width, h + b * width, h_stride,
-                            s->packed_recur + b * width * full_panels(width), y + b * width, D_stride, 1);
-        float factors[count];
-        for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(D, y + r * D_stride, 0);
-        for (int64_t r = 0; r < count; r++)
-            unit_silu_row(D, y + r * D_stride, 0, factors[r], s->s_y, 0, y + r * D_stride);
-        for (int64_t b = 0; b < s->blocks; b++) {
-            multiply_packed(count, width, 3 * width, y + b * width, D_stride,
-                            s->packed_gates + b * width * gate_stride, gates, gate_stride, 0);
-            for (int64_t r = 0; r < count; r++)
-                gru_step(width, gates + r * gate_stride, s->b_gates + 3 * b * width, h + r * h_stride + b * width,
-                         next + r * F + b * width);
-        }
+            imagine_rows(s->futures, t, first, count, t ? now + D : s->stoch + first * Z, t ? F : Z, drive,
+                         drive_stride, next, F);
 
         float *logits = outputs(s->prior, 0, s->prior_layers, s->prior_out, count, 0, next, F, buffers);
         for (int64_t r = 0; r < count; r++) {
@@ -189,20 +223,24 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
     }
 }
 
+static void pack_gru(const struct gru *g, int64_t D) {
+    int64_t width = D / g->blocks;
+    pack_layers(g->deter_in, 1, D);
+    pack_layers(g->mix, 1, g->mix->in);
+    pack_blocks(g->blocks, width, width, g->w_recur, g->packed_recur);
+    pack_blocks(g->blocks, width, 3 * width, g->w_gates, g->packed_gates);
+}
+
 void rollout(const struct rollout *s) {
-    int64_t width = s->D / s->blocks;
     pack_layers(s->prior, s->prior_layers, s->D);
     pack_layers(s->prior_out, 1, s->prior_out->in);
     pack_layers(s->actor, s->actor_layers, s->D + s->S * s->K);
     pack_layers(s->actor_out, 1, s->actor_out->in);
-    pack_layers(s->deter_in, 1, s->D);
-    pack_layers(s->mix, 1, 2 * s->hidden);
     if (!s->discrete) {
         pack_layers(s->action_in, 1, s->A);
-        pack_layers(s->mix_action, 1, s->hidden);
+        pack_layers(s->mix_action, 1, s->mix_action->in);
     }
-    pack_blocks(s->blocks, width, width, s->w_recur, s->packed_recur);
-    pack_blocks(s->blocks, width, 3 * width, s->w_gates, s->packed_gates);
+    if (s->gru) pack_gru(s->gru, s->D);
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t first = 0; first < s->N; first += s->group)
         roll(s, first, s->N - first < s->group ? s->N - first : s->group);
