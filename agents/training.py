@@ -86,7 +86,10 @@ def prepare_torch(config: Config) -> None:
 def use_kernels(config: Config) -> None:
     """Switch the fused kernels on, or warn that torch does their work."""
     try:
-        kernels.use(config.kernels and config.device == "cpu")
+        kernels.use(
+            config.kernels and config.device == "cpu",
+            lambda: print("compiling kernels, once on this machine …", file=sys.stderr, flush=True),
+        )
     except CompileError as error:
         kernels.use(False)
         print(
