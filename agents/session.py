@@ -107,6 +107,7 @@ def _code(signal: int | None) -> int:
 
 def _train(run: Run, config: Config, directory: Path) -> int | None:
     """The signal that interrupted the run."""
+    run.summarise()
     if run.step >= config.steps:
         print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
         return None
