@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,18 +28,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agents import cluster_launcher, local_launcher
 from agents.checkpoint import CheckpointError
 from agents.config import Config
+from agents.launcher_config import ClusterLauncher, SweepConfig
 from agents.optimizer_factory import check_optimizer
-from agents.parallel import RanksError, join
+from agents.orphan import leave_with_sweep
+from agents.parallel import Ranks, RanksError, Together, join
 from agents.replay.factory import check_backend
 from agents.run_directory import FREE, is_free, read_config, run_directory
 from agents.session import check_device, run_session
 from agents.strict import ConfigError, build, closest, did_you_mean, show
+from agents.sweep import Launch, Member, Sweep, refuse_doubles
 from envs.factory import EnvError, check_env
 from quantum.backend import BackendError, CredentialsError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+LAUNCHER = "launcher"  # the section of a sweep's own settings
 OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
 MAX_SWEEP = 1000  # runs; all of them are checked beforehand
 _PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
@@ -52,17 +57,22 @@ _HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-comp
 
 def main() -> None:
     """Entry point of train.py."""
+    leave_with_sweep()
     gymnasium.logger.min_level = gymnasium.logger.WARN
     ranks = join()
     try:
         with ranks.together():
-            sys.argv[1:] = prepare(sys.argv[1:])
+            arguments, sys.argv[1:] = sys.argv[1:], prepare(sys.argv[1:])
+            sweep = _plan(arguments, ranks)
     except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
     gymnasium.logger.min_level = gymnasium.logger.ERROR
     try:
-        _job()
+        if sweep is None:
+            _job()
+        elif code := sweep.run():
+            sys.exit(code)
     except KeyboardInterrupt:
         fail("interrupted twice; what was saved before is kept", 130)
     ranks.leave()
@@ -81,13 +91,8 @@ def prepare(arguments: list[str]) -> list[str]:
     """
     if any(argument.split("=")[0] in _HYDRA_ONLY for argument in arguments):
         return arguments
-    flags, texts = _split(arguments)
-    overrides = [_parse(text) for text in texts]
-    sweep = any(flag in _SWEEP for flag in flags)
-    for override in overrides:
-        _check_form(override, sweep)
-    _refuse_twice(overrides)
-    members = _members(overrides)
+    flags, overrides = _read(arguments)
+    members = _members([override for override in overrides if not _is_launchers(override)])
     shown = any(flag in _SHOW for flag in flags)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -99,6 +104,63 @@ def prepare(arguments: list[str]) -> list[str]:
                 _check_run(member, checked)
     _pass_on(caught)
     return [*flags, *(_spell(override) for override in overrides)]
+
+
+def _read(arguments: list[str]) -> tuple[list[str], list[Override]]:
+    """Flags, and settings that are well-formed each for itself."""
+    flags, texts = _split(arguments)
+    overrides = [_parse(text) for text in texts]
+    sweep = any(flag in _SWEEP for flag in flags)
+    for override in overrides:
+        _check_form(override, sweep)
+    _refuse_twice(overrides)
+    return flags, overrides
+
+
+def _is_launchers(override: Override) -> bool:
+    """Whether a setting is the sweep's and no run's."""
+    return str(override.key_or_group).split(".")[0] == LAUNCHER
+
+
+def plan_sweep(arguments: list[str]) -> tuple[list[Member], SweepConfig]:
+    """The runs of a command line with -m, and where they are to run. Raises ConfigError."""
+    _, overrides = _read(arguments)
+    own = [str(override.input_line) for override in overrides if _is_launchers(override)]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            where = build(SweepConfig, _resolved(compose("sweep", overrides=own)))
+    except HydraException as error:
+        keys = ", ".join(f"{LAUNCHER}.{key.name}" for key in fields(ClusterLauncher)[1:])
+        raise ConfigError(f"{' '.join(own)}: not among {LAUNCHER}=…, {keys}") from error
+    members = []
+    for member in _members([override for override in overrides if not _is_launchers(override)]):
+        config, directory = _resolve_resume(_load(member), [override.key_or_group for override in member])
+        texts = [_spell(override) for override in member]
+        choice = next((str(o.value()) for o in member if o.key_or_group == "env"), _default_env())
+        given = any(override.key_or_group == "env.id" for override in member)
+        directory = directory or run_directory(config, config.env.id if given else choice, texts)
+        members.append(Member(directory, config, tuple(texts)))
+    refuse_doubles(members)
+    return members, where
+
+
+def _default_env() -> str:
+    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+    return str(next(entry["env"] for entry in defaults if "env" in entry))
+
+
+def _plan(arguments: list[str], ranks: Ranks) -> Sweep | None:
+    """The sweep that -m asks for."""
+    if not any(flag in _SWEEP for flag in arguments) or any(flag in _HELP for flag in arguments):
+        return None
+    if isinstance(ranks, Together):
+        raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
+    members, where = plan_sweep(arguments)
+    launcher = where.launcher
+    launch: Launch = local_launcher.launch
+    if isinstance(launcher, ClusterLauncher):
+        launch = cluster_launcher.make_launch(launcher, Path(members[0].config.runs))
+    return Sweep(members, launch, launcher.jobs, functools.partial(print, flush=True))
 
 
 def load_config(overrides: list[str]) -> Config:
@@ -265,6 +327,12 @@ def _check_form(override: Override, sweep: bool) -> None:
         raise ConfigError(f"{text}: settings cannot be removed, only set, as {key}=…")
     if override.package is not None:
         raise ConfigError(f"{text}: a group has one place here, write {key}=… without @{override.package}")
+    if _is_launchers(override) and not sweep:
+        raise ConfigError(f"{text}: only a sweep has a {LAUNCHER}, add -m")
+    if _is_launchers(override) and override.is_sweep_override():
+        raise ConfigError(f"{text}: a sweep has one {LAUNCHER}")
+    if _is_hydras(key) and sweep:
+        raise ConfigError(f"{text}: sweeps are run by {LAUNCHER}=local, slurm, … and not by Hydra")
     if override.is_sweep_override() and not sweep:
         as_list = "" if key in _groups() else f"; a list is written {key}=[…]"
         raise ConfigError(f"{text}: several values need a sweep, add -m{as_list}")
