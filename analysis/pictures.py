@@ -98,7 +98,7 @@ def curves(report: Report) -> Figure:
 def profiles(report: Report) -> Figure:
     """Share of runs that came to the threshold by a step; share of runs above a final return."""
     shown = report.agents[:SHOWN]
-    paint = colours(shown, report)
+    paint, main = colours(shown, report), (report.baseline, report.candidate)
     columns = 1 if report.threshold is None else 2
     figure, axes = plt.subplots(1, columns, figsize=(5.5 * columns, 3.9), squeeze=False, layout="constrained")
     panels = list(axes[0])
@@ -110,7 +110,8 @@ def profiles(report: Report) -> Figure:
             needed = METRICS["steps"].scores(agent.runs, report.threshold)
             failed = np.array([run.returns.max() < report.threshold for run in agent.runs])
             # Reached by step t is "more than −t − 1" of the negated steps: a failure never is.
-            _profile(axis, np.where(failed, -np.inf, -needed), at, -at - 0.5, paint[agent.name])
+            wide = len(shown) <= BANDS or agent.name in main
+            _profile(axis, np.where(failed, -np.inf, -needed), at, -at - 0.5, paint[agent.name], wide)
         _label_ends(axis, _ends(axis, shown, budget), paint)
         axis.set(xlabel="environment steps", ylabel="share of seeds", ylim=(-0.03, 1.06), xlim=(0, budget))
         axis.set_title(f"Reached {report.threshold:g} by then")
@@ -120,7 +121,8 @@ def profiles(report: Report) -> Figure:
     pad = 0.05 * (high - low) or 1.0
     at = np.linspace(low - pad, high + pad, 241)
     for agent, scores in zip(shown, finals, strict=True):
-        _profile(axis, scores, at, at, paint[agent.name])
+        wide = len(shown) <= BANDS or agent.name in main
+        _profile(axis, scores, at, at, paint[agent.name], wide)
     axis.set(xlabel="final return τ", ylabel="share of seeds above τ", ylim=(-0.03, 1.06))
     axis.set_title("Performance profile of the final return")
     if report.threshold is None:
@@ -184,12 +186,14 @@ def _band(axis: Axes, band: Band, scale: float, colour: str, wide: bool) -> None
     axis.plot(band.at * scale, band.mid, color=colour, linewidth=2.2 if wide else 1.3)
 
 
-def _profile(axis: Axes, scores: Floats, at: Floats, levels: Floats, colour: str) -> None:
+def _profile(axis: Axes, scores: Floats, at: Floats, levels: Floats, colour: str, wide: bool) -> None:
+    """A profile, and its interval if it is `wide`."""
     order = np.argsort(levels)
     mid, low, high = profile_band(scores[:, None], levels[order], np.random.default_rng(0))
     back = np.argsort(order)
-    axis.fill_between(at, low[back], high[back], color=colour, alpha=0.13, linewidth=0, step="mid")
-    axis.step(at, mid[back], color=colour, linewidth=2, where="mid")
+    if wide:
+        axis.fill_between(at, low[back], high[back], color=colour, alpha=0.18, linewidth=0, step="mid")
+    axis.step(at, mid[back], color=colour, linewidth=2.2 if wide else 1.3, where="mid")
 
 
 def _ends(axis: Axes, shown: Sequence[Agent], budget: float) -> list[tuple[str, float, float]]:
