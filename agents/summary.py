@@ -7,17 +7,16 @@ the end of every session, and holds nothing that training reads again.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from agents.config import Config
 from agents.dreamer import Dreamer
 from agents.provenance import provenance
+from agents.run_directory import SUMMARY_NAME, read_summary
 from quantum.spending import Spending
 from worldmodel.attention.born import Born
 from worldmodel.attention.coherent import Coherent
 from worldmodel.attention.decay import DecayGate
 
-NAME = "summary.json"
 # Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of
 # quantum replay, and updates in which the hybrid optimizer searched.
 QUANTUM_PARTS = ("quantum", "search")
@@ -47,7 +46,7 @@ class Summary:
     """
 
     def __init__(self, directory: Path, step: int, steps: int) -> None:
-        self._path = directory / NAME
+        self._path = directory / SUMMARY_NAME
         self._sessions = [s for s in read_summary(directory).get("sessions", []) if s["step"] < step]
         if step < steps:
             self._sessions.append({"step": step, **provenance()})
@@ -72,15 +71,6 @@ class Summary:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
         temporary.replace(self._path)
-
-
-def read_summary(directory: Path) -> dict[str, Any]:
-    """The run's summary; empty if there is none that can be read."""
-    try:
-        values = json.loads((directory / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def parameters(agent: Dreamer) -> dict[str, int]:

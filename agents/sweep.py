@@ -16,9 +16,8 @@ from agents.config import Config
 from agents.interrupt import Interrupt
 from agents.lock import taken
 from agents.progress import duration
-from agents.run_directory import check_same_run
+from agents.run_directory import check_same_run, read_summary
 from agents.strict import ConfigError
-from agents.summary import read_summary
 
 OUTPUT = "console.log"  # what a run printed, in its directory
 _PAUSE = 0.05  # seconds between looks at the runs

@@ -5,18 +5,18 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from agents import local_launcher
 from agents.command_line import load_config, plan_sweep
 from agents.lock import exclusive
 from agents.run_directory import run_directory, write_config
 from agents.strict import ConfigError
-from agents.sweep import Member, Sweep, refuse_doubles
+from agents.sweep import Member, refuse_doubles
+from tests.fake_sweep import fake_members, fake_sweep
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -25,69 +25,6 @@ SMALL = [
     "evaluation.every=100", "evaluation.episodes=2", "evaluation.horizon=10", "checkpoint.every=50",
     "logging.every=50", "logging.tensorboard=false", "steps=200",
 ]  # fmt: skip
-
-# Stands for train.py: takes 10 steps of 30 ms, saves after each, resumes, holds the lock, writes down
-# every step that it takes, and leaves at SIGTERM. `fail` crashes at step 3.
-FAKE = """
-import fcntl, json, os, signal, sys, time
-sys.path.insert(0, {root!r})
-from agents.orphan import leave_with_sweep
-directory, kind = sys.argv[1], sys.argv[2]
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-leave_with_sweep()
-lock = open(directory + "/.lock", "w")
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    print("error: taken"); sys.exit(2)
-def state():
-    try: return json.load(open(directory + "/summary.json"))["step"]
-    except FileNotFoundError: return 0
-step = state()
-if kind == "fail" and step >= 3:
-    print("error: it broke"); sys.exit(1)
-while step < 10:
-    time.sleep(0.03)
-    step += 1
-    with open(directory + "/steps.txt", "a") as file: file.write(f"{{step}}\\n")
-    with open(directory + "/summary.tmp", "w") as file: json.dump({{"step": step}}, file)
-    os.replace(directory + "/summary.tmp", directory + "/summary.json")
-    if kind == "fail" and step == 3:
-        print("error: it broke"); sys.exit(1)
-    if stop: sys.exit(143)
-"""
-
-# Stands for the sweep's own process.
-PARENT = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from pathlib import Path
-from test_sweep import fake_members, fake_sweep
-sys.exit(fake_sweep(fake_members(Path(sys.argv[1])), 3).run())
-"""
-
-
-def fake_members(folder: Path, kinds: Sequence[str] = ("good",) * 8) -> list[Member]:
-    config = load_config(["steps=10"])
-    return [Member(folder / f"seed_{i}", config, (kind,)) for i, kind in enumerate(kinds)]
-
-
-def fake_sweep(members: list[Member], jobs: int, say: Callable[[str], None] = lambda text: None) -> Sweep:
-    def launch(member: Member) -> local_launcher.LocalHandle:
-        member.directory.mkdir(parents=True, exist_ok=True)
-        with (member.directory / "console.log").open("ab") as output:
-            command = [
-                sys.executable,
-                "-c",
-                FAKE.format(root=str(ROOT)),
-                str(member.directory),
-                *member.arguments,
-            ]
-            environment = local_launcher.environment(member)
-            return local_launcher.LocalHandle(subprocess.Popen(command, stdout=output, env=environment))
-
-    return Sweep(members, launch, jobs, say)
 
 
 def taken_steps(folder: Path) -> list[list[int]]:
@@ -113,24 +50,31 @@ def test_one_crash_costs_nobody_else(tmp_path: Path) -> None:
     assert "seed_1" in lines[-1] and "error: it broke (exit code 1)" in lines[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_sweep_killed_at_random_ends_complete(number: signal.Signals, tmp_path: Path) -> None:
-    """Killed twice, then left alone. No step of any run is taken twice, and none is missing."""
-    parent = PARENT.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    command = [sys.executable, "-c", parent, str(tmp_path)]
-    rng = random.Random(int(number))
+def test_a_sweep_killed_twice_at_random_ends_complete(tmp_path: Path) -> None:
+    """Then it is left alone. No step of any run is taken twice, and none is missing."""
+    command = [sys.executable, str(ROOT / "tests" / "fake_sweep.py"), str(tmp_path)]
+    rng = random.Random(0)
     for _ in range(2):
+        before = sum(map(len, taken_steps(tmp_path)))
         process = subprocess.Popen(command)
         begin = time.monotonic()
-        before = sum(map(len, taken_steps(tmp_path)))
         while sum(map(len, taken_steps(tmp_path))) == before and time.monotonic() - begin < 60:
             time.sleep(0.02)
         time.sleep(rng.uniform(0.0, 0.4))
-        os.kill(process.pid, number)
-        code = process.wait(60)
-        assert code == (-number if number == signal.SIGKILL else 128 + number)
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
     assert sum(map(len, taken_steps(tmp_path))) < 80, "it was killed too late to tell"
     assert subprocess.run(command, timeout=60).returncode == 0
+    assert taken_steps(tmp_path) == [list(range(1, 11))] * 8
+
+
+def test_sigterm_lets_runs_save_and_the_rest_wait(tmp_path: Path) -> None:
+    lines: list[str] = []
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    assert fake_sweep(fake_members(tmp_path), 2, lines.append).run() == 128 + signal.SIGTERM
+    assert "0 failed" in lines[-1] and "left: the same command goes on" in lines[-1]
+    assert fake_sweep(fake_members(tmp_path), 4, lines.append).run() == 0
     assert taken_steps(tmp_path) == [list(range(1, 11))] * 8
 
 
@@ -160,7 +104,7 @@ def _made(directory: Path) -> Path:
 
 
 def test_a_directory_with_other_settings_is_a_failure_not_a_skip(tmp_path: Path) -> None:
-    members = fake_members(tmp_path, ["good", "good"])
+    members = fake_members(tmp_path, ["good", "good"], load_config(["steps=10"]))
     write_config(members[0].directory, load_config(["steps=10", "optimizer.lr=1e-4"]))
     (members[0].directory / "summary.json").write_text('{"step": 10}')
     lines: list[str] = []
