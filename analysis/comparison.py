@@ -151,22 +151,31 @@ def _judge(
     scores = {
         name: metric.sign * metric.scores(runs, threshold) for name, runs in groups.items()
     }  # (R,) each, more is better
+    ranks = {name: _ranks(runs, scores[name], metric, threshold) for name, runs in groups.items()}
     names = [name for name in groups if name not in (baseline, candidate)]
     pairs = [classify(name, configs, candidate, baseline) for name in names]
     differences = [difference(scores[pair.first], scores[pair.second], random) for pair in pairs]
     verdicts = decide_all(differences, stated)
-    others = [_judged(*item, scores, random) for item in zip(pairs, verdicts, strict=True)]
+    others = [_judged(*item, ranks, random) for item in zip(pairs, verdicts, strict=True)]
     if candidate is None:
         return None, others
     pair = classify(candidate, configs, candidate, baseline)
     verdict = decide(difference(scores[candidate], scores[baseline], random), stated)
-    return _judged(pair, verdict, scores, random), others
+    return _judged(pair, verdict, ranks, random), others
+
+
+def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: float | None) -> Floats:
+    """Scores for comparisons of one run with another: a failure is worse than the last evaluation."""
+    if threshold is None or not metric.needs_threshold:
+        return scores
+    failed = np.array([run.returns.max() < threshold for run in runs])
+    return np.where(failed, -np.inf, scores)
 
 
 def _judged(
-    pair: Comparison, verdict: Verdict, scores: dict[str, Floats], random: np.random.Generator
+    pair: Comparison, verdict: Verdict, ranks: dict[str, Floats], random: np.random.Generator
 ) -> Judged:
-    x, y = scores[pair.first], scores[pair.second]
+    x, y = ranks[pair.first], ranks[pair.second]
     a, b = x[:, None], y[:, None]
     samples = contrast_replicates(probability_of_improvement, a, b, random, _RESAMPLES)
     improvement = percentile(float(probability_of_improvement(a, b)), samples)

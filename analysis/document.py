@@ -61,6 +61,7 @@ th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); t
   white-space: nowrap; vertical-align: top; }
 th { font-weight: 600; border-bottom: 2px solid var(--ink); white-space: normal; vertical-align: bottom; }
 th.word, td.word { text-align: left; white-space: normal; padding-right: 1.4rem; }
+td.word:not(:only-child) { min-width: 9rem; } td.word:last-child { min-width: 16rem; }
 figure { margin: 1.2rem 0; } img { max-width: 100%; height: auto; }
 figcaption { color: var(--quiet); font-size: .88rem; max-width: 46rem; }
 .callout { border-left: 5px solid #7f7f7f; background: var(--soft); padding: .8rem 1.1rem; max-width: 46rem; }

@@ -9,7 +9,7 @@ from analysis.run_record import CompareError, RunRecord
 # Settings that every run of a comparison must share: the task, the budget, the examination.
 SHARED = ("env", "steps", "evaluation")
 # Settings that may differ between the seeds of one agent.
-FREE = ("seed", "runs", "resume", "device", "threads", "logging", "checkpoint", "launcher")
+FREE = ("seed", "runs", "resume", "device", "threads", "logging", "checkpoint")
 _LISTED = 3  # runs that a message names
 
 

@@ -164,21 +164,22 @@ def _cost_row(agent: Agent) -> list[str]:
 
 def _comparisons(report: Report) -> Table:
     metric = report.metric
-    header = [
-        "comparison", "first", "second", "seeds", "difference [interval]", "level",
-        "P(first better) [95 %]", "verdict on the first",
-    ]  # fmt: skip
+    header = ["comparison", "seeds", "difference [interval]", "level", "P(first better) [95 %]",
+              "verdict on the first"]  # fmt: skip
     rows = []
     for judged in report.others:
         pair, verdict = judged.comparison, judged.verdict
         rows.append(
             [
-                pair.kind, pair.first, pair.second, f"{judged.seeds[0]}, {judged.seeds[1]}",
-                change(verdict.interval, metric), f"{verdict.interval.level:.2%}",
-                _percent(judged.improvement), f"**{verdict.word}**: {verdict.reason}",
+                f"**{pair.kind}**: `{pair.first}` against `{pair.second}`",
+                f"{judged.seeds[0]}, {judged.seeds[1]}",
+                change(verdict.interval, metric),
+                f"{verdict.interval.level:.2%}",
+                _percent(judged.improvement),
+                f"**{verdict.word}**: {verdict.reason}",
             ]
-        )  # fmt: skip
-    return Table(header, rows, frozenset({0, 1, 2, 7}))
+        )
+    return Table(header, rows, frozenset({0, 5}))
 
 
 def _holm_note(report: Report) -> str:
@@ -203,6 +204,9 @@ def _compared(report: Report) -> str:
     versions = dict(run.versions or ())
     if versions:
         text += " Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items() if v) + "."
+    commits = sorted({commit for agent in report.agents for run in agent.runs for commit in run.commits})
+    if commits:
+        text += f" Commits: {', '.join(commits)} (+: with edits)."
     if run.processors:
         text += f" Processor: {', '.join(run.processors)}."
     return text

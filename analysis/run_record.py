@@ -52,6 +52,7 @@ class RunRecord:
     seconds: Floats  # (T,), wall-clock since the run began
     costs: Costs
     versions: tuple[tuple[str, str | None], ...] | None  # of code and libraries; None: an old run
+    commits: tuple[str, ...]
     processors: tuple[str, ...]
     stream: str  # hash of all metrics but the clock's
 
@@ -112,6 +113,7 @@ def read_run(directory: Path) -> RunRecord:
         np.array(seconds, np.float64),
         _costs(summary, int(updates), float(max(elapsed, seconds[-1]))),
         _versions(summary, directory),
+        tuple(sorted({s["commit"] for s in summary.get("sessions", []) if s["commit"]})),
         tuple(sorted({s["machine"]["processor"] for s in summary.get("sessions", [])})),
         digest.hexdigest(),
     )
