@@ -132,9 +132,9 @@ def test_members_are_named_as_single_runs_are() -> None:
 
 
 def test_refuses_two_runs_in_one_directory(tmp_path: Path) -> None:
-    member = Member(tmp_path, load_config([]), ("seed=0",))
-    with pytest.raises(ConfigError, match="two runs of the sweep"):
-        refuse_doubles([member, member])
+    config = load_config([])
+    with pytest.raises(ConfigError, match=r"two runs of the sweep.*seed=0 and seed=00"):
+        refuse_doubles([Member(tmp_path, config, (text,)) for text in ("seed=0", "seed=00")])
 
 
 def test_the_lock_tells_whether_it_is_taken(tmp_path: Path) -> None:
