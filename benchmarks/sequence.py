@@ -2,8 +2,8 @@
 
 The observe pass (posterior and prior included; forward, and backward to all inputs and weights) for
 B = 16 sequences of T steps at the same width D, one thread; the `gru` runs coupled, as the agent does
-(hand-written gradients), and decoupled (autograd over the loop). Then one imagined step from N = 128
-starts, by the number of steps that lie behind them.
+(hand-written gradients), and decoupled (autograd over the loop), without the kernels in C. Then, with
+them, one imagined step from N = 128 starts, by the number of steps that lie behind them.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from time import perf_counter
 import torch
 
 from agents.command_line import load_config
+from worldmodel import kernels
 from worldmodel.model import WorldModel
 from worldmodel.rssm import Carry
 
@@ -47,9 +48,10 @@ def main() -> None:
         f"\n| one imagined step, {BATCH * STARTS} starts | " + " | ".join(map(str, a.contexts)) + " behind |"
     )
     print("|---" * (1 + len(a.contexts)) + "|")
+    kernels.use(True)  # as in a run
     wide = {
         name: build([*MODELS[name], *a.overrides], max(a.contexts))
-        for name in ("softmax", "coherent", "born")
+        for name in ("gru", "softmax", "coherent", "born")
     }
     steps = {c: in_turns({n: imagining(m, c) for n, m in wide.items()}, a.repeats) for c in a.contexts}
     for name in wide:

@@ -23,9 +23,16 @@ SIGNATURES = {
     "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
     "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
     "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
+    "draw_prior": [POINTER],
     "scan": [POINTER],
     "scan_backward": [POINTER],
+    "pack": [LONG, LONG, POINTER, POINTER],
+    "share_past": [POINTER],
+    "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
+    "imagine": [POINTER],
+    "imagine_scratch": [POINTER],
 }
+RESULTS = {"imagine_scratch": LONG}
 
 _library: ctypes.CDLL | None = None
 
@@ -41,7 +48,7 @@ def _make() -> ctypes.CDLL:
     library = load(sorted((Path(__file__).parent / "native").iterdir()))
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, RESULTS.get(name)
     return library
 
 
@@ -122,6 +129,42 @@ def draw_latents(logits: Tensor, bias: Tensor, uniform: Tensor, unimix: float, o
         torch.get_num_threads(), rows, latents, classes, unimix, logits.data_ptr(), bias.data_ptr(),
         uniform.data_ptr(), out.data_ptr(), out.stride(0),
     )  # fmt: skip
+
+
+class _Prior(ctypes.Structure):
+    """See native/prior.c."""
+
+    _fields_ = [
+        *((name, LONG) for name in ("threads", "N", "D", "units", "layers", "S", "K", "h_stride")),
+        *((name, POINTER) for name in ("unimix", "h", "noise", "z", "scratch", "weights")),
+    ]
+
+
+def draw_prior(h: Tensor, weights: list[Tensor], uniform: Tensor, unimix: float) -> Tensor:
+    """One-hot draws (R, S·K) from the logits that an MLP makes of h (R, D), and U[0, 1) variables (R, S).
+
+    `weights`: weight, bias and scale of every layer, then weight and bias of the logits.
+    """
+    (rows, deter), latents, logits = h.shape, uniform.shape[1], len(weights[-1])
+    weights = [weight.contiguous() for weight in weights]
+    uniform = uniform.contiguous()
+    layers, units = len(weights) // 3, weights[-2].shape[1]
+    threads = torch.get_num_threads()
+    panels = deter + (layers + 1) * units  # each weight has so many inputs, and its outputs fill panels
+    z = h.new_empty(rows, logits)
+    scratch = h.new_empty(panels * (max(units, logits) + ROOM) + threads * ROOM * (2 * units + logits))
+    pointers = (POINTER * len(weights))(*(weight.data_ptr() for weight in weights))
+    mixed = FLOAT(unimix)
+    prior = _Prior(
+        threads, rows, deter, units, layers, latents, logits // latents, h.stride(0), ctypes.addressof(mixed),
+        h.data_ptr(), uniform.data_ptr(), z.data_ptr(), scratch.data_ptr(), ctypes.addressof(pointers),
+    )  # fmt: skip
+    functions().draw_prior(ctypes.byref(prior))
+    return z
+
+
+ROOM = 32
+"""The largest panel of native/products.h and the rows of a block of native/prior.c."""
 
 
 def log_softmax_(logits: Tensor, bias: Tensor | None, positive: Tensor | None, keep: bool) -> Tensor:

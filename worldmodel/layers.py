@@ -109,11 +109,16 @@ class MLP(nn.Sequential):
         if not len(self):
             return x
         rows = x.reshape(-1, x.shape[-1])
-        y = _Stack.apply(rows, *self.parameters()) if torch.is_grad_enabled() else self._values(rows)
+        y = _Stack.apply(rows, *self.weights()) if torch.is_grad_enabled() else self._values(rows)
         return y.view(*x.shape[:-1], -1)
 
+    def weights(self) -> list[Tensor]:
+        """Weight, bias and scale of every layer: `parameters()` without its walk through all modules."""
+        layers = [self.layer(i) for i in range(len(self) // 2)]
+        return [tensor for linear, norm in layers for tensor in (linear.weight, linear.bias, norm.scale)]
+
     def _values(self, x: Tensor) -> Tensor:
-        parameters = list(self.parameters())
+        parameters = self.weights()
         out = x.new_empty(len(x), len(parameters[-1]))
         for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
             for i in range(0, len(parameters), 3):

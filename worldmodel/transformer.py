@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.attention.decay import DecayGate
+from worldmodel.attention.kind import Kind
 from worldmodel.attention.rotary import Phases, phases, rotate_by
 from worldmodel.context import CausalAttention, Future, Heads, MixedAttention, Sight
+from worldmodel.imagine_native import Futures, LayerWeights, Weights, covers
 from worldmodel.layers import MLP, Linear, RMSNorm, init_weight, spread_biases
 from worldmodel.products import affine_add
+from worldmodel.shared_past import Starts
 
 
 class Past(NamedTuple):
@@ -194,13 +197,15 @@ class Transformer(nn.Module):
         stoch: Tensor,
         drive: Tensor,
         is_first: Tensor | None,
-        state: Past | Imagined,
+        state: Past | Imagined | Futures,
         out: Tensor | None = None,
-    ) -> tuple[Tensor, Past | Imagined]:
+    ) -> tuple[Tensor, Past | Imagined | Futures]:
         new: Past | Imagined
+        if isinstance(state, Imagined | Futures) and is_first is not None:
+            raise ValueError("imagined futures hold no resets: pass is_first=None")
+        if isinstance(state, Futures):
+            return state.step(stoch, drive, out), state
         if isinstance(state, Imagined):
-            if is_first is not None:
-                raise ValueError("imagined futures hold no resets: pass is_first=None")
             h, new = self._imagine(stoch, drive, state)
         else:
             first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
@@ -238,7 +243,7 @@ class Transformer(nn.Module):
             torch.addcmul(turn.sin * tick.cos, turn.cos, tick.sin),
         )
 
-    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined:
+    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined | Futures:
         segments, mask = states.sight  # (B, C), (B, 1, T, C)
         steps, columns = mask.shape[2:]
         if b is None:
@@ -247,6 +252,9 @@ class Transformer(nn.Module):
             b, t = b.repeat_interleave(t.shape[1] // group), t.reshape(-1, group)  # (R,), (R, G)
         else:
             t = t.unsqueeze(1)
+        if (parts := self._alone(states)) is not None:
+            starts = Starts(b, t, segments, steps)
+            return Futures(self._weights(), *parts, starts, self.window, int(states.position))
         layers = tuple(
             block.attention.select(trail, states.sight, b, t)
             for block, trail in zip(self.layers(), states.layers, strict=True)
@@ -260,6 +268,28 @@ class Transformer(nn.Module):
         )
         turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
         return Imagined(layers, distance.unsqueeze(1), turn, 0)
+
+    def _alone(self, states: Trail) -> tuple[list[Kind], list[Any]] | None:
+        """Kinds and trails of all layers, if the kernel knows them; in a mixture it knows none."""
+        pairs = [(block.attention, trail) for block, trail in zip(self.layers(), states.layers, strict=True)]
+        for i, (attention, trail) in enumerate(pairs):
+            if isinstance(attention, MixedAttention):
+                parts = attention.active()
+                if len(parts) > 1:
+                    return None
+                pairs[i] = parts[0][1], trail[parts[0][0]]
+        kinds = [attention.kind for attention, _ in pairs]
+        return (kinds, [trail for _, trail in pairs]) if covers(kinds, self.norm.scale) else None
+
+    def _weights(self) -> Weights:
+        layers = []
+        for block in self.layers():
+            hidden, norm = block.mlp.layer(0)
+            mlp = hidden.weight, hidden.bias, norm.scale, block.mlp_out.weight
+            decay = (None, None) if block.decay is None else (block.decay.weight, block.decay.bias)
+            qkv = block.norm.scale, block.qkv.weight, block.qkv.bias
+            layers.append(LayerWeights(*qkv, block.out.weight, *mlp, *decay))
+        return Weights(self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers)
 
     def schedule(self, update: int) -> None:
         """Set the mix of a curriculum for update number `update`."""
