@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,17 @@ FAST = {**AGENTS, "hybrid": (AGENTS["hybrid"][0], 1500)}  # far ahead
 PAIR = {name: FAST[name] for name in ("classical", "hybrid")}
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """Ten seeds of classical and hybrid."""
-    folder = tmp_path / "CartPole"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "CartPole"
     write_runs(folder, 10, agents=PAIR)
     return folder
+
+
+@pytest.fixture
+def runs(written: Path, tmp_path: Path) -> Path:
+    """Ten seeds of classical and hybrid, to be spoiled."""
+    return Path(shutil.copytree(written, tmp_path / "CartPole"))
 
 
 @pytest.fixture
@@ -216,6 +222,7 @@ def test_refuses_unfinished_and_broken_runs(runs: Path, refused: Refused, tmp_pa
     assert "damaged in line 51" in refused(runs)
     (run / "metrics.jsonl").unlink()
     assert "cannot be read" in refused(runs)
+    (run / "metrics.jsonl").write_text("".join(lines))
     assert "choose one environment" in refused(tmp_path)
     assert "is no folder" in refused(tmp_path / "nothing")
     assert "--baseline random is not one of classical, hybrid" in refused(runs, "--baseline", "random")
