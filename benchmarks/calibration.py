@@ -32,17 +32,22 @@ def main() -> None:
     parser.add_argument("--comparisons", type=int, default=5_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10])
     parser.add_argument("--resamples", type=int, default=2_000)
+    parser.add_argument("--scores", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     a = parser.parse_args()
     print(f"{a.comparisons} comparisons of identical agents, {a.resamples} resamples each")
     print("| scores | seeds | interval without 0 | better or worse | coverage of the 95 % interval | s |")
     print("|---|---|---|---|---|---|")
-    for name, shape in SHAPES.items():
+    for name in a.scores:
+        shape = SHAPES[name]
         for seeds in a.seeds:
             begin = perf_counter()
             excluded, claimed = false_claims(shape, seeds, a.comparisons, a.resamples)
             covered = coverage(shape, seeds, a.comparisons, a.resamples)
             seconds = perf_counter() - begin
-            print(f"| {name} | {seeds} | {excluded:.2%} | {claimed:.2%} | {covered:.2%} | {seconds:.0f} |")
+            print(
+                f"| {name} | {seeds} | {excluded:.2%} | {claimed:.2%} | {covered:.2%} | {seconds:.0f} |",
+                flush=True,
+            )
 
 
 def false_claims(draw: Draw, seeds: int, comparisons: int, resamples: int) -> tuple[float, float]:
