@@ -9,7 +9,7 @@ report.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -19,6 +19,7 @@ from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Us
 from quantum.config import QuantumConfig
 from quantum.credentials import one_line
 from quantum.journal import Entry, Journal
+from quantum.spending import Spending, spending
 from quantum.statevector import Statevector
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
@@ -212,6 +213,17 @@ class JobQueue:
         if self.limits.budget_seconds is not None:
             out["budget_seconds_left"] = max(0.0, self.limits.budget_seconds - self.usage.seconds)
         return out
+
+    def spending(self) -> Spending:
+        """What its jobs have cost, the fallback's left out."""
+        return spending(self.usage, self.backend.remote)
+
+    def go_on_from(self, usage: Usage) -> None:
+        """The costs of earlier sessions, from a checkpoint; of budgets the journal knows better."""
+        if self.limits.budget_shots is None and self.limits.budget_seconds is None:
+            self.usage = usage
+        else:
+            self.usage = replace(self.usage, circuits=usage.circuits)
 
     def _next(self) -> int:
         self._number += 1

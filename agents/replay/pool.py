@@ -18,7 +18,9 @@ import torch
 
 from agents.replay.proposals import Exact
 from agents.replay.sum_tree import Floats, Ints, SumTree
+from quantum.backend import Usage
 from quantum.job_queue import JobQueue, Outcome
+from quantum.spending import Spending
 from quantum.tasks import AmplitudeTask
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
@@ -151,6 +153,9 @@ class Pool:
                 out[f"quantum/{name}"] = value
         return out
 
+    def spending(self) -> Spending:
+        return self._queue.spending()
+
     def _counted(self) -> dict[str, float]:
         """What happened to the jobs of the whole run."""
         counts = asdict(self._queue.counts)
@@ -172,6 +177,7 @@ class Pool:
             "batches": self._batches,
             "jobs": self._jobs,
             "counted": self._counted(),
+            "usage": asdict(self._queue.usage),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,3 +185,4 @@ class Pool:
         self._level, self._used, self._born = state["level"], state["used"], state["born"]
         self._batches, self._jobs = state["batches"], state["jobs"]
         self._earlier = state["counted"]
+        self._queue.go_on_from(Usage(**state.get("usage", {})))
