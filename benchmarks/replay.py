@@ -246,14 +246,21 @@ def circuits(steps: int, directory: Path) -> None:
 
 
 def lost(runs: list[Path]) -> None:
-    """Seconds that training spent on handing jobs over and taking them in, of all seconds learned."""
+    """Seconds that training spent on handing jobs over and taking them in, of all seconds learned; and
+    those that the backend worked meanwhile, in threads of its own."""
     for directory in runs:
         lines = read_metrics(directory, "time/quantum")
         seconds = sum(line["time/quantum"] for line in lines)
         whole = lines[-1]["time/seconds"]
         jobs, used = lines[-1]["quantum/jobs_finished"], lines[-1]["quantum/jobs_fallback"]
         print(f"{directory}: {seconds:.2f} of {whole:.0f} s, {seconds / whole:.2%}", end="; ")
-        print(f"{jobs:.0f} jobs by the backend, {used:.0f} by the simulator")
+        print(f"{jobs:.0f} jobs by the backend, {used:.0f} by the simulator", end="; ")
+        age, fresh, distance = (
+            float(np.mean([line[f"pool/{name}"] for line in lines if f"pool/{name}" in line]))
+            for name in ("age", "fresh", "distance")
+        )
+        print(f"backend {lines[-1]['time/quantum_seconds']:.1f} s; mean age {age:.0f} batches", end=", ")
+        print(f"drawn in process {fresh:.1%}, distance {distance:.3f}")
 
 
 if __name__ == "__main__":
