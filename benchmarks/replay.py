@@ -1,8 +1,8 @@
 """What replay costs: python -m benchmarks.replay [--steps 1000000] [--circuits].
 
 In one process and on one thread, medians, candidates in turn: draws and updates of 1,024 sequences
-beside cpprb (if it is installed: pip install cpprb) and beside plain NumPy; their growth with the
-number of steps; a batch of vector sequences with its gather; memory; a checkpoint. `--circuits` adds
+beside cpprb (if it is installed: pip install cpprb), and in plain NumPy; by themselves, their growth
+with the number of steps; a batch of vector sequences with its gather; memory; a checkpoint. `--circuits` adds
 the time of a job and of a draw from its pool for simulators and a fake IBM device. `--lost` prints
 nothing but the share of the time of finished runs that was lost to quantum jobs.
 """
@@ -149,13 +149,14 @@ def speed(steps: int, repeat: int, directory: Path) -> None:
     candidates: dict[str, Any] = {
         "prioritized": Ours("prioritized", steps, directory, "replay.beta=[1,1]"),
         "quantum (exact)": Ours("quantum", steps, directory),
-        "NumPy cumsum": Naive(steps),
     }
     try:
         candidates["cpprb"] = Cpprb(steps)
     except ImportError:
         print("cpprb is not installed: pip install cpprb")
     result = times(candidates, repeat)
+    # By itself: every turn of it would sweep the others' caches.
+    result |= times({"NumPy cumsum": Naive(steps)}, repeat // 4)
     print(f"{COUNT} sequences of {steps:,}; median µs of {repeat}")
     print(f"{'':>16} {'draw':>8} {'update':>8} {'together':>9} {'/ prioritized':>14}")
     base = sum(result["prioritized"])
