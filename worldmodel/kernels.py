@@ -23,9 +23,24 @@ SIGNATURES = {
     "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
     "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
     "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
+    "draw_prior": [POINTER],
     "scan": [POINTER],
     "scan_backward": [POINTER],
+    "pack": [LONG, LONG, POINTER, POINTER],
+    "share_past": [POINTER],
+    "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
+    "imagine": [POINTER],
+    "imagine_scratch": [POINTER],
+    "rms_norm": [INTEGER, LONG, LONG, *[POINTER] * 4],
+    "rms_norm_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],
+    "unimix_probs": [INTEGER, LONG, LONG, FLOAT, *[POINTER] * 3],
+    "unimix_probs_backward": [INTEGER, LONG, LONG, FLOAT, *[POINTER] * 3],
+    "draw_one_hot": [INTEGER, LONG, LONG, *[POINTER] * 3],
+    "block_room": [POINTER],
+    "block": [POINTER],
+    "block_backward": [POINTER],
 }
+RESULTS = {"imagine_scratch": LONG}
 
 _library: ctypes.CDLL | None = None
 
@@ -41,7 +56,7 @@ def _make() -> ctypes.CDLL:
     library = load(sorted((Path(__file__).parent / "native").iterdir()))
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, RESULTS.get(name)
     return library
 
 
@@ -124,6 +139,42 @@ def draw_latents(logits: Tensor, bias: Tensor, uniform: Tensor, unimix: float, o
     )  # fmt: skip
 
 
+class _Prior(ctypes.Structure):
+    """See native/prior.c."""
+
+    _fields_ = [
+        *((name, LONG) for name in ("threads", "N", "D", "units", "layers", "S", "K", "h_stride")),
+        *((name, POINTER) for name in ("unimix", "h", "noise", "z", "scratch", "weights")),
+    ]
+
+
+def draw_prior(h: Tensor, weights: list[Tensor], uniform: Tensor, unimix: float) -> Tensor:
+    """One-hot draws (R, S·K) from the logits that an MLP makes of h (R, D), and U[0, 1) variables (R, S).
+
+    `weights`: weight, bias and scale of every layer, then weight and bias of the logits.
+    """
+    (rows, deter), latents, logits = h.shape, uniform.shape[1], len(weights[-1])
+    weights = [weight.contiguous() for weight in weights]
+    uniform = uniform.contiguous()
+    layers, units = len(weights) // 3, weights[-2].shape[1]
+    threads = torch.get_num_threads()
+    panels = deter + (layers + 1) * units  # each weight has so many inputs, and its outputs fill panels
+    z = h.new_empty(rows, logits)
+    scratch = h.new_empty(panels * (max(units, logits) + ROOM) + threads * ROOM * (2 * units + logits))
+    pointers = (POINTER * len(weights))(*(weight.data_ptr() for weight in weights))
+    mixed = FLOAT(unimix)
+    prior = _Prior(
+        threads, rows, deter, units, layers, latents, logits // latents, h.stride(0), ctypes.addressof(mixed),
+        h.data_ptr(), uniform.data_ptr(), z.data_ptr(), scratch.data_ptr(), ctypes.addressof(pointers),
+    )  # fmt: skip
+    functions().draw_prior(ctypes.byref(prior))
+    return z
+
+
+ROOM = 32
+"""The largest panel of native/products.h and the rows of a block of native/prior.c."""
+
+
 def log_softmax_(logits: Tensor, bias: Tensor | None, positive: Tensor | None, keep: bool) -> Tensor:
     """logits (R, K) ← log softmax(logits + bias) if `keep`; returns the expectation (R,) of paired bins.
 
@@ -150,6 +201,57 @@ def cross_entropy_backward(log_probs: Tensor, position: Tensor, weight: Tensor, 
         weight.data_ptr(), grad.data_ptr(), sums.data_ptr(),
     )  # fmt: skip
     return grad
+
+
+def rms_norm(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """scale·x/rms(x) of rows x (…, D) without gaps, and 1/rms (R)."""
+    y, inverse = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1])
+    functions().rms_norm(
+        torch.get_num_threads(), len(inverse), x.shape[-1], x.data_ptr(), scale.data_ptr(),
+        inverse.data_ptr(), y.data_ptr(),
+    )  # fmt: skip
+    return y, inverse
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and scale from that of the output, (…, D) without gaps."""
+    grad_x, sums = torch.empty_like(x), make_sums(x.shape[-1])
+    functions().rms_norm_backward(
+        len(sums), len(inverse), x.shape[-1], grad.data_ptr(), x.data_ptr(), inverse.data_ptr(),
+        scale.data_ptr(), grad_x.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad_x, sums.sum(0)
+
+
+def unimix_probs(logits: Tensor, unimix: float) -> tuple[Tensor, Tensor]:
+    """Logits (…, K) without gaps → softmax, and the same with a part `unimix` of the uniform distribution."""
+    pure, mixed = torch.empty_like(logits), torch.empty_like(logits)
+    classes = logits.shape[-1]
+    functions().unimix_probs(
+        torch.get_num_threads(), logits.numel() // classes, classes, unimix, logits.data_ptr(),
+        pure.data_ptr(), mixed.data_ptr(),
+    )  # fmt: skip
+    return pure, mixed
+
+
+def unimix_probs_backward(grad: Tensor, pure: Tensor, unimix: float) -> Tensor:
+    """Gradient of the logits from that of the mixed probabilities, (…, K) without gaps."""
+    out, classes = torch.empty_like(pure), pure.shape[-1]
+    functions().unimix_probs_backward(
+        torch.get_num_threads(), pure.numel() // classes, classes, unimix, grad.data_ptr(), pure.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def draw_one_hot(probs: Tensor, uniform: Tensor) -> Tensor:
+    """One-hot draws from probabilities (…, K) without gaps, with U[0, 1) numbers (…)."""
+    out, classes, uniform = torch.empty_like(probs), probs.shape[-1], uniform.contiguous()
+    functions().draw_one_hot(
+        torch.get_num_threads(), probs.numel() // classes, classes, probs.data_ptr(), uniform.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
 
 
 def make_sums(*shape: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from worldmodel import kernels
 from worldmodel.norm_silu import NORM_EPS, NormSiLU, dense_norm_silu, inverse_rms, norm_silu_backward
 from worldmodel.products import Affine, affine, blockwise, product
 
@@ -82,9 +83,25 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and kernels.fit(x):
+            return _RMSNorm.apply(x, self.scale)
         if torch.is_grad_enabled():
             return F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS)
         return x.mul(inverse_rms(x)).mul_(self.scale)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        x = x.contiguous()
+        y, inverse = kernels.rms_norm(x, scale)
+        ctx.save_for_backward(x, inverse, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.rms_norm_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
 class MLP(nn.Sequential):
@@ -109,11 +126,16 @@ class MLP(nn.Sequential):
         if not len(self):
             return x
         rows = x.reshape(-1, x.shape[-1])
-        y = _Stack.apply(rows, *self.parameters()) if torch.is_grad_enabled() else self._values(rows)
+        y = _Stack.apply(rows, *self.weights()) if torch.is_grad_enabled() else self._values(rows)
         return y.view(*x.shape[:-1], -1)
 
+    def weights(self) -> list[Tensor]:
+        """Weight, bias and scale of every layer: `parameters()` without its walk through all modules."""
+        layers = [self.layer(i) for i in range(len(self) // 2)]
+        return [tensor for linear, norm in layers for tensor in (linear.weight, linear.bias, norm.scale)]
+
     def _values(self, x: Tensor) -> Tensor:
-        parameters = list(self.parameters())
+        parameters = self.weights()
         out = x.new_empty(len(x), len(parameters[-1]))
         for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
             for i in range(0, len(parameters), 3):
