@@ -23,7 +23,11 @@ SIGNATURES = {
     "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
     "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
     "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
+    "laprop": [INTEGER, LONG, *[POINTER] * 5, *[FLOAT] * 7],
+    "lerp": [LONG, *[POINTER] * 3, FLOAT],
+    "norms": [LONG, *[POINTER] * 3],
     "draw_prior": [POINTER],
+    "rollout": [POINTER],
     "scan": [POINTER],
     "scan_backward": [POINTER],
     "pack": [LONG, LONG, POINTER, POINTER],
@@ -69,10 +73,16 @@ def fit(x: Tensor) -> bool:
     return _library is not None and x.is_cpu and x.dtype == torch.float32 and x.stride(-1) == 1
 
 
+def fit_all(*lists: list[Tensor]) -> bool:
+    """Whether the kernels are on and know all of these tensors, whose memory is without gaps."""
+    return _library is not None and all(
+        x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() for tensors in lists for x in tensors
+    )
+
+
 def functions() -> ctypes.CDLL:
-    """The library, which must be on."""
-    assert _library is not None
-    return _library
+    """The library. Gradients end with it what began with it, also after it was switched off."""
+    return _library if _library is not None else _make()
 
 
 def _pointer(x: Tensor | None) -> int | None:
@@ -257,3 +267,34 @@ def draw_one_hot(probs: Tensor, uniform: Tensor) -> Tensor:
 def make_sums(*shape: int) -> Tensor:
     """Zeros (threads, *shape) for what the threads add up, each in its own part."""
     return torch.zeros(torch.get_num_threads(), *shape)
+
+
+def laprop(
+    params: list[Tensor], grads: list[Tensor], seconds: list[Tensor], momenta: list[Tensor],
+    agc: float, pmin: float, beta1: float, beta2: float, correction: float, epsilon: float, rate: float,
+) -> None:  # fmt: skip
+    """One step θ ← θ − rate·m of `agents.laprop`, `correction` being that of the root; gradients stay."""
+    functions().laprop(
+        torch.get_num_threads(), len(params), _sizes(params), _list(params), _list(grads), _list(seconds),
+        _list(momenta), agc, pmin, beta1, beta2, correction, epsilon, rate,
+    )  # fmt: skip
+
+
+def lerp_(averages: list[Tensor], values: list[Tensor], weight: float) -> None:
+    """averages ← averages + weight·(values − averages)."""
+    functions().lerp(len(averages), _sizes(averages), _list(averages), _list(values), weight)
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The length of each, (len(tensors),)."""
+    out = torch.empty(len(tensors))
+    functions().norms(len(tensors), _sizes(tensors), _list(tensors), out.data_ptr())
+    return out
+
+
+def _list(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (POINTER * len(tensors))(*(x.data_ptr() for x in tensors))
+
+
+def _sizes(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+    return (LONG * len(tensors))(*(x.numel() for x in tensors))

@@ -104,6 +104,10 @@ class _RMSNorm(torch.autograd.Function):
         return kernels.rms_norm_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
+Kept = list[tuple[Tensor, Tensor, Tensor]]
+"""What the layers of a stack made of R rows: unit (R, units), inverse (R, 1) and y (R, units) of each."""
+
+
 class MLP(nn.Sequential):
     """`layers` times Linear → RMSNorm → SiLU; (…, in) → (…, units).
 
@@ -126,7 +130,12 @@ class MLP(nn.Sequential):
         if not len(self):
             return x
         rows = x.reshape(-1, x.shape[-1])
-        y = _Stack.apply(rows, *self.weights()) if torch.is_grad_enabled() else self._values(rows)
+        y = _Stack.apply(None, rows, *self.weights()) if torch.is_grad_enabled() else self._values(rows)
+        return y.view(*x.shape[:-1], -1)
+
+    def recorded(self, x: Tensor, kept: Kept) -> Tensor:
+        """`forward` of a pass that has been made already, by what it made."""
+        y: Tensor = _Stack.apply(kept, x.reshape(-1, x.shape[-1]), *self.weights())
         return y.view(*x.shape[:-1], -1)
 
     def weights(self) -> list[Tensor]:
@@ -150,19 +159,29 @@ ELEMENTS_AT_ONCE = 2**17
 
 
 class _Stack(torch.autograd.Function):
-    """x (R, in), then weight, bias and scale of every layer → (R, units); some rows after others."""
+    """x (R, in), then weight, bias and scale of every layer → (R, units); some rows after others.
+
+    With `kept` all has been computed before.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, kept: Kept | None, x: Tensor, *parameters: Tensor) -> Tensor:
         layers = list(zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True))
-        out = x.new_empty(len(x), len(parameters[-1]))
-        saved = []
-        for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
-            for i, (weight, bias, scale) in enumerate(layers):
-                last = i == len(layers) - 1
-                inputs = y
-                y, unit, inverse = dense_norm_silu(inputs, weight, bias, scale, part if last else None)
-                saved += [inputs, unit, inverse]
+        out = x.new_empty(len(x), len(parameters[-1])) if kept is None else kept[-1][2]
+        saved: list[Tensor] = []
+        if kept is None:
+            for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+                for i, (weight, bias, scale) in enumerate(layers):
+                    given, last = y, i == len(layers) - 1
+                    y, unit, inverse = dense_norm_silu(given, weight, bias, scale, part if last else None)
+                    saved += [given, unit, inverse]
+        else:
+            given, tensors = x, []
+            for unit, inverse, y in kept:
+                tensors += [given, unit, inverse]
+                given = y
+            for parts in zip(*(_parts(tensor, out) for tensor in tensors), strict=True):
+                saved += parts
         ctx.save_for_backward(*parameters, *saved)
         ctx.parameters = len(parameters)
         return out
@@ -179,15 +198,15 @@ class _Stack(torch.autograd.Function):
                 x, unit, inverse = saved[part * len(parameters) + i :][:3]
                 g, grad_scale, grad_bias = norm_silu_backward(g, unit, inverse, parameters[i + 2])
                 here = [product(g.t(), x), grad_bias, grad_scale, *here]
-                if i or ctx.needs_input_grad[0]:
+                if i or ctx.needs_input_grad[1]:
                     g = product(g, parameters[i])
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[1]:
                 grad_x.append(g)
             if gradients:
                 torch._foreach_add_(gradients, here)
             else:
                 gradients = here
-        return (torch.cat(grad_x) if grad_x else None, *gradients)
+        return (None, torch.cat(grad_x) if grad_x else None, *gradients)
 
 
 def _parts(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:

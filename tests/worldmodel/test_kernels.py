@@ -113,7 +113,7 @@ def test_one_step_of_the_gru(extra, blocks, seed):
 @given(
     rows=st.integers(1, 40),
     latents=st.integers(1, 40),
-    classes=st.integers(2, 15),
+    classes=st.integers(2, 20),
     unimix=st.sampled_from([0.0, 0.01, 0.5]),
     scale=st.sampled_from([0.1, 3.0, 200.0]),
 )

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -62,6 +63,19 @@ static inline void multiply_blocks(int64_t rows, int64_t blocks, int64_t n, int6
 }
 
 #define PANEL (2 * LANES) /* outputs whose weights lie side by side when packed */
+
+static inline int64_t full_panels(int64_t m) { return (m + PANEL - 1) / PANEL * PANEL; }
+
+/* w (n, m), whose entries lie `down` and `right` apart, cut into panels, zeros behind
+ * the last: (full_panels(m)/PANEL, n, PANEL). */
+static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t down, int64_t right, float *packed) {
+    for (int64_t c = 0; c < m; c += PANEL, packed += n * PANEL) {
+        int64_t wide = m - c < PANEL ? m - c : PANEL;
+        memset(packed, 0, n * PANEL * sizeof *packed);
+        for (int64_t v = 0; v < wide; v++)
+            for (int64_t i = 0; i < n; i++) packed[i * PANEL + v] = w[i * down + (c + v) * right];
+    }
+}
 
 /* Weights (m, n) as torch has them, panel after panel (n, PANEL), the last one filled up. With groups of g
  * outputs they are regrouped, first in group first: output j·g + k comes to place k·(m/g) + j. */
