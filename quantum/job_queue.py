@@ -316,7 +316,7 @@ class JobQueue:
     def _late(self, event: _Event) -> None:
         """News of an attempt that was given up."""
         if event.job is not None:
-            event.job.cancel()
+            self._cancel(event.job)
             if event.job.id:
                 self._journal.remove(event.job.id)
         elif event.measurement is not None:
@@ -366,9 +366,16 @@ class JobQueue:
     def _forget(self, ticket: _Ticket) -> None:
         """Give up an attempt."""
         if ticket.job is not None:
-            ticket.job.cancel()
+            self._cancel(ticket.job)
         if ticket.job_id:
             self._journal.remove(ticket.job_id)
+
+    def _cancel(self, job: Job) -> None:
+        """A service that does not answer may not answer this either: nobody waits for it."""
+        if self.backend.remote and not self._closed:
+            Thread(target=job.cancel, daemon=True, name="quantum job").start()
+        else:
+            job.cancel()
 
 
 def make_queue(
