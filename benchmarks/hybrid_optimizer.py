@@ -6,9 +6,9 @@ python -m benchmarks.hybrid_optimizer searches [optimizer.num_qubits=12 …]   a
 
 `searches` trains with `optimizer=hybrid`. At every search all other solvers get the same problem on the
 side; each choice passes the acceptance rule on fresh data and is then measured on a third batch that
-played no part. The run itself is the one that it would have been without them. Finished seeds are kept in
---out and not repeated, so it can be stopped and started again; `benchmarks.qaoa quality --real` takes its
-problems of twelve qubits from there.
+played no part. The run itself is the one that it would have been without them. Finished seeds, of toys
+as well, are kept in --out and not repeated, so it can be stopped and started again;
+`benchmarks.qaoa quality --real` takes its problems of twelve qubits from there.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, median, stdev
 from time import process_time
@@ -34,7 +35,9 @@ from agents.landscape import Landscape
 from agents.optimizer_config import HybridConfig
 from agents.progress import Progress
 from agents.quadratic_model import Levels, Objective, measure
+from agents.run_directory import write_config
 from agents.training import Run
+from benchmarks.learning import Row, print_table, summarise
 from quantum.ising import Ising, energies
 from quantum.solvers import (
     QAOA,
@@ -148,7 +151,8 @@ def steps_to(name: str, toy: str, levels: Levels, seed: int, limit: int) -> int 
     return None
 
 
-def print_toys(chosen: list[str], values: list[float], seeds: int, limit: int) -> None:
+def print_toys(chosen: list[str], values: list[float], seeds: int, limit: int, out: Path) -> None:
+    kept: dict[str, int | None] = json.loads(out.read_text()) if out.exists() else {}
     levels = Levels.of(values)
     print(f"median updates to the target (seeds that reached it within {limit}), {seeds} seeds, Adam lr 0.05")
     print(f"levels {values}, {6 * levels.bits} qubits, search at every update")
@@ -157,7 +161,13 @@ def print_toys(chosen: list[str], values: list[float], seeds: int, limit: int) -
     for toy in chosen:
         cells = []
         for name in names:
-            taken = [steps_to(name, toy, levels, seed, limit) for seed in range(seeds)]
+            taken = []
+            for seed in range(seeds):
+                key = f"{toy} {name} {values} {limit} {seed}"
+                if key not in kept:
+                    kept[key] = steps_to(name, toy, levels, seed, limit)
+                    out.write_text(json.dumps(kept))
+                taken.append(kept[key])
             reached = [t for t in taken if t is not None]
             middle = median(t if t is not None else limit + 1 for t in taken)
             shown = f">{limit}" if middle > limit else f"{middle:g}"
@@ -256,13 +266,15 @@ class Panel(HybridOptimizer):
         return model.ising(self.levels)
 
 
-def study(seed: int, overrides: list[str]) -> list[dict[str, Any]]:
-    """All searches of one run."""
+def study(seed: int, overrides: list[str]) -> dict[str, Any]:
+    """All searches of one run, and what it learned."""
     config = load_config(
         ["env=CartPole", "optimizer=hybrid", f"seed={seed}", "logging.tensorboard=false", *overrides]
     )
-    with tempfile.TemporaryDirectory() as directory:
-        run = Run(config, Path(directory))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write_config(directory, config)
+        run = Run(config, directory)
         optimizer = run.learner.optimizer
         assert isinstance(optimizer, HybridOptimizer)
         optimizer.__class__ = Panel
@@ -272,7 +284,8 @@ def study(seed: int, overrides: list[str]) -> list[dict[str, Any]]:
         optimizer.source = torch.Generator().manual_seed(seed)
         run.train(Progress(config.steps, 0, 0))
         run.close()
-    return optimizer.results
+        learned = asdict(summarise(directory, seed, None, 100))
+    return {"searches": optimizer.results, "learned": learned}
 
 
 def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
@@ -282,7 +295,9 @@ def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
         if key not in kept:
             kept[key] = study(seed, overrides)
             out.write_text(json.dumps(kept))
-    groups = [kept[" ".join([f"seed={seed}", *overrides])] for seed in seeds]
+    studies = [kept[" ".join([f"seed={seed}", *overrides])] for seed in seeds]
+    print_table("CartPole", [Row(**study["learned"]) for study in studies], 100)
+    groups = [study["searches"] for study in studies]
     rows = [row for group in groups for row in group]
     base = mean(row["base"] for row in rows)
     predicted = mean(row["predicted"] for row in rows)
@@ -324,16 +339,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="of searches; toys: how many")
     parser.add_argument("--limit", type=int, default=300, help="updates of toys")
     parser.add_argument("--searches", type=int, default=8, help="of overhead")
-    parser.add_argument("--out", type=Path, default=Path("hybrid_searches.json"))
+    parser.add_argument("--out", type=Path, help="hybrid_toys.json, hybrid_searches.json")
     parser.add_argument("overrides", nargs="*", help="settings of training, right after the word")
     a = parser.parse_args()
     torch.set_num_threads(1)
     if a.what == "toys":
-        print_toys(a.toys, a.levels, (a.seeds or [10])[0], a.limit)
+        print_toys(a.toys, a.levels, (a.seeds or [10])[0], a.limit, a.out or Path("hybrid_toys.json"))
     elif a.what == "overhead":
         print_overhead(a.searches, a.overrides)
     else:
-        print_searches(a.seeds or [0, 1, 2, 3, 4], a.out, a.overrides)
+        print_searches(a.seeds or [0, 1, 2, 3, 4], a.out or Path("hybrid_searches.json"), a.overrides)
 
 
 if __name__ == "__main__":
