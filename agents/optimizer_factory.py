@@ -16,10 +16,10 @@ from agents.optimizer_config import HybridConfig
 from agents.quadratic_model import Levels
 from agents.randomness import SEARCH, stream_seed
 from quantum.angles import angles
-from quantum.backend import Backend, run
+from quantum.backend import Backend, warm_up
 from quantum.circuit import Circuit
 from quantum.dry_run import Planned, costs
-from quantum.factory import make_backend
+from quantum.factory import open_backend
 from quantum.ising import Ising
 from quantum.job_queue import JobQueue, Limits
 from quantum.solvers import QAOA, make_solver
@@ -64,20 +64,18 @@ def make_search(config: Config, qubits: int, directory: Path) -> DirectionSearch
         bits = Levels.of(settings.levels).bits
         solver = make_solver(settings.solver, Statevector(), quantum, bits_per_block=bits)
         return SolverSearch(solver, quantum.shots)
-    backend = make_backend(quantum)
+    backend = open_backend(quantum, _warn)
     qaoa = _qaoa(config, backend)
     example = qaoa.task(_dense(qubits), torch.Generator())
-    in_process = quantum.name == "statevector"
-    if not (in_process or backend.remote):
-        # Qiskit's transpiler holds Python's lock for seconds: in a job's thread it would stop the learner.
-        run(backend, [example], 1, 0)
+    in_process = backend.name == "statevector"
+    warm_up(backend, example, quantum.timeout)
     kept = None
     if not in_process:
         kept = directory / "optimizer"  # jobs that outlive the process
         kept.mkdir(parents=True, exist_ok=True)
     limits = Limits.from_config(quantum)
-    queue = JobQueue(backend, limits, _warn, kept, inline=in_process or settings.wait)
-    return QueueSearch(qaoa, queue, quantum.shots, settings.patience, facts(backend, example))
+    queue = JobQueue(backend, limits, _warn, kept, inline=in_process)
+    return QueueSearch(qaoa, queue, quantum.shots, settings.patience, facts(backend, example), settings.wait)
 
 
 def _qaoa(config: Config, backend: Backend) -> QAOA:
@@ -128,10 +126,10 @@ def planned(config: Config) -> list[Planned]:
 
 
 def check_optimizer(config: Config) -> None:
-    """Raises ValueError, CredentialsError or BackendError if the circuits of a run cannot be run."""
+    """Raises ValueError or CredentialsError if the circuits of a run cannot be run."""
     settings = config.optimizer
     if isinstance(settings, HybridConfig) and settings.solver == "qaoa":
-        _qaoa(config, make_backend(config.quantum)).fit(_dense(settings.num_qubits))
+        _qaoa(config, open_backend(config.quantum, lambda text: None)).fit(_dense(settings.num_qubits))
 
 
 def _warn(text: str) -> None:

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Usage, cost
+from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Usage, check_answer, cost
 from quantum.config import QuantumConfig
 from quantum.credentials import one_line
 from quantum.journal import Entry, Journal
@@ -253,6 +253,7 @@ class JobQueue:
                 self._journal.add(entry)
             self._events.put(_Event(ticket.number, attempt, job=job))
             measurement = job.result(None if backend is self._simulator else self.limits.timeout)
+            check_answer(ticket.tasks, ticket.shots, measurement)
             self._events.put(_Event(ticket.number, attempt, measurement=measurement))
         except BaseException as error:
             self._events.put(_Event(ticket.number, attempt, error=error))
