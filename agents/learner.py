@@ -17,6 +17,7 @@ from agents.replay import Replay
 from agents.replay.storage import Sample
 from agents.stopwatch import Stopwatch
 from worldmodel.model import Batch
+from worldmodel.products import in_float32
 from worldmodel.rssm import Carry, Trajectory
 
 
@@ -69,15 +70,16 @@ class Learner:
             return
         assert isinstance(settings, HybridConfig)
         fresh = settings.fresh
-        optimizer.step(
-            landscape=WorldModelLandscape(
-                self.agent.world_model,
-                batch,
-                trajectory,
-                settings.slice,
-                lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
+        with in_float32():  # its differences of gradients are small
+            optimizer.step(
+                landscape=WorldModelLandscape(
+                    self.agent.world_model,
+                    batch,
+                    trajectory,
+                    settings.slice,
+                    lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
+                )
             )
-        )
 
     def search_metrics(self) -> dict[str, float]:
         """Of an optimizer that searches, since the last call."""
