@@ -15,7 +15,6 @@ from agents.laprop import LaProp
 from agents.optimizer_config import HybridConfig
 from agents.quadratic_model import Levels
 from agents.randomness import SEARCH, stream_seed
-from quantum.angles import angles
 from quantum.backend import Backend, warm_up
 from quantum.circuit import Circuit
 from quantum.dry_run import Planned, costs
@@ -112,16 +111,14 @@ def logical_depth(circuit: Circuit) -> int:
     return max(busy)
 
 
-def planned(config: Config) -> list[Planned]:
-    """The jobs that searches submit in a whole run, for a dry run."""
+def planned(config: Config, backend: Backend) -> list[Planned]:
+    """The jobs that searches submit in a whole run, cut to the device as they will be, for a dry run."""
     settings, train = config.optimizer, config.train
     if not isinstance(settings, HybridConfig) or settings.solver != "qaoa":
         return []
     steps = max(config.steps - train.prefill, 0)
     updates = steps * train.replay_ratio / (train.batch_size * train.batch_length)
-    problem = _dense(settings.num_qubits)
-    kind = "ramp" if settings.angles == "ramp" else "fixed"
-    task = IsingTask(problem, angles(problem, settings.p_layers, kind))
+    task = _qaoa(config, backend).task(_dense(settings.num_qubits), torch.Generator())
     return [Planned("optimizer", task, config.quantum.shots, int(updates / settings.every))]
 
 

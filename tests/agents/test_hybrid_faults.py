@@ -130,6 +130,18 @@ def test_no_account_is_said_before_training(monkeypatch, tmp_path, capsys, no_ac
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_shows_the_circuit_that_a_device_would_run(make_config, tmp_path, capsys, no_account):
+    settings = ["quantum=ibm", "quantum.device=FakeManilaV2", "quantum.dry_run=true", "quantum.shots=100"]
+    assert run_session(make_config(*SMALL, *settings), tmp_path / "run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "dry run: ibm on FakeManilaV2; nothing is submitted"
+    qubits, circuits, calls, depth, gates, fidelity, shots, _ = lines[2].split()[1:]
+    assert (qubits, circuits, calls, shots) == ("4", "1", "12", "1200")  # 24 updates, a search at every second
+    assert int(depth) > 0 and float(fidelity) >= 0.5
+    assert 6 <= int(gates) < 3 * 6 * 3  # one layer, whatever optimizer.p_layers says
+    assert not (tmp_path / "run").exists()
+
+
 def service(trouble):
     """A stand-in for the runtime service: unreachable, or with a device that breaks."""
 
