@@ -136,7 +136,7 @@ def test_a_dry_run_shows_the_circuit_that_a_device_would_run(make_config, tmp_pa
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "dry run: ibm on FakeManilaV2; nothing is submitted"
     qubits, circuits, calls, depth, gates, fidelity, shots, _ = lines[2].split()[1:]
-    assert (qubits, circuits, calls, shots) == ("4", "1", "12", "1200")  # 24 updates, a search at every second
+    assert (qubits, circuits, calls, shots) == ("4", "1", "12", "1200")  # a search at every second update
     assert int(depth) > 0 and float(fidelity) >= 0.5
     assert 6 <= int(gates) < 3 * 6 * 3  # one layer, whatever optimizer.p_layers says
     assert not (tmp_path / "run").exists()
