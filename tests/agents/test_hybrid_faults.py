@@ -107,6 +107,11 @@ def test_a_budget_that_runs_out(make_config, tmp_path, capsys):
     log = last_counts(tmp_path)
     assert (log["optimizer/shots"], log["optimizer/budget_shots_left"]) == (300.0, 50.0)
     assert log["optimizer/jobs_fallback"] == log["optimizer/jobs_submitted"] - 3 > 0
+    logged = "predicted_base predicted_chosen decrease_base decrease_chosen decrease_taken accepted "
+    logged += "approximation_ratio approximation_ratio_mean circuit_depth two_qubit_gates circuits shots"
+    assert {f"optimizer/{name}" for name in logged.split()} <= set(log)
+    assert {"time/search", "time/optimizer_seconds", "time/optimizer_queue_seconds"} <= set(log)
+    assert sum(name.startswith("optimizer/multiplier/") for name in log) == 4
 
 
 @pytest.fixture
