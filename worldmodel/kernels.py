@@ -81,9 +81,8 @@ def fit_all(*lists: list[Tensor]) -> bool:
 
 
 def functions() -> ctypes.CDLL:
-    """The library, which must be on."""
-    assert _library is not None
-    return _library
+    """The library. Gradients end with it what began with it, also after it was switched off."""
+    return _library if _library is not None else _make()
 
 
 def _pointer(x: Tensor | None) -> int | None:
