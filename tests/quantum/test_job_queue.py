@@ -298,10 +298,11 @@ def test_a_kill_between_submission_and_result_leaves_a_readable_file(tmp_path):
         from pathlib import Path
         from quantum.journal import Entry, Journal
         journal = Journal(Path(sys.argv[1]))
-        k = len(journal.entries)
-        print("ready", flush=True)
+        start = k = len(journal.entries)
         while True:
             journal.add(Entry(f"job-{k}", "ibm", 10, 0.0, {"update": k}))
+            if k == start:
+                print("ready", flush=True)
             journal.used(k, k / 2)
             k += 1
         """
