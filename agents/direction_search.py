@@ -1,5 +1,6 @@
 """From an Ising problem to multipliers: a solver at once, or circuits through the job queue."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -94,12 +95,22 @@ class QueueSearch:
     """QAOA by jobs that nobody waits for. A result that is older than `patience` updates is dropped.
 
     The problem travels with its job, so a run that was restarted can use what it asked for before.
+    With `wait` each search does wait for its job, or until the simulator has done it instead: at most
+    the queue's time-out for each attempt.
     """
 
     def __init__(
-        self, solver: QAOA, queue: JobQueue, shots: int, patience: int, facts: dict[str, float] | None = None
+        self,
+        solver: QAOA,
+        queue: JobQueue,
+        shots: int,
+        patience: int,
+        facts: dict[str, float] | None = None,
+        wait: bool = False,
     ) -> None:
         self._solver, self._queue, self._shots, self._patience = solver, queue, shots, patience
+        self._wait = wait
+        self._arrived: list[Outcome] = []
         self._facts = {f"optimizer/{name}": value for name, value in (facts or {}).items()}  # of the circuit
         self.late = 0  # results that came, but too late
 
@@ -112,10 +123,13 @@ class QueueSearch:
         tag = {"update": update, "base": base, "h": ising.h.tolist(), "constant": ising.constant}
         tag["J"] = ising.J.tolist()
         self._queue.submit([task], self._shots, new_seed(generator), tag)
+        if self._wait:
+            self._arrived += self._queue.wait(math.inf)
 
     def poll(self, update: int) -> Found | None:
         found = None
-        for outcome in self._queue.poll():
+        outcomes, self._arrived = [*self._arrived, *self._queue.poll()], []
+        for outcome in outcomes:
             found = self._accept(outcome, update) or found
         return found
 

@@ -56,8 +56,9 @@ def _dry_run(config: Config, ranks: Alone | Together) -> int:
     if ranks.rank == 0:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds
-        jobs = [*planned(config), *optimizer_jobs(config)]
-        print(report(make_backend(quantum), quantum.device, jobs, *budgets))
+        backend = make_backend(quantum)
+        jobs = [*planned(config), *optimizer_jobs(config, backend)]
+        print(report(backend, quantum.device, jobs, *budgets))
     return 0
 
 

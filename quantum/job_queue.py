@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Usage, cost
+from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Usage, check_answer, cost
 from quantum.config import QuantumConfig
 from quantum.credentials import one_line
 from quantum.journal import Entry, Journal
@@ -247,24 +247,25 @@ class JobQueue:
         ticket.attempt += 1
         ticket.fallback, ticket.job, ticket.job_id = fallback, None, ""
         backend: Backend = self._simulator if fallback else self.backend
-        ticket.deadline = float("inf") if fallback else time.monotonic() + self.limits.timeout
-        arguments = (ticket, ticket.attempt, backend)
+        pause = 0.0 if fallback or ticket.attempt == 1 else PAUSE * 2 ** (ticket.attempt - 2)
+        ticket.deadline = float("inf") if fallback else time.monotonic() + pause + self.limits.timeout
+        arguments = (ticket, ticket.attempt, backend, 0.0 if self.inline else pause)
         if self.inline:
             self._work(*arguments)
         else:
             Thread(target=self._work, args=arguments, daemon=True, name="quantum job").start()
 
-    def _work(self, ticket: _Ticket, attempt: int, backend: Backend) -> None:
+    def _work(self, ticket: _Ticket, attempt: int, backend: Backend, pause: float) -> None:
         """One attempt, in a thread of its own: nothing here may touch the queue's state."""
         try:
-            if attempt > 1 and backend is self.backend and not self.inline:
-                time.sleep(PAUSE * 2 ** (attempt - 2))
+            time.sleep(pause)
             job = backend.submit(ticket.tasks, ticket.shots, ticket.seed)
             if job.id:
                 entry = Entry(job.id, backend.name, ticket.total_shots, time.time(), ticket.tag)
                 self._journal.add(entry)
             self._events.put(_Event(ticket.number, attempt, job=job))
             measurement = job.result(None if backend is self._simulator else self.limits.timeout)
+            check_answer(ticket.tasks, ticket.shots, measurement)
             self._events.put(_Event(ticket.number, attempt, measurement=measurement))
         except BaseException as error:
             self._events.put(_Event(ticket.number, attempt, error=error))

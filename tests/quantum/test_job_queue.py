@@ -131,7 +131,7 @@ def test_a_success_in_between_keeps_the_backend():
 def test_time_out_then_late_result_is_discarded_and_counted():
     gate, warnings = threading.Event(), []
     backend = Troubled([gate, "ok"])
-    q = queue(backend, warnings, timeout=0.1, retries=1)
+    q = queue(backend, warnings, timeout=0.5, retries=1)
     q.submit([TASK], 10, 0, {"n": 1})
     (outcome,) = q.wait(5.0)
     assert not outcome.fallback and q.counts.timed_out == 1 and q.counts.retried == 1
