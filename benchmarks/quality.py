@@ -56,6 +56,7 @@ class Task(NamedTuple):
     length: int
     whole: bool
     updates: int
+    tuned: str  # task whose tuning seed chooses the learning rate
     scores: tuple[str, ...]
     measure: Callable[[Dreamer, Data], Scores]
 
@@ -88,23 +89,19 @@ def recalled(agent: Dreamer, data: Data) -> Scores:
     }
 
 
-STEPS_AHEAD = ("1 step", "15 steps")
+STEERED: dict[str, Any] = {
+    "rows": 10_000, "batch": 8, "length": 32, "whole": False, "updates": 600,
+    "tuned": "cartpole", "scores": ("1 step", "15 steps"), "measure": errors,
+}  # fmt: skip
 TASKS = {
-    "cartpole": Task(CARTPOLE.data, 10_000, 40, 8, 32, False, 600, STEPS_AHEAD, errors),
-    "pendulum": Task(PENDULUM.data, 10_000, 20, 8, 32, False, 600, STEPS_AHEAD, errors),
-    # So many rows that hardly an episode is seen twice: to be learned is the rule, not the episodes.
+    "cartpole": Task(CARTPOLE.data, held_out=40, **STEERED),
+    "pendulum": Task(PENDULUM.data, held_out=20, **STEERED),
+    # As many rows as are learned from: the rule is to be learned, not the episodes.
     "recall": Task(
-        partial(recall_data, RECALL),
-        800 * 16 * RECALL.rows,
-        40,
-        16,
-        RECALL.rows,
-        True,
-        800,
-        ("error",),
-        recalled,
+        partial(recall_data, RECALL), rows=800 * 16 * RECALL.rows, held_out=40, batch=16,
+        length=RECALL.rows, whole=True, updates=800, tuned="recall", scores=("error",), measure=recalled,
     ),
-}
+}  # fmt: skip
 
 
 def main() -> None:
@@ -129,7 +126,7 @@ def fill(cells: "Cells", task: str, kinds: list[str], seeds: list[int]) -> None:
     """Train and measure what is missing."""
     for kind in kinds:
         for lr in RATES:
-            cells.get(task, kind, TUNING_SEED, lr)
+            cells.get(TASKS[task].tuned, kind, TUNING_SEED, lr)
     for seed in seeds:
         for kind in kinds:
             cells.get(task, kind, seed, cells.best(task, kind))
@@ -172,8 +169,9 @@ class Cells:
 
     def best(self, task: str, kind: str) -> float:
         """The learning rate with the least geometric mean of scores on the tuning seed."""
-        rows = self.tuning(task, kind)
-        return min(rows, key=lambda row: math.prod(row[s] for s in TASKS[task].scores))["lr"]
+        tuned = TASKS[task].tuned
+        rows = self.tuning(tuned, kind)
+        return min(rows, key=lambda row: math.prod(row[s] for s in TASKS[tuned].scores))["lr"]
 
     def weights(self, task: str, kind: str) -> Path:
         return self.out / f"{task}-{kind}.pt"
@@ -255,7 +253,9 @@ def print_task(cells: Cells, name: str, kinds: list[str], seeds: list[int]) -> N
     print("\n| kind | parameters | lr | tuning: " + ", ".join(map("{:g}".format, RATES)) + " | s | also |")
     print("|---" * 6 + "|")
     for kind, rows in done.items():
-        tried = "; ".join(", ".join(f"{r[s]:.3g}" for s in task.scores) for r in cells.tuning(name, kind))
+        tried = "; ".join(
+            ", ".join(f"{r[s]:.3g}" for s in TASKS[task.tuned].scores) for r in cells.tuning(task.tuned, kind)
+        )
         also = ", ".join(f"{k} {mean(r[k] for r in rows):.3g}" for k in rows[0] if k in ALSO)
         seconds = mean(r["seconds"] for r in rows)
         print(
