@@ -237,19 +237,21 @@ def print_task(cells: Cells, name: str, kinds: list[str], seeds: list[int]) -> N
         rows = [cells.find(name, kind, seed) for seed in seeds]
         if all(rows):
             done[kind] = [row for row in rows if row is not None]
+    bases = ("softmax", "gru", "gru-decoupled")
     print(f"\n{name}: {task.updates} updates of {task.batch}×{task.length} rows, seeds {seeds}")
     for score in task.scores:
-        print(f"\n| {name}, {score} | error | / softmax | / gru | seeds |\n|---|---|---|---|---|")
+        print(f"\n| {name}, {score}" + " | error | / " + " | / ".join(bases) + " | seeds |")
+        print("|---" * 6 + "|")
         for kind, rows in done.items():
             values = [row[score] for row in rows]
             ratios = [
                 "{:.2f} [{:.2f}, {:.2f}]".format(*log_ratio(values, [r[score] for r in done[base]]))
                 if base in done and base != kind
                 else ""
-                for base in ("softmax", "gru")
+                for base in bases
             ]
             singles = " ".join(f"{x:.3g}" for x in values)
-            print(f"| {kind} | {geometric(values):.3g} | {ratios[0]} | {ratios[1]} | {singles} |")
+            print(f"| {kind} | {geometric(values):.3g} | {' | '.join(ratios)} | {singles} |")
     print("\n| kind | parameters | lr | tuning: " + ", ".join(map("{:g}".format, RATES)) + " | s | also |")
     print("|---" * 6 + "|")
     for kind, rows in done.items():

@@ -63,8 +63,12 @@ def _agent(
 def _width(kind: str, observation: ObservationSpec, action: ActionSpec) -> int:
     """D of the GRU with as many parameters as the softmax transformer."""
     wanted = parameters(build("softmax", observation, action, 64, 0))
-    sizes = {
-        d: parameters(_agent(kind, (f"world_model.deter={d}",), observation, action, 0))
-        for d in range(64, 145, 4)
-    }
-    return min(sizes, key=lambda d: abs(sizes[d] - wanted))
+    low, high = 64, 144
+
+    def count(width: int) -> int:
+        return parameters(_agent(kind, (f"world_model.deter={width}",), observation, action, 0))
+
+    while high - low > 4:
+        middle = (low + high) // 8 * 4
+        low, high = (middle, high) if count(middle) < wanted else (low, middle)
+    return min((low, high), key=lambda width: abs(count(width) - wanted))
