@@ -1,7 +1,7 @@
 """Errors of attention from few keys: python -m benchmarks.head_errors [--updates 300].
 
 What `sampled` and `window` lose on the heads of a world model with softmax attention, trained at T = 512 on
-CartPole with hidden velocities and on associative recall, and on Gaussian data with a stated logit scale.
+CartPole and Pendulum with hidden velocities, and on Gaussian data with a stated logit scale.
 The queries are the last ones of held-out sequences of 512 steps, so that each sees nearly all 512 keys. The
 error of a head is the mean over its queries of |ô − o|/|o|, as runs log it. "mean of all" attends to
 nothing: what an estimate has to beat. Estimates see weights and values; the exact output is used to judge.
@@ -9,7 +9,6 @@ nothing: what an estimate has to beat. Estimates see weights and values; the exa
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from statistics import mean
 from time import process_time
 from typing import NamedTuple
@@ -21,9 +20,8 @@ from torch import Tensor
 from agents.dreamer import Dreamer
 from benchmarks.attention_references import Window
 from benchmarks.quality import train
-from benchmarks.quality_data import CARTPOLE, Data, Stream, recall_data
+from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream
 from benchmarks.quality_models import build
-from benchmarks.recall import Recall
 from worldmodel.attention.draws import STRATEGIES, Budget, expected_error, relative_error
 from worldmodel.attention.masks import causal
 from worldmodel.attention.rotary import phases
@@ -36,10 +34,9 @@ BUDGETS = (32, 64, 128)
 BLOCKS = (16, 32, 64)
 REPEATS = 16
 """Draws of every estimate, to measure its error."""
-LONG = replace(CARTPOLE, longest=KEYS + 88, wild=0.5)
 TRAINED = {
-    "CartPole": (LONG.data, False, 60_000),
-    "recall": (partial(recall_data, Recall()), False, 60_000),
+    "CartPole": replace(CARTPOLE, longest=KEYS + 88, wild=0.5),
+    "Pendulum": replace(PENDULUM, longest=KEYS + 88),
 }
 
 
@@ -57,6 +54,7 @@ class Head(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="*", default=list(TRAINED), choices=list(TRAINED))
     parser.add_argument("--updates", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -66,11 +64,11 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    for name, (make, whole, rows) in TRAINED.items():
+    for name in a.tasks:
         begin = process_time()
-        data = make(0, rows, 60)
+        data = TRAINED[name].data(0, 60_000, 60)
         agent = build("softmax", data.observation, data.action, KEYS, 0)
-        train(agent, Stream(data, KEYS, 0, whole), a.updates, a.batch, a.lr, 0)
+        train(agent, Stream(data, KEYS, 0, whole=False), a.updates, a.batch, a.lr, 0)
         print(
             f"\n{name}: {a.updates} updates of {a.batch}×{KEYS}, {process_time() - begin:.0f} s", flush=True
         )
