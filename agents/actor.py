@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from envs.spaces import ActionSpec
 from worldmodel.categorical import one_hot, sample_index, unimix_probs
-from worldmodel.layers import MLP, Linear
+from worldmodel.layers import MLP, Kept, Linear
 
 
 class Policy(Protocol):
@@ -84,6 +84,12 @@ class CategoricalActor(nn.Module):
     def forward(self, features: Tensor) -> CategoricalPolicy:
         return self.policy(self.body(features))
 
+    def recorded(self, features: Tensor, kept: Kept) -> CategoricalPolicy:
+        """`forward` of a pass that has been made already, by what the body's layers made."""
+        layers, out = self.body
+        assert isinstance(layers, MLP)
+        return self.policy(out(layers.recorded(features, kept)))
+
     def policy(self, output: Tensor) -> CategoricalPolicy:
         """What the body's output (…, A) means."""
         return CategoricalPolicy(output, self.unimix)
@@ -105,6 +111,12 @@ class BoundedNormalActor(nn.Module):
 
     def forward(self, features: Tensor) -> BoundedNormal:
         return self.policy(self.body(features))
+
+    def recorded(self, features: Tensor, kept: Kept) -> BoundedNormal:
+        """`forward` of a pass that has been made already, by what the body's layers made."""
+        layers, out = self.body
+        assert isinstance(layers, MLP)
+        return self.policy(out(layers.recorded(features, kept)))
 
     def policy(self, output: Tensor) -> BoundedNormal:
         """What the body's output (…, 2·A) means."""

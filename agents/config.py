@@ -98,6 +98,7 @@ class Config:
     device: str
     threads: int = field(metadata={"min": 1, "max": 1024})
     kernels: bool  # fused kernels on a CPU, compiled on first use
+    precision: str = field(metadata={"choices": ("float32", "bfloat16")})  # of matrix products
     runs: str
     resume: str | None
     env: EnvConfig

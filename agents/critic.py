@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from agents.averages import follow
 from worldmodel.heads import TwoHotHead
 from worldmodel.two_hot import TwoHot
 
@@ -24,10 +25,9 @@ class Critic(nn.Module):
     def forward(self, features: Tensor) -> TwoHot:
         return self.online(features)
 
-    @torch.no_grad()
     def update_slow(self) -> None:
         """slow ← (1 − rate)·slow + rate·online, after every update."""
-        torch._foreach_lerp_(list(self.slow.parameters()), list(self.online.parameters()), self.slow_rate)
+        follow(self.slow, self.online, self.slow_rate)
 
     def loss(self, output: TwoHot, features: Tensor, target: Tensor, slow_scale: float) -> Tensor:
         """Cross-entropy of `output` = self(features) to the targets (…) and to the slow critic's values."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.actor import make_actor
+from agents.averages import follow
 from agents.behaviour import behaviour_losses, replay_value_loss
 from agents.config import Config
 from agents.critic import Critic
@@ -64,7 +65,6 @@ class Dreamer(nn.Module):
         self.signal = SIGNALS[config.replay.signal]
         self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
 
-    @torch.no_grad()
     def update_averages(self) -> None:
         """After every update: the slow critic, and the averaged actor that evaluation plays.
 
@@ -72,9 +72,7 @@ class Dreamer(nn.Module):
         (Polyak & Juditsky 1992).
         """
         self.critic.update_slow()
-        averages: list[Tensor] = list(self.average_actor.parameters())
-        actors: list[Tensor] = list(self.actor.parameters())
-        torch._foreach_lerp_(averages, actors, self.config.agent.average_rate)
+        follow(self.average_actor, self.actor, self.config.agent.average_rate)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]

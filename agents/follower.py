@@ -2,26 +2,20 @@
 
 from pathlib import Path
 
-import torch
-
 from agents import checkpoint
 from agents.config import Config
 from agents.interrupt import Interrupt
-from agents.memory import keep_freed_memory
 from agents.orders import begin, receive, verify
 from agents.parallel import Together
-from agents.training import make_learner, use_kernels
+from agents.training import make_learner, prepare_torch
 
 
 class Follower:
     """Replay and learner as rank 0 has them, from the same seed or the same checkpoint."""
 
     def __init__(self, config: Config, directory: Path, ranks: Together) -> None:
-        torch.set_num_threads(config.threads)
-        keep_freed_memory()
-        torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
+        prepare_torch(config)
         self.ranks = ranks
-        use_kernels(config)
         self.learner = make_learner(config, directory, ranks)
         self.replay = self.learner.replay
         if checkpoint.exists(directory):

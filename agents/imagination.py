@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from agents import rollout_native
 from agents.actor import BoundedNormalActor, CategoricalActor, Policy
 from agents.parallel import ALONE, Ranks
 from worldmodel.rssm import RSSM, Carry
@@ -37,6 +38,10 @@ def imagine(
     choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
+    if rollout_native.covers(rssm, actor, out):
+        table = make_table(rssm, actor) if isinstance(actor, CategoricalActor) else None
+        chosen, kept = rollout_native.roll(rssm, actor, carry, noise, choices, table, out)
+        return Rollout(out, chosen, actor.recorded(out[:-1], kept))
     drive = make_drive(rssm, actor)
     actions, outputs = [], []
     for t in range(horizon):
@@ -53,7 +58,12 @@ def make_drive(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
     """Actions (N, A) → their drive (N, ·). There are only A one-hot actions: theirs is looked up."""
     if not isinstance(actor, CategoricalActor):
         return lambda action: rssm.sequence.drive(action, None)
-    weight = next(rssm.parameters())
-    eye = torch.eye(actor.count, dtype=weight.dtype, device=weight.device)
-    table = rssm.sequence.drive(eye, None)  # (A, ·)
+    table = make_table(rssm, actor)
     return lambda action: table.index_select(0, action.argmax(-1))
+
+
+@torch.no_grad()
+def make_table(rssm: RSSM, actor: CategoricalActor) -> Tensor:
+    """Drive of each one-hot action, (A, ·)."""
+    weight = next(rssm.parameters())
+    return rssm.sequence.drive(torch.eye(actor.count, dtype=weight.dtype, device=weight.device), None)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from agents.agc import clip_gradients_
+from worldmodel import kernels
 
 
 class LaProp(Optimizer):
@@ -53,8 +54,6 @@ class LaProp(Optimizer):
         if not params:
             return
         grads = [p.grad for p in params]
-        if group["agc"] > 0.0:
-            clip_gradients_(params, grads, group["agc"], group["agc_pmin"])
         beta1, beta2 = group["betas"]
         for p in params:
             if not self.state[p]:
@@ -62,13 +61,22 @@ class LaProp(Optimizer):
         group["updates"] = t = group.get("updates", 0) + 1
         second = [self.state[p]["second"] for p in params]
         momentum = [self.state[p]["momentum"] for p in params]
+        warm = min(1.0, t / group["warmup"]) if group["warmup"] else 1.0
+        # Bias correction of v enters as a factor of the root, that of m as a factor of the step.
+        correction, rate = (1.0 - beta2**t) ** -0.5, group["lr"] * warm / (1.0 - beta1**t)
+        if kernels.fit_all(params, grads, second, momentum):
+            kernels.laprop(
+                params, grads, second, momentum, group["agc"], group["agc_pmin"], beta1, beta2, correction,
+                group["eps"], rate,
+            )  # fmt: skip
+            return
+        if group["agc"] > 0.0:
+            clip_gradients_(params, grads, group["agc"], group["agc_pmin"])
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1.0 - beta2)
-        # Bias correction of v enters as a factor of the root, that of m as a factor of the step.
         denominator = torch._foreach_sqrt(second)
-        torch._foreach_mul_(denominator, (1.0 - beta2**t) ** -0.5)
+        torch._foreach_mul_(denominator, correction)
         torch._foreach_add_(denominator, group["eps"])
         torch._foreach_div_(grads, denominator)
         torch._foreach_lerp_(momentum, grads, 1.0 - beta1)
-        warm = min(1.0, t / group["warmup"]) if group["warmup"] else 1.0
-        torch._foreach_add_(params, momentum, alpha=-group["lr"] * warm / (1.0 - beta1**t))
+        torch._foreach_add_(params, momentum, alpha=-rate)

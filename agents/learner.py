@@ -16,7 +16,9 @@ from agents.randomness import LEARNING, generator_state, make_generator, restore
 from agents.replay import Replay
 from agents.replay.storage import Sample
 from agents.stopwatch import Stopwatch
+from worldmodel import kernels
 from worldmodel.model import Batch
+from worldmodel.products import in_float32
 from worldmodel.rssm import Carry, Trajectory
 
 
@@ -31,6 +33,7 @@ class Learner:
         self.ranks = agent.ranks
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
+        self._parameters = {name: list(part.parameters()) for name, part in self._modules().items()}
         self.updates = 0
         self.watch = Stopwatch()
         self.handover = Handover(replay, deferred=self.device.type != "cpu")
@@ -69,15 +72,16 @@ class Learner:
             return
         assert isinstance(settings, HybridConfig)
         fresh = settings.fresh
-        optimizer.step(
-            landscape=WorldModelLandscape(
-                self.agent.world_model,
-                batch,
-                trajectory,
-                settings.slice,
-                lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
+        with in_float32():  # its differences of gradients are small
+            optimizer.step(
+                landscape=WorldModelLandscape(
+                    self.agent.world_model,
+                    batch,
+                    trajectory,
+                    settings.slice,
+                    lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
+                )
             )
-        )
 
     def search_metrics(self) -> dict[str, float]:
         """Of an optimizer that searches, since the last call."""
@@ -118,11 +122,17 @@ class Learner:
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:
         """‖g‖ of each module before clipping."""
-        norms = {}
-        for name, module in self._modules().items():
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            norms[f"gradient_norm/{name}"] = torch.stack(torch._foreach_norm(gradients)).norm()
-        return norms
+        gradients = {
+            name: [p.grad for p in parameters if p.grad is not None]
+            for name, parameters in self._parameters.items()
+        }
+        everything = [g for part in gradients.values() for g in part]
+        if kernels.fit_all(everything):
+            norms = kernels.norms(everything)
+        else:
+            norms = torch.stack(torch._foreach_norm(everything))
+        parts = norms.split([len(part) for part in gradients.values()])
+        return {f"gradient_norm/{name}": part.norm() for name, part in zip(gradients, parts, strict=True)}
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         model = self.agent.world_model

@@ -28,7 +28,7 @@ from agents.replay.factory import make_sampler
 from agents.reporting import Reporter
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
-from worldmodel import kernels
+from worldmodel import kernels, products
 from worldmodel.compiler import CompileError
 
 
@@ -74,6 +74,15 @@ def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learn
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed)
 
 
+def prepare_torch(config: Config) -> None:
+    """What holds for the whole process."""
+    torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
+    products.use_bfloat16(config.precision == "bfloat16")
+    use_kernels(config)
+
+
 def use_kernels(config: Config) -> None:
     """Switch the fused kernels on, or warn that torch does their work."""
     try:
@@ -90,10 +99,7 @@ class Run:
 
     def __init__(self, config: Config, directory: Path, ranks: Ranks = ALONE) -> None:
         self.config, self.directory = config, directory
-        torch.set_num_threads(config.threads)
-        keep_freed_memory()
-        torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
-        use_kernels(config)
+        prepare_torch(config)
         self.learner = make_learner(config, directory, ranks)
         self.agent, self.replay = self.learner.agent, self.learner.replay
         self.followers = make_followers(ranks, self.learner)

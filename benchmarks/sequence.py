@@ -1,19 +1,29 @@
 """Sequence models beside each other: python -m benchmarks.sequence [--lengths 64 256] [--contexts 16 1024].
 
 The observe pass (posterior and prior included; forward, and backward to all inputs and weights) for
-B = 16 sequences of T steps at the same width D, one thread; the `gru` runs coupled, as the agent does
-(hand-written gradients), and decoupled (autograd over the loop). Then one imagined step from N = 128
-starts, by the number of steps that lie behind them.
+B = 16 sequences of T steps at the same width D, one thread, as the agent runs it: with the kernels in C,
+freed memory kept. The GRU runs coupled in its three forms: the scan in C, the scan in torch
+(hand-written gradients), and the plain loop that defines it (autograd); and decoupled, a loop as well.
+Each transformer stands there with and without its kernels.
+
+The floor is the least time that the multiplications of a pass take at the rate measured here, see
+benchmarks/roofline.py; floors say what ratios no rearrangement can beat. Last comes one imagined step
+from N = 128 starts, by the number of steps that lie behind them.
 """
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from statistics import median
 from time import perf_counter
+from unittest import mock
 
 import torch
 
 from agents.command_line import load_config
+from agents.memory import keep_freed_memory
+from benchmarks.roofline import count, measure_rates
+from worldmodel import kernels
 from worldmodel.model import WorldModel
 from worldmodel.rssm import Carry
 
@@ -26,6 +36,15 @@ MODELS = {
     "born": ("sequence=transformer", "attention=born"),
 }
 
+ROWS: dict[str, tuple[str, bool, bool]] = {  # name → model, kernels, the loop instead of the scan
+    "gru, scan in C": ("gru", True, False),
+    "gru, scan in torch": ("gru", False, False),
+    "gru, loop": ("gru", False, True),
+    "gru, decoupled": ("gru, decoupled", True, False),
+    **{name: (name, True, False) for name in ("softmax", "coherent", "born")},
+    **{f"{name}, without kernels": (name, False, False) for name in ("softmax", "coherent", "born")},
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -35,21 +54,40 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="further settings, as in train.py")
     a = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
     print(f"B={BATCH} threads=1 torch={torch.__version__}; median ms of {a.repeats}, taken in turns")
     print("| observe, forward + backward | D | " + " | ".join(f"T={t}" for t in a.lengths) + " |")
     print("|---" * (2 + len(a.lengths)) + "|")
     models = {name: build([*settings, *a.overrides], max(a.lengths)) for name, settings in MODELS.items()}
-    table = {t: in_turns({n: observing(m, t) for n, m in models.items()}, a.repeats) for t in a.lengths}
-    for name, model in models.items():
-        cells = (f"{table[t][name]:.1f} ({table[t]['gru'] / table[t][name]:.1f} ×)" for t in a.lengths)
-        print(f"| {name} | {model.rssm.sequence.deter} | " + " | ".join(cells) + " |")
+    table = {t: in_turns({row: observing(models, row, t) for row in ROWS}, a.repeats) for t in a.lengths}
+    scan, loop = "gru, scan in C", "gru, loop"
+    for row, (name, _, _) in ROWS.items():
+        ms = {t: table[t][row] for t in a.lengths}
+        cells = (
+            f"{ms[t]:.1f} ({table[t][scan] / ms[t]:.2f} × C, {table[t][loop] / ms[t]:.1f} × loop)"
+            for t in a.lengths
+        )
+        print(f"| {row} | {models[name].rssm.sequence.deter} | " + " | ".join(cells) + " |")
+    rate = measure_rates().gflops
+    print(f"\nfloors at {rate:.0f} GFLOP/s; the pairs of attention are not counted")
+    for name in ("gru", "coherent"):
+        for t in a.lengths:
+            row = next(row for row, entry in ROWS.items() if entry[0] == name)
+            gflop = count(observing(models, row, t, kernel=False)).gflop
+            floor = gflop / rate * 1e3
+            print(
+                f"  {name} T={t}: {gflop:.2f} GFLOP, at least {floor:.1f} ms: at most "
+                f"{table[t][scan] / floor:.1f} × the scan in C, {table[t][loop] / floor:.0f} × the loop"
+            )
     print(
         f"\n| one imagined step, {BATCH * STARTS} starts | " + " | ".join(map(str, a.contexts)) + " behind |"
     )
     print("|---" * (1 + len(a.contexts)) + "|")
+    kernels.use(True)  # as in a run
     wide = {
         name: build([*MODELS[name], *a.overrides], max(a.contexts))
-        for name in ("softmax", "coherent", "born")
+        for name in ("gru", "softmax", "coherent", "born")
     }
     steps = {c: in_turns({n: imagining(m, c) for n, m in wide.items()}, a.repeats) for c in a.contexts}
     for name in wide:
@@ -65,7 +103,13 @@ def build(overrides: list[str], window: int) -> WorldModel:
     return WorldModel(config.world_model, config.sequence, config.attention, 4, False, ACTIONS)
 
 
-def observing(model: WorldModel, length: int) -> Callable[[], None]:
+def observing(
+    models: dict[str, WorldModel], row: str, length: int, kernel: bool | None = None
+) -> Callable[[], None]:
+    """One pass of a row of the table; `kernel` overrides whether it uses the kernels."""
+    name, with_kernels, loop = ROWS[row]
+    with_kernels = with_kernels if kernel is None else kernel
+    model = models[name]
     rssm = model.rssm
     units = model.config.units
     embed = torch.randn(BATCH, length, units, requires_grad=True)
@@ -74,7 +118,10 @@ def observing(model: WorldModel, length: int) -> Callable[[], None]:
     noise = rssm.noise(BATCH, length)
 
     def run() -> None:
-        trajectory, _ = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
+        kernels.use(with_kernels)
+        model.zero_grad(set_to_none=True)
+        with mock.patch("worldmodel.rssm.covers", lambda *_: False) if loop else nullcontext():
+            trajectory, _ = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
         (trajectory.features.square().mean() + trajectory.prior.square().mean()).backward()
 
     return run

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from agents.command_line import load_config
 from agents.config import Config
-from worldmodel import kernels
+from worldmodel import kernels, products
 
 torch.set_num_threads(1)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)
@@ -19,9 +19,10 @@ settings.load_profile("qdreamer")
 
 @pytest.fixture(autouse=True)
 def as_before_a_run() -> Iterator[None]:
-    """Runs switch kernels and the flushing of denormal numbers on for the whole process."""
+    """Runs switch kernels, precision and the flushing of denormal numbers for the whole process."""
     yield
     kernels.use(False)
+    products.use_bfloat16(False)
     torch.set_flush_denormal(False)
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldmodel import kernels
+
 FEW_CLASSES = 15
 """Up to so many, a CPU is faster along the rows than along the classes."""
 
@@ -31,13 +33,34 @@ def softmax(logits: Tensor) -> Tensor:
 
 def unimix_probs(logits: Tensor, unimix: float) -> Tensor:
     """(1 − u)·softmax(logits) + u/K over the last axis (Hafner et al. 2023, u = 1 %)."""
+    if kernels.fit(logits):
+        return _Unimix.apply(logits, unimix)
     probs = softmax(logits)
     return probs if unimix == 0.0 else (probs * (1.0 - unimix)).add_(unimix / logits.shape[-1])
+
+
+class _Unimix(torch.autograd.Function):
+    """The same in one pass there and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, unimix: float) -> Tensor:
+        pure, mixed = kernels.unimix_probs(logits.contiguous(), unimix)
+        ctx.save_for_backward(pure)
+        ctx.unimix = unimix
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (pure,) = ctx.saved_tensors
+        return kernels.unimix_probs_backward(grad.contiguous(), pure, ctx.unimix), None
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, probs: Tensor, uniform: Tensor) -> Tensor:
+        if kernels.fit(probs) and probs.is_contiguous():
+            return kernels.draw_one_hot(probs, uniform)
         return one_hot(sample_index(probs, uniform), probs)
 
     @staticmethod

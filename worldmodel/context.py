@@ -219,21 +219,21 @@ class MixedAttention(nn.Module):
         return self.exact.remember(heads, past[0]), self.approximate.remember(heads, past[1])
 
     def attend(self, heads: Heads, trail: tuple[Any, ...], sight: Sight) -> Tensor:
-        outs = [part.attend(heads, trail[i], sight) for i, part in self._active()]
+        outs = [part.attend(heads, trail[i], sight) for i, part in self.active()]
         return self._mixed(outs)
 
     def keep(self, trail: tuple[Any, ...], sight: Sight, window: int) -> tuple[Any, ...]:
         return self.exact.keep(trail[0], sight, window), self.approximate.keep(trail[1], sight, window)
 
     def select(self, trail: tuple[Any, ...], sight: Sight, b: Tensor, t: Tensor) -> tuple[Any, ...]:
-        return tuple(part.select(trail[i], sight, b, t) for i, part in self._active())
+        return tuple(part.select(trail[i], sight, b, t) for i, part in self.active())
 
     def imagine(
         self, heads: Heads, memory: tuple[Any, ...], future: Future
     ) -> tuple[Tensor, tuple[Any, ...]]:
         pairs = [
             part.imagine(heads, part_memory, future)
-            for (_, part), part_memory in zip(self._active(), memory, strict=True)
+            for (_, part), part_memory in zip(self.active(), memory, strict=True)
         ]
         outs, memories = zip(*pairs, strict=True)
         return self._mixed(list(outs)), memories
@@ -241,7 +241,7 @@ class MixedAttention(nn.Module):
     def _mixed(self, outs: list[Tensor]) -> Tensor:
         return outs[0] if len(outs) == 1 else torch.lerp(outs[0], outs[1], self.mix)
 
-    def _active(self) -> list[tuple[int, CausalAttention]]:
+    def active(self) -> list[tuple[int, CausalAttention]]:
         """Those that the mix asks for, with their place in pasts and trails."""
         parts: list[tuple[int, CausalAttention]] = [(0, self.exact), (1, self.approximate)]
         return parts[int(self.mix == 1.0) : 1 + int(self.mix > 0.0)]

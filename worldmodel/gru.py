@@ -105,7 +105,7 @@ class BlockGRU(nn.Module):
                 self.recur.weight,
                 self.norm.scale,
                 self.gates.weight,
-                self._gate_bias().flatten(),
+                self.gate_bias().flatten(),
                 out,
             )
         if len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
@@ -125,7 +125,7 @@ class BlockGRU(nn.Module):
         width = self.deter // self.blocks
         for weight, bias, h_in, y_in, h_out in zip(
             self.gates.weight,
-            self._gate_bias(),
+            self.gate_bias(),
             h.split(width, -1),
             y.split(width, -1),
             out.split(width, -1),
@@ -136,7 +136,7 @@ class BlockGRU(nn.Module):
             torch.lerp(h_in, candidate, update.sigmoid_(), out=h_out)
         return out
 
-    def _gate_bias(self) -> Tensor:
+    def gate_bias(self) -> Tensor:
         """(g, 3·D/g); the update gate's −1 belongs to it."""
         bias = self.gates.bias.view(self.blocks, 3, -1)
         return (bias - bias.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)).view(self.blocks, -1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from worldmodel import kernels
 from worldmodel.norm_silu import NORM_EPS, NormSiLU, dense_norm_silu, inverse_rms, norm_silu_backward
 from worldmodel.products import Affine, affine, blockwise, product
 
@@ -82,9 +83,29 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and kernels.fit(x):
+            return _RMSNorm.apply(x, self.scale)
         if torch.is_grad_enabled():
             return F.rms_norm(x, self.scale.shape, self.scale, NORM_EPS)
         return x.mul(inverse_rms(x)).mul_(self.scale)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        x = x.contiguous()
+        y, inverse = kernels.rms_norm(x, scale)
+        ctx.save_for_backward(x, inverse, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.rms_norm_backward(grad.contiguous(), *ctx.saved_tensors)
+
+
+Kept = list[tuple[Tensor, Tensor, Tensor]]
+"""What the layers of a stack made of R rows: unit (R, units), inverse (R, 1) and y (R, units) of each."""
 
 
 class MLP(nn.Sequential):
@@ -109,11 +130,21 @@ class MLP(nn.Sequential):
         if not len(self):
             return x
         rows = x.reshape(-1, x.shape[-1])
-        y = _Stack.apply(rows, *self.parameters()) if torch.is_grad_enabled() else self._values(rows)
+        y = _Stack.apply(None, rows, *self.weights()) if torch.is_grad_enabled() else self._values(rows)
         return y.view(*x.shape[:-1], -1)
 
+    def recorded(self, x: Tensor, kept: Kept) -> Tensor:
+        """`forward` of a pass that has been made already, by what it made."""
+        y: Tensor = _Stack.apply(kept, x.reshape(-1, x.shape[-1]), *self.weights())
+        return y.view(*x.shape[:-1], -1)
+
+    def weights(self) -> list[Tensor]:
+        """Weight, bias and scale of every layer: `parameters()` without its walk through all modules."""
+        layers = [self.layer(i) for i in range(len(self) // 2)]
+        return [tensor for linear, norm in layers for tensor in (linear.weight, linear.bias, norm.scale)]
+
     def _values(self, x: Tensor) -> Tensor:
-        parameters = list(self.parameters())
+        parameters = self.weights()
         out = x.new_empty(len(x), len(parameters[-1]))
         for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
             for i in range(0, len(parameters), 3):
@@ -128,19 +159,29 @@ ELEMENTS_AT_ONCE = 2**17
 
 
 class _Stack(torch.autograd.Function):
-    """x (R, in), then weight, bias and scale of every layer → (R, units); some rows after others."""
+    """x (R, in), then weight, bias and scale of every layer → (R, units); some rows after others.
+
+    With `kept` all has been computed before.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, kept: Kept | None, x: Tensor, *parameters: Tensor) -> Tensor:
         layers = list(zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True))
-        out = x.new_empty(len(x), len(parameters[-1]))
-        saved = []
-        for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
-            for i, (weight, bias, scale) in enumerate(layers):
-                last = i == len(layers) - 1
-                inputs = y
-                y, unit, inverse = dense_norm_silu(inputs, weight, bias, scale, part if last else None)
-                saved += [inputs, unit, inverse]
+        out = x.new_empty(len(x), len(parameters[-1])) if kept is None else kept[-1][2]
+        saved: list[Tensor] = []
+        if kept is None:
+            for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+                for i, (weight, bias, scale) in enumerate(layers):
+                    given, last = y, i == len(layers) - 1
+                    y, unit, inverse = dense_norm_silu(given, weight, bias, scale, part if last else None)
+                    saved += [given, unit, inverse]
+        else:
+            given, tensors = x, []
+            for unit, inverse, y in kept:
+                tensors += [given, unit, inverse]
+                given = y
+            for parts in zip(*(_parts(tensor, out) for tensor in tensors), strict=True):
+                saved += parts
         ctx.save_for_backward(*parameters, *saved)
         ctx.parameters = len(parameters)
         return out
@@ -157,15 +198,15 @@ class _Stack(torch.autograd.Function):
                 x, unit, inverse = saved[part * len(parameters) + i :][:3]
                 g, grad_scale, grad_bias = norm_silu_backward(g, unit, inverse, parameters[i + 2])
                 here = [product(g.t(), x), grad_bias, grad_scale, *here]
-                if i or ctx.needs_input_grad[0]:
+                if i or ctx.needs_input_grad[1]:
                     g = product(g, parameters[i])
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[1]:
                 grad_x.append(g)
             if gradients:
                 torch._foreach_add_(gradients, here)
             else:
                 gradients = here
-        return (torch.cat(grad_x) if grad_x else None, *gradients)
+        return (None, torch.cat(grad_x) if grad_x else None, *gradients)
 
 
 def _parts(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:

@@ -7,8 +7,14 @@ first matrix comes transposed, as in weight gradients, because it needs no copy 
 `python -m benchmarks.products` prints both). oneDNN takes longer to start and records no gradients:
 small products, and those that autograd follows, stay with MKL, so gradients are written by hand
 where speed counts. Elsewhere (GPUs, other types, builds without oneDNN) torch decides.
+
+`use_bfloat16` rounds the factors and the results of these products, and nothing else: weights, sums
+over time, normalisation and losses keep float32. Products inside kernels in C (`worldmodel.kernels`) and
+inside attention are not made here and keep float32 too.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,8 +33,35 @@ _ONEDNN = (
 )
 
 
+_bfloat16 = False
+
+
+def use_bfloat16(wanted: bool) -> None:
+    """Multiply float32 matrices in bfloat16 from now on, or no longer."""
+    global _bfloat16
+    _bfloat16 = wanted
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """For differences that the rounding of bfloat16 would drown."""
+    before = _bfloat16
+    use_bfloat16(False)
+    try:
+        yield
+    finally:
+        use_bfloat16(before)
+
+
+def _rounded(x: Tensor, weight: Tensor) -> bool:
+    return _bfloat16 and x.dtype == weight.dtype == torch.float32
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·weightᵀ + bias: (R, in), (out, in), (out,) → (R, out)."""
+    if _rounded(x, weight):
+        y = torch.mm(x.bfloat16(), weight.bfloat16().t()).float()
+        return y if bias is None else y + bias
     if _worthwhile(x, weight):
         # The kernel ignores the strides of the bias.
         bias = None if bias is None else bias.contiguous()
@@ -38,6 +71,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def affine_add(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
     """x·weightᵀ + add: (R, in), (out, in), (R, out) → (R, out)."""
+    if _rounded(x, weight):
+        return add + affine(x, weight)
     if _worthwhile(x, weight):
         return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, None, "add")
     return torch.addmm(add, x, weight.t())
@@ -45,6 +80,8 @@ def affine_add(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a·b: (R, n), (n, m) → (R, m)."""
+    if _rounded(a, b):
+        return torch.mm(a.bfloat16(), b.bfloat16()).float()
     if _worthwhile(a, b):
         return affine(a, b.t())
     return torch.mm(a, b)
@@ -58,7 +95,9 @@ def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
             return affine(x, weight[0].t(), add)
         return affine_add(x, weight[0].t(), add)
     parts = x.view(rows, blocks, -1).transpose(0, 1)  # (g, R, in/g)
-    if _worthwhile(parts[0], weight[0]):
+    if _rounded(x, weight):
+        out = torch.bmm(parts.bfloat16(), weight.bfloat16()).float().transpose(0, 1).reshape(rows, -1)
+    elif _worthwhile(parts[0], weight[0]):
         out = torch.cat([product(part, w) for part, w in zip(parts, weight, strict=True)], -1)
     else:
         out = torch.bmm(parts, weight).transpose(0, 1).reshape(rows, -1)  # (R, out)
@@ -68,7 +107,7 @@ def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
 def add_blockwise_(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Adds x (R, in) times the blocks (g, in/g, out/g) to `out` (R, out) in place; no gradients."""
     for to, part, w in zip(out.chunk(len(weight), -1), x.chunk(len(weight), -1), weight, strict=True):
-        if _worthwhile(part, w):
+        if _rounded(part, w) or _worthwhile(part, w):
             to.add_(product(part, w))
         else:
             to.addmm_(part, w)
@@ -81,6 +120,7 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
         and _ONEDNN
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
+        and not _bfloat16
         and not torch.is_grad_enabled()
     )
 

@@ -111,20 +111,17 @@ class RSSM(nn.Module):
 
     def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
         """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""
+        body, out = self.prior
+        assert isinstance(body, MLP)
+        assert isinstance(out, Linear)
+        if kernels.fit(h) and not torch.is_grad_enabled():
+            return kernels.draw_prior(h, [*body.weights(), out.weight, out.bias], noise, self.unimix)
         if torch.is_grad_enabled() or not h.is_cpu or self.classes > FEW_CLASSES:
             return sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
-        body, out = self.prior
-        assert isinstance(out, Linear)
         shape = self.stoch, self.classes
         weight = out.weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)  # classes first
         bias = out.bias.unflatten(0, shape).t().flatten()
-        y = body(h)
-        if kernels.fit(y):
-            z = h.new_empty(len(h), self.stoch * self.classes)
-            logits = affine(y, weight).view(len(h), self.classes, self.stoch)
-            kernels.draw_latents(logits, bias, noise, self.unimix, z)
-            return z
-        logits = affine(y, weight, bias).view(len(h), self.classes, self.stoch)
+        logits = affine(body(h), weight, bias).view(len(h), self.classes, self.stoch)
         return draw_few_classes(logits, noise, self.unimix).view(len(h), -1)
 
     def _probs(self, logits: Tensor) -> Tensor:

@@ -15,12 +15,17 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from worldmodel import block_native
 from worldmodel.attention.decay import DecayGate
+from worldmodel.attention.kind import Kind
 from worldmodel.attention.rotary import Phases, phases, rotate_by
-from worldmodel.context import CausalAttention, Future, Heads, MixedAttention, Sight
+from worldmodel.context import CausalAttention, Future, Heads, KeyValueAttention, MixedAttention, Sight
+from worldmodel.imagine_native import Futures, LayerWeights, Weights, covers
 from worldmodel.layers import MLP, Linear, RMSNorm, init_weight, spread_biases
 from worldmodel.products import affine_add
+from worldmodel.shared_past import Starts
 
 
 class Past(NamedTuple):
@@ -145,8 +150,16 @@ class Transformer(nn.Module):
     def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         if is_first is not None:
             action = action * (1.0 - is_first).unsqueeze(-1)
-        action = action / action.detach().abs().clamp(min=1.0)
-        return self.mix_action(self.action_in(action))
+        if action.shape[:-1].numel() > MANY_ACTIONS and _one_hot(action):
+            # There are few different ones: theirs is looked up.
+            number = torch.arange(1, action.shape[-1] + 1, dtype=action.dtype, device=action.device)
+            known = torch.eye(action.shape[-1] + 1, dtype=action.dtype, device=action.device)[:, 1:]
+            return F.embedding((action * number).sum(-1).long(), self._drive(known))
+        return self._drive(action / action.detach().abs().clamp(min=1.0))
+
+    def _drive(self, action: Tensor) -> Tensor:
+        drive: Tensor = self.mix_action(self.action_in(action))
+        return drive
 
     def observe(
         self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past
@@ -160,8 +173,12 @@ class Transformer(nn.Module):
         sight = self.sight(is_first, state.segments)
         positions = state.position + torch.arange(x.shape[1], device=x.device)
         turn = phases(positions, self.head, x.dtype)
-        trails = []
+        trails: list[Any] = []
         for block, past in zip(self.layers(), state.layers, strict=True):
+            if block_native.covers(block, x, past):
+                x, heads = block_native.run(block, x, self._first(block, is_first), turn)
+                trails.append(block.attention.remember(heads, past))
+                continue
             heads = block.ask(x, turn)
             trails.append(block.attention.remember(heads, past))
             x = block.add(x, block.attention.attend(heads, trails[-1], sight))
@@ -175,6 +192,13 @@ class Transformer(nn.Module):
                 positions[-1] + 1,
             )
         return self.norm(x), Trail(tuple(trails), sight, state.position), last
+
+    def _first(self, block: Block, is_first: Tensor) -> Tensor:
+        """The first step that each of T steps sees, if none came before them: (B, T)."""
+        n = torch.arange(is_first.shape[1], device=is_first.device)
+        begun = torch.where(is_first > 0.5, n, 0).cummax(1).values
+        windowed = isinstance(block.attention, KeyValueAttention)
+        return torch.maximum(begun, n - (self.window - 1)) if windowed else begun
 
     def sight(self, is_first: Tensor, before: Tensor) -> Sight:
         own = (is_first > 0.5).long().cumsum(1)  # (B, T)
@@ -194,13 +218,15 @@ class Transformer(nn.Module):
         stoch: Tensor,
         drive: Tensor,
         is_first: Tensor | None,
-        state: Past | Imagined,
+        state: Past | Imagined | Futures,
         out: Tensor | None = None,
-    ) -> tuple[Tensor, Past | Imagined]:
+    ) -> tuple[Tensor, Past | Imagined | Futures]:
         new: Past | Imagined
+        if isinstance(state, Imagined | Futures) and is_first is not None:
+            raise ValueError("imagined futures hold no resets: pass is_first=None")
+        if isinstance(state, Futures):
+            return state.step(stoch, drive, out), state
         if isinstance(state, Imagined):
-            if is_first is not None:
-                raise ValueError("imagined futures hold no resets: pass is_first=None")
             h, new = self._imagine(stoch, drive, state)
         else:
             first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
@@ -238,7 +264,7 @@ class Transformer(nn.Module):
             torch.addcmul(turn.sin * tick.cos, turn.cos, tick.sin),
         )
 
-    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined:
+    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined | Futures:
         segments, mask = states.sight  # (B, C), (B, 1, T, C)
         steps, columns = mask.shape[2:]
         if b is None:
@@ -247,6 +273,9 @@ class Transformer(nn.Module):
             b, t = b.repeat_interleave(t.shape[1] // group), t.reshape(-1, group)  # (R,), (R, G)
         else:
             t = t.unsqueeze(1)
+        if (parts := self._alone(states)) is not None:
+            starts = Starts(b, t, segments, steps)
+            return Futures(self._weights(), *parts, starts, self.window, int(states.position))
         layers = tuple(
             block.attention.select(trail, states.sight, b, t)
             for block, trail in zip(self.layers(), states.layers, strict=True)
@@ -260,6 +289,28 @@ class Transformer(nn.Module):
         )
         turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
         return Imagined(layers, distance.unsqueeze(1), turn, 0)
+
+    def _alone(self, states: Trail) -> tuple[list[Kind], list[Any]] | None:
+        """Kinds and trails of all layers, if the kernel knows them; in a mixture it knows none."""
+        pairs = [(block.attention, trail) for block, trail in zip(self.layers(), states.layers, strict=True)]
+        for i, (attention, trail) in enumerate(pairs):
+            if isinstance(attention, MixedAttention):
+                parts = attention.active()
+                if len(parts) > 1:
+                    return None
+                pairs[i] = parts[0][1], trail[parts[0][0]]
+        kinds = [attention.kind for attention, _ in pairs]
+        return (kinds, [trail for _, trail in pairs]) if covers(kinds, self.norm.scale) else None
+
+    def _weights(self) -> Weights:
+        layers = []
+        for block in self.layers():
+            hidden, norm = block.mlp.layer(0)
+            mlp = hidden.weight, hidden.bias, norm.scale, block.mlp_out.weight
+            decay = (None, None) if block.decay is None else (block.decay.weight, block.decay.bias)
+            qkv = block.norm.scale, block.qkv.weight, block.qkv.bias
+            layers.append(LayerWeights(*qkv, block.out.weight, *mlp, *decay))
+        return Weights(self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers)
 
     def schedule(self, update: int) -> None:
         """Set the mix of a curriculum for update number `update`."""
@@ -275,6 +326,17 @@ class Transformer(nn.Module):
 
     def unpack(self, packed: Tensor) -> Past:
         return self.initial(len(packed))
+
+
+MANY_ACTIONS = 64
+"""From so many on it pays to see whether they are one-hot."""
+
+
+def _one_hot(action: Tensor) -> bool:
+    """Whether all actions (…, A) are one-hot or zero, on a CPU, where it is cheap to ask, and constants."""
+    if not action.is_cpu or action.requires_grad:
+        return False
+    return bool(((action == 0.0) | (action == 1.0)).all() & (action.sum(-1) <= 1.0).all())
 
 
 GROUP = 8

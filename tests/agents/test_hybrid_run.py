@@ -43,7 +43,8 @@ def lines(directory):
 @pytest.mark.parametrize(
     "more",
     [(), ("optimizer.solver=greedy", "optimizer.levels=[0,0.5,1,1.5]", "optimizer.reuse=true",
-          "optimizer.blocks=balanced", "sequence=transformer", "replay=prioritized")],
+          "optimizer.blocks=balanced", "sequence=transformer", "replay=prioritized",
+          "precision=bfloat16")],
 )  # fmt: skip
 def test_a_run_searches_logs_and_resumes_exactly(make_config, tmp_path, more):
     config = make_config(*SMALL, *more)

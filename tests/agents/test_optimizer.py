@@ -7,9 +7,12 @@ import io
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from agents.agc import clip_gradients_
+from agents.averages import follow
 from agents.laprop import LaProp
+from worldmodel import compiler, kernels
 
 SHAPES = ((3, 4), (5,), (2, 2, 3), ())
 
@@ -171,3 +174,64 @@ def test_minimises_a_quadratic():
         last = optimizer.step(closure).item()
     assert last < 1e-4 * first
     torch.testing.assert_close(x.detach(), centre, rtol=0, atol=0.1)
+
+
+# In one call
+
+
+@pytest.fixture
+def with_kernels():
+    try:
+        kernels.use(True)
+    except compiler.CompileError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("options", [{}, {"agc": 0.0, "warmup": 0}, {"eps": 0.1, "betas": (0.0, 0.9)}])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_takes_the_same_steps(with_kernels, options, threads):
+    shapes = (*SHAPES, (70, 90), (1,), (7,))
+    optimizers, copies = [], []
+    for _ in range(2):
+        copies.append([double(*shape).float().requires_grad_() for shape in shapes])
+        optimizers.append(LaProp(copies[-1], **{"lr": 0.01, "warmup": 20} | options))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for step in range(30):
+        for k, optimizer in enumerate(optimizers):
+            for i, p in enumerate(copies[k][:-1]):  # the last one never has a gradient
+                size = 0.0 if i == 5 else 10.0 ** ((step + i) % 7 - 4)
+                p.grad = size * double(*p.shape, seed=100 * step + i).float()
+                if i == 4:
+                    p.grad = p.grad.t().contiguous().t()  # another order in memory
+            kernels.use(k == 1)
+            optimizer.step()
+    torch.set_num_threads(before)
+    for plain, fused in zip(*copies, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert states[0]["state"].keys() == states[1]["state"].keys()
+    for i, state in states[0]["state"].items():
+        for name, value in state.items():
+            scale = max(1e-6, float(value.abs().max()))
+            torch.testing.assert_close(states[1]["state"][i][name], value, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_the_kernel_shows_what_is_no_number(with_kernels):
+    p, other = torch.ones(5, requires_grad=True), torch.ones(5, requires_grad=True)
+    p.grad, other.grad = torch.tensor([0.0, torch.nan, 0.0, 0.0, 1.0]), torch.ones(5)
+    LaProp([p, other], lr=0.1, warmup=0).step()
+    assert p.isnan().all()  # as clipping a tensor whole has it
+    assert other.isfinite().all()
+
+
+def test_lengths_and_averages(with_kernels):
+    tensors = [double(*shape).float() for shape in (*SHAPES, (5000, 3))]
+    expected = torch.stack([x.double().norm() for x in tensors])
+    torch.testing.assert_close(kernels.norms(tensors).double(), expected, rtol=1e-6, atol=0)
+    averages, others = nn.Linear(40, 30), nn.Linear(40, 30)
+    before = [p.detach().double() for p in averages.parameters()]
+    follow(averages, others, 0.02)
+    for p, was, other in zip(averages.parameters(), before, others.parameters(), strict=True):
+        torch.testing.assert_close(p.double(), torch.lerp(was, other.double(), 0.02), rtol=1e-6, atol=1e-7)

@@ -113,7 +113,7 @@ def test_one_step_of_the_gru(extra, blocks, seed):
 @given(
     rows=st.integers(1, 40),
     latents=st.integers(1, 40),
-    classes=st.integers(2, 15),
+    classes=st.integers(2, 20),
     unimix=st.sampled_from([0.0, 0.01, 0.5]),
     scale=st.sampled_from([0.1, 3.0, 200.0]),
 )
@@ -186,10 +186,11 @@ def test_what_is_no_number_shows():
         assert result.isnan().all()
 
 
-def make_model(make_config, stoch, classes, deter, hidden, blocks):
+def make_model(make_config, stoch, classes, deter, hidden, blocks, *settings):
     config = make_config(
         f"world_model.stoch={stoch}", f"world_model.classes={classes}", f"world_model.deter={deter}",
         f"world_model.hidden={hidden}", f"world_model.blocks={blocks}", "world_model.units=10",
+        *settings,
     )  # fmt: skip
     torch.manual_seed(0)
     model = WorldModel(config.world_model, config.sequence, config.attention, 4, False, 2)
@@ -227,6 +228,18 @@ def test_the_scan(make_config, sizes, rows, threads):
         assert_close(got, expected, **CLOSE)
     for got, expected in zip(fused_grads, plain_grads, strict=True):
         assert_close(got, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(expected.detach().abs().max())))
+
+
+@pytest.mark.parametrize(("layers", "classes"), [(0, 5), (1, 16), (3, 4)])
+@pytest.mark.parametrize("rows", [5, 200])
+@torch.no_grad()
+def test_prior_draws_equal_torch(make_config, layers, classes, rows, threads):
+    model = make_model(make_config, 6, classes, 32, 10, 1, f"world_model.prior_layers={layers}")
+    wide = normal(rows, 40)  # h is a part of wider rows
+    h, noise = wide[:, :32], torch.rand(rows, 6, generator=torch.Generator().manual_seed(1))
+    plain, fused = both(lambda: model.rssm._draw_prior(h, noise))
+    assert torch.equal(fused, plain)
+    assert len(plain.unique(dim=0)) > 1
 
 
 def test_results_repeat(make_config, threads):

@@ -100,3 +100,44 @@ def test_vendor(tmp_path):
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
         assert is_intel(tmp_path / "cpuinfo") is expected
     assert not is_intel(tmp_path / "absent")
+
+
+def test_bfloat16_rounds_factors_and_results_and_nothing_else():
+    torch.manual_seed(0)
+    x, weight, bias, add = (torch.randn(*s) for s in ((50, 96), (64, 96), (64,), (50, 64)))
+    blocks = torch.randn(4, 24, 16)
+    plain = affine(x, weight)
+    products.use_bfloat16(True)
+    rounded = (x.bfloat16().double() @ weight.bfloat16().double().T).float()  # sums in full
+    limit = {"rtol": 2**-8, "atol": 2**-8}
+    results = (affine(x, weight), product(x, weight.t()), affine(x, weight, bias) - bias)
+    for y in (*results, affine_add(x, weight, add) - add):
+        assert y.dtype == torch.float32
+        assert_close(y, rounded, **limit)
+    dense = torch.block_diag(*blocks.bfloat16().double())
+    assert_close(blockwise(x, blocks), (x.bfloat16().double() @ dense).float(), **limit)
+    assert_close(add_blockwise_(add.clone(), x, blocks) - add, blockwise(x, blocks), **limit)
+    assert not torch.equal(affine(x, weight), plain)
+    assert affine(*double(x, weight)).dtype == torch.float64
+    with products.in_float32():
+        assert torch.equal(affine(x, weight), plain)
+    assert not torch.equal(affine(x, weight), plain)
+
+
+def test_gradients_in_bfloat16_are_those_of_rounded_factors():
+    torch.manual_seed(0)
+    linear = Linear(96, 64)
+    x = torch.randn(50, 96, requires_grad=True)
+    products.use_bfloat16(True)
+    linear(x).square().sum().backward()
+    assert linear.weight.grad is not None
+    assert x.grad is not None
+    got = x.grad, linear.weight.grad, linear.bias.grad
+    products.use_bfloat16(False)
+    x.grad = None
+    linear.zero_grad()
+    linear(x).square().sum().backward()
+    for rounded, exact in zip(got, (x.grad, linear.weight.grad, linear.bias.grad), strict=True):
+        assert rounded is not None
+        assert rounded.dtype == torch.float32
+        assert float((rounded - exact).norm() / exact.norm()) < 2**-6

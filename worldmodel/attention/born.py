@@ -48,7 +48,7 @@ class Born(Kind):
             raise ValueError(f"floor={floor} is below {LEAST_FLOOR}: float32 needs it")
         self.floor = floor
         self.encoding: Encoding = ComplexAmplitudes(width) if complex else RealAmplitudes(width)
-        self._measured = overlaps is not None
+        self.measured = overlaps is not None
         self.overlaps: Overlaps = overlaps or self.encoding.overlaps
 
     def encode(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Born(Kind):
 
         Raises ValueError when dropout or measured overlaps, which need all pairs, meet a state.
         """
-        if dropout or self._measured:
+        if dropout or self.measured:
             if state is not None:
                 raise ValueError("dropout and measured overlaps need all pairs: leave out `state`")
             return super().attend_causal(q, k, v, segments, valid, log_decay, dropout, generator)

@@ -6,6 +6,7 @@
  */
 
 #include "products.h"
+#include "steps.h"
 #include "vector.h"
 
 #define ROWS_AT_ONCE 16    /* what is made of so many rows stays in the first-level cache */
@@ -64,18 +65,9 @@ void gru_update(int32_t threads, int64_t rows, int64_t deter, int64_t blocks, fl
             multiply(count, width, 3 * width, hidden + b * width, deter, w_gates + b * width * 3 * width, gates,
                      3 * width, 0);
             const float *add = bias + b * 3 * width;
-            for (int64_t r = 0; r < count; r++) {
-                const float *gate = gates + r * 3 * width, *from = h + (first + r) * h_stride + b * width;
-                float *to = out + (first + r) * out_stride + b * width;
-#pragma omp simd
-                for (int64_t i = 0; i < width; i++) {
-                    float reset = sigmoid(gate[i] + add[i]);
-                    /* tanh = (e − 1)/(e + 1) and σ = 1/(1 + f) share one division. */
-                    float e = exponential(2.0f * reset * (gate[width + i] + add[width + i]));
-                    float f = exponential(-(gate[2 * width + i] + add[2 * width + i]));
-                    to[i] = from[i] + ((e - 1.0f) - from[i] * (e + 1.0f)) / ((e + 1.0f) * (f + 1.0f));
-                }
-            }
+            for (int64_t r = 0; r < count; r++)
+                gru_step(width, gates + r * 3 * width, add, h + (first + r) * h_stride + b * width,
+                         out + (first + r) * out_stride + b * width);
         }
     }
 }
@@ -85,37 +77,10 @@ void draw_latents(int32_t threads, int64_t rows, int64_t latents, int64_t classe
                   const float *bias, const float *uniform, float *out, int64_t out_stride) {
 #pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * latents * classes))
     for (int64_t r = 0; r < rows; r++) {
-        const float *row = logits + r * latents * classes, *u = uniform + r * latents;
         float *to = out + r * out_stride;
-        float probs[classes * latents], top[latents], sum[latents], below[latents];
         int32_t index[latents];
-        memcpy(top, row, sizeof top);
-        for (int64_t s = 0; s < latents; s++) {
-            top[s] += bias[s];
-            sum[s] = below[s] = 0.0f;
-            index[s] = 0;
-        }
-        for (int64_t k = 1; k < classes; k++)
-#pragma omp simd
-            for (int64_t s = 0; s < latents; s++) {
-                float value = row[k * latents + s] + bias[k * latents + s];
-                top[s] = value > top[s] ? value : top[s];
-            }
-        for (int64_t k = 0; k < classes; k++)
-#pragma omp simd
-            for (int64_t s = 0; s < latents; s++) {
-                float value = exponential(row[k * latents + s] + bias[k * latents + s] - top[s]);
-                probs[k * latents + s] = value;
-                sum[s] += value;
-            }
-        for (int64_t s = 0; s < latents; s++) sum[s] = (1.0f - unimix) / sum[s];
-        for (int64_t k = 0; k + 1 < classes; k++)
-#pragma omp simd
-            for (int64_t s = 0; s < latents; s++) {
-                below[s] += probs[k * latents + s] * sum[s] + unimix / (float)classes;
-                index[s] += u[s] >= below[s];
-            }
-        memset(to, 0, sizeof probs);
+        draw_classes(latents, classes, unimix, logits + r * latents * classes, bias, uniform + r * latents, index);
+        memset(to, 0, latents * classes * sizeof *to);
         for (int64_t s = 0; s < latents; s++) to[s * classes + index[s]] = 1.0f;
     }
 }

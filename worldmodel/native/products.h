@@ -3,6 +3,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -59,4 +60,54 @@ static inline void multiply_blocks(int64_t rows, int64_t blocks, int64_t n, int6
                             float *out, int add) {
     for (int64_t b = 0; b < blocks; b++)
         multiply(rows, n, m, x + b * n, blocks * n, w + b * n * m, out + b * m, blocks * m, add);
+}
+
+#define PANEL (2 * LANES) /* outputs whose weights lie side by side when packed */
+
+static inline int64_t full_panels(int64_t m) { return (m + PANEL - 1) / PANEL * PANEL; }
+
+/* w (n, m), whose entries lie `down` and `right` apart, cut into panels, zeros behind
+ * the last: (full_panels(m)/PANEL, n, PANEL). */
+static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t down, int64_t right, float *packed) {
+    for (int64_t c = 0; c < m; c += PANEL, packed += n * PANEL) {
+        int64_t wide = m - c < PANEL ? m - c : PANEL;
+        memset(packed, 0, n * PANEL * sizeof *packed);
+        for (int64_t v = 0; v < wide; v++)
+            for (int64_t i = 0; i < n; i++) packed[i * PANEL + v] = w[i * down + (c + v) * right];
+    }
+}
+
+/* Weights (m, n) as torch has them, panel after panel (n, PANEL), the last one filled up. With groups of g
+ * outputs they are regrouped, first in group first: output j·g + k comes to place k·(m/g) + j. */
+static inline void pack_weight(int64_t n, int64_t m, const float *weight, int64_t g, float *to) {
+    for (int64_t c = 0; c < m; c += PANEL, to += n * PANEL)
+        for (int64_t j = c; j < c + PANEL; j++) {
+            const float *from = weight + (j % (m / g) * g + j / (m / g)) * n;
+            for (int64_t i = 0; i < n; i++) to[i * PANEL + j - c] = j < m ? from[i] : 0.0f;
+        }
+}
+
+/* out (rows, m) = x (rows, n)·w, or + it if `add`; w was packed. */
+static inline void multiply_packed(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride,
+                                   const float *w, float *out, int64_t out_stride, int add) {
+    for (int64_t c = 0; c < m; c += PANEL, w += n * PANEL) {
+        int64_t width = m - c < PANEL ? m - c : PANEL, r = 0;
+        float edge[TILE * PANEL];
+        for (; r + TILE <= rows; r += TILE) {
+            float *to = out + r * out_stride + c;
+            if (width == PANEL) {
+                tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, to, out_stride, add);
+                continue;
+            }
+            tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
+            for (int64_t i = 0; i < TILE; i++)
+                for (int64_t j = 0; j < width; j++)
+                    to[i * out_stride + j] = edge[i * PANEL + j] + (add ? to[i * out_stride + j] : 0.0f);
+        }
+        for (; r < rows; r++) {
+            float *to = out + r * out_stride + c;
+            tile(1, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
+            for (int64_t j = 0; j < width; j++) to[j] = edge[j] + (add ? to[j] : 0.0f);
+        }
+    }
 }
