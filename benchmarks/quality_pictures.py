@@ -1,8 +1,9 @@
 """Pictures of what benchmarks.quality found: python -m benchmarks.quality_pictures docs [--out runs/quality].
 
-`quality.png`: ratios to softmax with their intervals. `attention-maps.png`: who attends to whom on one
-held-out sequence, in the trained models of the first seed; all heads of both layers for each kind (of
-born's sixteen every other one). Rows of weights are divided by their largest entry.
+`quality.png`: ratios to softmax with their intervals, for tasks whose cells are all there.
+`attention-maps.png`: who attends to whom on one held-out sequence, in the trained models of the first
+seed; all heads of both layers for each kind (of born's sixteen every other one). Rows of weights are
+divided by their largest entry.
 """
 
 import argparse
@@ -26,6 +27,9 @@ SHOWN = 8
 """Heads of each kind in the picture of maps."""
 
 
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -36,12 +40,14 @@ def main() -> None:
     a = parser.parse_args()
     cells = Cells(a.out)
     draw_ratios(cells, a.folder / "quality.png")
-    draw_maps(cells, a.maps, a.folder / "attention-maps.png")
+    trained = [t for t in a.maps if all(cells.weights(t, kind).exists() for kind in ATTENTIONS)]
+    draw_maps(cells, trained, a.folder / "attention-maps.png")
 
 
 def draw_ratios(cells: Cells, picture: Path) -> None:
     """One panel for each score."""
-    panels = [(task, score) for task in TASKS for score in TASKS[task].scores]
+    finished = [t for t in TASKS if all(cells.find(t, kind, seed) for kind in SETTINGS for seed in SEEDS)]
+    panels = [(task, score) for task in finished for score in TASKS[task].scores]
     others = [kind for kind in SETTINGS if kind != "softmax"]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(2.4 * len(panels), 2.4), sharey=True, layout="constrained"
@@ -57,6 +63,10 @@ def draw_ratios(cells: Cells, picture: Path) -> None:
         axis.axvline(1.0, color="grey", linewidth=1, linestyle="--")
         axis.set(title=f"{task}, {score}", xscale="log", ylim=(len(others) - 0.5, -0.5))
         axis.set_yticks(range(len(others)), others)
+        low, high = axis.get_xlim()
+        ticks = [x for x in TICKS if low <= x <= high]
+        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axis.set_xticks([], minor=True)
     figure.supxlabel("error divided by softmax's: geometric mean, 95 % interval, seeds", fontsize=9)
     figure.savefig(picture, dpi=100)
 
