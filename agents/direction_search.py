@@ -10,6 +10,7 @@ from quantum.backend import Usage
 from quantum.ising import Ising, energies
 from quantum.job_queue import Counts, JobQueue, Outcome
 from quantum.solvers import QAOA, Solution, Solver, approximation_ratio, new_seed
+from quantum.spending import Spending
 
 MAX_RATIO = 16  # qubits up to which every search is compared with brute force
 
@@ -46,6 +47,10 @@ class DirectionSearch(Protocol):
         """Counts and costs of circuits."""
         ...
 
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
+        ...
+
     def close(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -71,6 +76,9 @@ class SolverSearch:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+    def spending(self) -> Spending:
+        return Spending()
 
     def close(self) -> None:
         """Nothing is under way."""
@@ -133,6 +141,9 @@ class QueueSearch:
             out[f"time/optimizer_{name}" if clock else f"optimizer/{name}"] = value
         return out
 
+    def spending(self) -> Spending:
+        return self._queue.spending()
+
     def close(self) -> None:
         self._queue.close()
 
@@ -145,8 +156,7 @@ class QueueSearch:
         lost = queue.counts.lost  # found out when the queue was made
         self.late, queue.counts = state["late"], Counts(**state["counts"])
         queue.counts.lost += lost
-        if queue.limits.budget_shots is None and queue.limits.budget_seconds is None:
-            queue.usage = Usage(**state["usage"])  # else its journal knows better
+        queue.go_on_from(Usage(**state["usage"]))
 
 
 def judged(ising: Ising, solution: Solution, base: float, age: int) -> Found:

@@ -145,6 +145,20 @@ def test_time_out_then_late_result_is_discarded_and_counted():
     assert warnings == []
 
 
+def test_nobody_waits_for_a_service_to_cancel_a_job():
+    gate = threading.Event()
+    backend = Troubled(default=gate, remote=True)
+    q = queue(backend, [], timeout=0.05, retries=0)
+    q.submit([TASK], 10, 0)
+    end = time.monotonic() + 5.0
+    while not backend.jobs and time.monotonic() < end:
+        time.sleep(0.001)
+    backend.jobs[0].cancel = gate.wait  # as long as the service is out of reach
+    (outcome,) = q.wait(5.0)
+    assert outcome.fallback
+    gate.set()
+
+
 def test_time_outs_end_on_the_simulator():
     gate, warnings = threading.Event(), []
     q = queue(Troubled(default=gate), warnings, timeout=0.05, retries=1)
@@ -298,12 +312,13 @@ def test_a_kill_between_submission_and_result_leaves_a_readable_file(tmp_path):
         from pathlib import Path
         from quantum.journal import Entry, Journal
         journal = Journal(Path(sys.argv[1]))
-        k = len(journal.entries)
-        print("ready", flush=True)
+        known = k = len(journal.entries)
         while True:
             journal.add(Entry(f"job-{k}", "ibm", 10, 0.0, {"update": k}))
             journal.used(k, k / 2)
             k += 1
+            if k == known + 1:  # however busy the machine is
+                print("ready", flush=True)
         """
     )
     known = 0

@@ -1,0 +1,68 @@
+"""Updates of several agents in turns: python -m benchmarks.agents [--length 64] [--starts 8] ["settings" …].
+
+Each argument is one agent, as the settings of train.py in one string; the first is what the others
+are measured against. Whole updates as a run makes them, replay and optimizer included, alternating
+between the agents, so that a machine whose speed drifts does so for all of them.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from agents.command_line import load_config
+from agents.learner import Learner
+from agents.training import Run
+
+AGENTS = [
+    "sequence=gru",
+    "sequence=transformer attention=softmax",
+    "sequence=transformer attention=coherent",
+    "sequence=transformer attention=born",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=16, help="B")
+    parser.add_argument("--length", type=int, default=64, help="T")
+    parser.add_argument("--starts", type=int, default=8, help="imagination starts per sequence")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--updates", type=int, default=5, help="in one turn")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("agents", nargs="*", default=AGENTS)
+    a = parser.parse_args()
+    common = [
+        f"train.batch_size={a.batch}", f"train.batch_length={a.length}", f"threads={a.threads}",
+        f"agent.imagination_starts={a.starts}", "logging.tensorboard=false",
+    ]  # fmt: skip
+    learners = {agent: filled([*agent.split(), *common], 2 * a.length) for agent in a.agents}
+    times: dict[str, list[float]] = {agent: [] for agent in learners}
+    for i in range(a.rounds + 1):  # the first only warms up
+        for agent, learner in learners.items():
+            begin = perf_counter()
+            for _ in range(a.updates):
+                learner.update()
+            if i:
+                times[agent].append((perf_counter() - begin) / a.updates * 1e3)
+    print(f"B={a.batch} T={a.length} starts={a.batch * a.starts} threads={a.threads}; ms per update in turns")
+    print("| agent | median [least, most] | ratio to the first: median of the rounds |\n|---|---|---|")
+    first = times[a.agents[0]]
+    for agent, ms in times.items():
+        ratio = median(m / f for m, f in zip(ms, first, strict=True))
+        print(f"| {agent} | {median(ms):.1f} [{min(ms):.1f}, {max(ms):.1f}] | {ratio:.2f} |")
+
+
+def filled(overrides: list[str], rounds: int) -> Learner:
+    """A learner with random play to learn from."""
+    with tempfile.TemporaryDirectory() as directory:
+        run = Run(load_config(overrides), Path(directory))
+        for _ in range(rounds):
+            run.collector.step(random=True)
+        run.close()
+    return run.learner
+
+
+if __name__ == "__main__":
+    main()
