@@ -234,9 +234,9 @@ def print_task(cells: Cells, name: str, kinds: list[str], seeds: list[int]) -> N
     task = TASKS[name]
     done: dict[str, list[Row]] = {}
     for kind in kinds:
-        rows = [cells.find(name, kind, seed) for seed in seeds]
-        if all(rows):
-            done[kind] = [row for row in rows if row is not None]
+        found = [cells.find(name, kind, seed) for seed in seeds]
+        if all(found):
+            done[kind] = [row for row in found if row is not None]
     bases = ("softmax", "gru", "gru-decoupled")
     print(f"\n{name}: {task.updates} updates of {task.batch}×{task.length} rows, seeds {seeds}")
     for score in task.scores:
