@@ -7,13 +7,12 @@ settings by `agents.strict`, its environment by one step in it. Only then does H
 
 import copy
 import functools
-import itertools
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,47 +21,62 @@ import hydra
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agents import cluster_launcher, local_launcher
 from agents.checkpoint import CheckpointError
 from agents.config import Config
+from agents.launcher_config import ClusterLauncher, SweepConfig
 from agents.optimizer_factory import check_optimizer
-from agents.parallel import RanksError, join
+from agents.orphan import leave_with_sweep
+from agents.overrides import (
+    CONFIGS,
+    HELP,
+    LAUNCHER,
+    SHOW,
+    SWEEP,
+    groups,
+    is_hydras,
+    is_launchers,
+    is_open,
+    members,
+    parse,
+    read,
+    spell,
+)
+from agents.parallel import Ranks, RanksError, Together, join
 from agents.replay.factory import check_backend
 from agents.run_directory import FREE, is_free, read_config, run_directory
 from agents.session import check_device, run_session
-from agents.strict import ConfigError, build, closest, did_you_mean, show
+from agents.strict import ConfigError, build, closest, did_you_mean
+from agents.sweep import Launch, Member, Sweep, refuse_doubles
 from envs.factory import EnvError, check_env
 from quantum.backend import BackendError, CredentialsError
 
-CONFIGS = Path(__file__).parent.parent / "configs"
-OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
-MAX_SWEEP = 1000  # runs; all of them are checked beforehand
-_PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
-_SWEEP = ("-m", "--multirun")
-_SHOW = {"-c": ("job", "hydra", "all"), "--cfg": ("job", "hydra", "all")}
-_HELP = ("-h", "--help")
-_FLAGS = (*_SWEEP, *_SHOW, *_HELP, "--resolve")
 _HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion")
 
 
 def main() -> None:
     """Entry point of train.py."""
+    leave_with_sweep()
     gymnasium.logger.min_level = gymnasium.logger.WARN
     ranks = join()
     try:
         with ranks.together():
-            sys.argv[1:] = prepare(sys.argv[1:])
+            arguments, sys.argv[1:] = sys.argv[1:], prepare(sys.argv[1:])
+            sweep = _plan(arguments, ranks)
     except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
     gymnasium.logger.min_level = gymnasium.logger.ERROR
     try:
-        _job()
+        if sweep is None:
+            _job()
+        elif code := sweep.run():
+            sys.exit(code)
     except KeyboardInterrupt:
         fail("interrupted twice; what was saved before is kept", 130)
     ranks.leave()
@@ -81,29 +95,67 @@ def prepare(arguments: list[str]) -> list[str]:
     """
     if any(argument.split("=")[0] in _HYDRA_ONLY for argument in arguments):
         return arguments
-    flags, texts = _split(arguments)
-    overrides = [_parse(text) for text in texts]
-    sweep = any(flag in _SWEEP for flag in flags)
-    for override in overrides:
-        _check_form(override, sweep)
-    _refuse_twice(overrides)
-    members = _members(overrides)
-    shown = any(flag in _SHOW for flag in flags)
+    flags, overrides = read(arguments)
+    runs = members([override for override in overrides if not is_launchers(override)])
+    shown = any(flag in SHOW for flag in flags)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checked: set[str] = set()
-        for member in members:
-            if shown or any(flag in _HELP for flag in flags):
+        for member in runs:
+            if shown or any(flag in HELP for flag in flags):
                 _compose_all(member, resolve="--resolve" in flags)
             else:
                 _check_run(member, checked)
     _pass_on(caught)
-    return [*flags, *(_spell(override) for override in overrides)]
+    return [*flags, *(spell(override) for override in overrides)]
+
+
+def plan_sweep(arguments: list[str]) -> tuple[list[Member], SweepConfig]:
+    """The runs of a command line with -m, and where they are to run. Raises ConfigError."""
+    _, overrides = read(arguments)
+    own = [str(override.input_line) for override in overrides if is_launchers(override)]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            where = build(SweepConfig, _resolved(compose("sweep", overrides=own)))
+    except HydraException as error:
+        keys = ", ".join(f"{LAUNCHER}.{key.name}" for key in fields(ClusterLauncher)[1:])
+        raise ConfigError(f"{' '.join(own)}: not among {LAUNCHER}=…, {keys}") from error
+    found = []
+    for member in members([override for override in overrides if not is_launchers(override)]):
+        config, directory = _resolve_resume(_load(member), [override.key_or_group for override in member])
+        if config.quantum.dry_run:
+            raise ConfigError("quantum.dry_run=true speaks of one run: leave out -m")
+        texts = [spell(override) for override in member]
+        choice = next((str(o.value()) for o in member if o.key_or_group == "env"), _default_env())
+        given = any(override.key_or_group == "env.id" for override in member)
+        directory = directory or run_directory(config, config.env.id if given else choice, texts)
+        found.append(Member(directory, config, tuple(texts)))
+    refuse_doubles(found)
+    return found, where
+
+
+def _default_env() -> str:
+    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+    return str(next(entry["env"] for entry in defaults if "env" in entry))
+
+
+def _plan(arguments: list[str], ranks: Ranks) -> Sweep | None:
+    """The sweep that -m asks for."""
+    if not any(flag in SWEEP for flag in arguments) or any(flag in HELP for flag in arguments):
+        return None
+    if isinstance(ranks, Together):
+        raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
+    found, where = plan_sweep(arguments)
+    launcher = where.launcher
+    launch: Launch = local_launcher.launch
+    if isinstance(launcher, ClusterLauncher):
+        launch = cluster_launcher.make_launch(launcher, Path(found[0].config.runs))
+    return Sweep(found, launch, launcher.jobs, functools.partial(print, flush=True))
 
 
 def load_config(overrides: list[str]) -> Config:
     """Compose and check one run's config. Raises ConfigError."""
-    return _load([_parse(text) for text in overrides])
+    return _load([parse(text) for text in overrides])
 
 
 def _check_run(member: list[Override], checked: set[str]) -> None:
@@ -171,7 +223,7 @@ def _resolve_resume(config: Config, keys: list[str]) -> tuple[Config, Path | Non
     """With resume=<dir>: that run's own config, except for the given keys, which must be free."""
     if config.resume is None:
         return config, None
-    given = [key for key in keys if not _is_hydras(key)]
+    given = [key for key in keys if not is_hydras(key)]
     for key in given:
         if not is_free(key):
             raise ConfigError(
@@ -186,145 +238,6 @@ def _resolve_resume(config: Config, keys: list[str]) -> tuple[Config, Path | Non
             old, new = old[section], new[section]
         old[last] = new[last]
     return build(Config, values), Path(config.resume)
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Flags (with the word behind --cfg) and settings."""
-    flags: list[str] = []
-    texts: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        flag, _, value = argument.partition("=")
-        if not argument.startswith("-"):
-            texts.append(argument)
-        elif flag in _SHOW:
-            value = value or next(rest, "")
-            if value not in _SHOW[flag]:
-                raise ConfigError(f"{flag} {value} is not one of {', '.join(_SHOW[flag])}")
-            flags += [flag, value]
-        elif argument in _FLAGS:
-            flags.append(argument)
-        else:
-            hint = did_you_mean(closest(flag, [f for f in _FLAGS if f.startswith("--")], 0.75))
-            raise ConfigError(
-                f"unknown option {argument}{hint}; settings are written without dashes, as seed=3; see --help"
-            )
-    shown = any(flag in _SHOW for flag in flags)
-    if shown and any(flag in _SWEEP for flag in flags):
-        raise ConfigError("--cfg shows one run: leave out -m")
-    if "--resolve" in flags and not shown:
-        raise ConfigError("--resolve belongs to --cfg, as in --cfg job --resolve")
-    return flags, texts
-
-
-def _parse(text: str) -> Override:
-    parser = OverridesParser.create()
-    try:
-        return parser.parse_override(text)
-    except (HydraException, OmegaConfBaseException) as error:
-        key, equals, value = text.partition("=")
-        if key in _PATHS and "'" not in value and not value.endswith("\\"):
-            return parser.parse_override(f"{key}='{value}'")
-        if not equals:
-            choice = next((f"{group}={text}" for group in _groups() if text in _groups()[group]), None)
-            hint = did_you_mean(choice) or ", as seed=3"
-            raise ConfigError(f"cannot read {text!r}: settings are written key=value{hint}") from error
-        raise ConfigError(
-            f"cannot read {text!r}: settings are written key=value, lists {key}=[1,2], "
-            f"values with odd signs {key}=\"'…'\""
-        ) from error
-
-
-def _spell(override: Override) -> str:
-    """key=value for Hydra, which wants `++` before the keys of env.kwargs that no config can know."""
-    text = str(override.input_line).lstrip("+")
-    return f"++{text}" if _is_open(override.key_or_group) else text
-
-
-def _is_open(key: str) -> bool:
-    return key.startswith(f"{OPEN_SECTION}.")
-
-
-def _is_hydras(key: str) -> bool:
-    return key.startswith(("hydra.", "hydra/"))
-
-
-@functools.cache
-def _groups() -> dict[str, list[str]]:
-    """Every group and its choices."""
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
-    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
-
-
-def _check_form(override: Override, sweep: bool) -> None:
-    """All that can be said about a setting without the other ones."""
-    key, text = override.key_or_group, override.input_line
-    if not key:
-        raise ConfigError(f"cannot read {text!r}: settings are written key=value, as seed=3")
-    if override.is_delete():
-        raise ConfigError(f"{text}: settings cannot be removed, only set, as {key}=…")
-    if override.package is not None:
-        raise ConfigError(f"{text}: a group has one place here, write {key}=… without @{override.package}")
-    if override.is_sweep_override() and not sweep:
-        as_list = "" if key in _groups() else f"; a list is written {key}=[…]"
-        raise ConfigError(f"{text}: several values need a sweep, add -m{as_list}")
-    for value in (single.value() for single in _alternatives(override)):
-        if key in _groups():
-            _check_choice(key, value, str(text))
-        group = key.removesuffix(".name")
-        if group != key and group in _groups():
-            choices = ", ".join(_groups()[group])
-            raise ConfigError(f"{text}: the name follows from {group}=…, which is one of {choices}")
-
-
-def _check_choice(group: str, value: Any, text: str) -> None:
-    choices = _groups()[group]
-    if isinstance(value, list | dict):
-        raise ConfigError(f"{text}: {group} takes one choice; for a sweep write {group}=a,b with -m")
-    if show(value) not in choices:
-        extra = ""
-        if group == "env":
-            any_id = value if value in gymnasium.registry else "…"
-            extra = f"; any Gymnasium environment: env=gym env.id={any_id}"
-        hint = did_you_mean(closest(show(value), choices))
-        raise ConfigError(f"{group}={show(value)} is not one of {', '.join(choices)}{hint}{extra}")
-
-
-def _alternatives(override: Override) -> list[Override]:
-    """The setting itself, or one for each value of a sweep."""
-    if not override.is_sweep_override():
-        return [override]
-    key = override.key_or_group
-    try:
-        values = list(itertools.islice(override.sweep_string_iterator(), MAX_SWEEP + 1))
-    except (HydraException, ValueError) as error:
-        raise ConfigError(
-            f"{override.input_line}: a sweep lists its values, as {key}=a,b,c with -m"
-        ) from error
-    if not values:
-        raise ConfigError(f"{override.input_line} has no values")
-    return [_parse(f"{key}={value}") for value in values]
-
-
-def _refuse_twice(overrides: list[Override]) -> None:
-    first: dict[str, Override] = {}
-    for override in overrides:
-        key = override.key_or_group
-        if key in first:
-            raise ConfigError(
-                f"{key} is given twice ({first[key].input_line} and {override.input_line}): leave one out"
-            )
-        first[key] = override
-
-
-def _members(overrides: list[Override]) -> list[list[Override]]:
-    """Every run of the sweep; without one, the only run."""
-    options = [_alternatives(override) for override in overrides]
-    members = itertools.islice(itertools.product(*options), MAX_SWEEP + 1)
-    found = [list(member) for member in members]
-    if len(found) > MAX_SWEEP:
-        raise ConfigError(f"the sweep has more than {MAX_SWEEP} runs: split it")
-    return found
 
 
 def _load(member: list[Override]) -> Config:
@@ -350,7 +263,7 @@ def _resolved(composed: DictConfig) -> Any:
 
 def _compose_all(member: list[Override], resolve: bool = False) -> DictConfig:
     """One run's settings: Hydra composes the groups, once per choice; the others are set here."""
-    outer = [o for o in member if o.key_or_group in _groups() or _is_hydras(o.key_or_group)]
+    outer = [o for o in member if o.key_or_group in groups() or is_hydras(o.key_or_group)]
     base, known = _compose(tuple(str(override.input_line).lstrip("+") for override in outer))
     composed = copy.deepcopy(base)
     for override in member:
@@ -359,7 +272,7 @@ def _compose_all(member: list[Override], resolve: bool = False) -> DictConfig:
         _check_key(override, known)
         key, value = override.key_or_group, override.value()
         try:
-            OmegaConf.update(composed, key, value, force_add=_is_open(key))
+            OmegaConf.update(composed, key, value, force_add=is_open(key))
         except OmegaConfBaseException as error:
             raise ConfigError(f"{override.input_line}: {str(error).split(chr(10))[0]}") from error
     if resolve:
@@ -382,7 +295,7 @@ def _compose(outer: tuple[str, ...]) -> tuple[DictConfig, dict[str, bool]]:
 def _check_key(override: Override, known: dict[str, bool]) -> None:
     """Whether the key names one setting: not an unknown one, not a section."""
     key = override.key_or_group
-    if _is_open(key):
+    if is_open(key):
         return
     if key not in known:
         section, _, last = key.rpartition(".")

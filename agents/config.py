@@ -6,8 +6,8 @@ from agents.optimizer_config import HybridConfig, OptimizerConfig
 from agents.replay.config import QuantumReplay, ReplayConfig
 from envs.config import EnvConfig
 from quantum.config import QuantumConfig
-from worldmodel.attention.config import AttentionConfig
-from worldmodel.config import SequenceConfig, WorldModelConfig, check_keys
+from worldmodel.attention.config import AttentionConfig, CircuitConfig
+from worldmodel.config import SequenceConfig, TransformerConfig, WorldModelConfig, check_keys
 
 LOSSES = ("policy", "value", "replay_value")
 ACTION_KINDS = ("discrete", "continuous")
@@ -133,6 +133,7 @@ class Config:
                 f"{self.train.batch_length + 1} are needed"
             )
         self._check_loading()
+        self._check_attention()
 
     def _check_loading(self) -> None:
         """Whether a real device could load the replay's amplitudes."""
@@ -144,4 +145,17 @@ class Config:
             raise ValueError(
                 f"replay.qubits={replay.qubits} needs {2**replay.qubits - 2} CX, more than real devices "
                 f"carry: use replay.qubits={DEVICE_QUBITS}, or quantum.force=true"
+            )
+
+    def _check_attention(self) -> None:
+        """Whether overlaps can be measured as often as an agent asks for them."""
+        sequence, quantum = self.sequence, self.quantum
+        if not isinstance(sequence, TransformerConfig) or not isinstance(self.attention, CircuitConfig):
+            return
+        if sequence.head & (sequence.head - 1):
+            raise ValueError(f"sequence.head={sequence.head} must be a power of two for attention=circuit")
+        if quantum.name == "ibm" and not (quantum.device or "").lower().startswith("fake"):
+            raise ValueError(
+                f"attention=circuit asks at every step, which quantum.device={quantum.device} cannot answer: "
+                "use quantum.device=FakeGuadalupeV2, or attention=born"
             )

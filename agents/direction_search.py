@@ -1,5 +1,6 @@
 """From an Ising problem to multipliers: a solver at once, or circuits through the job queue."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from quantum.backend import Usage
 from quantum.ising import Ising, energies
 from quantum.job_queue import Counts, JobQueue, Outcome
 from quantum.solvers import QAOA, Solution, Solver, approximation_ratio, new_seed
+from quantum.spending import Spending
 
 MAX_RATIO = 16  # qubits up to which every search is compared with brute force
 
@@ -46,6 +48,10 @@ class DirectionSearch(Protocol):
         """Counts and costs of circuits."""
         ...
 
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
+        ...
+
     def close(self) -> None: ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -72,6 +78,9 @@ class SolverSearch:
     def metrics(self) -> dict[str, float]:
         return {}
 
+    def spending(self) -> Spending:
+        return Spending()
+
     def close(self) -> None:
         """Nothing is under way."""
 
@@ -86,12 +95,22 @@ class QueueSearch:
     """QAOA by jobs that nobody waits for. A result that is older than `patience` updates is dropped.
 
     The problem travels with its job, so a run that was restarted can use what it asked for before.
+    With `wait` each search does wait for its job, or until the simulator has done it instead: at most
+    the queue's time-out for each attempt.
     """
 
     def __init__(
-        self, solver: QAOA, queue: JobQueue, shots: int, patience: int, facts: dict[str, float] | None = None
+        self,
+        solver: QAOA,
+        queue: JobQueue,
+        shots: int,
+        patience: int,
+        facts: dict[str, float] | None = None,
+        wait: bool = False,
     ) -> None:
         self._solver, self._queue, self._shots, self._patience = solver, queue, shots, patience
+        self._wait = wait
+        self._arrived: list[Outcome] = []
         self._facts = {f"optimizer/{name}": value for name, value in (facts or {}).items()}  # of the circuit
         self.late = 0  # results that came, but too late
 
@@ -104,10 +123,13 @@ class QueueSearch:
         tag = {"update": update, "base": base, "h": ising.h.tolist(), "constant": ising.constant}
         tag["J"] = ising.J.tolist()
         self._queue.submit([task], self._shots, new_seed(generator), tag)
+        if self._wait:
+            self._arrived += self._queue.wait(math.inf)
 
     def poll(self, update: int) -> Found | None:
         found = None
-        for outcome in self._queue.poll():
+        outcomes, self._arrived = [*self._arrived, *self._queue.poll()], []
+        for outcome in outcomes:
             found = self._accept(outcome, update) or found
         return found
 
@@ -133,6 +155,9 @@ class QueueSearch:
             out[f"time/optimizer_{name}" if clock else f"optimizer/{name}"] = value
         return out
 
+    def spending(self) -> Spending:
+        return self._queue.spending()
+
     def close(self) -> None:
         self._queue.close()
 
@@ -145,8 +170,7 @@ class QueueSearch:
         lost = queue.counts.lost  # found out when the queue was made
         self.late, queue.counts = state["late"], Counts(**state["counts"])
         queue.counts.lost += lost
-        if queue.limits.budget_shots is None and queue.limits.budget_seconds is None:
-            queue.usage = Usage(**state["usage"])  # else its journal knows better
+        queue.go_on_from(Usage(**state["usage"]))
 
 
 def judged(ising: Ising, solution: Solution, base: float, age: int) -> Found:

@@ -52,6 +52,7 @@ class Dreamer(nn.Module):
             observation.size,
             observation.discrete,
             action.size,
+            config.quantum,
         )
         features = self.world_model.features
         self.actor = make_actor(

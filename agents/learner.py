@@ -16,6 +16,7 @@ from agents.randomness import LEARNING, generator_state, make_generator, restore
 from agents.replay import Replay
 from agents.replay.storage import Sample
 from agents.stopwatch import Stopwatch
+from quantum.spending import Spending
 from worldmodel import kernels
 from worldmodel.model import Batch
 from worldmodel.products import in_float32
@@ -86,6 +87,11 @@ class Learner:
     def search_metrics(self) -> dict[str, float]:
         """Of an optimizer that searches, since the last call."""
         return self.optimizer.metrics() if isinstance(self.optimizer, HybridOptimizer) else {}
+
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
+        own = self.optimizer.search.spending() if isinstance(self.optimizer, HybridOptimizer) else Spending()
+        return own + self.replay.sampler.spending()
 
     def close(self) -> None:
         if isinstance(self.optimizer, HybridOptimizer):

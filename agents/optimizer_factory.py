@@ -15,11 +15,10 @@ from agents.laprop import LaProp
 from agents.optimizer_config import HybridConfig
 from agents.quadratic_model import Levels
 from agents.randomness import SEARCH, stream_seed
-from quantum.angles import angles
-from quantum.backend import Backend, run
+from quantum.backend import Backend, warm_up
 from quantum.circuit import Circuit
 from quantum.dry_run import Planned, costs
-from quantum.factory import make_backend
+from quantum.factory import open_backend
 from quantum.ising import Ising
 from quantum.job_queue import JobQueue, Limits
 from quantum.solvers import QAOA, make_solver
@@ -64,20 +63,18 @@ def make_search(config: Config, qubits: int, directory: Path) -> DirectionSearch
         bits = Levels.of(settings.levels).bits
         solver = make_solver(settings.solver, Statevector(), quantum, bits_per_block=bits)
         return SolverSearch(solver, quantum.shots)
-    backend = make_backend(quantum)
+    backend = open_backend(quantum, _warn)
     qaoa = _qaoa(config, backend)
     example = qaoa.task(_dense(qubits), torch.Generator())
-    in_process = quantum.name == "statevector"
-    if not (in_process or backend.remote):
-        # Qiskit's transpiler holds Python's lock for seconds: in a job's thread it would stop the learner.
-        run(backend, [example], 1, 0)
+    in_process = backend.name == "statevector"
+    warm_up(backend, example, quantum.timeout)
     kept = None
     if not in_process:
         kept = directory / "optimizer"  # jobs that outlive the process
         kept.mkdir(parents=True, exist_ok=True)
     limits = Limits.from_config(quantum)
-    queue = JobQueue(backend, limits, _warn, kept, inline=in_process or settings.wait)
-    return QueueSearch(qaoa, queue, quantum.shots, settings.patience, facts(backend, example))
+    queue = JobQueue(backend, limits, _warn, kept, inline=in_process)
+    return QueueSearch(qaoa, queue, quantum.shots, settings.patience, facts(backend, example), settings.wait)
 
 
 def _qaoa(config: Config, backend: Backend) -> QAOA:
@@ -114,24 +111,22 @@ def logical_depth(circuit: Circuit) -> int:
     return max(busy)
 
 
-def planned(config: Config) -> list[Planned]:
-    """The jobs that searches submit in a whole run, for a dry run."""
+def planned(config: Config, backend: Backend) -> list[Planned]:
+    """The jobs that searches submit in a whole run, cut to the device as they will be, for a dry run."""
     settings, train = config.optimizer, config.train
     if not isinstance(settings, HybridConfig) or settings.solver != "qaoa":
         return []
     steps = max(config.steps - train.prefill, 0)
     updates = steps * train.replay_ratio / (train.batch_size * train.batch_length)
-    problem = _dense(settings.num_qubits)
-    kind = "ramp" if settings.angles == "ramp" else "fixed"
-    task = IsingTask(problem, angles(problem, settings.p_layers, kind))
+    task = _qaoa(config, backend).task(_dense(settings.num_qubits), torch.Generator())
     return [Planned("optimizer", task, config.quantum.shots, int(updates / settings.every))]
 
 
 def check_optimizer(config: Config) -> None:
-    """Raises ValueError, CredentialsError or BackendError if the circuits of a run cannot be run."""
+    """Raises ValueError or CredentialsError if the circuits of a run cannot be run."""
     settings = config.optimizer
     if isinstance(settings, HybridConfig) and settings.solver == "qaoa":
-        _qaoa(config, make_backend(config.quantum)).fit(_dense(settings.num_qubits))
+        _qaoa(config, open_backend(config.quantum, lambda text: None)).fit(_dense(settings.num_qubits))
 
 
 def _warn(text: str) -> None:

@@ -13,6 +13,7 @@ from agents.config import Config
 from agents.strict import ConfigError, build, show
 
 CONFIG_NAME = "config.yaml"
+SUMMARY_NAME = "summary.json"
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
 FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint")
 _FREE_ENV = ("steps", "solved")  # of the env section, likewise
@@ -81,6 +82,15 @@ def read_config(directory: Path) -> Config:
         return build(Config, values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """The run's summary; empty if there is none that can be read."""
+    try:
+        values = json.loads((directory / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def check_same_run(directory: Path, config: Config) -> None:

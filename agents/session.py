@@ -1,15 +1,14 @@
 """One session of a run, as a user meets it: start or resume, train, summarise."""
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from agents.config import Config
 from agents.follower import Follower
+from agents.lock import exclusive
 from agents.optimizer_factory import planned as optimizer_jobs
 from agents.parallel import ALONE, Alone, RanksError, Together
 from agents.progress import Progress, duration
@@ -31,29 +30,6 @@ def check_device(device: str) -> None:
         raise ConfigError(
             f"device={device} is not available here: use one of {', '.join(available)}"
         ) from error
-
-
-@contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Keeps a second process out of the run directory. Raises ConfigError when it is taken.
-
-    The lock belongs to the process, so a kill frees it. Where there is no flock (Windows), there
-    is no lock.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"{directory} is being trained by another process: wait for it or stop it"
-            ) from error
-        yield
 
 
 def run_session(config: Config, directory: Path, ranks: Alone | Together = ALONE) -> int:
@@ -80,8 +56,9 @@ def _dry_run(config: Config, ranks: Alone | Together) -> int:
     if ranks.rank == 0:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds
-        jobs = [*planned(config), *optimizer_jobs(config)]
-        print(report(make_backend(quantum), quantum.device, jobs, *budgets))
+        backend = make_backend(quantum)
+        jobs = [*planned(config), *optimizer_jobs(config, backend)]
+        print(report(backend, quantum.device, jobs, *budgets))
     return 0
 
 
@@ -107,6 +84,7 @@ def _code(signal: int | None) -> int:
 
 def _train(run: Run, config: Config, directory: Path) -> int | None:
     """The signal that interrupted the run."""
+    run.summarise()
     if run.step >= config.steps:
         print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
         return None

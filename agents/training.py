@@ -26,6 +26,7 @@ from agents.randomness import WEIGHTS, stream_seed
 from agents.replay import Replay
 from agents.replay.factory import make_sampler
 from agents.reporting import Reporter
+from agents.summary import QUANTUM_PARTS, Costs, Summary
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
 from worldmodel import kernels, products
@@ -86,7 +87,10 @@ def prepare_torch(config: Config) -> None:
 def use_kernels(config: Config) -> None:
     """Switch the fused kernels on, or warn that torch does their work."""
     try:
-        kernels.use(config.kernels and config.device == "cpu")
+        kernels.use(
+            config.kernels and config.device == "cpu",
+            lambda: print("compiling kernels, once on this machine …", file=sys.stderr, flush=True),
+        )
     except CompileError as error:
         kernels.use(False)
         print(
@@ -117,7 +121,10 @@ class Run:
         self.last_evaluation: tuple[float, float, float] | None = None
         self.evaluated_at = 0
         self.evaluation_due = False  # one was interrupted: it comes first next time
+        self._begin: float | None = None  # when this session began to train
+        self.parts: dict[str, float] = {}  # seconds in each part of the loop, up to the last line of the log
         resume_at = self._restore() if checkpoint.exists(directory) else None
+        self.summary = Summary(directory, self.step, config.steps)
         self.log = MetricsLog(directory, config.logging.tensorboard, resume_at)
         self.reporter = Reporter(config, self.log, directory)
         if resume_at is None:
@@ -143,6 +150,7 @@ class Run:
                     self._save()
                 progress.show(self.step, self.learner.updates)
             self._save()
+        self.summarise()
         progress.show(self.step, self.learner.updates, force=True)
         return Finished(
             self.step,
@@ -153,6 +161,11 @@ class Run:
             self.solved_at,
             interrupt.signal,
         )
+
+    def summarise(self) -> None:
+        """Keep what the run has cost so far, for comparisons."""
+        costs = Costs(self.step, self.learner.updates, self._elapsed(), self.parts, self.learner.spending())
+        self.summary.write(self.config, self.agent, costs)
 
     def close(self) -> None:
         self.log.close()
@@ -193,6 +206,8 @@ class Run:
         elapsed = self._elapsed()
         metrics["time/seconds"] = elapsed
         metrics |= {f"time/{part}": seconds for part, seconds in self.learner.watch.seconds.items()}
+        for part in {*self.learner.watch.seconds, *QUANTUM_PARTS}:
+            self.parts[part] = self.parts.get(part, 0.0) + metrics.get(f"time/{part}", 0.0)
         self.learner.watch.reset()
         self.log.scalars(self.step, metrics)
         self.reporter.histograms(self.step, self.replay.sampler)
@@ -217,7 +232,7 @@ class Run:
         progress.evaluation(mean)
 
     def _elapsed(self) -> float:
-        return self.seconds + perf_counter() - self._begin
+        return self.seconds + (0.0 if self._begin is None else perf_counter() - self._begin)
 
     def _save(self) -> None:
         """Raises FloatingPointError rather than overwrite a sound checkpoint with broken weights."""
@@ -236,6 +251,7 @@ class Run:
             "last_evaluation": self.last_evaluation,
             "evaluated_at": self.evaluated_at,
             "evaluation_due": self.evaluation_due,
+            "parts": self.parts,
             "log_offset": self.log.offset(),
         }
         checkpoint.save(self.directory, state)
@@ -252,4 +268,5 @@ class Run:
         last = state["last_evaluation"]
         self.last_evaluation = None if last is None else tuple(last)
         self.evaluated_at, self.evaluation_due = state["evaluated_at"], state["evaluation_due"]
+        self.parts = dict(state.get("parts", {}))
         return state["log_offset"], self.step

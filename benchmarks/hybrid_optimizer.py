@@ -4,9 +4,11 @@ python -m benchmarks.hybrid_optimizer toys       steps to a target loss where Ad
 python -m benchmarks.hybrid_optimizer overhead   what a search costs, in updates
 python -m benchmarks.hybrid_optimizer searches [optimizer.num_qubits=12 …]   all solvers on real searches
 
-`searches` trains with the base optimizer alone. At every search all solvers get the same problem; each
-choice passes the acceptance rule on fresh data and is then measured on a third batch that played no part.
-Finished seeds are kept in --out and not repeated, so it can be stopped and started again.
+`searches` trains with `optimizer=hybrid`. At every search all other solvers get the same problem on the
+side; each choice passes the acceptance rule on fresh data and is then measured on a third batch that
+played no part. The run itself is the one that it would have been without them. Finished seeds, of toys
+as well, are kept in --out and not repeated, so it can be stopped and started again;
+`benchmarks.qaoa quality --real` takes its problems of twelve qubits from there.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, median, stdev
 from time import process_time
@@ -24,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-from agents.blocks import Block
+from agents.blocks import Block, partition
 from agents.command_line import load_config
 from agents.direction_search import SolverSearch
 from agents.hybrid_optimizer import HybridOptimizer
@@ -32,9 +35,21 @@ from agents.landscape import Landscape
 from agents.optimizer_config import HybridConfig
 from agents.progress import Progress
 from agents.quadratic_model import Levels, Objective, measure
+from agents.run_directory import write_config
 from agents.training import Run
-from quantum.ising import energies
-from quantum.solvers import QAOA, Exact, Greedy, Random, Scalar, Solver, approximation_ratio, new_seed
+from benchmarks.learning import Row, print_table, summarise
+from quantum.ising import Ising, energies
+from quantum.solvers import (
+    QAOA,
+    Annealing,
+    Exact,
+    Greedy,
+    Random,
+    Scalar,
+    Solver,
+    approximation_ratio,
+    new_seed,
+)
 from quantum.statevector import Statevector
 
 SHOTS = 1024
@@ -47,6 +62,7 @@ def solvers(bits: int) -> dict[str, Solver]:
         "exact": Exact(),
         "qaoa p=3": QAOA(Statevector(), 3),
         "greedy": Greedy(),
+        "annealing": Annealing(),
         "random": Random(),
         "scalar": Scalar(bits),
     }
@@ -135,16 +151,23 @@ def steps_to(name: str, toy: str, levels: Levels, seed: int, limit: int) -> int 
     return None
 
 
-def print_toys(values: list[float], seeds: int, limit: int) -> None:
+def print_toys(chosen: list[str], values: list[float], seeds: int, limit: int, out: Path) -> None:
+    kept: dict[str, int | None] = json.loads(out.read_text()) if out.exists() else {}
     levels = Levels.of(values)
     print(f"median updates to the target (seeds that reached it within {limit}), {seeds} seeds, Adam lr 0.05")
     print(f"levels {values}, {6 * levels.bits} qubits, search at every update")
     names = ["Adam", *solvers(1)]
     print(f"{'':<18}" + "".join(f"{name:>14}" for name in names))
-    for toy in toys():
+    for toy in chosen:
         cells = []
         for name in names:
-            taken = [steps_to(name, toy, levels, seed, limit) for seed in range(seeds)]
+            taken = []
+            for seed in range(seeds):
+                key = f"{toy} {name} {values} {limit} {seed}"
+                if key not in kept:
+                    kept[key] = steps_to(name, toy, levels, seed, limit)
+                    out.write_text(json.dumps(kept))
+                taken.append(kept[key])
             reached = [t for t in taken if t is not None]
             middle = median(t if t is not None else limit + 1 for t in taken)
             shown = f">{limit}" if middle > limit else f"{middle:g}"
@@ -184,16 +207,24 @@ def print_overhead(searches: int, overrides: list[str]) -> None:
 
 
 class Panel(HybridOptimizer):
-    """Takes every step as the base proposes it, and asks all solvers what they would have done."""
+    """Trains as ever, and asks all solvers what they would have done at each of its searches."""
 
     results: list[dict[str, Any]]
+    twelve: list[Block]  # the world model in twelve blocks: problems for `benchmarks.qaoa`
+    source: torch.Generator  # so that the run's own is left alone
 
     def _search(self, landscape: Landscape, step: list[Tensor]) -> None:
+        here = [p.clone() for p in self._parameters]
+        self.results.append(self._ask(landscape, step))
+        self._set(here)
+        super()._search(landscape, step)
+
+    def _ask(self, landscape: Landscape, step: list[Tensor]) -> dict[str, Any]:
         model = measure(
             landscape.whole(), landscape.part(), self._parameters, self._block, step, self.epsilon
         )
         before = [p.clone() for p in self._parameters]
-        check, third = (landscape.fresh(new_seed(self._generator)) for _ in range(2))
+        check, third = (landscape.fresh(new_seed(self.source)) for _ in range(2))
 
         def losses(multipliers: Tensor) -> tuple[float, float]:
             self._move(before, step, multipliers)
@@ -210,7 +241,7 @@ class Panel(HybridOptimizer):
             "predicted": -float(model(ones)),
         }
         for name, solver in solvers(self.levels.bits).items():
-            solution = solver.solve(ising, SHOTS, self._generator)
+            solution = solver.solve(ising, SHOTS, self.source)
             chosen = losses(self.levels.multipliers(solution.bits))
             accepted = chosen[0] <= base[0]
             row[name] = {
@@ -220,29 +251,41 @@ class Panel(HybridOptimizer):
                 "hit": solution.energy <= lowest + 1e-9 * (1 + abs(lowest)),
                 "mean": approximation_ratio(table, solution.mean),
             }
-        for name, few in (("qaoa p=3, 64", QAOA(Statevector(), 3)), ("random, 64", Random())):
-            solution = few.solve(ising, 64, self._generator)
-            row[name] = {"hit": solution.energy <= lowest + 1e-9 * (1 + abs(lowest))}
-        self.results.append(row)
         self._set(before)
+        twelve = self._problem(self.twelve, landscape, step)
+        return row | {"h": twelve.h.tolist(), "J": twelve.J.tolist()}
+
+    def _problem(self, blocks: list[Block], landscape: Landscape, step: list[Tensor]) -> Ising:
+        """The same search over other blocks of the same parameters."""
+        steps = {id(p): d for p, d in zip(self._parameters, step, strict=True)}
+        parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
+        sizes = torch.tensor([len(block.parameters) for block in blocks])
+        block = torch.arange(len(blocks)).repeat_interleave(sizes)
+        moved = [steps[id(p)] for p in parameters]
+        model = measure(landscape.whole(), landscape.part(), parameters, block, moved, self.epsilon)
+        return model.ising(self.levels)
 
 
-def study(seed: int, overrides: list[str]) -> list[dict[str, Any]]:
-    """All searches of one run."""
+def study(seed: int, overrides: list[str]) -> dict[str, Any]:
+    """All searches of one run, and what it learned."""
     config = load_config(
-        ["env=CartPole", "optimizer=hybrid", "optimizer.solver=exact", f"seed={seed}",
-         "logging.tensorboard=false", *overrides]
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as directory:
-        run = Run(config, Path(directory))
+        ["env=CartPole", "optimizer=hybrid", f"seed={seed}", "logging.tensorboard=false", *overrides]
+    )
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write_config(directory, config)
+        run = Run(config, directory)
         optimizer = run.learner.optimizer
         assert isinstance(optimizer, HybridOptimizer)
         optimizer.__class__ = Panel
         assert isinstance(optimizer, Panel)
         optimizer.results = []
+        optimizer.twelve = partition(run.agent.world_model, "module", 12 // optimizer.levels.bits)
+        optimizer.source = torch.Generator().manual_seed(seed)
         run.train(Progress(config.steps, 0, 0))
         run.close()
-    return optimizer.results
+        learned = asdict(summarise(directory, seed, None, 100))
+    return {"searches": optimizer.results, "learned": learned}
 
 
 def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
@@ -252,28 +295,38 @@ def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
         if key not in kept:
             kept[key] = study(seed, overrides)
             out.write_text(json.dumps(kept))
-    groups = [kept[" ".join([f"seed={seed}", *overrides])] for seed in seeds]
+    studies = [kept[" ".join([f"seed={seed}", *overrides])] for seed in seeds]
+    print_table("CartPole", [Row(**study["learned"]) for study in studies], 100)
+    groups = [study["searches"] for study in studies]
     rows = [row for group in groups for row in group]
     base = mean(row["base"] for row in rows)
     predicted = mean(row["predicted"] for row in rows)
     print(f"{len(rows)} searches, {len(seeds)} seeds; base step on the third batch: decrease {base:.4f}")
-    print(f"(predicted {predicted:.4f}). Further decrease by the chosen step, rejected ones count as 0:")
+    print(f"(predicted {predicted:.4f}). Further decrease by the chosen step, rejected ones count as 0;")
+    print("intervals: t of the seeds' means, or of all searches where there are fewer than 3 seeds")
     print(
-        f"{'':<10}{'accepted':>9}{'further decrease [95 %]':>30}{'share of base':>15}{'ratio':>8}{'hits':>7}"
+        f"{'':<10}{'accepted':>9}{'further decrease [95 %]':>28}{'of base':>9}{'qaoa minus it [95 %]':>30}"
+        f"{'ratio':>8}{'hits':>7}"
     )
     for name in solvers(1):
         gains = [[row[name]["gain"] for row in group] for group in groups]
-        means = [mean(g) for g in gains] if len(seeds) >= 3 else [x for g in gains for x in g]
-        middle = mean(x for g in gains for x in g)
-        half = T_95.get(len(means), 1.96) * stdev(means) / len(means) ** 0.5
+        ahead = [[row["qaoa p=3"]["gain"] - row[name]["gain"] for row in group] for group in groups]
         accepted = mean(row[name]["accepted"] for row in rows)
         ratio, hits = mean(row[name]["ratio"] for row in rows), mean(row[name]["hit"] for row in rows)
-        interval = f"{middle:.4f} [{middle - half:.4f}, {middle + half:.4f}]"
-        print(f"{name:<10}{accepted:>9.2f}{interval:>30}{middle / base:>15.2f}{ratio:>8.4f}{hits:>7.2f}")
-    for name in ("qaoa p=3, 64", "random, 64"):
-        print(f"{name} samples: hits {mean(row[name]['hit'] for row in rows):.2f}")
+        share = mean(x for g in gains for x in g) / base
+        print(
+            f"{name:<10}{accepted:>9.2f}{interval(gains, 4):>28}{share:>9.3f}{interval(ahead, 5):>30}"
+            f"{ratio:>8.4f}{hits:>7.2f}"
+        )
     print(f"mean ratio of the QAOA samples {mean(row['qaoa p=3']['mean'] for row in rows):.3f}, "
           f"of random ones {mean(row['random']['mean'] for row in rows):.3f}")  # fmt: skip
+
+
+def interval(groups: list[list[float]], digits: int) -> str:
+    """Mean over the seeds' means, with its t interval; searches of one run are not independent."""
+    values = [mean(g) for g in groups] if len(groups) >= 3 else [x for g in groups for x in g]
+    middle, half = mean(values), T_95.get(len(values), 1.96) * stdev(values) / len(values) ** 0.5
+    return f"{middle:.{digits}f} [{middle - half:.{digits}f}, {middle + half:.{digits}f}]"
 
 
 def main() -> None:
@@ -281,20 +334,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("toys", "overhead", "searches"))
+    parser.add_argument("--toys", nargs="+", choices=list(toys()), default=list(toys()))
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5], help="of toys")
     parser.add_argument("--seeds", type=int, nargs="+", help="of searches; toys: how many")
     parser.add_argument("--limit", type=int, default=300, help="updates of toys")
     parser.add_argument("--searches", type=int, default=8, help="of overhead")
-    parser.add_argument("--out", type=Path, default=Path("hybrid_searches.json"))
+    parser.add_argument("--out", type=Path, help="hybrid_toys.json, hybrid_searches.json")
     parser.add_argument("overrides", nargs="*", help="settings of training, right after the word")
     a = parser.parse_args()
     torch.set_num_threads(1)
     if a.what == "toys":
-        print_toys(a.levels, (a.seeds or [10])[0], a.limit)
+        print_toys(a.toys, a.levels, (a.seeds or [10])[0], a.limit, a.out or Path("hybrid_toys.json"))
     elif a.what == "overhead":
         print_overhead(a.searches, a.overrides)
     else:
-        print_searches(a.seeds or [0, 1, 2, 3, 4], a.out, a.overrides)
+        print_searches(a.seeds or [0, 1, 2, 3, 4], a.out or Path("hybrid_searches.json"), a.overrides)
 
 
 if __name__ == "__main__":

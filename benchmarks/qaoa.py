@@ -1,13 +1,16 @@
 """QAOA: times beside Aer and lightning.qubit, and what is found beside simpler ways.
 
 python -m benchmarks.qaoa times      one run, one thread, medians of CPU time
-python -m benchmarks.qaoa quality    approximation ratios and hit rates on random dense QUBOs
+python -m benchmarks.qaoa quality    approximation ratios and hit rates on random dense QUBOs, or with
+    --real FILES on those of searches in real training (written by benchmarks.hybrid_optimizer searches)
 python -m benchmarks.qaoa devices    gates and estimated fidelity on fake devices
 """
 
 import argparse
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from statistics import mean, median
 from time import process_time
 from typing import Any
@@ -136,20 +139,36 @@ def print_times(sizes: list[int], repeats: int) -> None:
         print(f"{n:>3}  {'search':<28}{1e3 * seconds(search, 3 * repeats):>9.2f}  (QUBO in, best bits out)")
 
 
-def print_quality(sizes: list[int], problems: int) -> None:
-    print(f"{problems} random dense QUBOs each (normal entries); ratio (Emax − E)/(Emax − Emin)")
-    print("\nmean ratio of the QAOA expectation, fixed angles")
-    depths = (1, 2, 3, 5, 8)
-    print(f"{'n':>3}  " + "".join(f"{f'p={p}':>8}" for p in depths) + f"{'ramp p=3':>10}{'uniform':>9}")
-    sets: dict[int, list[tuple[Ising, torch.Tensor]]] = {}
+def random_problems(sizes: list[int], count: int) -> dict[str, list[Ising]]:
+    out = {}
     for n in sizes:
         source = torch.Generator().manual_seed(n)
-        made = [from_qubo(random_qubo(n, source)) for _ in range(problems)]
-        sets[n] = [(ising, energies(ising)) for ising in made]
-        rows = [expectations(ising, table, depths) for ising, table in sets[n]]
+        out[f"n={n}"] = [from_qubo(random_qubo(n, source)) for _ in range(count)]
+    return out
+
+
+def real_problems(files: list[Path], count: int) -> dict[str, list[Ising]]:
+    """`count` problems of twelve qubits, evenly over the searches of all runs."""
+    runs = [run["searches"] for file in files for run in json.loads(file.read_text()).values()]
+    rows = [row for run in runs for row in run]
+    if len(rows) < count:
+        raise SystemExit(f"{len(rows)} searches are fewer than --problems {count}")
+    chosen = [rows[k * len(rows) // count] for k in range(count)]
+    return {"real": [Ising(torch.tensor(row["h"]), torch.tensor(row["J"])) for row in chosen]}
+
+
+def print_quality(problems: dict[str, list[Ising]]) -> None:
+    counts = ", ".join(f"{name}: {len(made)}" for name, made in problems.items())
+    print(f"problems {counts}; ratio (Emax − E)/(Emax − Emin)")
+    print("\nmean ratio of the QAOA expectation, fixed angles")
+    depths = (1, 2, 3, 5, 8)
+    print(f"{'':<6} " + "".join(f"{f'p={p}':>8}" for p in depths) + f"{'ramp p=3':>10}{'uniform':>9}")
+    sets = {name: [(ising, energies(ising)) for ising in made] for name, made in problems.items()}
+    for name, pairs in sets.items():
+        rows = [expectations(ising, table, depths) for ising, table in pairs]
         columns = [mean(column) for column in zip(*rows, strict=True)]
         line = "".join(f"{x:>8.3f}" for x in columns[:-2])
-        print(f"{n:>3}  {line}{columns[-2]:>10.3f}{columns[-1]:>9.3f}")
+        print(f"{name:<6} {line}{columns[-2]:>10.3f}{columns[-1]:>9.3f}")
     for shots in (16, 64, SHOTS):
         print(f"\n{shots} samples: ratio of the best one (share of problems whose optimum was found)")
         solvers: dict[str, Solver] = {f"qaoa p={p}": QAOA(Statevector(), p) for p in (1, 3, 5)}
@@ -157,11 +176,14 @@ def print_quality(sizes: list[int], problems: int) -> None:
         solvers["qaoa p=3 opt."] = QAOA(Statevector(), 3, "optimized")
         solvers |= {"random": Random(), "greedy ×1": Greedy(1), "greedy ×20": Greedy(20)}
         solvers |= {"annealing": Annealing(), "exact": Exact()}
-        print(f"{'':<15}" + "".join(f"{f'n={n}':>16}" for n in sizes))
-        for name, solver in solvers.items():
-            slow = name.endswith("opt.")  # a hundred simulations each
-            cells = [None if slow and n > 16 else found(solver, sets[n], shots) for n in sizes]
-            print(f"{name:<15}" + "".join(cell(x) for x in cells))
+        print(f"{'':<15}" + "".join(f"{name:>16}" for name in sets))
+        for title, solver in solvers.items():
+            slow = title.endswith("opt.")  # a hundred simulations each
+            cells = [
+                None if slow and pairs[0][0].qubits > 16 else found(solver, pairs, shots)
+                for pairs in sets.values()
+            ]
+            print(f"{title:<15}" + "".join(cell(x) for x in cells), flush=True)
 
 
 def expectations(ising: Ising, table: torch.Tensor, depths: tuple[int, ...]) -> list[float]:
@@ -219,13 +241,15 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 12, 16, 20])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--problems", type=int, default=50)
+    parser.add_argument("--real", type=Path, nargs="+", help="hybrid_searches.json")
     parser.add_argument("--names", nargs="+", default=["FakeGuadalupeV2", "FakeFez"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "times":
         print_times(arguments.sizes, arguments.repeats)
     elif arguments.what == "quality":
-        print_quality(arguments.sizes, arguments.problems)
+        files, count = arguments.real, arguments.problems
+        print_quality(real_problems(files, count) if files else random_problems(arguments.sizes, count))
     else:
         print_devices(arguments.names)
 

@@ -1,8 +1,8 @@
 """What replay costs: python -m benchmarks.replay [--steps 1000000] [--circuits].
 
 In one process and on one thread, medians, candidates in turn: draws and updates of 1,024 sequences
-beside cpprb (if it is installed: pip install cpprb) and beside plain NumPy; their growth with the
-number of steps; a batch of vector sequences with its gather; memory; a checkpoint. `--circuits` adds
+beside cpprb (if it is installed: pip install cpprb), and in plain NumPy; by themselves, their growth
+with the number of steps; a batch of vector sequences with its gather; memory; a checkpoint. `--circuits` adds
 the time of a job and of a draw from its pool for simulators and a fake IBM device. `--lost` prints
 nothing but the share of the time of finished runs that was lost to quantum jobs.
 """
@@ -149,13 +149,14 @@ def speed(steps: int, repeat: int, directory: Path) -> None:
     candidates: dict[str, Any] = {
         "prioritized": Ours("prioritized", steps, directory, "replay.beta=[1,1]"),
         "quantum (exact)": Ours("quantum", steps, directory),
-        "NumPy cumsum": Naive(steps),
     }
     try:
         candidates["cpprb"] = Cpprb(steps)
     except ImportError:
         print("cpprb is not installed: pip install cpprb")
     result = times(candidates, repeat)
+    # By itself: every turn of it would sweep the others' caches.
+    result |= times({"NumPy cumsum": Naive(steps)}, repeat // 4)
     print(f"{COUNT} sequences of {steps:,}; median µs of {repeat}")
     print(f"{'':>16} {'draw':>8} {'update':>8} {'together':>9} {'/ prioritized':>14}")
     base = sum(result["prioritized"])
@@ -246,14 +247,21 @@ def circuits(steps: int, directory: Path) -> None:
 
 
 def lost(runs: list[Path]) -> None:
-    """Seconds that training spent on handing jobs over and taking them in, of all seconds learned."""
+    """Seconds that training spent on handing jobs over and taking them in, of all seconds learned; and
+    those that the backend worked meanwhile, in threads of its own."""
     for directory in runs:
         lines = read_metrics(directory, "time/quantum")
         seconds = sum(line["time/quantum"] for line in lines)
         whole = lines[-1]["time/seconds"]
         jobs, used = lines[-1]["quantum/jobs_finished"], lines[-1]["quantum/jobs_fallback"]
         print(f"{directory}: {seconds:.2f} of {whole:.0f} s, {seconds / whole:.2%}", end="; ")
-        print(f"{jobs:.0f} jobs by the backend, {used:.0f} by the simulator")
+        print(f"{jobs:.0f} jobs by the backend, {used:.0f} by the simulator", end="; ")
+        age, fresh, distance = (
+            float(np.mean([line[f"pool/{name}"] for line in lines if f"pool/{name}" in line]))
+            for name in ("age", "fresh", "distance")
+        )
+        print(f"backend {lines[-1]['time/quantum_seconds']:.1f} s; mean age {age:.0f} batches", end=", ")
+        print(f"drawn in process {fresh:.1%}, distance {distance:.3f}")
 
 
 if __name__ == "__main__":

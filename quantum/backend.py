@@ -5,7 +5,9 @@ one job and answers with measured bits. What the bits mean is the task's busines
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Protocol
 
 from torch import Tensor
@@ -134,6 +136,38 @@ class FinishedJob:
 def run(backend: Backend, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
     """Submit and wait."""
     return backend.submit(tasks, shots, seed).result()
+
+
+def check_answer(tasks: Sequence[Task], shots: int, measurement: Measurement) -> None:
+    """Raises BackendError unless the measurement holds bits (R, S, n) of every task, each 0 or 1."""
+    wanted = [(task.rows, shots, task.circuit().qubits) for task in tasks]
+    shapes = [tuple(bits.shape) for bits in measurement.bits]
+    if shapes != wanted:
+        raise BackendError(f"an answer of shape {_shown(shapes)} instead of {_shown(wanted)}")
+    if any(bool((bits > 1).any()) for bits in measurement.bits):
+        raise BackendError("an answer that is no bits")
+
+
+def _shown(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "") if shapes else "nothing"
+
+
+def warm_up(backend: Backend, task: Task, seconds: float) -> None:
+    """Run one shot before there is a hurry: Qiskit's transpiler holds Python's lock for seconds, and in
+    a job's thread it would stop whoever goes on meanwhile. Not for services, where a job has its price.
+
+    What goes wrong, or takes longer, is left to the jobs, whose queue knows what to do.
+    """
+    if backend.remote:
+        return
+
+    def work() -> None:
+        with suppress(Exception):
+            run(backend, [task], 1, 0)
+
+    thread = Thread(target=work, daemon=True, name="quantum warm-up")
+    thread.start()
+    thread.join(seconds)
 
 
 def cost(tasks: Sequence[Task], shots: int) -> Usage:

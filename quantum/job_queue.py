@@ -9,16 +9,17 @@ report.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Usage, cost
+from quantum.backend import Backend, Job, JobTimeoutError, Measurement, Task, Usage, check_answer, cost
 from quantum.config import QuantumConfig
 from quantum.credentials import one_line
 from quantum.journal import Entry, Journal
+from quantum.spending import Spending, spending
 from quantum.statevector import Statevector
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
@@ -213,6 +214,17 @@ class JobQueue:
             out["budget_seconds_left"] = max(0.0, self.limits.budget_seconds - self.usage.seconds)
         return out
 
+    def spending(self) -> Spending:
+        """What its jobs have cost, the fallback's left out."""
+        return spending(self.usage, self.backend.remote)
+
+    def go_on_from(self, usage: Usage) -> None:
+        """The costs of earlier sessions, from a checkpoint; of budgets the journal knows better."""
+        if self.limits.budget_shots is None and self.limits.budget_seconds is None:
+            self.usage = usage
+        else:
+            self.usage = replace(self.usage, circuits=usage.circuits)
+
     def _next(self) -> int:
         self._number += 1
         return self._number
@@ -235,24 +247,25 @@ class JobQueue:
         ticket.attempt += 1
         ticket.fallback, ticket.job, ticket.job_id = fallback, None, ""
         backend: Backend = self._simulator if fallback else self.backend
-        ticket.deadline = float("inf") if fallback else time.monotonic() + self.limits.timeout
-        arguments = (ticket, ticket.attempt, backend)
+        pause = 0.0 if fallback or ticket.attempt == 1 else PAUSE * 2 ** (ticket.attempt - 2)
+        ticket.deadline = float("inf") if fallback else time.monotonic() + pause + self.limits.timeout
+        arguments = (ticket, ticket.attempt, backend, 0.0 if self.inline else pause)
         if self.inline:
             self._work(*arguments)
         else:
             Thread(target=self._work, args=arguments, daemon=True, name="quantum job").start()
 
-    def _work(self, ticket: _Ticket, attempt: int, backend: Backend) -> None:
+    def _work(self, ticket: _Ticket, attempt: int, backend: Backend, pause: float) -> None:
         """One attempt, in a thread of its own: nothing here may touch the queue's state."""
         try:
-            if attempt > 1 and backend is self.backend and not self.inline:
-                time.sleep(PAUSE * 2 ** (attempt - 2))
+            time.sleep(pause)
             job = backend.submit(ticket.tasks, ticket.shots, ticket.seed)
             if job.id:
                 entry = Entry(job.id, backend.name, ticket.total_shots, time.time(), ticket.tag)
                 self._journal.add(entry)
             self._events.put(_Event(ticket.number, attempt, job=job))
             measurement = job.result(None if backend is self._simulator else self.limits.timeout)
+            check_answer(ticket.tasks, ticket.shots, measurement)
             self._events.put(_Event(ticket.number, attempt, measurement=measurement))
         except BaseException as error:
             self._events.put(_Event(ticket.number, attempt, error=error))
@@ -304,7 +317,7 @@ class JobQueue:
     def _late(self, event: _Event) -> None:
         """News of an attempt that was given up."""
         if event.job is not None:
-            event.job.cancel()
+            self._cancel(event.job)
             if event.job.id:
                 self._journal.remove(event.job.id)
         elif event.measurement is not None:
@@ -354,9 +367,16 @@ class JobQueue:
     def _forget(self, ticket: _Ticket) -> None:
         """Give up an attempt."""
         if ticket.job is not None:
-            ticket.job.cancel()
+            self._cancel(ticket.job)
         if ticket.job_id:
             self._journal.remove(ticket.job_id)
+
+    def _cancel(self, job: Job) -> None:
+        """A service that does not answer may not answer this either: nobody waits for it."""
+        if self.backend.remote and not self._closed:
+            Thread(target=job.cancel, daemon=True, name="quantum job").start()
+        else:
+            job.cancel()
 
 
 def make_queue(

@@ -36,6 +36,7 @@ from quantum.readout import confusion_from
 
 REGISTER = "meas"
 CALIBRATION_SECONDS = 3600.0  # how long measured readout errors are used
+CALIBRATION_SHOTS = 1024  # enough, however many shots are to be corrected
 _CACHE = 64  # transpiled circuits
 
 
@@ -112,7 +113,7 @@ class QiskitSampler:
         self.remote = fetch is not None
         self._engine, self._mitigation, self._fetch = engine, mitigation, fetch
         self._prepared: OrderedDict[Circuit, Prepared] = OrderedDict()
-        self._confusion: dict[Hashable, tuple[float, Tensor]] = {}  # by qubits: when, A
+        self._confusion: dict[Hashable, tuple[float, int, Tensor]] = {}  # by qubits: when, shots, A
         self._lock = Lock()  # jobs are submitted from threads
 
     def prepared(self, circuit: Circuit) -> Prepared:
@@ -169,15 +170,16 @@ class QiskitSampler:
         new: list[Hashable] = []
         if self._mitigation:
             for where, (_, prepared) in zip(qubits, members, strict=True):
-                if where not in new and self._known(where) is None:
+                if where not in new and not self._known(where, shots):
                     new.append(where)
                     pubs += [(circuit, None, shots) for circuit in calibration_circuits(prepared.circuit)]
         job = self._engine.sampler(key, seed).run(pubs)
         return _Part(job, [t for t, _ in members], (qubits, new) if self._mitigation else None)
 
-    def _known(self, where: Hashable) -> Tensor | None:
-        when, matrix = self._confusion.get(where, (-np.inf, None))
-        return matrix if monotonic() - when < CALIBRATION_SECONDS else None
+    def _known(self, where: Hashable, shots: int) -> bool:
+        """Whether readout errors were measured lately, with no fewer shots than are to be corrected."""
+        when, spent, _ = self._confusion.get(where, (-np.inf, 0, None))
+        return monotonic() - when < CALIBRATION_SECONDS and spent >= min(shots, CALIBRATION_SHOTS)
 
     def decode(
         self, parts: Sequence["_Part"], results: Sequence[Any]
@@ -198,9 +200,9 @@ class QiskitSampler:
                 continue
             qubits, new = part.qubits
             for k, where in enumerate(new):
-                matrix = confusion_from(*calibrations[2 * k : 2 * k + 2])
-                self._confusion[where] = monotonic(), matrix
-            confusion |= {t: self._confusion[w][1] for t, w in zip(order, qubits, strict=True)}
+                zeros, ones = calibrations[2 * k : 2 * k + 2]
+                self._confusion[where] = monotonic(), len(zeros), confusion_from(zeros, ones)
+            confusion |= {t: self._confusion[w][2] for t, w in zip(order, qubits, strict=True)}
         return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)], extra
 
 

@@ -154,6 +154,14 @@ MALFORMED = [
     ("-m 'seed=range(0,0)'", ["has no values"]),
     ("-m 'seed=interval(0,1)'", ["seed=a,b,c"]),
     ("-m 'env=glob(*)'", ["env=a,b,c"]),
+    ("-m seed=0,0", ["two runs of the sweep", "seed_0"]),
+    ("-m seed=0,1 launcher=slrum", ["launcher=slrum is not one of", "did you mean slurm?"]),
+    ("-m seed=0,1 launcher=local,slurm", ["one launcher"]),
+    ("-m seed=0,1 launcher.jobs=0", ["launcher.jobs=0 must be at least 1"]),
+    ("-m seed=0,1 launcher.job=2", ["launcher.job=2", "launcher.jobs"]),
+    ("-m seed=0,1 launcher=slurm", ["launcher=slurm", "launcher=local"]),
+    ("-m seed=0,1 hydra/launcher=basic", ["launcher=local"]),
+    ("launcher=slurm", ["add -m"]),
 ]
 
 VALID = [
@@ -173,6 +181,7 @@ VALID = [
     "env.max_episode_steps=null env.solved=null",
     "agent.return_percentiles=[10,90] agent.loss_scales.policy=0.5",
     "-m seed=0,1",
+    "-m seed=0,1 launcher.jobs=2",
     "seed=0,1 -m env=CartPole,Acrobot",
     "--multirun 'seed=range(0,4)' env.hide=[1],[1,3]",
     "--cfg job",
@@ -191,10 +200,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """main() up to the point where Hydra takes over: exit code (None if it gets there), stderr."""
+    """main() up to the point where Hydra or the sweep takes over: exit code (None if there), stderr."""
 
     def run(arguments: list[str]) -> tuple[int | None, str]:
         monkeypatch.setattr(command_line, "_job", lambda: None)
+        monkeypatch.setattr(command_line.Sweep, "run", lambda self: 0)
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         capfd.readouterr()
         try:

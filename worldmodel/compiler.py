@@ -11,6 +11,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,8 +26,15 @@ class CompileError(RuntimeError):
     """No library can be made here; the message says why in one line."""
 
 
-def load(sources: list[Path]) -> ctypes.CDLL:
-    """The library of all C files among `sources`; the others are what they include. Raises CompileError."""
+def silent() -> None:
+    """Tells nobody."""
+
+
+def load(sources: list[Path], announce: Callable[[], None] = silent) -> ctypes.CDLL:
+    """The library of all C files among `sources`; the others are what they include. Raises CompileError.
+
+    `announce` is called before anything is compiled, which takes some ten seconds.
+    """
     compiler = find_compiler()
     error = ""
     for threads in THREADS:
@@ -33,6 +42,7 @@ def load(sources: list[Path]) -> ctypes.CDLL:
         try:
             path = cache_directory() / f"{fingerprint(sources, compiler, flags)}.so"
             if not path.exists():
+                announce()
                 build(sources, compiler, flags, path)
             return ctypes.CDLL(str(path))
         except subprocess.CalledProcessError as failure:
@@ -83,11 +93,15 @@ def build(sources: list[Path], compiler: str, flags: list[str], path: Path) -> N
             command = [compiler, *arguments]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
 
-        objects = []
-        for source in sources:
-            if source.suffix == ".c":
-                objects.append(str(Path(directory) / f"{source.stem}.o"))
-                run(*flags, "-c", str(source), "-o", objects[-1])
+        files = [source for source in sources if source.suffix == ".c"]
+        objects = [str(Path(directory) / f"{source.stem}.o") for source in files]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = [
+                pool.submit(run, *flags, "-c", str(source), "-o", to)
+                for source, to in zip(files, objects, strict=True)
+            ]
+        for result in made:
+            result.result()
         linked = Path(directory) / "library.so"
         # Linked without -fopenmp: that would bring a second pool of threads beside torch's.
         run("-shared", *objects, "-o", str(linked), "-lm")

@@ -7,13 +7,13 @@ every call does the same to rounding. They record no gradients.
 """
 
 import ctypes
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from worldmodel.compiler import load
+from worldmodel.compiler import load, silent
 
 INTEGER, LONG, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES = {
@@ -46,21 +46,28 @@ SIGNATURES = {
 }
 RESULTS = {"imagine_scratch": LONG}
 
-_library: ctypes.CDLL | None = None
+_library: ctypes.CDLL | None = None  # while they are on
+_made: ctypes.CDLL | None = None
 
 
-def use(wanted: bool) -> None:
-    """Switch the kernels on or off for this process. Raises CompileError where they cannot be made."""
+def use(wanted: bool, announce: Callable[[], None] = silent) -> None:
+    """Switch the kernels on or off for this process. Raises CompileError where they cannot be made.
+
+    `announce` is called if they must be compiled first.
+    """
     global _library
-    _library = _make() if wanted else None
+    _library = _make(announce) if wanted else None
 
 
-@cache
-def _make() -> ctypes.CDLL:
-    library = load(sorted((Path(__file__).parent / "native").iterdir()))
+def _make(announce: Callable[[], None] = silent) -> ctypes.CDLL:
+    global _made
+    if _made is not None:
+        return _made
+    library = load(sorted((Path(__file__).parent / "native").iterdir()), announce)
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, RESULTS.get(name)
+    _made = library
     return library
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quantum.config import QuantumConfig
 from worldmodel.attention.config import AttentionConfig
 from worldmodel.categorical import kl_divergence
 from worldmodel.config import SequenceConfig, WorldModelConfig
@@ -42,6 +43,7 @@ class WorldModel(nn.Module):
     Args:
         config, sequence, attention: widths and choices.
         observation_size, discrete: O numbers or O classes. action_size: A.
+        quantum: where circuits run, for attentions that have some.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class WorldModel(nn.Module):
         observation_size: int,
         discrete: bool,
         action_size: int,
+        quantum: QuantumConfig | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -62,7 +65,7 @@ class WorldModel(nn.Module):
             self.scale = Standardize(observation_size) if config.standardize else Symlog()
         self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
         self.rssm = RSSMS[config.posterior](
-            make_sequence(sequence, attention, config.stoch * config.classes, action_size),
+            make_sequence(sequence, attention, config.stoch * config.classes, action_size, quantum),
             stoch=config.stoch,
             classes=config.classes,
             units=units,

@@ -1,7 +1,8 @@
 """The sequence models by their configs."""
 
+from quantum.config import QuantumConfig
 from worldmodel.attention.born import Born
-from worldmodel.attention.config import AttentionConfig, SoftmaxConfig
+from worldmodel.attention.config import AttentionConfig, CircuitConfig, SoftmaxConfig
 from worldmodel.attention.curriculum import mix_at
 from worldmodel.attention.kinds import make_kind
 from worldmodel.attention.softmax import Softmax
@@ -13,13 +14,17 @@ from worldmodel.transformer import Transformer
 
 
 def make_sequence(
-    config: SequenceConfig, attention: AttentionConfig, stoch: int, action: int
+    config: SequenceConfig,
+    attention: AttentionConfig,
+    stoch: int,
+    action: int,
+    quantum: QuantumConfig | None = None,
 ) -> SequenceModel:
-    """The sequence model for latents of S·K numbers and actions of A."""
+    """The sequence model for latents of S·K numbers and actions of A; `quantum` runs its circuits."""
     if isinstance(config, GRUConfig):
         return BlockGRU(stoch, action, config.deter, config.hidden, config.blocks, config.layers)
     return Transformer(
-        [make_attention(attention, config) for _ in range(config.layers)],
+        [make_attention(attention, config, quantum) for _ in range(config.layers)],
         stoch,
         action,
         config.deter,
@@ -31,12 +36,17 @@ def make_sequence(
     )
 
 
-def make_attention(config: AttentionConfig, sequence: TransformerConfig) -> CausalAttention:
+def make_attention(
+    config: AttentionConfig, sequence: TransformerConfig, quantum: QuantumConfig | None = None
+) -> CausalAttention:
     """One layer's attention."""
-    kind = make_kind(config.name, sequence.heads, sequence.head, **config.settings())
-    attention: CausalAttention = (
-        RecurrentAttention(kind) if isinstance(kind, Born) else KeyValueAttention(kind, sequence.window)
-    )
+    settings = config.settings() | ({"quantum": quantum} if isinstance(config, CircuitConfig) else {})
+    kind = make_kind(config.name, sequence.heads, sequence.head, **settings)
+    attention: CausalAttention
+    if isinstance(kind, Born) and kind.linear:
+        attention = RecurrentAttention(kind)
+    else:
+        attention = KeyValueAttention(kind, sequence.window)
     if isinstance(config, SoftmaxConfig) or not config.curriculum.used:
         return attention
     schedule = config.curriculum

@@ -1,5 +1,6 @@
 """The sampler that the replay section of a config asks for."""
 
+import math
 import sys
 from collections.abc import Callable
 from functools import singledispatch
@@ -93,7 +94,8 @@ def planned(config: Config) -> list[Planned]:
     if not isinstance(replay, QuantumReplay) or config.quantum.name == "statevector":
         return []
     draws = max(config.steps - train.prefill, 0) * train.replay_ratio / train.batch_length
-    calls = 1 + int(draws / (replay.reuse * replay.shots))
+    doublings = math.log2(max(min(config.steps, replay.capacity) / max(train.prefill, 1), 1.0))
+    calls = 1 + int(draws / (replay.reuse * replay.shots)) + int(doublings)  # used up, outgrown
     return [Planned("replay", AmplitudeTask(torch.ones(1, 2**replay.qubits)), replay.shots, calls)]
 
 

@@ -2,9 +2,12 @@
 
 The top n levels below the node that covers what is filled are loaded as amplitudes √(block/total) of
 2^n blocks (quantum.grover_rudolph) and measured some thousands of times in one job. A draw takes one
-of these shots and descends classically below its block. Its probability is therefore known exactly,
+of these shots and descends classically below its block. Rows that came since lie in blocks that were
+not loaded; they are drawn in this process, with the share s of the weight that they have by now. The
+probability of a draw is therefore known exactly,
 
-    q(leaf) = (shots that hit its block / shots) · (weight of the leaf / weight of its block),
+    q(leaf) = (1 − s) · (shots that hit its block / shots) · (weight of the leaf / weight of its block)
+    q(leaf) = weight of the leaf / total, if its block was not loaded
 
 whatever noise the device added and however old the shots are: nothing has to be modelled.
 """
@@ -18,7 +21,9 @@ import torch
 
 from agents.replay.proposals import Exact
 from agents.replay.sum_tree import Floats, Ints, SumTree
+from quantum.backend import Usage
 from quantum.job_queue import JobQueue, Outcome
+from quantum.spending import Spending
 from quantum.tasks import AmplitudeTask
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
@@ -43,12 +48,14 @@ class Pool:
         self._qubits, self._shots, self._reuse, self._seed = qubits, shots, reuse, seed
         self._counts = np.zeros(2**qubits, np.int64)  # shots that hit each block; none yet: all 0
         self._level = 0  # of the tree, where the blocks are nodes
+        self._front = 0  # blocks from here on were not full, and count as not loaded
         self._used = 0  # draws since these shots arrived
         self._born = 0  # batch in which their job was submitted
         self._batches = 0
         self._jobs = 0
         self._active: Ints = self._counts  # counts of blocks that have weight now
         self._ends: Ints = self._counts  # their running sums
+        self._loaded = 0.0  # weight of the blocks that were loaded, now
         self._earlier: dict[str, float] = {}  # counts of earlier sessions
         self._seconds = 0.0  # that batches spent here on jobs
 
@@ -59,8 +66,13 @@ class Pool:
 
     @property
     def frequencies(self) -> Floats:
-        """Share (2^n,) of the shots in each block that has weight."""
+        """Share (2^n,) of the shots in each block that was loaded and has weight."""
         return self._active / max(int(self._ends[-1]), 1)
+
+    @property
+    def fresh(self) -> float:
+        """Share s of the weight in rows that came after the shots."""
+        return 1.0 - self._loaded / self._tree.total if self.ready else 0.0
 
     def target(self, level: int | None = None) -> Floats:
         """Weights (2^n,) of the blocks now."""
@@ -75,29 +87,40 @@ class Pool:
         level = self._level_for(filled)
         due = not self._counts.any() or self._used >= self._reuse * self._shots or level != self._level
         if due and self._queue.pending == 0 and self._tree.total > 0.0:
-            self._submit(level)
+            self._submit(level, filled)
             self._take()
-        self._active = np.where(self.target() > 0.0, self._counts, 0)
+        loaded = self.target()[: self._front]
+        self._active = np.zeros_like(self._counts)
+        self._active[: self._front] = np.where(loaded > 0.0, self._counts[: self._front], 0)
         self._ends = self._active.cumsum()
+        self._loaded = min(float(loaded.sum()), self._tree.total)
         self._seconds += perf_counter() - begin
 
     def draw(self, count: int, random: np.random.Generator) -> Ints:
         if not self.ready:
             return self._exact.draw(count, random)
-        self._used += count
-        shot = np.sort(random.integers(self._ends[-1], size=count))
+        new = self._draw_fresh(random.binomial(count, self.fresh), random)
+        self._used += count - len(new)
+        shot = np.sort(random.integers(self._ends[-1], size=count - len(new)))
         block = self._ends.searchsorted(shot, side="right")
-        value = random.random(count) * self._tree.levels[self._level].take(block)
-        return self._tree.descend(block, value, self._level)
+        value = random.random(len(block)) * self._tree.levels[self._level].take(block)
+        return np.concatenate([self._tree.descend(block, value, self._level), new])
 
     def probability(self, leaf: Ints) -> Floats:
         if not self.ready:
             return self._exact.probability(leaf)
         block = leaf >> (self._tree.depth - self._level)
-        inside = block < len(self._active)  # rows stored after the job was submitted may lie beyond
-        block = np.where(inside, block, 0)
-        share = self._tree.leaves.take(leaf) / self._tree.levels[self._level].take(block).clip(1e-300)
-        return np.where(inside, self._active.take(block) / self._ends[-1] * share, 0.0)
+        loaded = block < self._front
+        block = np.where(loaded, block, 0)
+        weight = self._tree.leaves.take(leaf)
+        share = weight / self._tree.levels[self._level].take(block).clip(1e-300)
+        measured = (1.0 - self.fresh) / self._ends[-1] * self._active.take(block) * share
+        return np.where(loaded, measured, weight / self._tree.total)
+
+    def _draw_fresh(self, count: int, random: np.random.Generator) -> Ints:
+        """Leaves beyond the blocks that were loaded, by weight: they lie at the end of the tree."""
+        value = self._loaded + np.sort(random.random(count)) * (self._tree.total - self._loaded)
+        return self._tree.find(value)
 
     def _level_for(self, filled: int) -> int:
         """The deepest level where at most 2^n nodes cover the filled leaves."""
@@ -106,12 +129,18 @@ class Pool:
             level += 1
         return level
 
-    def _submit(self, level: int) -> None:
+    def _full_blocks(self, level: int, filled: int) -> int:
+        """Blocks that no new row will come into until the ring goes round."""
+        width = 2 ** (self._tree.depth - level)
+        return -(-filled // width) if filled == self._tree.size else filled // width
+
+    def _submit(self, level: int, filled: int) -> None:
         weights = torch.from_numpy(self.target(level))
         seed = np.random.SeedSequence([_STREAM, self._seed, self._jobs]).generate_state(1)[0]
         self._jobs += 1
         task = AmplitudeTask(weights.unsqueeze(0))
-        tag = {"level": level, "batch": self._batches, "size": self._tree.size}
+        front = self._full_blocks(level, filled)
+        tag = {"level": level, "front": front, "batch": self._batches, "size": self._tree.size}
         self._queue.submit([task], self._shots, int(seed) >> 1, tag)
 
     def _take(self) -> None:
@@ -126,23 +155,25 @@ class Pool:
             return
         index = AmplitudeTask.indices(bits).flatten().numpy()
         self._counts = np.bincount(index, minlength=2**self._qubits)
-        self._level, self._born = outcome.tag["level"], outcome.tag["batch"]
+        self._level, self._front = outcome.tag["level"], outcome.tag["front"]
+        self._born = outcome.tag["batch"]
         self._used = 0
 
     def metrics(self) -> dict[str, float]:
-        """Of the shots at hand: draws per shot, age in batches, distance to the target; and the jobs."""
-        target = self.target()
+        """Of the shots at hand: draws per shot, age in batches, total-variation distance between what is
+        drawn from and the target; and the jobs."""
         out = {
             "pool/ready": float(self.ready),
             "pool/use": self._used / self._shots,
             "pool/age": float(self._batches - self._born),
+            "pool/fresh": self.fresh,
             "time/quantum": self._seconds,
         }
         self._seconds = 0.0
         if self.ready:
-            out["pool/distance"] = float(
-                0.5 * np.abs(self._counts / self._counts.sum() - target / self._tree.total).sum()
-            )
+            drawn = (1.0 - self.fresh) * self.frequencies[: self._front]
+            target = self.target()[: self._front] / self._tree.total
+            out["pool/distance"] = float(0.5 * np.abs(drawn - target).sum())
         out |= {f"quantum/{name}": count for name, count in self._counted().items()}
         for name, value in self._queue.metrics().items():
             if "seconds" in name:  # what depends on the clock is logged under time/
@@ -150,6 +181,9 @@ class Pool:
             elif name.startswith("budget"):
                 out[f"quantum/{name}"] = value
         return out
+
+    def spending(self) -> Spending:
+        return self._queue.spending()
 
     def _counted(self) -> dict[str, float]:
         """What happened to the jobs of the whole run."""
@@ -167,15 +201,19 @@ class Pool:
         return {
             "counts": torch.from_numpy(self._counts.copy()),
             "level": self._level,
+            "front": self._front,
             "used": self._used,
             "born": self._born,
             "batches": self._batches,
             "jobs": self._jobs,
             "counted": self._counted(),
+            "usage": asdict(self._queue.usage),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._counts = state["counts"].numpy().copy()
-        self._level, self._used, self._born = state["level"], state["used"], state["born"]
+        self._level, self._front = state["level"], state["front"]
+        self._used, self._born = state["used"], state["born"]
         self._batches, self._jobs = state["batches"], state["jobs"]
         self._earlier = state["counted"]
+        self._queue.go_on_from(Usage(**state.get("usage", {})))

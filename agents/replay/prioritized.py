@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from agents.replay.priorities import Priorities
 from agents.replay.proposals import Proposal
 from agents.replay.sampler import Eligible, Starts
+from quantum.spending import Spending
 
 HISTOGRAM = 10_000  # values
 
@@ -103,6 +104,9 @@ class PrioritizedSampler:
             weights = np.concatenate(self._recent)  # in the order of the leaves: the last are no sample
             out["replay/weight"] = weights[:: max(1, -(-len(weights) // HISTOGRAM))]
         return out
+
+    def spending(self) -> Spending:
+        return self.proposal.spending()
 
     def close(self) -> None:
         self.proposal.close()

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from agents.replay.sum_tree import Floats, Ints, SumTree
+from quantum.spending import Spending
 
 
 class Proposal(Protocol):
@@ -24,6 +25,10 @@ class Proposal(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]: ...
+
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
+        ...
 
     def close(self) -> None: ...
 
@@ -61,6 +66,9 @@ class Exact:
 
     def metrics(self) -> dict[str, float]:
         return {}
+
+    def spending(self) -> Spending:
+        return Spending()
 
     def close(self) -> None:
         """Nothing is under way."""

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quantum.spending import Spending
+
 
 class Starts(NamedTuple):
     """First rows of B sequences. Rows are counted per environment from 0 and never reused."""
@@ -47,6 +49,10 @@ class Sampler(Protocol):
 
     def histograms(self) -> dict[str, NDArray[Any]]:
         """Values for TensorBoard's histograms, at most some thousands each."""
+        ...
+
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
         ...
 
     def close(self) -> None:

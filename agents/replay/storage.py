@@ -104,7 +104,7 @@ class Replay:
         flat = random.integers(ends[-1], size=count)
         env = np.searchsorted(ends, flat, side="right")
         row = eligible.low[env] + flat - (ends - eligible.counts)[env]
-        slots = (row[:, None] + self._offsets) % self.size  # (B, T + 1)
+        slots = (row[:, None] + self._offsets) % self._slots  # (B, T + 1)
         rows = {name: data[env[:, None], slots] for name, data in self._data.items()}
         return Sample(rows, Starts(env, row), np.ones(count, np.float32))
 

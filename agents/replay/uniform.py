@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.replay.sampler import Eligible, Starts
+from quantum.spending import Spending
 
 
 class UniformSampler:
@@ -56,6 +57,9 @@ class UniformSampler:
 
     def histograms(self) -> dict[str, NDArray[Any]]:
         return {}
+
+    def spending(self) -> Spending:
+        return Spending()
 
     def close(self) -> None:
         """Nothing is under way."""

@@ -57,7 +57,7 @@ def test_without_a_compiler_one_line_warns(make_config, monkeypatch, capsys):
     def fail(_):
         raise compiler.CompileError("no C compiler (cc, gcc, clang) is installed")
 
-    monkeypatch.setattr(kernels, "_make", lambda: fail(None))
+    monkeypatch.setattr(kernels, "_make", lambda *_: fail(None))
     use_kernels(make_config())
     assert not kernels.on()
     lines = capsys.readouterr().err.splitlines()

@@ -344,12 +344,9 @@ def test_a_broken_backend_does_not_stop_training(how):
         optimizer.step(landscape=Everywhere(loss))
     log = optimizer.metrics()
     assert loss().item() < first
-    if how == "raises":
-        assert len(warnings) == 1
-        assert log["optimizer/jobs_failed"] >= 1.0
-        assert log["optimizer/tried"] > 0  # the in-process simulator takes over
-    else:
-        assert log["optimizer/late"] == 8.0
+    assert len(warnings) == 1
+    assert log["optimizer/jobs_failed"] >= 1.0
+    assert log["optimizer/tried"] > 0  # the in-process simulator takes over
 
 
 def test_twenty_qubits_and_three_layers():

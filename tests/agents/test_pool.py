@@ -124,6 +124,26 @@ def test_the_ring_goes_round_while_a_job_is_out():
     sampler.close()
 
 
+def test_rows_that_come_while_a_job_is_out_are_drawn_as_often_as_they_should_be():
+    """New rows weigh most: a pool that lags must not keep the learner from them."""
+    backend = Held()
+    sampler, pool, _, _ = make(backend)
+    sampler.draw(16, eligible(0, 34))  # blocks of eight: four full ones, one with two rows
+    every = Starts(np.zeros(34, np.int64), np.arange(34))
+    sampler.update(every, np.random.default_rng(0).random(34).astype(np.float32))
+    arrived(sampler, pool, backend, eligible(0, 60))
+    sampler.draw(1, eligible(0, 60))
+    leaf = np.arange(60)
+    q, target = pool.probability(leaf), sampler.priorities.tree.leaves[:60] / sampler.priorities.tree.total
+    assert pool.fresh == pytest.approx(target[32:].sum())
+    assert sampler.metrics()["pool/fresh"] > 0.5
+    np.testing.assert_allclose(q[32:], target[32:])
+    assert q.sum() == pytest.approx(1.0)
+    drawn = np.bincount(pool.draw(100_000, np.random.default_rng(0)), minlength=60)
+    assert np.abs(drawn / 100_000 - q).max() < 4.0 * (q.max() / 100_000) ** 0.5
+    sampler.close()
+
+
 def test_a_pool_used_up_or_outgrown_asks_for_the_next_job():
     backend = Held()
     sampler, pool, queue, _ = make(backend, shots=100, reuse=2.0)
@@ -196,7 +216,7 @@ def test_shots_of_another_buffer_are_not_taken():
     """A service may bring back the job of a run with another capacity in the same directory."""
     backend = Held()
     sampler, pool, queue, _ = make(backend)
-    queue.submit([AmplitudeTask(torch.ones(1, 8))], 10, 0, {"level": 2, "batch": 0, "size": 63})
+    queue.submit([AmplitudeTask(torch.ones(1, 8))], 10, 0, {"level": 2, "front": 8, "batch": 0, "size": 63})
     backend.gate.set()
     until(lambda: pool._take() is None and not queue.pending)
     assert not pool._counts.any()

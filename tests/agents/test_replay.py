@@ -303,6 +303,40 @@ def test_a_killed_run_finds_its_rows_in_the_file(tmp_path_factory, case, later, 
         reference.check(other.sample(len(starts)))
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+@MANY
+@given(case=cases())
+def test_a_peek_finds_the_rows_and_leaves_no_trace(tmp_path_factory, on_disk, case):
+    sampler = UniformSampler(case.envs, case.length, False, case.seed)
+    mapped = {"value": tmp_path_factory.mktemp("mapped") / "value.bin"} if on_disk else None
+    replay = Replay(case.envs * case.size, case.envs, case.length, FIELDS, sampler, mapped, spare=5)
+    reference = Reference(case)
+    for envs in case.adds:
+        reference.add(replay, envs)
+    if reference.starts():
+        before = sampler.state_dict(), replay.metrics()
+        sample = replay.peek(20, np.random.default_rng(case.seed))
+        assert set(pairs(sample.starts)) <= reference.starts()
+        reference.check(sample)
+        assert (sampler.state_dict(), replay.metrics()) == before
+
+
+def test_pixels_on_disk_are_neither_in_memory_nor_in_checkpoints(tmp_path):
+    fields = {"pixels": ((64, 64, 3), np.uint8), "reward": ((), np.float32)}
+    sampler = UniformSampler(1, 4, False, 0)
+    replay = Replay(500, 1, 4, fields, sampler, {"pixels": tmp_path / "pixels.bin"}, spare=20)
+    shown = np.random.default_rng(0).integers(256, size=(40, 64, 64, 3), dtype=np.uint8)
+    for i, frame in enumerate(shown):
+        replay.add(np.zeros(1, np.int64), {"pixels": frame[None], "reward": np.full(1, i, np.float32)})
+    assert isinstance(replay._data["pixels"], np.memmap)
+    sample = replay.sample(8)
+    for i, start in enumerate(sample.starts.row):
+        assert np.array_equal(sample.rows["pixels"][i, 1:], shown[start : start + 4])
+    state = replay.state_dict()
+    assert set(state["data"]) == {"reward"}
+    assert (tmp_path / "pixels.bin").stat().st_size == 520 * 64 * 64 * 3
+
+
 def test_another_number_of_spare_slots_is_refused(tmp_path):
     def mapped(spare):
         sampler = UniformSampler(1, 2, False, 0)

@@ -44,3 +44,26 @@ def test_imports_run_one_way():
             assert not line.strip().startswith(
                 ("from agents", "from worldmodel", "from envs", "import agents", "import worldmodel")
             ), f"{path.name}: {line}"
+
+
+def test_a_run_without_circuits_imports_no_quantum_library(tmp_path):
+    """train.py from its first line to its last, classical and with the simulator of this process."""
+    small = (
+        "env=CartPole agent=classical kernels=false steps=24 train.prefill=8 train.batch_size=2 "
+        "train.batch_length=4 train.replay_ratio=4 logging.video_every=0 logging.pictures_every=0 "
+        "agent.imagination_starts=2 evaluation.episodes=1 evaluation.max_steps=4 evaluation.horizon=2 "
+        f"evaluation.context=1 logging.tensorboard=false runs={tmp_path}"
+    ).split()
+    out = run(
+        "import runpy, sys\n"
+        "for more in ([], ['optimizer=hybrid', 'optimizer.every=2']):\n"
+        f"    sys.argv = ['train.py', *{small!r}, *more]\n"
+        "    try:\n"
+        "        runpy.run_path('train.py', run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, end.code\n"
+        "    print(sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'qiskit', 'qiskit_aer', 'qiskit_ibm_runtime', 'pennylane'}))"
+    )
+    assert out.count("done: 24 steps") == 2
+    assert [line for line in out.splitlines() if line.startswith("[")] == ["[]", "[]"]

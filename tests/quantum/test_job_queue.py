@@ -131,7 +131,7 @@ def test_a_success_in_between_keeps_the_backend():
 def test_time_out_then_late_result_is_discarded_and_counted():
     gate, warnings = threading.Event(), []
     backend = Troubled([gate, "ok"])
-    q = queue(backend, warnings, timeout=0.1, retries=1)
+    q = queue(backend, warnings, timeout=0.5, retries=1)
     q.submit([TASK], 10, 0, {"n": 1})
     (outcome,) = q.wait(5.0)
     assert not outcome.fallback and q.counts.timed_out == 1 and q.counts.retried == 1
@@ -143,6 +143,20 @@ def test_time_out_then_late_result_is_discarded_and_counted():
     assert q.counts.late == 1 and q.counts.finished == 1
     assert q.usage.shots == 20  # it ran all the same
     assert warnings == []
+
+
+def test_nobody_waits_for_a_service_to_cancel_a_job():
+    gate = threading.Event()
+    backend = Troubled(default=gate, remote=True)
+    q = queue(backend, [], timeout=0.05, retries=0)
+    q.submit([TASK], 10, 0)
+    end = time.monotonic() + 5.0
+    while not backend.jobs and time.monotonic() < end:
+        time.sleep(0.001)
+    backend.jobs[0].cancel = gate.wait  # as long as the service is out of reach
+    (outcome,) = q.wait(5.0)
+    assert outcome.fallback
+    gate.set()
 
 
 def test_time_outs_end_on_the_simulator():
@@ -298,12 +312,13 @@ def test_a_kill_between_submission_and_result_leaves_a_readable_file(tmp_path):
         from pathlib import Path
         from quantum.journal import Entry, Journal
         journal = Journal(Path(sys.argv[1]))
-        k = len(journal.entries)
-        print("ready", flush=True)
+        known = k = len(journal.entries)
         while True:
             journal.add(Entry(f"job-{k}", "ibm", 10, 0.0, {"update": k}))
             journal.used(k, k / 2)
             k += 1
+            if k == known + 1:  # however busy the machine is
+                print("ready", flush=True)
         """
     )
     known = 0

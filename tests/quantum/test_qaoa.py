@@ -173,15 +173,21 @@ def test_optimizer_steps_lower_the_expectation(random_ising, warm):
     path = [float(simulator.expectation(optimized(simulator, start, steps))) for steps in (0, 1, 3, 6)]
     assert path[0] == pytest.approx(float(simulator.expectation(start)), rel=1e-6)
     assert all(after <= before + 1e-6 for before, after in itertools.pairwise(path))
-    assert path[-1] < path[0] - 0.01 * float(simulator.energies.std())
+    assert path[-1] < path[0] - 0.01 * float(energies(ising).std())
 
 
-def test_many_sets_in_parts(random_ising, monkeypatch):
-    ising = random_ising(6, 4)
-    a = Angles(torch.rand(7, 2), torch.rand(7, 2))
-    whole = Simulator(ising).probabilities(a)
-    monkeypatch.setattr("quantum.qaoa._CHUNK", 3 * 64)
-    torch.testing.assert_close(Simulator(ising).probabilities(a), whole)
+@pytest.mark.parametrize("warm", [False, True])
+def test_sets_and_states_in_pieces(random_ising, monkeypatch, warm):
+    ising = random_ising(9, 4)
+    a = Angles(torch.rand(7, 2), torch.rand(7, 2), warm_start(torch.arange(9) % 2) if warm else None)
+    whole = Simulator(ising).probabilities(a), Simulator(ising).amplitudes(a), Simulator(ising).expectation(a)
+    monkeypatch.setattr("quantum.qaoa._CHUNK", 3 * 512)
+    torch.testing.assert_close(Simulator(ising).probabilities(a), whole[0])
+    for piece in (8, 4, 3):  # 2, 32 and 64 pieces
+        monkeypatch.setattr("quantum.qaoa_state._PIECE", piece)
+        torch.testing.assert_close(Simulator(ising).probabilities(a), whole[0])
+        torch.testing.assert_close(Simulator(ising).amplitudes(a), whole[1])
+        torch.testing.assert_close(Simulator(ising).expectation(a), whole[2])
 
 
 def test_wrong_angles_are_refused(random_ising):

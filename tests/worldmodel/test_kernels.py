@@ -263,10 +263,12 @@ def test_results_repeat(make_config, threads):
 def test_a_library_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sources = sorted(NATIVE.iterdir())
-    compiler.load(sources)
+    told = []
+    compiler.load(sources, lambda: told.append("begins"))
     (made,) = (tmp_path / "qdreamer").iterdir()  # and nothing else is left there
     monkeypatch.setattr(compiler, "build", lambda *_: pytest.fail("built again"))
-    compiler.load(sources)
+    compiler.load(sources, lambda: told.append("begins"))
+    assert told == ["begins"]
     (changed := tmp_path / "kernels.c").write_text("int changed;")
     flags = [*compiler.FLAGS, "-fopenmp"]
     names = {compiler.fingerprint(files, compiler.find_compiler(), flags) for files in (sources, [changed])}

@@ -67,6 +67,25 @@ class BornConfig:
 
 
 @dataclass(frozen=True)
+class CircuitConfig:
+    name: str = field(metadata={"choices": ("circuit",)})
+    heads: int = field(metadata={"min": 1})
+    head: int = field(metadata={"min": 2})
+    noise: float = field(metadata={"min": 0.0, "max": 1.0})
+    floor: float = field(metadata={"min": LEAST_FLOOR})
+    curriculum: CurriculumConfig
+
+    decay = False
+
+    def __post_init__(self) -> None:
+        if self.head & (self.head - 1):
+            raise ValueError(f"attention.head={self.head} must be a power of two: circuits load 2, 4, 8, …")
+
+    def settings(self) -> dict[str, Any]:
+        return {"noise": self.noise, "floor": self.floor}
+
+
+@dataclass(frozen=True)
 class SampledConfig:
     name: str = field(metadata={"choices": ("sampled",)})
     heads: int = field(metadata={"min": 1})
@@ -83,4 +102,4 @@ class SampledConfig:
         return {"strategy": self.strategy, "draws": self.draws, "top": self.top, "error": self.error}
 
 
-AttentionConfig = SoftmaxConfig | CoherentConfig | BornConfig | SampledConfig
+AttentionConfig = SoftmaxConfig | CoherentConfig | BornConfig | CircuitConfig | SampledConfig

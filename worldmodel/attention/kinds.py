@@ -4,12 +4,19 @@ import inspect
 from typing import Any
 
 from worldmodel.attention.born import Born
+from worldmodel.attention.circuit import Circuit
 from worldmodel.attention.coherent import Coherent
 from worldmodel.attention.kind import Kind
 from worldmodel.attention.sampled import Sampled
 from worldmodel.attention.softmax import Softmax
 
-KINDS: dict[str, type[Kind]] = {"softmax": Softmax, "coherent": Coherent, "born": Born, "sampled": Sampled}
+KINDS: dict[str, type[Kind]] = {
+    "softmax": Softmax,
+    "coherent": Coherent,
+    "born": Born,
+    "circuit": Circuit,
+    "sampled": Sampled,
+}
 
 
 def make_kind(name: str, heads: int, width: int, **settings: Any) -> Kind:

@@ -155,7 +155,7 @@ class QuantumMultiheadAttention(nn.Module):
     def begin(self, batch: int, room: int) -> Cache:
         """An empty cache for `step`; `room` steps at most for kinds that keep keys and values."""
         like = self.out_proj.weight
-        if isinstance(self.kind, Born):
+        if isinstance(self.kind, Born) and self.kind.linear:
             return RecurrentCache(self.kind.initial(batch, self.head_dim, like), 0)
         return KeyValueCache.empty(batch, self.num_heads, room, self.head_dim, like)
 

@@ -120,6 +120,24 @@ def test_top_and_mean_of_the_rest_is_deterministic():
     assert_close(STRATEGIES["control"](p, Budget(20, 1), None).weights, p)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_estimate_depends_on_its_own_keys_only(strategy):
+    """At most S keys are looked at; values of others do not matter (`control`: but for their sum)."""
+    p = weights_of(2.0 * torch.randn(4, 64, generator=drawing(1), dtype=torch.float64))
+    v = torch.randn(64, 3, generator=drawing(2), dtype=torch.float64)
+    weights = STRATEGIES[strategy](p, Budget(8, 3, 0.7), drawing()).weights
+    for row in weights:
+        usual = row.min() if strategy == "control" else 0.0
+        others = row == usual
+        assert others.sum() >= 64 - 8
+        changed = v.clone()
+        if strategy == "control":
+            changed[others] = changed[others].flip(0)
+        else:
+            changed[others] = 1e6 * changed[others]
+        assert_close(row @ changed, row @ v)
+
+
 def test_gradient_of_top_and_mean_of_the_rest():
     logits = torch.randn(2, 9, generator=drawing(8), dtype=torch.float64, requires_grad=True)
     control = STRATEGIES["control"]

@@ -1,0 +1,43 @@
+"""One process at a time in a run directory. The lock belongs to the process, so a kill frees it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agents.strict import ConfigError
+
+NAME = ".lock"
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Keeps a second process out of the run directory. Raises ConfigError when it is taken.
+
+    Where there is no flock (Windows), there is no lock.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    with (directory / NAME).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{directory} is being trained by another process: wait for it or stop it"
+            ) from error
+        yield
+
+
+def taken(directory: Path) -> bool:
+    """Whether some process is in there now."""
+    if not (directory / NAME).exists():
+        return False
+    try:
+        with exclusive(directory):
+            return False
+    except ConfigError:
+        return True

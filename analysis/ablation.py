@@ -1,0 +1,64 @@
+"""What each agent says about the hybrid's parts: hybrid minus one, classical plus one, or a control.
+
+Told from the settings themselves, not from names: an agent is a variant of another if all but one part
+of their settings agree.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.matching import FREE, SHARED, flat
+
+PARTS = ("attention", "replay", "optimizer")
+_OTHER = "other settings"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two agents, the one with the part first."""
+
+    kind: str
+    first: str
+    second: str
+
+
+def parts(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of each part, comparable. The attention of a GRU is none."""
+    sequence = config["sequence"]
+    transformer = sequence["name"] == "transformer"
+    own = {
+        "attention": {
+            "sequence": sequence,
+            "attention": config["attention"] if transformer else None,
+            "posterior": config["world_model"]["posterior"],  # attention needs the decoupled one
+        },
+        "replay": config["replay"],
+        "optimizer": config["optimizer"],
+    }
+    rest = {k: v for k, v in config.items() if k not in (*own, *FREE, *SHARED, "sequence")}
+    rest["agent"] = {k: v for k, v in rest["agent"].items() if k != "name"}
+    rest["world_model"] = {k: v for k, v in rest["world_model"].items() if k != "posterior"}
+    return {name: flat(values) for name, values in {**own, _OTHER: rest}.items()}
+
+
+def classify(
+    agent: str, configs: dict[str, dict[str, Any]], candidate: str | None, baseline: str
+) -> Comparison:
+    """The one comparison that `agent` is there for."""
+    own, base = parts(configs[agent]), parts(configs[baseline])
+    if candidate is None or agent == candidate:
+        return Comparison("against the baseline", agent, baseline)
+    full = parts(configs[candidate])
+    from_full = [name for name in own if own[name] != full[name]]
+    from_base = [name for name in own if own[name] != base[name]]
+    if len(from_full) == 1 and from_full[0] in PARTS:
+        part = from_full[0]
+        kind = f"{candidate} − {part}" if own[part] == base[part] else f"control of {part}"
+        return Comparison(kind, candidate, agent)
+    if len(from_base) == 1 and from_base[0] in PARTS:
+        part = from_base[0]
+        kind = f"{baseline} + {part}" if own[part] == full[part] else f"{baseline}, other {part}"
+        return Comparison(kind, agent, baseline)
+    if from_base == [_OTHER]:
+        return Comparison(f"{baseline}, other size or settings", candidate, agent)
+    return Comparison("against the baseline", agent, baseline)

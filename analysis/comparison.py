@@ -1,0 +1,182 @@
+"""All that a report says, as numbers: computed once, then written as text, pictures and TensorBoard."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analysis.ablation import Comparison, classify
+from analysis.bootstrap import Interval, contrast_replicates, curve_band, interval, percentile
+from analysis.improvement import probability_of_improvement
+from analysis.interquartile import Floats, iqm_of_tasks
+from analysis.learning_curves import on_grid
+from analysis.matching import check
+from analysis.metric import METRICS, Metric, ceiling, failures, margin, primary
+from analysis.run_record import CompareError, RunRecord
+from analysis.verdict import Verdict, decide, decide_all, difference
+
+CANDIDATE = "hybrid"
+_RESAMPLES = 2_000  # where no verdict depends on it
+_GRID = 160  # points of the wall-clock axis
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """IQM of an agent's curves and the ends of its interval, over steps or seconds; all (T,)."""
+
+    at: Floats
+    mid: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """One agent's runs, and what they come to."""
+
+    name: str
+    runs: list[RunRecord]
+    estimates: dict[str, Interval]  # IQM by metric
+    failures: int | None  # None without a threshold
+    by_step: Band
+    by_second: Band
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A comparison and its verdict, which is on the first agent; more is better."""
+
+    comparison: Comparison
+    verdict: Verdict
+    improvement: Interval  # probability that a run of the first does better
+    seeds: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything."""
+
+    folder: Path
+    env: str
+    baseline: str
+    candidate: str | None
+    metric: Metric
+    chosen: bool  # the metric was chosen on the command line
+    threshold: float | None
+    margin: float | None
+    agents: list[Agent]  # baseline, candidate, then the others by name
+    main: Judged | None
+    others: list[Judged]
+    ceiling: str | None
+    notes: list[str]
+
+    def agent(self, name: str) -> Agent:
+        return next(agent for agent in self.agents if agent.name == name)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may choose."""
+
+    baseline: str | None = None
+    primary: str | None = None
+    threshold: float | None = None
+    margin: float | None = None
+    allow_versions: bool = False
+
+
+def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Report:
+    """Raises CompareError for runs that must not be compared."""
+    notes = check(runs, settings.allow_versions)
+    groups: dict[str, list[RunRecord]] = {}
+    for run in sorted(runs, key=lambda run: (run.agent, run.seed)):
+        groups.setdefault(run.agent, []).append(run)
+    baseline, candidate = choose(list(groups), settings.baseline)
+    solved = runs[0].config["env"]["solved"]
+    threshold = solved if settings.threshold is None else settings.threshold
+    metric = primary(settings.primary, threshold)
+    order = [name for name in (baseline, candidate) if name]
+    order += [name for name in groups if name not in order]
+    random = np.random.default_rng(0)
+    agents = [_agent(name, groups[name], threshold, random) for name in order]
+    stated = margin(metric, settings.margin, runs)
+    main, others = _judge(groups, baseline, candidate, metric, threshold, stated, random)
+    return Report(
+        folder, runs[0].config["env"]["id"], baseline, candidate, metric, settings.primary is not None,
+        threshold, stated, agents, main, others, ceiling(runs), notes,
+    )  # fmt: skip
+
+
+def choose(agents: list[str], wanted: str | None) -> tuple[str, str | None]:
+    """Baseline and candidate: `classical` and `hybrid` where they exist. Raises CompareError."""
+    if wanted is not None and wanted not in agents:
+        raise CompareError(f"--baseline {wanted} is not one of {', '.join(agents)}")
+    if wanted is None and "classical" not in agents and len(agents) > 1:
+        raise CompareError(f"there is no agent called classical: give --baseline, one of {', '.join(agents)}")
+    baseline = wanted or ("classical" if "classical" in agents else agents[0])
+    rest = [name for name in agents if name != baseline]
+    if CANDIDATE in rest:
+        return baseline, CANDIDATE
+    return baseline, rest[0] if len(rest) == 1 else None
+
+
+def _agent(name: str, runs: list[RunRecord], threshold: float | None, random: np.random.Generator) -> Agent:
+    estimates = {
+        key: interval(iqm_of_tasks, metric.scores(runs, threshold)[:, None], random, _RESAMPLES)
+        for key, metric in METRICS.items()
+        if threshold is not None or not metric.needs_threshold
+    }
+    steps = runs[0].steps
+    by_step = Band(steps, *curve_band(np.stack([run.returns for run in runs]), random, _RESAMPLES))
+    grid = np.linspace(max(run.seconds[0] for run in runs), max(run.seconds[-1] for run in runs), _GRID)
+    curves = np.stack([on_grid(run.seconds, run.returns, grid) for run in runs])
+    by_second = Band(grid, *curve_band(curves, random, _RESAMPLES // 2))
+    return Agent(
+        name, runs, estimates, None if threshold is None else failures(runs, threshold), by_step, by_second
+    )
+
+
+def _judge(
+    groups: dict[str, list[RunRecord]],
+    baseline: str,
+    candidate: str | None,
+    metric: Metric,
+    threshold: float | None,
+    stated: float | None,
+    random: np.random.Generator,
+) -> tuple[Judged | None, list[Judged]]:
+    """The main comparison stands alone; all others share Holm's correction."""
+    configs = {name: runs[0].config for name, runs in groups.items()}
+    scores = {
+        name: metric.sign * metric.scores(runs, threshold) for name, runs in groups.items()
+    }  # (R,) each, more is better
+    ranks = {name: _ranks(runs, scores[name], metric, threshold) for name, runs in groups.items()}
+    names = [name for name in groups if name not in (baseline, candidate)]
+    pairs = [classify(name, configs, candidate, baseline) for name in names]
+    differences = [difference(scores[pair.first], scores[pair.second], random) for pair in pairs]
+    verdicts = decide_all(differences, stated)
+    others = [_judged(*item, ranks, random) for item in zip(pairs, verdicts, strict=True)]
+    if candidate is None:
+        return None, others
+    pair = classify(candidate, configs, candidate, baseline)
+    verdict = decide(difference(scores[candidate], scores[baseline], random), stated)
+    return _judged(pair, verdict, ranks, random), others
+
+
+def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: float | None) -> Floats:
+    """Scores for comparisons of one run with another: a failure is worse than the last evaluation."""
+    if threshold is None or not metric.needs_threshold:
+        return scores
+    failed = np.array([run.returns.max() < threshold for run in runs])
+    return np.where(failed, -np.inf, scores)
+
+
+def _judged(
+    pair: Comparison, verdict: Verdict, ranks: dict[str, Floats], random: np.random.Generator
+) -> Judged:
+    x, y = ranks[pair.first], ranks[pair.second]
+    a, b = x[:, None], y[:, None]
+    samples = contrast_replicates(probability_of_improvement, a, b, random, _RESAMPLES)
+    improvement = percentile(float(probability_of_improvement(a, b)), samples)
+    return Judged(pair, verdict, improvement, (len(x), len(y)))

@@ -1,0 +1,127 @@
+"""Which runs may stand side by side. What does not match is refused, by name."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.run_record import CompareError, RunRecord
+
+# Settings that every run of a comparison must share: the task, the budget, the examination.
+SHARED = ("env", "steps", "evaluation")
+# Settings that may differ between the seeds of one agent.
+FREE = ("seed", "runs", "resume", "device", "threads", "logging", "checkpoint")
+_LISTED = 3  # runs that a message names
+
+
+def check(runs: Sequence[RunRecord], allow_versions: bool = False) -> list[str]:
+    """Raises CompareError for runs that must not be compared; notes for the report otherwise.
+
+    Args:
+        allow_versions: other code or libraries are noted instead of refused.
+    """
+    _check_shared(runs)
+    _check_agents(runs)
+    _check_streams(runs)
+    return _check_versions(runs, allow_versions) + _note_processors(runs)
+
+
+def _check_shared(runs: Sequence[RunRecord]) -> None:
+    kinds = {"steps": "budgets", "evaluation": "evaluations", "env": "environments"}
+    for section in SHARED:
+        values = {id(run): dict(flat(run.config.get(section), section)) for run in runs}
+        for key in sorted({key for value in values.values() for key in value}):
+            if key == "env.steps":  # the default of `steps`, which counts
+                continue
+            _refuse_split(runs, [values[id(run)].get(key) for run in runs], f"other {kinds[section]}: {key}")
+    _refuse_split(runs, [tuple(run.steps.tolist()) for run in runs], "evaluations at other steps", False)
+
+
+def _check_agents(runs: Sequence[RunRecord]) -> None:
+    """All seeds of an agent must have the same settings, and be different seeds."""
+    agents: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        agents[run.agent].append(run)
+    for agent, members in agents.items():
+        values = [dict(flat({k: v for k, v in m.config.items() if k not in FREE})) for m in members]
+        for key in sorted({key for value in values for key in value}):
+            shown = [value.get(key) for value in values]
+            _refuse_split(members, shown, f"{agent} was trained with different settings: {key}")
+        seeds = [run.seed for run in members]
+        if len(set(seeds)) < len(seeds):
+            raise CompareError(f"{agent} has the same seed twice: {_names(members)}")
+
+
+def _check_streams(runs: Sequence[RunRecord]) -> None:
+    """Two runs that logged the same, to the digit, are one run."""
+    seen: dict[str, RunRecord] = {}
+    for run in runs:
+        other = seen.setdefault(run.stream, run)
+        if other is run:
+            continue
+        if other.agent == run.agent:
+            why = "one is a copy, or the seed has no effect"
+        else:
+            why = "one is a copy, or the setting that tells them apart has no effect"
+        raise CompareError(f"{other.directory} and {run.directory} have identical metrics: {why}; remove one")
+
+
+def _check_versions(runs: Sequence[RunRecord], allow: bool) -> list[str]:
+    known = [run for run in runs if run.versions is not None]
+    notes = []
+    if not known:
+        return ["No run recorded the versions of code and libraries: that they agree was not checked."]
+    if len(known) < len(runs):
+        unknown = [run for run in runs if run.versions is None]
+        text = f"{_names(unknown)} recorded no versions"
+        if not allow:
+            raise CompareError(f"{text}, so nobody knows whether they match: --allow-versions compares them")
+        notes.append(f"{text}.")
+    values: dict[str, dict[str | None, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    for run in known:
+        for name, version in run.versions or ():
+            values[name][version].append(run)
+    for name, found in values.items():
+        if len(found) > 1:
+            text = "; ".join(f"{name} {version}: {_names(those)}" for version, those in found.items())
+            if not allow:
+                raise CompareError(
+                    f"other versions: {text}. Train them anew, or compare all the same with --allow-versions"
+                )
+            notes.append(f"**Versions differ**: {text}.")
+    return notes
+
+
+def _note_processors(runs: Sequence[RunRecord]) -> list[str]:
+    processors = sorted({p for run in runs for p in run.processors})
+    if len(processors) > 1:
+        return [f"Runs were made on different processors ({'; '.join(processors)}): compare no times."]
+    return []
+
+
+def flat(values: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Every dotted key with its value, lists as tuples."""
+    if not isinstance(values, dict):
+        return [(path, tuple(values) if isinstance(values, list) else values)]
+    return [
+        item for key, value in values.items() for item in flat(value, f"{path}.{key}" if path else str(key))
+    ]
+
+
+def _refuse_split(
+    runs: Sequence[RunRecord], values: Sequence[Any], what: str, show_values: bool = True
+) -> None:
+    """Raises CompareError that names the smaller parties, when the values are not all equal."""
+    groups: dict[Any, list[RunRecord]] = defaultdict(list)
+    for run, value in zip(runs, values, strict=True):
+        groups[value].append(run)
+    if len(groups) == 1:
+        return
+    parties = sorted(groups.items(), key=lambda group: len(group[1]))
+    texts = [f"{value} in {_names(those)}" if show_values else _names(those) for value, those in parties]
+    raise CompareError(f"these runs do not match, {what} ({' against '.join(texts)}): leave one kind out")
+
+
+def _names(runs: Sequence[RunRecord]) -> str:
+    names = [f"{run.agent}/seed_{run.seed}" for run in runs]
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,195 @@
+"""A run as comparisons see it: its settings, its evaluations, its costs, read from its directory."""
+
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from analysis.interquartile import Floats
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: ten times faster
+_SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
+CLOCK = "time/"  # names that depend on the machine
+
+
+class CompareError(ValueError):
+    """Runs that cannot be read or compared; one line that names them and the fix."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run took. None: an old run, of which it is not known."""
+
+    updates: int
+    seconds: float  # wall-clock, of all sessions
+    classical_parameters: int | None = None
+    quantum_parameters: int | None = None
+    circuits: int | None = None
+    shots: int | None = None
+    simulator_seconds: float | None = None
+    qpu_seconds: float | None = None
+    quantum_share: float | None = None  # of the wall-clock, in quantum jobs and searches
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One finished run."""
+
+    directory: Path
+    agent: str  # name of the directory above
+    seed: int
+    config: dict[str, Any]
+    steps: Floats  # (T,), of the evaluations
+    returns: Floats  # (T,), mean over the episodes of each
+    seconds: Floats  # (T,), wall-clock since the run began
+    costs: Costs
+    versions: tuple[tuple[str, str | None], ...] | None  # of code and libraries; None: an old run
+    commits: tuple[str, ...]
+    processors: tuple[str, ...]
+    stream: str  # hash of all metrics but the clock's
+
+    @property
+    def budget(self) -> float:
+        """Environment steps."""
+        return float(self.config["steps"])
+
+    @property
+    def final(self) -> float:
+        """Mean of the last three evaluations."""
+        return float(self.returns[-3:].mean())
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Run directories <agent>/seed_<k> below the folder of one environment. Raises CompareError."""
+    found = sorted(path.parent for path in folder.glob("*/seed_*/config.yaml"))
+    if found:
+        return found
+    if not folder.is_dir():
+        raise CompareError(f"{folder} is no folder")
+    inside = sorted({path.parents[2] for path in folder.glob("*/*/seed_*/config.yaml")})
+    hint = f": choose one environment, as {inside[0]}" if inside else ": give runs/<env>"
+    raise CompareError(f"{folder} holds no runs <agent>/seed_<k>{hint}")
+
+
+def read_run(directory: Path) -> RunRecord:
+    """Raises CompareError for runs that are broken, unfinished or hold a value that is not finite."""
+    config = _read_config(directory)
+    steps, returns, seconds, updates, elapsed = [], [], [], 0, 0.0
+    digest = hashlib.sha256()
+    for line in _lines(directory):
+        _check_finite(line, directory)
+        digest.update(repr([(k, v) for k, v in line.items() if not k.startswith(CLOCK)]).encode())
+        if "eval/return" in line:
+            steps.append(line["step"])
+            returns.append(line["eval/return"])
+            seconds.append(line.get("time/eval_at", math.nan))
+        updates = line.get("updates", updates)
+        elapsed = line.get("time/seconds", elapsed)
+    if not steps:
+        raise CompareError(f"{directory} has no evaluations: train it to the end")
+    if steps[-1] < config["steps"]:
+        raise CompareError(
+            f"{directory} is not finished ({steps[-1]} of {config['steps']} steps): "
+            "run its training command again"
+        )
+    if not np.isfinite(seconds).all():
+        raise CompareError(f"{directory} has evaluations without time/eval_at: train it anew")
+    summary = _read_summary(directory)
+    return RunRecord(
+        directory,
+        directory.parent.name,
+        int(config["seed"]),
+        config,
+        np.array(steps, np.float64),
+        np.array(returns, np.float64),
+        np.array(seconds, np.float64),
+        _costs(summary, int(updates), float(max(elapsed, seconds[-1]))),
+        _versions(summary, directory),
+        tuple(sorted({s["commit"] for s in summary.get("sessions", []) if s["commit"]})),
+        tuple(sorted({s["machine"]["processor"] for s in summary.get("sessions", [])})),
+        digest.hexdigest(),
+    )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    try:
+        text = (directory / "config.yaml").read_text(encoding="utf-8")
+        seed = _SEED.search(text)
+        if seed is None:
+            raise ValueError("it has no seed")
+        # Runs of one agent differ in nothing else, and reading YAML is slow: once for all seeds.
+        rest = _SEED.sub("", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
+        return {**_parse(rest), "seed": int(seed[1])}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise CompareError(
+            f"{directory}/config.yaml cannot be read: {' '.join(str(error).split())}"
+        ) from error
+
+
+@functools.cache
+def _parse(text: str) -> dict[str, Any]:
+    values = yaml.load(text, _Loader)
+    return {**values, "steps": int(values["steps"])}
+
+
+def _lines(directory: Path) -> Iterator[dict[str, Any]]:
+    path = directory / "metrics.jsonl"
+    number = 0
+    try:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            number += 1
+            yield json.loads(text)
+    except OSError as error:
+        raise CompareError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CompareError(f"{path} is damaged in line {number}: train the run anew") from error
+
+
+def _check_finite(line: dict[str, Any], directory: Path) -> None:
+    for name, value in line.items():
+        if value is None or not math.isfinite(value):
+            raise CompareError(
+                f"{directory} diverged: {name} is not finite at step {line.get('step')}; "
+                "it counts as no result, so repair it or leave the whole agent out"
+            )
+
+
+def _read_summary(directory: Path) -> dict[str, Any]:
+    path = directory / "summary.json"
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CompareError(f"{path} cannot be read: run the same training command again") from error
+
+
+def _costs(summary: dict[str, Any], updates: int, seconds: float) -> Costs:
+    if not summary:
+        return Costs(updates, seconds)
+    quantum, parameters = summary["quantum"], summary["parameters"]
+    return Costs(
+        int(summary["updates"]),
+        float(summary["seconds"]),
+        parameters["classical"],
+        parameters["quantum"],
+        quantum["circuits"],
+        quantum["shots"],
+        quantum["simulator_seconds"],
+        quantum["qpu_seconds"],
+        quantum["seconds"] / summary["seconds"] if summary["seconds"] else 0.0,
+    )
+
+
+def _versions(summary: dict[str, Any], directory: Path) -> tuple[tuple[str, str | None], ...] | None:
+    """Of the run's sessions, which must agree."""
+    found = [tuple(sorted(session["versions"].items())) for session in summary.get("sessions", [])]
+    return tuple(dict.fromkeys(item for versions in found for item in versions)) or None

@@ -1,0 +1,74 @@
+"""World models with different sequence models and equally many parameters.
+
+All have the same encoder, latents and heads. The transformers have two layers of width 64; the GRUs take
+the width D whose total is nearest to the softmax transformer's.
+"""
+
+from functools import cache
+
+import torch
+
+from agents.command_line import load_config
+from agents.config import Config
+from agents.dreamer import Dreamer
+from benchmarks.attention_references import EluLinear
+from envs.spaces import ActionSpec, ObservationSpec
+from worldmodel.context import RecurrentAttention
+from worldmodel.transformer import Transformer
+
+SHARED = ("world_model.units=64", "world_model.hidden=64", "world_model.blocks=1")
+TRANSFORMER = ("sequence=transformer", "world_model.width=64", "world_model.depth=2")
+GRU = ("sequence=gru", "world_model.posterior=coupled")
+HEADS = ("sequence.heads=4", "sequence.head=16")
+SETTINGS = {
+    "gru": GRU,
+    "gru-decoupled": ("sequence=gru", "world_model.posterior=decoupled"),
+    "softmax": (*TRANSFORMER, "attention=softmax", *HEADS),
+    "coherent": (*TRANSFORMER, "attention=coherent", *HEADS),
+    "born": (*TRANSFORMER, "attention=born"),  # its own eight heads of 8
+    "elu-linear": (*TRANSFORMER, "attention=born", *HEADS),  # with the decay gate, as born
+}
+ATTENTIONS = ("softmax", "coherent", "born", "elu-linear")
+
+
+def build(kind: str, observation: ObservationSpec, action: ActionSpec, window: int, seed: int) -> Dreamer:
+    """An agent whose world model is of the `kind`; its actor and critic are of no use here."""
+    if kind.startswith("gru"):
+        return _agent(
+            kind, (f"world_model.deter={_width(kind, observation, action)}",), observation, action, seed
+        )
+    return _agent(kind, (f"sequence.window={window}",), observation, action, seed)
+
+
+def parameters(agent: Dreamer) -> int:
+    """Trainable ones of the world model."""
+    return sum(p.numel() for p in agent.world_model.parameters() if p.requires_grad)
+
+
+def _agent(
+    kind: str, more: tuple[str, ...], observation: ObservationSpec, action: ActionSpec, seed: int
+) -> Dreamer:
+    config: Config = load_config([*SHARED, *SETTINGS[kind], *more])
+    torch.manual_seed(seed)
+    agent = Dreamer(config, observation, action)
+    if kind == "elu-linear":
+        sequence = agent.world_model.rssm.sequence
+        assert isinstance(sequence, Transformer)
+        for block in sequence.layers():
+            block.attention = RecurrentAttention(EluLinear(block.heads, sequence.head))
+    return agent
+
+
+@cache
+def _width(kind: str, observation: ObservationSpec, action: ActionSpec) -> int:
+    """D of the GRU with as many parameters as the softmax transformer."""
+    wanted = parameters(build("softmax", observation, action, 64, 0))
+    low, high = 64, 144
+
+    def count(width: int) -> int:
+        return parameters(_agent(kind, (f"world_model.deter={width}",), observation, action, 0))
+
+    while high - low > 4:
+        middle = (low + high) // 8 * 4
+        low, high = (middle, high) if count(middle) < wanted else (low, middle)
+    return min((low, high), key=lambda width: abs(count(width) - wanted))

@@ -1,0 +1,268 @@
+"""compare.py: the whole report from made-up runs, and everything that it must refuse."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from analysis.ablation import classify
+from analysis.compare_command import main
+from analysis.comparison import Settings, choose, compare
+from analysis.run_record import CompareError, find_runs, read_run
+from benchmarks.comparison import AGENTS, write_runs
+
+Refused = Callable[..., str]
+FAST = {**AGENTS, "hybrid": (AGENTS["hybrid"][0], 1500)}  # far ahead
+PAIR = {name: FAST[name] for name in ("classical", "hybrid")}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "CartPole"
+    write_runs(folder, 10, agents=PAIR)
+    return folder
+
+
+@pytest.fixture
+def runs(written: Path, tmp_path: Path) -> Path:
+    """Ten seeds of classical and hybrid, to be spoiled."""
+    return Path(shutil.copytree(written, tmp_path / "CartPole"))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """compare.py's one line of refusal."""
+
+    def run(*arguments: Any) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        err = capsys.readouterr().err
+        assert end.value.code == 2
+        assert err.startswith("error: ") and err.count("\n") == 1
+        return err
+
+    return run
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    """Rewrite a JSON or YAML file."""
+    load, dump = (json.loads, json.dumps) if path.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
+    values = load(path.read_text())
+    change(values)
+    path.write_text(dump(values))
+
+
+def edit_lines(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = run / "metrics.jsonl"
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    for line in lines:
+        change(line)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "CartPole"
+    names = ["classical", "hybrid", "hybrid+replay=uniform", "hybrid+optimizer.solver=random"]
+    write_runs(folder, 10, agents={name: FAST[name] for name in names})
+    main([str(folder)])
+    printed = capsys.readouterr().out
+    output = folder / "compare"
+    text = (output / "report.md").read_text()
+    assert "hybrid is better than classical in steps to threshold" in printed
+    assert "**hybrid is better than classical**" in text
+    assert "hybrid − replay" in text and "control of optimizer" in text
+    assert "Ceiling" in text
+    row = next(line for line in text.splitlines() if line.startswith("| hybrid | 286,917 |"))
+    assert row.split(" | ")[2:6] == ["4", "2,872", "57", "58,368"]
+    page = (output / "report.html").read_text()
+    assert page.count("<img") == 3
+    assert not re.search(r"(src|href)=\"(?!data:)", page), "the page must need no other file"
+    for name in ("curves", "profiles", "comparisons"):
+        picture = np.asarray(Image.open(output / f"{name}.png"))
+        assert picture.shape[1] > 700 and picture.std() > 5
+    assert find_runs(folder) and len(find_runs(folder)) == 40, "a report is no run"
+    main([str(folder)])
+    assert len(list(output.glob("events*"))) == 1
+
+
+def test_custom_scalars_overlay_the_agents(runs: Path) -> None:
+    main([str(runs)])
+    events = EventAccumulator(str(runs / "compare")).Reload()
+    assert len(events.Scalars("by_step/hybrid/iqm")) == 12
+    last = [events.Scalars(f"by_step/hybrid/{name}")[-1].value for name in ("low", "iqm", "high")]
+    assert last == sorted(last)
+    (tensor,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
+    chart = layout.category[0].chart[0]
+    assert [series.value for series in chart.margin.series] == ["by_step/classical/iqm", "by_step/hybrid/iqm"]
+
+
+def test_failed_seeds_stay_in(runs: Path) -> None:
+    def fail(line: dict[str, Any]) -> None:
+        if "eval/return" in line:
+            line["eval/return"] = min(line["eval/return"], 300.0)
+
+    for seed in range(9):
+        edit_lines(runs / "hybrid" / f"seed_{seed}", fail)
+    report = compare(runs, [read_run(path) for path in find_runs(runs)], Settings())
+    hybrid = report.agent("hybrid")
+    assert hybrid.failures == 9 and len(hybrid.runs) == 10
+    assert hybrid.estimates["steps"].point > 5000
+    assert report.main is not None and report.main.verdict.word == "worse"
+    assert report.main.improvement.point < 0.2
+
+
+def test_fewer_seeds_are_inconclusive(runs: Path) -> None:
+    records = [read_run(path) for path in find_runs(runs)]
+    for seeds, words in ((4, "needs at least 5"), (9, "takes 10 seeds")):
+        some = [run for run in records if run.seed < seeds]
+        report = compare(runs, some, Settings())
+        assert report.main is not None and report.main.verdict.word == "inconclusive"
+        assert words in report.main.verdict.reason
+
+
+def test_the_metric_follows_the_environment_and_may_be_chosen(runs: Path, refused: Refused) -> None:
+    records = [read_run(path) for path in find_runs(runs)]
+    assert compare(runs, records, Settings()).metric.name == "steps"
+    chosen = compare(runs, records, Settings(primary="area", margin=3.0))
+    assert chosen.metric.name == "area" and chosen.chosen and chosen.margin == 3.0
+    for path in find_runs(runs):
+        edit(path / "config.yaml", lambda values: values["env"].update(solved=None))
+    without = compare(runs, [read_run(path) for path in find_runs(runs)], Settings())
+    assert without.metric.name == "area" and without.margin is None
+    assert "needs --threshold" in refused(runs, "--primary", "steps")
+
+
+def test_refuses_other_budgets_evaluations_and_environments(runs: Path, refused: Refused) -> None:
+    config = runs / "hybrid" / "seed_3" / "config.yaml"
+    original = config.read_text()
+    for section, key, value, words in (
+        ("evaluation", "seed", 7, "other evaluations: evaluation.seed (7 in hybrid/seed_3"),
+        ("evaluation", "episodes", 5, "evaluation.episodes"),
+        ("env", "hide", [1, 3], "other environments: env.hide"),
+        ("optimizer", "lr", 0.5, "hybrid was trained with different settings: optimizer.lr"),
+    ):
+        edit(config, lambda values, s=section, k=key, v=value: values[s].update({k: v}))  # type: ignore[misc]
+        assert words in refused(runs)
+        config.write_text(original)
+    for seed in range(10):
+        edit(runs / "hybrid" / f"seed_{seed}" / "config.yaml", lambda values: values.update(steps=5000))
+    line = refused(runs)
+    assert "other budgets: steps" in line and "5000" in line and "and 7 more" in line
+
+
+def test_refuses_other_versions_unless_told(runs: Path, refused: Refused, capsys: Any) -> None:
+    summary = runs / "hybrid" / "seed_2" / "summary.json"
+    edit(summary, lambda values: values["sessions"][0]["versions"].update(torch="1"))
+    line = refused(runs)
+    assert "torch 1: hybrid/seed_2" in line and "--allow-versions" in line
+    main([str(runs), "--allow-versions"])
+    assert "Versions differ" in capsys.readouterr().out
+    assert "Versions differ" in (runs / "compare" / "report.md").read_text()
+    summary.unlink()
+    assert "hybrid/seed_2 recorded no versions" in refused(runs)
+
+
+def test_refuses_a_run_whose_sessions_had_different_versions(runs: Path, refused: Refused) -> None:
+    def resumed(values: dict[str, Any]) -> None:
+        session = values["sessions"][0]
+        values["sessions"].append({**session, "step": 500, "versions": {**session["versions"], "code": "1"}})
+
+    edit(runs / "hybrid" / "seed_0" / "summary.json", resumed)
+    assert "code 1: hybrid/seed_0" in refused(runs)
+
+
+def test_fails_on_what_is_not_finite(runs: Path, refused: Refused) -> None:
+    run = runs / "classical" / "seed_4"
+    edit_lines(run, lambda line: line.update({"loss/1": None} if line.get("loss/1") else {}))
+    line = refused(runs)
+    assert "classical/seed_4 diverged: loss/1 is not finite at step 250" in line
+    edit_lines(run, lambda line: line.update({"loss/1": float("nan")} if "loss/1" in line else {}))
+    assert "not finite" in refused(runs)
+
+
+def test_fails_on_identical_streams(runs: Path, refused: Refused) -> None:
+    """The clock may differ; everything else that is equal means that one run is the other."""
+    source = (runs / "hybrid" / "seed_0" / "metrics.jsonl").read_text()
+    (runs / "hybrid" / "seed_1" / "metrics.jsonl").write_text(source)
+    edit_lines(runs / "hybrid" / "seed_1", lambda line: line.update({"time/eval_at": 3.0}))
+    line = refused(runs)
+    assert "hybrid/seed_0" in line and "hybrid/seed_1" in line and "the seed has no effect" in line
+    (runs / "hybrid" / "seed_1" / "metrics.jsonl").write_text(
+        (runs / "classical" / "seed_1" / "metrics.jsonl").read_text()
+    )
+    assert "the setting that tells them apart has no effect" in refused(runs)
+
+
+def test_a_ceiling_is_no_identical_stream(runs: Path) -> None:
+    """500 at every evaluation of every seed: reported as a ceiling, and nothing can be told apart."""
+    for path in find_runs(runs):
+        edit_lines(path, lambda line: line.update({"eval/return": 500.0} if "eval/return" in line else {}))
+    report = compare(runs, [read_run(path) for path in find_runs(runs)], Settings())
+    assert report.ceiling is not None and "20 of 20 runs end at 500" in report.ceiling
+    assert report.main is not None and report.main.verdict.word == "inconclusive"
+    assert "every run of both has the same score" in report.main.verdict.reason
+
+
+def test_refuses_unfinished_and_broken_runs(runs: Path, refused: Refused, tmp_path: Path) -> None:
+    run = runs / "classical" / "seed_0"
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[: len(lines) // 2]))
+    assert re.search(r"classical/seed_0 is not finished \(\d+ of 6000 steps\)", refused(runs))
+    (run / "metrics.jsonl").write_text("".join(lines[:50]) + '{"step": 12')
+    assert "damaged in line 51" in refused(runs)
+    (run / "metrics.jsonl").unlink()
+    assert "cannot be read" in refused(runs)
+    (run / "metrics.jsonl").write_text("".join(lines))
+    assert "choose one environment" in refused(tmp_path)
+    assert "is no folder" in refused(tmp_path / "nothing")
+    assert "--baseline random is not one of classical, hybrid" in refused(runs, "--baseline", "random")
+
+
+def test_choice_of_baseline_and_candidate() -> None:
+    assert choose(["classical", "hybrid", "x"], None) == ("classical", "hybrid")
+    assert choose(["classical", "x"], None) == ("classical", "x")
+    assert choose(["classical", "x", "y"], None) == ("classical", None)
+    assert choose(["classical", "hybrid", "x"], "x") == ("x", "hybrid")
+    with pytest.raises(CompareError, match="--baseline"):
+        choose(["x", "y"], None)
+
+
+def test_ablations_are_told_from_settings(make_config: Any) -> None:
+    """Names may be anything: what counts is which part differs."""
+    from dataclasses import asdict
+
+    names = {name: overrides for name, (overrides, _) in AGENTS.items()}
+    configs = {name: asdict(make_config("env=CartPole", *overrides)) for name, overrides in names.items()}
+    kinds = {name: classify(name, configs, "hybrid", "classical") for name in names if name != "classical"}
+    expected = {
+        "hybrid": ("against the baseline", "hybrid", "classical"),
+        "hybrid+replay=uniform": ("hybrid − replay", "hybrid", "hybrid+replay=uniform"),
+        "hybrid+sequence=gru": ("hybrid − attention", "hybrid", "hybrid+sequence=gru"),
+        "hybrid+attention=softmax": ("control of attention", "hybrid", "hybrid+attention=softmax"),
+        "hybrid+replay=prioritized": ("control of replay", "hybrid", "hybrid+replay=prioritized"),
+        "hybrid+optimizer.solver=random": (
+            "control of optimizer", "hybrid", "hybrid+optimizer.solver=random",
+        ),
+        "classical+optimizer=hybrid": (
+            "classical + optimizer", "classical+optimizer=hybrid", "classical",
+        ),
+        "classical+sequence=transformer": (
+            "classical + attention", "classical+sequence=transformer", "classical",
+        ),
+        "classical+world_model.units=72": (
+            "classical, other size or settings", "hybrid", "classical+world_model.units=72",
+        ),
+    }  # fmt: skip
+    for name, words in expected.items():
+        found = kinds[name]
+        assert (found.kind, found.first, found.second) == words

@@ -1,0 +1,98 @@
+"""`circuit`: the overlaps of `born`, measured.
+
+A query and a key are loaded as amplitudes of log₂ d qubits, the one after the other backwards, and all
+qubits read 0 with probability ⟨φ(q)|φ(k)⟩² (`quantum.overlaps`). Who asks decides how:
+
+    learning              a PennyLane QNode on a simulator: probabilities with gradients, through the
+                          configured noise channels if there are any
+    acting, evaluating    shots on `quantum=aer`, `aer_noisy` or `ibm`; the QNode with other backends
+    imagining, maps       the closed form of `born`: thousands of futures a step
+
+so a noisy agent imagines as if its circuits were perfect. Every pair of steps is a circuit: this is for
+validation and study, with few short sequences; `born` gives the same numbers ten thousand times faster.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from quantum.backend import Backend, run
+from quantum.config import QuantumConfig
+from quantum.factory import make_backend
+from quantum.overlaps import overlap_values, qubits_for
+from quantum.tasks import OverlapTask
+from worldmodel.attention.born import LEAST_FLOOR, Born
+
+MEASURED = ("aer", "aer_noisy", "ibm")  # backends that answer with shots; the others know probabilities
+SMALLEST = 1e-8  # amplitude that stands for smaller ones
+ROWS = 4096  # circuits in one call
+
+
+class Circuit(Born):
+    """See the module's docstring. Real amplitudes, no decay: a window limits what is seen.
+
+    Args:
+        quantum: the backend, its shots and noise channels; None is analytic.
+    Raises ValueError for a width that is no power of two, or what `Born` refuses.
+    """
+
+    linear = False
+
+    def __init__(
+        self,
+        heads: int,
+        width: int,
+        noise: float = 0.0,
+        floor: float = LEAST_FLOOR,
+        quantum: QuantumConfig | None = None,
+    ) -> None:
+        if width < 2 or width & (width - 1):
+            raise ValueError(f"circuits load 2, 4, 8, … amplitudes, not {width}: set attention.head=16")
+        super().__init__(heads, width, noise, floor, overlaps=self._ask)
+        self._quantum = quantum
+        self._node: Callable[[Tensor], Tensor] | None = None  # made when it is needed, as is the backend:
+        self._backend: Backend | None = None  # imports take seconds
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """log κ by the closed form."""
+        return (self.encoding.overlaps(q, k) + self.floor * k.square().sum(-1).unsqueeze(-2)).log()
+
+    def _ask(self, q: Tensor, k: Tensor) -> Tensor:
+        """Overlaps of encoded queries (…, N, d) with keys (…, M, d): (…, N, M)."""
+        shape = (*q.shape[:-1], k.shape[-2])
+        pairs = [x.expand(*shape, -1).flatten(0, -2) for x in (q.unsqueeze(-2), k.unsqueeze(-3))]
+        queries, keys = (_loadable(x) for x in pairs)
+        measured = torch.cat(
+            [self._overlaps(a, b) for a, b in zip(queries.split(ROWS), keys.split(ROWS), strict=True)]
+        )
+        # Encoded vectors have length one, but for those that fade to zero.
+        lengths = (pairs[0].square().sum(-1) * pairs[1].square().sum(-1)).detach()
+        return measured.to(q).mul(lengths).view(shape)
+
+    def _overlaps(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """⟨φ(q)|φ(k)⟩² (R,), float64, of the rows of (R, d) and (R, d)."""
+        quantum = self._quantum
+        if quantum is None or self.training or quantum.name not in MEASURED:
+            node = self._differentiable()
+            return node(overlap_values(queries, keys))[:, 0]
+        if self._backend is None:
+            self._backend = make_backend(quantum)
+        seed = int(torch.randint(2**31 - 1000, ()))  # from the run's stream, so that it resumes exactly
+        measurement = run(self._backend, [OverlapTask(queries, keys)], quantum.shots, seed)
+        return OverlapTask.overlaps(measurement.bits[0], measurement.confusion[0])
+
+    def _differentiable(self) -> Callable[[Tensor], Tensor]:
+        if self._node is None:
+            from quantum.pennylane_backend import overlap_node
+
+            noise = None if self._quantum is None or self._quantum.noise.silent else self._quantum.noise
+            self._node = overlap_node(qubits_for(self.width), noise)
+        assert self._node is not None
+        return self._node
+
+
+def _loadable(x: Tensor) -> Tensor:
+    """Vectors (R, d) on the CPU, float64, without zeros: angles of nothing have no gradient."""
+    x = x.to("cpu", torch.float64)
+    return x + SMALLEST * (x.abs() < SMALLEST)
