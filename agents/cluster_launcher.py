@@ -9,6 +9,7 @@ what still waits in the queue. That rests on flock, which the shared file system
 import os
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Training:
 
     def __call__(self) -> int:
         """Run the command; its exit code."""
+        self._process: subprocess.Popen[bytes] | None = None
         while taken(self.directory):
             time.sleep(_PAUSE)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -49,8 +51,10 @@ class Training:
         """Called by submitit when the job's time is over: save, and queue again."""
         from submitit.helpers import DelayedSubmission
 
-        self._process.terminate()
-        self._process.wait(_SAVING)
+        if self._process is not None:  # else it was still waiting for another process
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):  # its last checkpoint stands
+                self._process.wait(_SAVING)
         return DelayedSubmission(Training(self.arguments, self.directory, self.threads))
 
 

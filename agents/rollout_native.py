@@ -20,6 +20,9 @@ from worldmodel.transformer import Transformer
 MOST_WEIGHTS = 2**22
 """Of the GRU: up to so many this is known to be ahead of torch's products of all rows at once."""
 
+MOST_WIDTH = 2048
+"""Of a layer: activations of a group lie on the stack."""
+
 GROUP = 64
 """Trajectories that go together through all of time: more fetch the weights less often."""
 
@@ -83,7 +86,9 @@ def covers(rssm: RSSM, actor: CategoricalActor | BoundedNormalActor, features: T
         known = not len(sequence.more)
     else:
         return False
-    return known and sum(weight.numel() for weight in largest) <= MOST_WEIGHTS
+    widths = [rssm.stoch * rssm.classes, rssm.prior_units, body.layer(0)[0].out_features]
+    fits = max(widths) <= MOST_WIDTH and sum(weight.numel() for weight in largest) <= MOST_WEIGHTS
+    return known and fits
 
 
 @torch.no_grad()

@@ -122,12 +122,15 @@ class Sweep:
             if len(self._running) >= self._jobs:
                 return
             member = self._waiting.popleft()
-            if taken(member.directory):
-                self._waiting.append(member)
-                continue
-            self._locked_since = None
-            if not self._is_done(member):  # another sweep may have done it meanwhile
-                self._running.append(_Running(member, self._launch(member), time.monotonic()))
+            try:
+                if taken(member.directory):
+                    self._waiting.append(member)
+                    continue
+                self._locked_since = None
+                if not self._is_done(member):  # another sweep may have done it meanwhile
+                    self._running.append(_Running(member, self._launch(member), time.monotonic()))
+            except (OSError, RuntimeError) as error:  # a disk, a lock, a cluster that says no
+                self._fail(member, (str(error).strip().splitlines() or [type(error).__name__])[-1])
         self._give_up_locked()
 
     def _give_up_locked(self) -> None:

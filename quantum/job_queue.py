@@ -23,6 +23,7 @@ from quantum.spending import Spending, spending
 from quantum.statevector import Statevector
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
+CANCELLING = 2.0  # seconds for a service to take a cancellation when the queue is closed
 MAX_FAILURES = 3  # jobs in a row that fail for good, then the backend is left alone
 
 
@@ -373,10 +374,13 @@ class JobQueue:
 
     def _cancel(self, job: Job) -> None:
         """A service that does not answer may not answer this either: nobody waits for it."""
-        if self.backend.remote and not self._closed:
-            Thread(target=job.cancel, daemon=True, name="quantum job").start()
-        else:
+        if not self.backend.remote:
             job.cancel()
+            return
+        thread = Thread(target=job.cancel, daemon=True, name="quantum job")
+        thread.start()
+        if self._closed:  # the process may end before it was asked
+            thread.join(CANCELLING)
 
 
 def make_queue(

@@ -33,6 +33,9 @@ SIZES = """
 TENSORS = "row first begin at position cos sin w_z b_z norm floor layer scratch"
 """The structs' members in their order; see native/imagine.c."""
 
+MOST_STATE = 2**18
+"""Numbers of a head's state: sums over it lie on the stack."""
+
 SLOTS = 16
 """Imagined steps for which there is room at first; when it is full it doubles."""
 
@@ -79,8 +82,10 @@ def covers(kinds: list[Kind], like: Tensor) -> bool:
 
 
 def _computed(kind: Kind) -> bool:
-    """Whether it is `born` with overlaps that nobody measures."""
-    return type(kind) is Born and not kind.measured  # subclasses have other features
+    """Whether it is `born` with overlaps that nobody measures, and a state that fits the stack."""
+    if type(kind) is not Born or kind.measured:  # subclasses have other features
+        return False
+    return kind.encoding.size * (kind.width + 16) <= MOST_STATE
 
 
 class Futures:
@@ -216,6 +221,7 @@ def _sharpness(kind: Kind, like: Tensor) -> Tensor:
 def _packed(weight: Tensor) -> Tensor:
     """A weight (out, in) as the products of native/imagine.c read it."""
     m, n = weight.shape
+    weight = weight.contiguous()
     to = weight.new_empty(rounded(m, PANEL), n)
-    kernels.functions().pack(n, m, weight.contiguous().data_ptr(), to.data_ptr())
+    kernels.functions().pack(n, m, weight.data_ptr(), to.data_ptr())
     return to

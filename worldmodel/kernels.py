@@ -63,7 +63,8 @@ def _make(announce: Callable[[], None] = silent) -> ctypes.CDLL:
     global _made
     if _made is not None:
         return _made
-    library = load(sorted((Path(__file__).parent / "native").iterdir()), announce)
+    files = (Path(__file__).parent / "native").iterdir()
+    library = load(sorted(file for file in files if file.suffix in (".c", ".h")), announce)
     for name, arguments in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, RESULTS.get(name)

@@ -55,6 +55,7 @@ class RSSM(nn.Module):
         self.stoch, self.classes, self.unimix = stoch, classes, unimix
         self.features = sequence.deter + stoch * classes  # F
         deter = sequence.deter
+        self.prior_units = units
         self.prior = nn.Sequential(
             MLP(deter, units, prior_layers), Linear(units if prior_layers else deter, stoch * classes)
         )

@@ -78,7 +78,7 @@ class Circuit(Born):
             return node(overlap_values(queries, keys))[:, 0]
         if self._backend is None:
             self._backend = make_backend(quantum)
-        seed = int(torch.randint(2**31 - 1000, ()))  # from the run's stream, so that it resumes exactly
+        seed = int(torch.randint(2**31 - 1000, ()))
         measurement = run(self._backend, [OverlapTask(queries, keys)], quantum.shots, seed)
         return OverlapTask.overlaps(measurement.bits[0], measurement.confusion[0])
 
