@@ -154,10 +154,10 @@ def test_a_pool_used_up_or_outgrown_asks_for_the_next_job():
     sampler.draw(150, eligible(0, 10))  # more than 200 draws, those of the floor left out
     assert backend.submitted == 1
     sampler.draw(1, eligible(0, 10))
-    assert backend.submitted == 2
+    until(lambda: backend.submitted == 2)  # by the queue's own thread
     until(lambda: sampler.draw(1, eligible(0, 10)) is not None and not queue.pending)
     sampler.draw(1, eligible(0, 40))
-    assert backend.submitted == 3
+    until(lambda: backend.submitted == 3)
     until(lambda: sampler.draw(1, eligible(0, 40)) is not None and not queue.pending)
     assert pool._level == level - 2  # 10 leaves in blocks of two, 40 in blocks of eight
     sampler.close()
