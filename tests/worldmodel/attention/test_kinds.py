@@ -185,7 +185,7 @@ def test_heads_with_different_widths_of_values(make, heads_of):
 
 def test_wrong_names_and_settings_are_refused_in_one_line():
     for name, wrong, message in (
-        ("quantum", {}, "choose one of softmax, coherent, born, sampled"),
+        ("quantum", {}, "choose one of softmax, coherent, born, circuit, sampled"),
         ("softmax", {"noise": 0.1}, "it has no settings"),
         ("born", {"flor": 0.1}, "it has noise, floor, complex, overlaps"),
         ("born", {"floor": 1e-4}, "below 0.001"),
@@ -198,4 +198,4 @@ def test_wrong_names_and_settings_are_refused_in_one_line():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="even head width"):
         make_kind("born", 2, 5, complex=True)
-    assert list(KINDS) == ["softmax", "coherent", "born", "sampled"]
+    assert list(KINDS) == ["softmax", "coherent", "born", "circuit", "sampled"]

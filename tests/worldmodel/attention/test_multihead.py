@@ -262,8 +262,9 @@ def test_a_full_cache_and_what_does_not_go_together_are_refused():
 
 def test_types_and_devices_are_passed_on():
     for kind in KINDS:
+        width = 4 * HEADS if kind == "circuit" else WIDTH  # circuits load 2, 4, 8, … amplitudes
         module = QuantumMultiheadAttention(
-            WIDTH, HEADS, dtype=torch.float64, device="cpu", kind=kind, decay=True
+            width, HEADS, dtype=torch.float64, device="cpu", kind=kind, decay=True
         )
         assert {p.dtype for p in module.parameters()} == {torch.float64}
 
