@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from agents.command_line import load_config
 from agents.config import Config
-from worldmodel import kernels, products
+from worldmodel import compiler, kernels, products
 
 torch.set_num_threads(1)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)
@@ -24,6 +24,26 @@ def as_before_a_run() -> Iterator[None]:
     kernels.use(False)
     products.use_bfloat16(False)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """Tests of the kernels are skipped where there is no C compiler."""
+    try:
+        kernels.use(True)
+    except compiler.CompileError as error:
+        pytest.skip(str(error))
+    finally:
+        kernels.use(False)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """One thread, then two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,30 +8,14 @@ from agents import rollout_native
 from agents.dreamer import Dreamer
 from agents.imagination import imagine
 from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel import compiler, kernels
+from worldmodel import kernels
 from worldmodel.categorical import one_hot
 from worldmodel.rssm import Carry
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 HORIZON = 15
 SMALL = ("world_model.units=24", "world_model.deter=48", "world_model.hidden=20", "world_model.stoch=5")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library():
-    try:
-        kernels.use(True)
-    except compiler.CompileError as error:
-        pytest.skip(str(error))
-    finally:
-        kernels.use(False)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def make_agent(make_config, discrete, *settings):

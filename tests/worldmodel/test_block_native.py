@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from worldmodel import block_native, compiler, kernels
+from worldmodel import block_native, kernels
 from worldmodel.categorical import sample_straight_through, unimix_probs
 from worldmodel.layers import RMSNorm
 from worldmodel.sequences import make_sequence
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 ACTION, STOCH = 2, 12
 SHAPES = {
@@ -18,29 +20,11 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def library():
-    try:
-        kernels.use(True)
-    except compiler.CompileError as error:
-        pytest.skip(str(error))
-    finally:
-        kernels.use(False)
-
-
 @pytest.fixture
 def native():
     kernels.use(True)
     yield
     kernels.use(False)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

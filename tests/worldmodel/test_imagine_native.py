@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from worldmodel import compiler, kernels
+from worldmodel import kernels
 from worldmodel.imagine_native import SLOTS, Futures
 from worldmodel.sequences import make_sequence
 from worldmodel.transformer import Imagined, Transformer
+
+pytestmark = pytest.mark.usefixtures("compiled")
 
 BATCH, STEPS, STOCH, ACTION = 3, 24, 20, 2
 COMMON = ("sequence=transformer", "world_model.width=48")
@@ -27,16 +29,6 @@ SETTINGS = {
         *("attention.complex=true", "attention.decay=false", "attention.floor=0.1"),
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library():
-    try:
-        kernels.use(True)
-    except compiler.CompileError as error:
-        pytest.skip(str(error))
-    finally:
-        kernels.use(False)
 
 
 @pytest.fixture

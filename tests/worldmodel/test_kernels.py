@@ -20,26 +20,10 @@ from worldmodel.norm_silu import norm_silu, norm_silu_backward
 from worldmodel.rssm import Carry
 from worldmodel.two_hot import TwoHot, symexp_bins
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 NATIVE = Path(kernels.__file__).parent / "native"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library():
-    try:
-        kernels.use(True)
-    except compiler.CompileError as error:
-        pytest.skip(str(error))
-    finally:
-        kernels.use(False)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def both(function):
