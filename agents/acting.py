@@ -52,13 +52,14 @@ class Actor:
         """
         world_model = self.agent.world_model
         first = torch.from_numpy(is_first.astype(np.float32)).to(self.device).unsqueeze(1)
-        trajectory, self._carry = world_model.observe(
+        trajectory = world_model.observe(
             torch.from_numpy(observation).to(self.device).unsqueeze(1),
             self._action.unsqueeze(1),
             first,
             self._carry,
             generator=self.generator,
         )
+        self._carry = world_model.rssm.last(trajectory)
         policy = self.network(trajectory.features[:, 0])
         action = (
             policy.mode()

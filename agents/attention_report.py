@@ -29,7 +29,7 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
     is_first[:, 0] = 1.0
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
-        trajectory, _ = agent.world_model.observe(
+        trajectory = agent.world_model.observe(
             observation, action, is_first, rssm.initial(1), generator=generator
         )
         previous = torch.cat([torch.zeros_like(trajectory.stoch()[:, :1]), trajectory.stoch()[:, :-1]], 1)

@@ -87,7 +87,7 @@ class Dreamer(nn.Module):
         steps = agent.imagination_starts  # K
         with watch("world_model"):
             noise = self.ranks.draw(self.world_model.rssm.noise, rows, length, generator=generator)
-            losses, trajectory, _ = self.world_model.loss(batch, noise)
+            losses, trajectory = self.world_model.loss(batch, noise)
         with watch("imagination"):
             rollout = self.imagine(trajectory, length - steps, generator)
         with watch("behaviour"):

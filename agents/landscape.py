@@ -86,7 +86,7 @@ class WorldModelLandscape:
         batch = self._draw(seed)
         device = batch.reward.device
         source = torch.Generator(device).manual_seed(seed)
-        _, trajectory, _ = self._model.loss(batch, generator=source)
+        _, trajectory = self._model.loss(batch, generator=source)
         return held_loss(self._model, batch, trajectory)
 
 
@@ -100,7 +100,7 @@ def held_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Object
         devices = [batch.reward.device] if batch.reward.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            losses, _, _ = model.loss(batch, noise, targets=targets)
+            losses, _ = model.loss(batch, noise, targets=targets)
         return weighted(model, batch, losses)
 
     return loss

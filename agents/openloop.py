@@ -54,7 +54,7 @@ def open_loop(
     rssm = agent.world_model.rssm
     generator = torch.Generator(device).manual_seed(seed)
     last = int(t.max()) + 1
-    trajectory, _ = agent.world_model.observe(
+    trajectory = agent.world_model.observe(
         observation[:, :last],
         previous[:, :last],
         is_first[:, :last],

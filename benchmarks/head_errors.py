@@ -92,7 +92,7 @@ def trained_heads(agent: Dreamer, data: Data, sequences: int = 8) -> dict[str, H
     model, count = agent.world_model, len(episodes)
     carry = model.rssm.initial(count)
     generator = torch.Generator().manual_seed(0)
-    trajectory, _ = model.observe(observation, previous, is_first, carry, generator=generator)
+    trajectory = model.observe(observation, previous, is_first, carry, generator=generator)
     stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
     sequence = model.rssm.sequence
     assert isinstance(sequence, Transformer)

@@ -212,7 +212,7 @@ def train(agent: Dreamer, stream: Stream, updates: int, batch: int, lr: float, s
         optimizer.param_groups[0]["lr"] = lr * (1.0 - update / updates)
         sequences = stream.batch(batch, model.rssm.initial(batch))
         model.scale.update(sequences.observation)
-        losses, _, _ = model.loss(sequences, generator=generator)
+        losses, _ = model.loss(sequences, generator=generator)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([losses[name].mean() * scale for name, scale in scales.items()]).sum().backward()
         optimizer.step()

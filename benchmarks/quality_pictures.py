@@ -112,7 +112,7 @@ def maps(cells: Cells, task: str, kind: str) -> list[tuple[str, Tensor]]:
     is_first[:, 0] = 1.0
     carry = model.rssm.initial(1)
     generator = torch.Generator().manual_seed(0)
-    trajectory, _ = model.observe(observation, previous, is_first, carry, generator=generator)
+    trajectory = model.observe(observation, previous, is_first, carry, generator=generator)
     stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
     sequence = model.rssm.sequence
     assert isinstance(sequence, Transformer)

@@ -121,7 +121,7 @@ def observing(
         kernels.use(with_kernels)
         model.zero_grad(set_to_none=True)
         with mock.patch("worldmodel.rssm.covers", lambda *_: False) if loop else nullcontext():
-            trajectory, _ = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
+            trajectory = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
         (trajectory.features.square().mean() + trajectory.prior.square().mean()).backward()
 
     return run
@@ -135,7 +135,7 @@ def imagining(model: WorldModel, context: int) -> Callable[[], None]:
     noise = rssm.noise(BATCH * STARTS)
     with torch.no_grad():
         carry = rssm.initial(BATCH)
-        trajectory, _ = rssm.observe(embed, action, is_first, carry, rssm.noise(BATCH, context))
+        trajectory = rssm.observe(embed, action, is_first, carry, rssm.noise(BATCH, context))
         drive = rssm.sequence.drive(torch.zeros(BATCH * STARTS, ACTIONS), None)
         now: list[Carry] = [rssm.start(trajectory, t)[1]]
 

@@ -6,6 +6,8 @@ in time, keeps one state of constant size. `MixedAttention` runs two kinds side 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -31,11 +33,23 @@ class Heads(NamedTuple):
         return self.qk.chunk(2, 1)[1]
 
 
-class Sight(NamedTuple):
+@dataclass(frozen=True)
+class Sight:
     """Who sees whom among T steps of B rows and the c steps before them; all layers share it."""
 
     segments: Tensor  # (B, c + T), episode numbers: 0 goes on with the past, −1 is seen by nobody
-    mask: Tensor  # (B, 1, T, c + T), True = attend
+    steps: int  # T
+    window: int  # steps that a step sees at most, itself included
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """(B, 1, T, c + T), True = attend. Made when it is first wanted: kernels do without."""
+        columns = self.segments.shape[1]
+        m = torch.arange(columns, device=self.segments.device)
+        distance = m[columns - self.steps :].unsqueeze(-1) - m  # (T, c + T)
+        near = (distance >= 0) & (distance < self.window)
+        own = self.segments[:, columns - self.steps :]
+        return (near & (own.unsqueeze(-1) == self.segments.unsqueeze(1))).unsqueeze(1)
 
 
 class Future(NamedTuple):

@@ -81,7 +81,7 @@ class BlockGRU(nn.Module):
 
     def observe(
         self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         keep = (1.0 - is_first).unsqueeze(-1)  # (B, T, 1)
         z_in = self.stoch_in(stoch * keep)  # (B, T, hidden)
         drive = self.drive(action, is_first)  # (B, T, D)
@@ -90,7 +90,10 @@ class BlockGRU(nn.Module):
             state = self._cell(state * k, z, u)
             hs.append(state)
         h = torch.stack(hs, 1)  # (B, T, D)
-        return h, h, state
+        return h, h
+
+    def last(self, states: Tensor) -> Tensor:
+        return states[:, -1]
 
     def _cell(self, h: Tensor, z_in: Tensor, drive: Tensor, out: Tensor | None = None) -> Tensor:
         """h (B, D), f(z) (B, hidden), drive (B, D) → the next h; without gradients also into `out`."""

@@ -23,7 +23,7 @@ from worldmodel.context import KeyValues, RecurrentTrail
 from worldmodel.shared_past import PANEL, Past, Starts, rounded, share_keys, share_states
 
 LAYER = """
-    norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out sharpness keys values own
+    norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out sharpness keys values own_keys own_values
     decay decay_bias floor state weight left own_weight own_floor
 """
 SIZES = """
@@ -174,15 +174,20 @@ class Futures:
     def _make_room(self, taken: int) -> None:
         """Room for imagined steps, with those `taken` in it."""
         futures, heads = self._room
-        own = {"own": 2 * heads * self._width}
+        # Zeros: what stands behind the present step is computed with, too, and denormal numbers are slow.
+        by_step = {"own_keys": heads * self._width}
         if self._born:
-            own |= {"own_weight": heads, "own_floor": heads}
+            by_step |= {"own_weight": heads, "own_floor": heads}
         for layer in self._layers:
-            for name, width in own.items():
-                room = self._like.new_empty(self._slots, futures, width)
+            for name, width in by_step.items():
+                room = self._like.new_zeros(futures, width, self._slots)
                 if taken:
-                    room[:taken] = layer[name][:taken]
+                    room[..., :taken] = layer[name][..., :taken]
                 layer[name] = room
+            values = self._like.new_empty(self._slots, futures, heads * self._width)
+            if taken:
+                values[:taken] = layer["own_values"][:taken]
+            layer["own_values"] = values
         cos, sin = self._like.new_empty(2, self._last + self._slots, self._width)
         kernels.functions().phase_table(
             self._first_position, len(cos), self._width, cos.data_ptr(), sin.data_ptr()

@@ -89,7 +89,7 @@ class WorldModel(nn.Module):
         carry: Carry,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[Trajectory, Carry]:
+    ) -> Trajectory:
         """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S) fixes the draws."""
         if noise is None:
             noise = self.rssm.noise(*is_first.shape, generator=generator)
@@ -103,12 +103,12 @@ class WorldModel(nn.Module):
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
         targets: Trajectory | None = None,
-    ) -> tuple[dict[str, Tensor], Trajectory, Carry]:
-        """Every loss as (B, T), unscaled; also the trajectory and the carry after the last step.
+    ) -> tuple[dict[str, Tensor], Trajectory]:
+        """Every loss as (B, T), unscaled; also the trajectory.
 
         `targets` takes the place of stopped gradients, see `kl_losses`.
         """
-        trajectory, carry = self.observe(
+        trajectory = self.observe(
             batch.observation, batch.previous_action, batch.is_first, batch.carry, noise, generator
         )
         features = trajectory.features
@@ -121,7 +121,7 @@ class WorldModel(nn.Module):
             "continue": self.predict_continue(features).loss(continues),
             **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats, targets),
         }
-        return losses, trajectory, carry
+        return losses, trajectory
 
     def decode(self, features: Tensor) -> Output:
         """Distribution of the standardised observation."""

@@ -72,17 +72,19 @@ class RSSM(nn.Module):
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
-    ) -> tuple[Trajectory, Carry]:
+    ) -> Trajectory:
         """Filter B sequences.
 
         Args:
             embed: (B, T, E). action: (B, T, A), a_{t-1}, what led to step t. is_first: (B, T).
             carry: state and latent before the first step. noise: (B, T, S); or (B, T, S, K), draws held
                 as they are (`categorical.held`).
-        Returns:
-            The trajectory, and the carry after its last step.
         """
         raise NotImplementedError
+
+    def last(self, trajectory: Trajectory) -> Carry:
+        """What goes on to the step after a trajectory's last."""
+        return Carry(self.sequence.last(trajectory.states), trajectory.stoch()[:, -1])
 
     def imagine(
         self, drive: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
@@ -148,7 +150,7 @@ class CoupledRSSM(RSSM):
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
-    ) -> tuple[Trajectory, Carry]:
+    ) -> Trajectory:
         prepared = self.posterior.prepare(embed)  # (B, T, units)
         drive = self.sequence.drive(action, is_first)  # (B, T, D)
         if torch.is_grad_enabled() and covers(self.sequence, self.posterior):
@@ -166,8 +168,7 @@ class CoupledRSSM(RSSM):
             posts.append(probs)
         h = torch.stack(hs, 1)  # (B, T, D)
         features = torch.cat([h, torch.stack(zs, 1)], -1)
-        trajectory = Trajectory(features, torch.stack(posts, 1), self._probs(self.prior(h)), h)
-        return trajectory, Carry(state, stoch)
+        return Trajectory(features, torch.stack(posts, 1), self._probs(self.prior(h)), h)
 
     def _scan(
         self,
@@ -177,7 +178,7 @@ class CoupledRSSM(RSSM):
         is_first: Tensor,
         carry: Carry,
         noise: Tensor,
-    ) -> tuple[Trajectory, Carry]:
+    ) -> Trajectory:
         """The same as the loop above, several times faster where gradients are wanted."""
         out = coupled_scan(
             sequence,
@@ -192,8 +193,7 @@ class CoupledRSSM(RSSM):
         h, stoch, posterior = (x.transpose(0, 1) for x in out)  # (B, T, ·)
         h = h.contiguous()
         features = torch.cat([h, stoch], -1)
-        trajectory = Trajectory(features, posterior, self._probs(self.prior(h)), h)
-        return trajectory, Carry(out.h[-1], out.z[-1])
+        return Trajectory(features, posterior, self._probs(self.prior(h)), h)
 
 
 class DecoupledRSSM(RSSM):
@@ -215,13 +215,13 @@ class DecoupledRSSM(RSSM):
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
-    ) -> tuple[Trajectory, Carry]:
+    ) -> Trajectory:
         posterior = self._probs(self.posterior(embed))  # (B, T, S, K)
         stoch = sample_straight_through(posterior, noise).flatten(-2)  # (B, T, S·K)
         previous = torch.cat([carry.stoch.unsqueeze(1), stoch[:, :-1]], 1)
-        h, states, last = self.sequence.observe(previous, action, is_first, carry.state)
+        h, states = self.sequence.observe(previous, action, is_first, carry.state)
         features = torch.cat([h, stoch], -1)
-        return Trajectory(features, posterior, self._probs(self.prior(h)), states), Carry(last, stoch[:, -1])
+        return Trajectory(features, posterior, self._probs(self.prior(h)), states)
 
 
 RSSMS = {"coupled": CoupledRSSM, "decoupled": DecoupledRSSM}

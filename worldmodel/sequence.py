@@ -42,10 +42,12 @@ class SequenceModel(Protocol):
         """
         ...
 
-    def observe(
-        self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State
-    ) -> tuple[Tensor, State, State]:
-        """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states, last."""
+    def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State) -> tuple[Tensor, State]:
+        """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states."""
+        ...
+
+    def last(self, states: State) -> State:
+        """The state after the last of the observed steps, to go on from."""
         ...
 
     def select(self, states: State, b: Tensor | None, t: Tensor) -> State:

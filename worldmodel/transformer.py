@@ -161,14 +161,10 @@ class Transformer(nn.Module):
         drive: Tensor = self.mix_action(self.action_in(action))
         return drive
 
-    def observe(
-        self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past
-    ) -> tuple[Tensor, Trail, Past]:
+    def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past) -> tuple[Tensor, Trail]:
         return self._observe(stoch, self.drive(action, is_first), is_first, state)
 
-    def _observe(
-        self, stoch: Tensor, drive: Tensor, is_first: Tensor, state: Past
-    ) -> tuple[Tensor, Trail, Past]:
+    def _observe(self, stoch: Tensor, drive: Tensor, is_first: Tensor, state: Past) -> tuple[Tensor, Trail]:
         x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + drive  # (B, T, D)
         sight = self.sight(is_first, state.segments)
         positions = state.position + torch.arange(x.shape[1], device=x.device)
@@ -182,16 +178,18 @@ class Transformer(nn.Module):
             heads = block.ask(x, turn)
             trails.append(block.attention.remember(heads, past))
             x = block.add(x, block.attention.attend(heads, trails[-1], sight))
-        with torch.no_grad():
-            last = Past(
-                tuple(
-                    block.attention.keep(trail, sight, self.window - 1)
-                    for block, trail in zip(self.layers(), trails, strict=True)
-                ),
-                self._relative(sight.segments)[:, max(0, sight.segments.shape[1] - self.window + 1) :],
-                positions[-1] + 1,
-            )
-        return self.norm(x), Trail(tuple(trails), sight, state.position), last
+        return self.norm(x), Trail(tuple(trails), sight, state.position)
+
+    @torch.no_grad()
+    def last(self, states: Trail) -> Past:
+        trails, sight, position = states
+        layers = tuple(
+            block.attention.keep(trail, sight, self.window - 1)
+            for block, trail in zip(self.layers(), trails, strict=True)
+        )
+        segments = sight.segments[:, max(0, sight.segments.shape[1] - self.window + 1) :]
+        # As the next step sees them: 0 for its own episode, −1 for others.
+        return Past(layers, (segments == sight.segments[:, -1:]).long() - 1, position + sight.steps)
 
     def _first(self, block: Block, is_first: Tensor) -> Tensor:
         """The first step that each of T steps sees, if none came before them: (B, T)."""
@@ -202,16 +200,7 @@ class Transformer(nn.Module):
 
     def sight(self, is_first: Tensor, before: Tensor) -> Sight:
         own = (is_first > 0.5).long().cumsum(1)  # (B, T)
-        segments = torch.cat([before, own], 1)  # (B, c + T)
-        steps, c = own.shape[1], before.shape[1]
-        n = torch.arange(c, c + steps, device=own.device)
-        distance = n.unsqueeze(-1) - torch.arange(c + steps, device=own.device)  # (T, c + T)
-        near = (distance >= 0) & (distance < self.window)
-        return Sight(segments, (near & (own.unsqueeze(-1) == segments.unsqueeze(1))).unsqueeze(1))
-
-    def _relative(self, segments: Tensor) -> Tensor:
-        """Episode numbers as the next step sees them: 0 for its own, −1 for others."""
-        return (segments == segments[:, -1:]).long() - 1
+        return Sight(torch.cat([before, own], 1), own.shape[1], self.window)
 
     def step(
         self,
@@ -230,8 +219,8 @@ class Transformer(nn.Module):
             h, new = self._imagine(stoch, drive, state)
         else:
             first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
-            hs, _, new = self._observe(stoch.unsqueeze(1), drive.unsqueeze(1), first, state)
-            h = hs.squeeze(1)
+            hs, trail = self._observe(stoch.unsqueeze(1), drive.unsqueeze(1), first, state)
+            h, new = hs.squeeze(1), self.last(trail)
         return (h if out is None else out.copy_(h)), new
 
     def _imagine(self, stoch: Tensor, drive: Tensor, state: Imagined) -> tuple[Tensor, Imagined]:
@@ -265,8 +254,8 @@ class Transformer(nn.Module):
         )
 
     def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined | Futures:
-        segments, mask = states.sight  # (B, C), (B, 1, T, C)
-        steps, columns = mask.shape[2:]
+        segments, steps = states.sight.segments, states.sight.steps  # (B, C), T
+        columns = segments.shape[1]
         if b is None:
             b = torch.arange(len(t), device=t.device)
             group = math.gcd(t.shape[1], GROUP)
@@ -321,7 +310,7 @@ class Transformer(nn.Module):
     def pack(self, state: Past | Trail) -> Tensor:
         """Nothing, (B, 0) or (B, T, 0): see the module's docstring."""
         if isinstance(state, Trail):
-            return self.norm.scale.new_zeros(*state.sight.mask.shape[::2], 0)
+            return self.norm.scale.new_zeros(len(state.sight.segments), state.sight.steps, 0)
         return self.norm.scale.new_zeros(len(state.segments), 0)
 
     def unpack(self, packed: Tensor) -> Past:

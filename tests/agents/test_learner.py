@@ -52,8 +52,8 @@ def test_without_memory_the_context_has_no_effect(make_learner):
     model = learner.agent.world_model
     batch = learner._forgetful(learner.to_batch(learner.replay.sample(64)))
     noise = model.rssm.noise(*batch.is_first.shape)
-    losses, _, _ = model.loss(batch, noise)
+    losses, _ = model.loss(batch, noise)
     batch.carry.state.normal_()
     batch.carry.stoch.normal_()
-    again, _, _ = model.loss(batch, noise)
+    again, _ = model.loss(batch, noise)
     assert all(torch.equal(losses[name], again[name]) for name in losses)

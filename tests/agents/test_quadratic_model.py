@@ -165,7 +165,7 @@ def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
         torch.randn(rows, steps).double(), first, torch.zeros_like(first), torch.zeros_like(first),
         torch.tensor([0.5, 1.0, 2.0]).double(), model.rssm.initial(rows),
     )  # fmt: skip
-    losses, trajectory, _ = model.loss(batch, generator=torch.Generator().manual_seed(0))
+    losses, trajectory = model.loss(batch, generator=torch.Generator().manual_seed(0))
     scales = model.config.loss_scales
     total = sum((losses[k] * batch.weight[:, None]).mean() * scale for k, scale in scales.items())
     objective = held_loss(model, batch, trajectory)

@@ -68,7 +68,7 @@ def futures(agent, monkeypatch, steps=7, starts=6):
     for on in (False, True):
         kernels.use(on)
         with torch.no_grad():
-            trajectory, _ = model.rssm.observe(
+            trajectory = model.rssm.observe(
                 model.encoder(observations), actions, is_first, model.rssm.initial(batch), noise
             )
             features, carry = model.rssm.start(trajectory, t)

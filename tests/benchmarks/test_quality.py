@@ -34,7 +34,7 @@ def test_elu_linear_observes_as_it_steps(dtype):
     stoch = torch.rand(3, 7, rssm.stoch * rssm.classes, generator=generator, dtype=dtype)
     action = torch.rand(3, 7, 2, generator=generator, dtype=dtype)
     is_first = (torch.rand(3, 7, generator=generator) < 0.3).to(dtype)
-    h, states, _ = sequence.observe(stoch, action, is_first, sequence.initial(3))
+    h, states = sequence.observe(stoch, action, is_first, sequence.initial(3))
     state, drive = sequence.initial(3), sequence.drive(action, is_first)
     for t in range(7):
         out, state = sequence.step(stoch[:, t], drive[:, t], is_first[:, t], state)

@@ -55,7 +55,8 @@ def inputs(rows, steps, seed=0, chance=0.1):
 def outcome(model, stoch, action, is_first):
     """Outputs, gradients of inputs and parameters, and the heads that are left for imagination."""
     stoch, action = stoch.clone().requires_grad_(), action.clone().requires_grad_()
-    h, trail, last = model.observe(stoch, action, is_first, model.initial(len(stoch)))
+    h, trail = model.observe(stoch, action, is_first, model.initial(len(stoch)))
+    last = model.last(trail)
     direction = torch.randn(h.shape, generator=torch.Generator().manual_seed(9))
     gradients = torch.autograd.grad((h * direction).sum(), [stoch, action, *model.parameters()])
     with torch.no_grad():

@@ -57,7 +57,8 @@ def observed(model, dtype=torch.float32):
         action = torch.randn(BATCH, steps, ACTION, generator=generator)
         is_first = torch.zeros(BATCH, steps)
         is_first[1, steps // 2] = is_first[2, -4] = 1.0
-        _, states, state = model.observe(stoch.to(dtype), action.to(dtype), is_first.to(dtype), state)
+        _, states = model.observe(stoch.to(dtype), action.to(dtype), is_first.to(dtype), state)
+        state = model.last(states)
     return states
 
 

@@ -202,7 +202,8 @@ def test_the_scan(make_config, sizes, rows, threads):
     inputs = [embed, action, state, stoch, *rssm.parameters()]
 
     def run():
-        trajectory, carry = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
+        trajectory = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
+        carry = rssm.last(trajectory)
         outputs = [trajectory.features, trajectory.posterior, trajectory.prior, *carry]
         total = sum((y * normal(*y.shape, seed=i)).sum() for i, y in enumerate(outputs))
         return outputs, torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
@@ -232,7 +233,7 @@ def test_results_repeat(make_config, threads):
     noise = torch.rand(16, 20, 32, generator=torch.Generator().manual_seed(5))
 
     def run():
-        trajectory, _ = model.rssm.observe(embed, action, torch.zeros(16, 20), model.rssm.initial(16), noise)
+        trajectory = model.rssm.observe(embed, action, torch.zeros(16, 20), model.rssm.initial(16), noise)
         loss = model.reward(trajectory.features).loss(torch.zeros(16, 20)).sum()
         return torch.autograd.grad(
             loss, list(model.reward.parameters()) + list(model.rssm.sequence.parameters())

@@ -50,7 +50,8 @@ def everything(model, monkeypatch, scan, seed, steps, resets, dtype=torch.float6
     noise = torch.rand(BATCH, steps, rssm.stoch, generator=generator).to(dtype)
     with monkeypatch.context() as patch:
         patch.setattr("worldmodel.rssm.covers", lambda *_: scan)
-        trajectory, carry = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
+        trajectory = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
+        carry = rssm.last(trajectory)
     outputs = [trajectory.features, trajectory.posterior, trajectory.prior, trajectory.states, *carry]
     total = sum((output * normal(*output.shape)).sum() for output in outputs)
     parameters = list(rssm.parameters())

@@ -95,13 +95,14 @@ def random_state(model, normal):
     first = torch.zeros(BATCH, steps, dtype=torch.float64)
     with torch.no_grad():
         arguments = normal(BATCH, steps, 12), normal(BATCH, steps, ACTION), first
-        return sequence.observe(*arguments, sequence.initial(BATCH))[2]
+        return sequence.last(sequence.observe(*arguments, sequence.initial(BATCH))[1])
 
 
 def observe(model, inputs):
     """Everything `observe` returns per step (B, T, ·), and the carry."""
-    trajectory, carry = model.observe(*inputs)
-    return [trajectory.features, trajectory.posterior, trajectory.prior], carry
+    trajectory = model.observe(*inputs)
+    outputs = [trajectory.features, trajectory.posterior, trajectory.prior]
+    return outputs, model.rssm.last(trajectory)
 
 
 def part(inputs, start, end, carry):
@@ -149,7 +150,7 @@ def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
     stoch = torch.softmax(
         torch.randn(BATCH, STEPS, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), -1
     )
-    h, states, last = sequence.observe(stoch, action, is_first, carry.state)
+    h, states = sequence.observe(stoch, action, is_first, carry.state)
     drive, state = sequence.drive(action, is_first), carry.state
     rows = torch.arange(BATCH)
     for t in range(STEPS):
@@ -157,7 +158,7 @@ def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
         assert_close(h[:, t], h_t, **CLOSE)
         if isinstance(sequence, BlockGRU):
             assert_close(sequence.select(states, rows, torch.full((BATCH,), t)), state, **CLOSE)
-    assert_close(leaves(last), leaves(state), **CLOSE)
+    assert_close(leaves(sequence.last(states)), leaves(state), **CLOSE)
 
 
 @pytest.mark.parametrize("kind", DECOUPLED)
@@ -176,7 +177,7 @@ def test_futures_equal_folding_step(models, kind, seed, is_first, starts):
     moves = torch.randn(steps, BATCH * futures, ACTION, dtype=torch.float64, generator=generator)
     t = torch.tensor(starts).expand(BATCH, futures)
     with torch.no_grad():
-        _, states, _ = sequence.observe(stoch, action, is_first, carry.state)
+        _, states = sequence.observe(stoch, action, is_first, carry.state)
         b = torch.arange(BATCH).repeat_interleave(futures)
         for selected in (
             sequence.select(states, None, t),
@@ -190,9 +191,10 @@ def test_futures_equal_folding_step(models, kind, seed, is_first, starts):
                 end = int(t.flatten()[n]) + 1
                 row = slice(n // futures, n // futures + 1)
                 past = carry_of(carry.state, row)
-                _, _, past = sequence.observe(stoch[row, :end], action[row, :end], is_first[row, :end], past)
+                _, trail = sequence.observe(stoch[row, :end], action[row, :end], is_first[row, :end], past)
+                past = sequence.last(trail)
                 none = torch.zeros(1, steps, dtype=torch.float64)
-                h, _, _ = sequence.observe(later[:, n].unsqueeze(0), moves[:, n].unsqueeze(0), none, past)
+                h, _ = sequence.observe(later[:, n].unsqueeze(0), moves[:, n].unsqueeze(0), none, past)
                 assert_close(torch.stack(imagined, 1)[n], h[0], **CLOSE)
 
 
@@ -209,7 +211,7 @@ def test_imagination_continues_the_trajectory(models, kind, seed, is_first):
     model = models[kind]
     is_first[:, -1] = 0.0
     inputs = random_inputs(model, seed, is_first)
-    trajectory, _ = model.observe(*inputs)
+    trajectory = model.observe(*inputs)
     b, t = torch.arange(BATCH), torch.full((BATCH,), STEPS - 2)
     features, carry = model.rssm.start(trajectory, t, b)
     assert torch.equal(features, trajectory.features[:, -2])

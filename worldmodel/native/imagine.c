@@ -19,14 +19,14 @@ struct layer {
     const float *norm, *qkv, *qkv_bias, *out, *mlp, *mlp_bias, *mlp_norm, *mlp_out;
     const float *sharpness;     /* (h): what encoded queries are multiplied with */
     const float *keys, *values; /* (B, h, d, c), encoded; (B, h, c, p) with a column of ones for born */
-    float *own; /* (slots, N, 2·h·d): keys and values of the imagined steps */
+    float *own_keys, *own_values; /* (N, h, d, slots), (slots, N, h·d): those of the imagined steps */
     /* born only */
     const float *decay, *decay_bias; /* packed (D, h), (h); null: nothing fades */
     const float *floor;              /* (B, h, c): what is added to each overlap */
     const float *state;              /* (R, h, φ, p): the past of the group before its columns */
     const float *weight;             /* (N, h, W): how much is left of columns first[g]… at the start */
     float *left;                     /* (N, h, 2): how much is left of the state; of the columns, since the start */
-    float *own_weight, *own_floor;   /* (slots, N, h) */
+    float *own_weight, *own_floor;   /* (N, h, slots) */
 };
 
 struct futures {
@@ -137,8 +137,35 @@ INLINE float dot(int64_t d, const float *a, const float *b) {
     return sum;
 }
 
-/* x (d) turned by the phases of its position. Returns its squared length. */
+/* Of x = (a, b), the halves of a vector, turned by the phases of its position; adds up the squares. */
+#define TURN(type, a, b, half)                                                                               \
+    {                                                                                                        \
+        type low = *(const type *)(a), high = *(const type *)(b);                                            \
+        type first = low * *(const type *)cos + high * *(const type *)sin;                                   \
+        type second = high * *(const type *)(cos + (half)) + low * *(const type *)(sin + (half));            \
+        *(type *)(a) = first;                                                                                \
+        *(type *)(b) = second;                                                                               \
+        squares = first * first + second * second;                                                           \
+    }
+
+/* x (d) turned by the phases of its position. Returns its squared length. Nothing is read that was just
+ * written in vectors of another size: that would wait for the memory. */
 INLINE float turn(int64_t d, float *x, const float *cos, const float *sin) {
+    if (d == 8) {
+        four squares;
+        TURN(four, x, x + 4, 4)
+        return (squares[0] + squares[2]) + (squares[1] + squares[3]);
+    }
+    if (d == 16) {
+        eight squares;
+        TURN(eight, x, x + 8, 8)
+        return total_eight(squares);
+    }
+    if (d == 32) {
+        wide squares;
+        TURN(wide, x, x + 16, 16)
+        return total_wide(squares);
+    }
     float turned[d];
 #pragma omp simd
     for (int64_t i = 0; i < d / 2; i++) {
@@ -149,22 +176,13 @@ INLINE float turn(int64_t d, float *x, const float *cos, const float *sin) {
     return dot(d, turned, turned);
 }
 
-/* ⟨q|k⟩ of the complex encoding has q·k as real and this as imaginary part. */
-INLINE float dot_turned(int64_t d, const float *q, const float *k) {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < d / 2; i++) sum += q[i] * k[i + d / 2] - q[i + d / 2] * k[i];
-    return sum;
-}
-
 /* Encodes queries and keys of some futures and keeps keys and values as their step. */
 INLINE void append(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t rows, float *qkv) {
-    int64_t h = s->h, hd = h * d;
+    int64_t h = s->h, hd = h * d, slots = s->slots;
     float factors[2 * h];
     for (int64_t r = 0; r < rows; r++, n++) {
         const float *cos = s->cos + (s->position[n] + s->step) * d, *sin = s->sin + (s->position[n] + s->step) * d;
         float *q = qkv + r * 3 * hd, *k = q + hd;
-        int64_t at = s->step * s->N + n;
         for (int64_t i = 0; i < 2 * h; i++) factors[i] = turn(d, q + i * d, cos, sin);
         if (s->unit)
 #pragma omp simd
@@ -172,45 +190,49 @@ INLINE void append(int64_t d, const struct futures *s, const struct layer *l, in
                 float inverse = 1.0f / sqrtf(factors[i] + SMALLEST);
                 float square = factors[i] * inverse * inverse;
                 factors[i] = inverse;
-                if (s->born && i >= h) l->own_floor[at * h + i - h] = square * *s->floor;
+                if (s->born && i >= h) l->own_floor[(n * h + i - h) * slots + s->step] = square * *s->floor;
             }
         for (int64_t i = 0; i < 2 * h; i++) {
             float factor = (s->unit ? factors[i] : 1.0f) * (i < h ? l->sharpness[i] : 1.0f);
 #pragma omp simd
             for (int64_t e = 0; e < d; e++) q[i * d + e] *= factor;
         }
-        memcpy(l->own + at * 2 * hd, k, 2 * hd * sizeof *k);
+        for (int64_t i = 0; i < hd; i++) l->own_keys[(n * hd + i) * slots + s->step] = k[i];
+        memcpy(l->own_values + (s->step * s->N + n) * hd, k + hd, hd * sizeof *k);
     }
 }
 
-/* Products of the queries with their own keys from `first` on: own (G, h, slots). */
-INLINE void ask_own(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t first,
-                    const float *q, float *own) {
+/* Products of the queries with their own keys, one vector of steps at a time: own (G, h, slots). What stands
+ * behind the present step means nothing. */
+INLINE void ask_own(int64_t d, const struct futures *s, const struct layer *l, int64_t n, const float *q, float *own) {
     int64_t h = s->h, hd = h * d, slots = s->slots;
-    for (int64_t r = 0; r < s->G; r++)
-        for (int64_t j = first; j <= s->step; j++) {
-            const float *from = q + r * 3 * hd, *key = l->own + (j * s->N + n + r) * 2 * hd;
-            for (int64_t i = 0; i < h; i++) {
-                float product = dot(d, from + i * d, key + i * d);
-                if (s->born) {
-                    int64_t at = (j * s->N + n + r) * h + i;
-                    float turned = s->complex ? dot_turned(d, from + i * d, key + i * d) : 0.0f;
-                    product = (product * product + turned * turned + l->own_floor[at]) * l->own_weight[at];
-                }
-                own[(r * h + i) * slots + j] = product;
-            }
+    for (int64_t head = 0; head < s->G * h; head++) {
+        const float *from = q + head / h * 3 * hd + head % h * d, *keys = l->own_keys + (n * h + head) * d * slots;
+        const float *floor = l->own_floor + (n * h + head) * slots, *weight = l->own_weight + (n * h + head) * slots;
+        for (int64_t j = 0; j <= s->step; j += 16) {
+            wide product = {0}, turned = {0};
+            for (int64_t i = 0; i < d; i++) product += from[i] * *(const wide *)(keys + i * slots + j);
+            /* ⟨q|k⟩ of the complex encoding has q·k as real and this as imaginary part. */
+            if (s->born && s->complex)
+                for (int64_t i = 0; i < d / 2; i++)
+                    turned += from[i] * *(const wide *)(keys + (i + d / 2) * slots + j) -
+                              from[i + d / 2] * *(const wide *)(keys + i * slots + j);
+            if (s->born)
+                product = (product * product + turned * turned + *(const wide *)(floor + j)) * *(const wide *)(weight + j);
+            *(wide *)(own + head * slots + j) = product;
         }
+    }
 }
 
 /* Adds the own values times their weights to attended (G, h·d), and divides by the total weights, of which
  * `total` (G, h) has those of the past. */
 INLINE void add_own(int64_t d, const struct futures *s, const struct layer *l, int64_t n, int64_t first,
                     const float *own, const float *total, float *attended) {
-    int64_t h = s->h, hd = h * d, step = s->N * 2 * hd;
+    int64_t h = s->h, hd = h * d, step = s->N * hd;
     for (int64_t r = 0; r < s->G; r++)
         for (int64_t i = 0; i < h; i++) {
             float *to = attended + r * hd + i * d, sum = total[r * h + i], sums[d];
-            const float *weight = own + (r * h + i) * s->slots, *value = l->own + (n + r) * 2 * hd + hd + i * d;
+            const float *weight = own + (r * h + i) * s->slots, *value = l->own_values + (n + r) * hd + i * d;
             memcpy(sums, to, sizeof sums);
             for (int64_t j = first; j <= s->step; j++) {
                 sum += weight[j];
@@ -351,7 +373,7 @@ INLINE void attend(int64_t d, const struct futures *s, const struct layer *l, co
     for (int64_t r = 0; r < rows; r += s->G) {
         const float *q = w->qkv + r * 3 * hd;
         float *attended = w->attended + r * hd;
-        ask_own(d, s, l, n + r, first, q, w->own);
+        ask_own(d, s, l, n + r, q, w->own);
         if (s->born)
             read_past(d, s, l, w, n + r, q, total, attended);
         else
@@ -370,12 +392,15 @@ static void fade(const struct futures *s, const struct layer *l, const struct wo
         for (int64_t i = 0; i < rows * h; i++) gates[i] = sigmoid(gates[i]);
     }
     for (int64_t r = 0; r < rows; r++) {
-        float *own = l->own_weight + (n + r) * h, *left = l->left + (n + r) * h * 2;
-        for (int64_t i = 0; i < h; i++) own[s->step * s->N * h + i] = 1.0f;
-        if (!l->decay) continue;
-        for (int64_t i = 0; i < 2 * h; i++) left[i] *= gates[r * h + i / 2];
-        for (int64_t j = 0; j < s->step; j++)
-            for (int64_t i = 0; i < h; i++) own[j * s->N * h + i] *= gates[r * h + i];
+        float *own = l->own_weight + (n + r) * h * s->slots, *left = l->left + (n + r) * h * 2;
+        for (int64_t i = 0; i < h; i++, own += s->slots, left += 2) {
+            if (l->decay) {
+                left[0] *= gates[r * h + i];
+                left[1] *= gates[r * h + i];
+                for (int64_t j = 0; j < s->step; j += 16) *(wide *)(own + j) *= gates[r * h + i];
+            }
+            own[s->step] = 1.0f;
+        }
     }
 }
 
