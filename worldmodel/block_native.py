@@ -56,7 +56,7 @@ def covers(block: "Block", x: Tensor, past: Any) -> bool:
     if kind.noise:
         return False
     if type(attention) is KeyValueAttention:
-        return type(kind) in (Softmax, Coherent) and block.decay is None
+        return isinstance(kind, Softmax | Coherent) and block.decay is None
     if type(attention) is RecurrentAttention and type(kind) is Born:
         real = isinstance(kind.encoding, RealAmplitudes) and not kind.measured
         return real and block.decay is not None and x.shape[1] <= MOST_PAIRS

@@ -220,6 +220,8 @@ def _sharpness(kind: Kind, like: Tensor) -> Tensor:
     """What log κ is, times the product of encoded query and key; (h)."""
     if isinstance(kind, Coherent):
         return 2.0 * kind.photons()
+    if isinstance(kind, Softmax):
+        return like.new_full((kind.heads,), kind.scale)
     return like.new_full((kind.heads,), 1.0 if isinstance(kind, Born) else kind.width**-0.5)
 
 

@@ -73,6 +73,8 @@ class Block(nn.Module):
         self.attention = attention
         self.norm = RMSNorm(width)
         self.qkv = Linear(width, 3 * heads * head)
+        if not attention.kind.learned_keys:
+            _hold(self.qkv, heads * head, 2 * heads * head)
         self.out = _branch(heads * head, width, layers)
         self.mlp = MLP(width, hidden, 1)
         self.mlp_out = _branch(hidden, width, layers)
@@ -90,6 +92,14 @@ class Block(nn.Module):
         """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
         x = _added(x, attended.transpose(1, 2).flatten(-2), self.out.weight)
         return _added(x, self.mlp(x), self.mlp_out.weight)
+
+
+def _hold(linear: nn.Linear, first: int, end: int) -> None:
+    """No gradient for these outputs: they stay as they are."""
+    learns = torch.ones(linear.out_features)
+    learns[first:end] = 0.0
+    linear.weight.register_hook(lambda grad: grad * learns.to(grad)[:, None])
+    linear.bias.register_hook(lambda grad: grad * learns.to(grad))
 
 
 def _branch(width: int, to: int, layers: int) -> nn.Linear:

@@ -66,7 +66,7 @@ def outcome(model, stoch, action, is_first):
     return h, imagined, after, *gradients
 
 
-@pytest.mark.parametrize("attention", ["softmax", "coherent", "born"])
+@pytest.mark.parametrize("attention", ["softmax", "coherent", "born", "uniform", "random_keys"])
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize(("steps", "window"), [(64, 300), (67, 13), (200, 300), (1, 2), (5, 4)])
 def test_blocks_equal_the_modules(build, threads, attention, shape, steps, window):

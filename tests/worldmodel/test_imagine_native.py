@@ -19,6 +19,8 @@ SETTINGS = {
     "coherent-odd": ("attention=coherent", "sequence.heads=3", "sequence.head=20", "sequence.hidden=50"),
     "coherent-window": ("attention=coherent", "sequence.head=16", "sequence.window=6"),
     "coherent-curriculum": ("attention=coherent", "attention.curriculum.length=1"),
+    "uniform": ("attention=uniform",),
+    "random-keys": ("attention=random_keys",),
     "sampled": ("attention=sampled", "sequence.heads=2", "sequence.head=16"),
     "born": ("attention=born", "sequence.heads=4", "sequence.head=8", "sequence.layers=2"),
     "born-wide": ("attention=born", "sequence.heads=2", "sequence.head=16"),

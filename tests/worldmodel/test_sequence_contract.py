@@ -35,6 +35,7 @@ SETTINGS = {
     "softmax": (*TRANSFORMER, "attention=softmax"),
     "coherent": (*TRANSFORMER, "attention=coherent"),
     "coherent-mixed": (*TRANSFORMER, "attention=coherent", CURRICULUM),
+    "uniform": (*TRANSFORMER, "attention=uniform"),
     "born": (*TRANSFORMER, "attention=born"),
     "born-complex": (*TRANSFORMER, "attention=born", "attention.complex=true", "attention.decay=false"),
     "born-mixed": (*TRANSFORMER, "attention=born", CURRICULUM),

@@ -26,7 +26,7 @@ class CurriculumConfig:
 
 @dataclass(frozen=True)
 class SoftmaxConfig:
-    name: str = field(metadata={"choices": ("softmax",)})
+    name: str = field(metadata={"choices": ("softmax", "uniform")})
     heads: int = field(metadata={"min": 1})  # h and d, proposals that `sequence` takes over
     head: int = field(metadata={"min": 2})
 
@@ -39,7 +39,7 @@ class SoftmaxConfig:
 
 @dataclass(frozen=True)
 class CoherentConfig:
-    name: str = field(metadata={"choices": ("coherent",)})
+    name: str = field(metadata={"choices": ("coherent", "random_keys")})
     heads: int = field(metadata={"min": 1})
     head: int = field(metadata={"min": 2})
     noise: float = field(metadata={"min": 0.0, "max": 1.0})  # depolarizing, in training

@@ -29,6 +29,9 @@ class Kind(nn.Module):
     linear = False
     """Whether `attend_causal` takes time linear in N and `born_forms.step` can carry its past."""
 
+    learned_keys = True
+    """Whether the projection that makes keys learns; the transformer sees to it (`controls.py`)."""
+
     def __init__(self, heads: int, width: int, noise: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= noise <= 1.0:

@@ -6,6 +6,7 @@ from typing import Any
 from worldmodel.attention.born import Born
 from worldmodel.attention.circuit import Circuit
 from worldmodel.attention.coherent import Coherent
+from worldmodel.attention.controls import RandomKeys, Uniform
 from worldmodel.attention.kind import Kind
 from worldmodel.attention.sampled import Sampled
 from worldmodel.attention.softmax import Softmax
@@ -16,6 +17,8 @@ KINDS: dict[str, type[Kind]] = {
     "born": Born,
     "circuit": Circuit,
     "sampled": Sampled,
+    "uniform": Uniform,
+    "random_keys": RandomKeys,
 }
 
 

@@ -15,6 +15,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "softmax": ("softmax", {}),
     "coherent": ("coherent", {}),
     "coherent-noise": ("coherent", {"noise": 0.3}),
+    "uniform": ("uniform", {}),
+    "random-keys": ("random_keys", {}),
     "born": ("born", {}),
     "born-complex": ("born", {"complex": True}),
     "born-noise": ("born", {"noise": 0.3}),

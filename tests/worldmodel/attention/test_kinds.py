@@ -11,7 +11,7 @@ from worldmodel.attention.masks import causal, segment_causal, segment_ids
 from worldmodel.attention.rotary import rotate
 
 NAMES = [
-    "softmax", "coherent", "coherent-noise", "born", "born-complex", "born-noise",
+    "softmax", "coherent", "coherent-noise", "uniform", "random-keys", "born", "born-complex", "born-noise",
     "sampled-importance", "sampled-stratified", "sampled-systematic", "sampled-adaptive",
     "sampled-topk_rest", "sampled-control",
 ]  # fmt: skip
@@ -84,10 +84,11 @@ def test_gradients_reach_neither_the_future_nor_another_segment(make, heads_of, 
     is_first = torch.zeros(BATCH, STEPS)
     is_first[:, 4] = 1.0
     out = attend(kind, form, *inputs, segment_ids(is_first))
-    for gradient in torch.autograd.grad(out[:, :, 6].square().sum(), inputs):
+    gradients = torch.autograd.grad(out[:, :, 6].square().sum(), inputs)
+    for source, gradient in zip("qkv", gradients, strict=True):
         assert not gradient[:, :, :4].any()
         assert not gradient[:, :, 7:].any()
-        assert gradient[:, :, 6].any()
+        assert bool(gradient[:, :, 6].any()) == (name != "uniform" or source == "v")
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -164,7 +165,7 @@ def test_rotary_phases_know_only_distances(make, heads_of, name):
     positions = torch.arange(STEPS)
     here, there = (kind.weights(rotate(q, p), rotate(k, p)) for p in (positions, positions + 1000))
     assert_close(here, there)
-    assert not torch.allclose(here, kind.weights(q, k))
+    assert torch.allclose(here, kind.weights(q, k)) == (name == "uniform")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,4 +199,4 @@ def test_wrong_names_and_settings_are_refused_in_one_line():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="even head width"):
         make_kind("born", 2, 5, complex=True)
-    assert list(KINDS) == ["softmax", "coherent", "born", "circuit", "sampled"]
+    assert list(KINDS) == ["softmax", "coherent", "born", "circuit", "sampled", "uniform", "random_keys"]
