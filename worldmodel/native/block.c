@@ -51,9 +51,10 @@ static struct weights pack_weights(const struct block *s, int forward) {
 }
 
 /* x (heads, d) of one step, turned by the phases and, if `normed`, made units; 1/length of each. */
-static inline void turn_row(const struct block *s, float *x, const float *cosine, const float *sine, float *inverse) {
-    int64_t half = s->d / 2;
-    for (int64_t head = 0; head < s->heads; head++, x += s->d) {
+INLINE void turn_row(int64_t d, const struct block *s, float *x, const float *cosine, const float *sine,
+                     float *inverse) {
+    int64_t half = d / 2;
+    for (int64_t head = 0; head < s->heads; head++, x += d) {
         float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < half; i++) {
@@ -64,21 +65,21 @@ static inline void turn_row(const struct block *s, float *x, const float *cosine
         }
         if (!s->normed) continue;
         float factor = inverse[head] = 1.0f / sqrtf(sum + 1e-12f);
-        for (int64_t i = 0; i < s->d; i++) x[i] *= factor;
+        for (int64_t i = 0; i < d; i++) x[i] *= factor;
     }
 }
 
 /* The gradient g (heads, d) of what turn_row made, units u, becomes that of what it was given. */
-static inline void turn_row_back(const struct block *s, float *g, const float *u, const float *cosine,
-                                 const float *sine, const float *inverse) {
-    int64_t half = s->d / 2;
-    for (int64_t head = 0; head < s->heads; head++, g += s->d, u += s->d) {
+INLINE void turn_row_back(int64_t d, const struct block *s, float *g, const float *u, const float *cosine,
+                          const float *sine, const float *inverse) {
+    int64_t half = d / 2;
+    for (int64_t head = 0; head < s->heads; head++, g += d, u += d) {
         if (s->normed) {
             float along = 0.0f, factor = inverse[head];
 #pragma omp simd reduction(+ : along)
-            for (int64_t i = 0; i < s->d; i++) along += g[i] * u[i];
+            for (int64_t i = 0; i < d; i++) along += g[i] * u[i];
 #pragma omp simd
-            for (int64_t i = 0; i < s->d; i++) g[i] = (g[i] - u[i] * along) * factor;
+            for (int64_t i = 0; i < d; i++) g[i] = (g[i] - u[i] * along) * factor;
         }
 #pragma omp simd
         for (int64_t i = 0; i < half; i++) {
@@ -88,6 +89,32 @@ static inline void turn_row_back(const struct block *s, float *g, const float *u
         }
     }
 }
+
+/* The queries and keys of a sequence, turned; and their gradients, turned back. */
+INLINE void turn_all(int64_t d, const struct block *s, int64_t at, float *asked) {
+    int64_t A = s->heads * d;
+    for (int64_t t = 0; t < s->T; t++)
+        for (int64_t part = 0; part < 2; part++)
+            turn_row(d, s, asked + t * s->Q + part * A, s->cosine + t * d, s->sine + t * d,
+                     s->lengths + ((at + t) * 2 + part) * s->heads);
+}
+
+INLINE void turn_all_back(int64_t d, const struct block *s, int64_t at, float *grad) {
+    int64_t A = s->heads * d;
+    for (int64_t t = 0; t < s->T; t++)
+        for (int64_t part = 0; part < 2; part++)
+            turn_row_back(d, s, grad + t * s->Q + part * A, s->asked + (at + t) * s->Q + part * A, s->cosine + t * d,
+                          s->sine + t * d, s->lengths + ((at + t) * 2 + part) * s->heads);
+}
+
+/* Calls a function that knows d where it is inlined. */
+#define DISPATCH(function, d, ...)                                                                           \
+    switch (d) {                                                                                             \
+    case 8: function(8, __VA_ARGS__); break;                                                                 \
+    case 16: function(16, __VA_ARGS__); break;                                                               \
+    case 32: function(32, __VA_ARGS__); break;                                                               \
+    default: function(d, __VA_ARGS__);                                                                       \
+    }
 
 /* RMSNorm of row x, whose 1/rms is known. */
 static inline void norm_row(int64_t width, const float *x, float inverse, const float *scale, float *y) {
@@ -130,10 +157,7 @@ static void forward_sequence(const struct block *s, struct weights w, int64_t b,
         memcpy(asked + t * Q, s->b_ask, Q * sizeof *asked);
     }
     times(T, E, Q, normed, E, w.ask, asked, Q, 1);
-    for (int64_t t = 0; t < T; t++)
-        for (int64_t part = 0; part < 2; part++)
-            turn_row(s, asked + t * Q + part * A, s->cosine + t * s->d, s->sine + t * s->d,
-                     s->lengths + ((at + t) * 2 + part) * s->heads);
+    DISPATCH(turn_all, s->d, s, at, asked)
     if (s->overlaps) gate_rows(s, b);
     for (int64_t head = 0; head < s->heads; head++) {
         struct head h = head_of(s, b, head, work);
@@ -198,10 +222,7 @@ static void backward_sequence(const struct block *s, struct weights w, int64_t b
             if (h.first[t] == t) later = 0.0f;
         }
     }
-    for (int64_t t = 0; t < T; t++)
-        for (int64_t part = 0; part < 2; part++)
-            turn_row_back(s, asked + t * Q + part * A, s->asked + (at + t) * Q + part * A, s->cosine + t * s->d,
-                          s->sine + t * s->d, s->lengths + ((at + t) * 2 + part) * s->heads);
+    DISPATCH(turn_all_back, s->d, s, at, asked)
 
     add_rows(T, Q, asked, s->g_b_ask + portion * Q);
     float *normed = room + T * rounded(E, PANEL), *g_normed = normed + T * E;

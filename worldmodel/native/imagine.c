@@ -95,8 +95,7 @@ static void fill_rows(int64_t rows, int64_t width, const float *bias, float *out
     for (int64_t r = 0; r < rows; r++) memcpy(out + r * width, bias, width * sizeof *out);
 }
 
-/* The functions below know d where they are inlined: see `DISPATCH`. */
-#define INLINE static inline __attribute__((always_inline))
+/* The functions below know d where they are inlined: see `imagine_block`. */
 
 /* Sums and maxima over lanes by halves: the compiler's own go through the lanes one by one. */
 typedef float wide __attribute__((vector_size(64), aligned(4), may_alias));
@@ -404,7 +403,7 @@ static void fade(const struct futures *s, const struct layer *l, const struct wo
     }
 }
 
-/* The first layer's input: W z + b + drive. */
+/* The first layer's input: W z + b + drive. Latents are one-hot, so W z is a sum of a few rows. */
 static void embed(const struct futures *s, int64_t rows, const float *stoch, int64_t z_stride, const float *drives,
                   int64_t drive_stride, float *out) {
     int64_t D = s->D;
@@ -412,7 +411,7 @@ static void embed(const struct futures *s, int64_t rows, const float *stoch, int
         const float *z = stoch + r * z_stride, *drive = drives + r * drive_stride;
         float *x = out + r * D;
         for (int64_t i = 0; i < D; i++) x[i] = drive[i] + s->b_z[i];
-        int64_t count = 0, place[s->Z]; /* mostly zeros: latents are one-hot */
+        int64_t count = 0, place[s->Z];
         for (int64_t j = 0; j < s->Z; j++) {
             place[count] = j;
             count += z[j] != 0.0f;
@@ -422,6 +421,27 @@ static void embed(const struct futures *s, int64_t rows, const float *stoch, int
             float by = z[place[j]];
 #pragma omp simd
             for (int64_t i = 0; i < D; i++) x[i] += by * from[i];
+        }
+    }
+}
+
+/* The same where the classes of the latents are known, (rows, latents). */
+static void embed_classes(const struct futures *s, int64_t rows, const int32_t *classes, int64_t latents,
+                          const float *drives, int64_t drive_stride, float *out) {
+    int64_t D = s->D, each = s->Z / latents;
+    for (int64_t r = 0; r < rows; r++) {
+        const float *drive = drives + r * drive_stride;
+        const int32_t *index = classes + r * latents;
+        int64_t i = 0;
+        for (; i + 16 <= D; i += 16) {
+            wide sum = *(const wide *)(drive + i) + *(const wide *)(s->b_z + i);
+            for (int64_t j = 0; j < latents; j++) sum += *(const wide *)(s->w_z + (j * each + index[j]) * D + i);
+            *(wide *)(out + r * D + i) = sum;
+        }
+        for (; i < D; i++) {
+            float sum = drive[i] + s->b_z[i];
+            for (int64_t j = 0; j < latents; j++) sum += s->w_z[(j * each + index[j]) * D + i];
+            out[r * D + i] = sum;
         }
     }
 }
@@ -470,14 +490,19 @@ int64_t imagine_scratch(const struct futures *s) {
 }
 
 /* The step that comes `later` steps after s->step, for at most BLOCK futures from `first`, a multiple of G, on:
- * z (rows, Z), drive (rows, D) → h (rows, D), whose rows lie `stride` numbers apart. */
+ * z (rows, Z), drive (rows, D) → h (rows, D), whose rows lie `stride` numbers apart. Where z is null, `classes`
+ * (rows, latents) says what it is. */
 void imagine_rows(const struct futures *s, int64_t later, int64_t first, int64_t rows, const float *z, int64_t z_stride,
-                  const float *drive, int64_t drive_stride, float *h, int64_t h_stride) {
+                  const int32_t *classes, int64_t latents, const float *drive, int64_t drive_stride, float *h,
+                  int64_t h_stride) {
     struct futures then = *s;
     struct work w;
     then.step += later;
     lay_out(s, s->scratch + omp_get_thread_num() * s->scratch_size, &w);
-    embed(s, rows, z, z_stride, drive, drive_stride, w.x);
+    if (z)
+        embed(s, rows, z, z_stride, drive, drive_stride, w.x);
+    else
+        embed_classes(s, rows, classes, latents, drive, drive_stride, w.x);
     imagine_block(&then, &w, first, rows);
     norm_rows(rows, s->D, w.x, s->norm, h, h_stride);
 }
@@ -487,8 +512,8 @@ void imagine(const struct futures *s, const float *z, const float *drive, int64_
              int64_t h_stride) {
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t n = 0; n < s->N; n += BLOCK)
-        imagine_rows(s, 0, n, s->N - n < BLOCK ? s->N - n : BLOCK, z + n * s->Z, s->Z, drive + n * drive_stride,
-                     drive_stride, h + n * h_stride, h_stride);
+        imagine_rows(s, 0, n, s->N - n < BLOCK ? s->N - n : BLOCK, z + n * s->Z, s->Z, 0, 0,
+                     drive + n * drive_stride, drive_stride, h + n * h_stride, h_stride);
 }
 
 /* What futures share of the past, in one layer; worldmodel/shared_past.py has the same names. */

@@ -15,7 +15,8 @@
 /* One step of some futures of a transformer, in the memory of this thread (imagine.c). */
 struct futures;
 void imagine_rows(const struct futures *s, int64_t later, int64_t first, int64_t rows, const float *z, int64_t z_stride,
-                  const float *drive, int64_t drive_stride, float *h, int64_t h_stride);
+                  const int32_t *classes, int64_t latents, const float *drive, int64_t drive_stride, float *h,
+                  int64_t h_stride);
 
 /* agents/rollout_native.py has the structs with the same members in the same order. Tensors are contiguous. */
 struct layer {
@@ -208,7 +209,7 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
         if (s->gru)
             step_gru(s, t, first, count, classes, buffers, drive + count * drive_stride, drive, drive_stride);
         else
-            imagine_rows(s->futures, t, first, count, t ? now + D : s->stoch + first * Z, t ? F : Z, drive,
+            imagine_rows(s->futures, t, first, count, t ? 0 : s->stoch + first * Z, Z, classes, s->S, drive,
                          drive_stride, next, F);
 
         float *logits = outputs(s->prior, 0, s->prior_layers, s->prior_out, count, 0, next, F, buffers);
