@@ -27,7 +27,8 @@ SHOWN = 8
 """Heads of each kind in the picture of maps."""
 
 
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+STEPS = (1.0, 2.0, 5.0)
+"""Ticks within a factor of ten."""
 
 
 def main() -> None:
@@ -64,7 +65,8 @@ def draw_ratios(cells: Cells, picture: Path) -> None:
         axis.set(title=f"{task}, {score}", xscale="log", ylim=(len(others) - 0.5, -0.5))
         axis.set_yticks(range(len(others)), others)
         low, high = axis.get_xlim()
-        ticks = [x for x in TICKS if low <= x <= high]
+        steps = STEPS[:1] if high > 50.0 * low else STEPS
+        ticks = [x * 10.0**k for k in range(-4, 5) for x in steps if low <= x * 10.0**k <= high]
         axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axis.set_xticks([], minor=True)
     figure.supxlabel("error divided by softmax's: geometric mean, 95 % interval, seeds", fontsize=9)
