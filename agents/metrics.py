@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from agents.monitor import Layout
+
 
 class RunningMeans:
     """Sums of scalar tensors, read out (and synchronised) only when a line is written."""
@@ -92,6 +94,11 @@ class MetricsLog:
         if self.board is not None:
             for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):
                 self.board._get_file_writer().add_summary(summary)
+
+    def layout(self, charts: Layout) -> None:
+        """Sections and charts of the CUSTOM SCALARS tab."""
+        if self.board is not None:
+            self.board.add_custom_scalars(charts)
 
     def text(self, name: str, text: str) -> None:
         """Markdown for the TEXT tab."""

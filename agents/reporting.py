@@ -14,6 +14,7 @@ from agents.config import Config
 from agents.dreamer import Dreamer
 from agents.evaluation import EvaluationEpisode
 from agents.metrics import MetricsLog
+from agents.monitor import LAYOUT
 from agents.openloop import open_loop
 from agents.pictures import add_gif, gif, open_loop_picture, record_video, save_gif
 from agents.replay import Sampler
@@ -50,7 +51,8 @@ class Reporter:
         self.video_problem: str | None = None
 
     def begin(self) -> None:
-        """Settings for TensorBoard's TEXT and HPARAMS tabs."""
+        """Settings for TensorBoard's TEXT and HPARAMS tabs, charts for CUSTOM SCALARS."""
+        self._log.layout(LAYOUT)
         values = dataclasses.asdict(self._config)
         self._log.text("config", f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(values)))}```")
         flat = dict(_flatten(values))

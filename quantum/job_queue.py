@@ -284,7 +284,8 @@ class JobQueue:
             ticket.deadline = time.monotonic() + self.limits.timeout
             ticket.job_id = entry.job_id
             self._tickets[ticket.number] = ticket
-            Thread(target=self._collect, args=(ticket.number, entry.job_id), daemon=True).start()
+            arguments = (ticket.number, entry.job_id)
+            Thread(target=self._collect, args=arguments, daemon=True, name="quantum job").start()
 
     def _collect(self, number: int, job_id: str) -> None:
         try:

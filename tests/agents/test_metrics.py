@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from agents.command_line import load_config
 from agents.metrics import MetricsLog, RunningMeans
+from agents.monitor import LAYOUT
 from agents.progress import Progress, duration
 from agents.reporting import Reporter
 from agents.session import run_session
@@ -59,6 +62,30 @@ def test_a_run_fills_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "done: 200 steps" in out
     assert f"python evaluate.py {run}" in out
     assert "tensorboard --logdir" in out
+
+
+def test_the_component_monitor_finds_what_a_hybrid_run_logs(tmp_path: Path) -> None:
+    small = [
+        "agent=hybrid",
+        "world_model.width=8",
+        "sequence.heads=2",
+        "sequence.head=4",
+        "optimizer.every=4",
+    ]
+    run = tmp_path / "run"
+    assert run_session(load_config([*SMALL, "agent=hybrid", *small]), run) == 0
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    board.Reload()
+    (event,) = board.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == list(LAYOUT)
+    scalars = board.Tags()["scalars"]
+    elsewhere = {"attention/memory_steps/.*", "pool/distance"}  # Born attention, circuits
+    for category in layout.category:
+        for chart in category.chart:
+            margins = [tag for s in chart.margin.series for tag in (s.value, s.lower, s.upper)]
+            for pattern in {*chart.multiline.tag, *margins} - elsewhere:
+                assert any(re.match(pattern, tag) for tag in scalars), pattern
 
 
 def test_running_means_match_plain_means_and_survive_a_checkpoint() -> None:
