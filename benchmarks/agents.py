@@ -16,10 +16,10 @@ from agents.learner import Learner
 from agents.training import Run
 
 AGENTS = [
-    "sequence=gru",
-    "sequence=transformer attention=softmax",
-    "sequence=transformer attention=coherent",
-    "sequence=transformer attention=born",
+    "agent=classical",
+    "agent=classical sequence=transformer attention=softmax",
+    "agent=classical sequence=transformer attention=coherent",
+    "agent=classical sequence=transformer attention=born",
 ]
 
 

@@ -66,7 +66,9 @@ def write_runs(folder: Path, seeds: int, limit: int | None = None, agents: dict[
     """At most `limit` run directories: `seeds` of each agent."""
     random, written = np.random.default_rng(0), 0
     for agent, (overrides, median) in agents.items():
-        config = json.loads(json.dumps(dataclasses.asdict(load_config(["env=CartPole", *overrides]))))
+        config = json.loads(
+            json.dumps(dataclasses.asdict(load_config(["env=CartPole", "agent=classical", *overrides])))
+        )
         config["agent"]["name"] = agent.split("+")[0]
         for seed in range(seeds):
             if written == limit:

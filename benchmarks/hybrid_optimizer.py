@@ -53,6 +53,7 @@ from quantum.solvers import (
 from quantum.statevector import Statevector
 
 SHOTS = 1024
+RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "logging.tensorboard=false"]
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # two-sided
 
 
@@ -180,10 +181,8 @@ def print_toys(chosen: list[str], values: list[float], seeds: int, limit: int, o
 
 def print_overhead(searches: int, overrides: list[str]) -> None:
     """CPU time of updates with a search beside those without, in turns."""
-    config = load_config(
-        ["env=CartPole", "optimizer=hybrid", "optimizer.every=3", "logging.tensorboard=false", *overrides]
-    )
-    default = load_config(["env=CartPole", "optimizer=hybrid"]).optimizer
+    config = load_config([*RUN, "optimizer.every=3", *overrides])
+    default = load_config(RUN).optimizer
     assert isinstance(default, HybridConfig)
     with tempfile.TemporaryDirectory() as directory:
         run = Run(config, Path(directory))
@@ -268,9 +267,7 @@ class Panel(HybridOptimizer):
 
 def study(seed: int, overrides: list[str]) -> dict[str, Any]:
     """All searches of one run, and what it learned."""
-    config = load_config(
-        ["env=CartPole", "optimizer=hybrid", f"seed={seed}", "logging.tensorboard=false", *overrides]
-    )
+    config = load_config([*RUN, f"seed={seed}", *overrides])
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         write_config(directory, config)

@@ -57,8 +57,9 @@ def main() -> None:
         compare(name, operation, eager, a.inductor)
     with tempfile.TemporaryDirectory() as directory:
         overrides = [
-            f"world_model={a.size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",
-            f"agent.imagination_starts={LENGTH}", f"threads={a.threads}", "logging.tensorboard=false",
+            "agent=classical", f"world_model={a.size}", f"train.batch_size={BATCH}",
+            f"train.batch_length={LENGTH}", f"agent.imagination_starts={LENGTH}", f"threads={a.threads}",
+            "logging.tensorboard=false",
         ]  # fmt: skip
         run = Run(load_config(overrides), Path(directory))
         for _ in range(BATCH * LENGTH + LENGTH):

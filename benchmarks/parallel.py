@@ -40,7 +40,8 @@ def main() -> None:
         sys.exit("error: start it with torchrun --nproc-per-node=2 -m benchmarks.parallel")
     config = load_config(
         [
-            f"world_model={a.size}", f"train.batch_size={a.batch}", f"train.batch_length={a.length}",
+            "agent=classical", f"world_model={a.size}", f"train.batch_size={a.batch}",
+            f"train.batch_length={a.length}",
             f"agent.imagination_starts={a.starts}", f"device={a.device}", *a.overrides,
         ]
     )  # fmt: skip

@@ -124,7 +124,7 @@ def ours(size: str, threads: int, *more: str) -> None:
     from agents.training import Run
 
     overrides = [
-        f"world_model={size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",
+        "agent=classical", f"world_model={size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",
         f"agent.imagination_starts={LENGTH}", f"threads={threads}", "logging.tensorboard=false", *more,
     ]  # fmt: skip
     run = Run(load_config(overrides), Path(tempfile.mkdtemp()))

@@ -28,6 +28,7 @@ from benchmarks.learning import read_metrics
 from quantum.backend import run
 from quantum.factory import make_backend
 from quantum.tasks import AmplitudeTask
+from worldmodel import kernels
 
 COUNT = 1024  # draws and updates
 BATCH, LENGTH = 16, 64
@@ -110,6 +111,7 @@ def main() -> None:
         lost(a.lost)
         return
     torch.set_num_threads(1)
+    kernels.use(True)  # as a run does
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         speed(a.steps, a.repeat, directory)

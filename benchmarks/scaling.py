@@ -45,7 +45,8 @@ def update_time(size: str, threads: int, device: str, updates: int, shape: dict[
     width = shape["width"]
     plain = load_config([f"world_model={size}"])
     overrides = [
-        f"world_model={size}", f"threads={threads}", f"device={device}", "logging.tensorboard=false",
+        "agent=classical", f"world_model={size}", f"threads={threads}", f"device={device}",
+        "logging.tensorboard=false",
         f"train.batch_size={shape['batch']}", f"train.batch_length={shape['length']}",
         f"agent.imagination_horizon={shape['horizon']}", f"agent.imagination_starts={shape['length']}",
         f"world_model.units={plain.world_model.units * width}",

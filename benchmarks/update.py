@@ -63,6 +63,7 @@ def main() -> None:
             f"threads={a.threads}",
             f"device={a.device}",
             "logging.tensorboard=false",
+            "agent=classical",
             *a.overrides,
         ]
         with tempfile.TemporaryDirectory() as directory:

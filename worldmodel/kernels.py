@@ -43,6 +43,9 @@ SIGNATURES = {
     "block_room": [POINTER],
     "block": [POINTER],
     "block_backward": [POINTER],
+    "tree_descend": [POINTER, LONG, LONG, LONG, POINTER, POINTER],
+    "tree_find": [POINTER, POINTER, LONG, LONG, POINTER, LONG, POINTER, POINTER],
+    "tree_sum": [POINTER, POINTER, LONG, LONG, LONG, POINTER],
 }
 RESULTS = {"imagine_scratch": LONG}
 

@@ -114,11 +114,14 @@ class Priorities:
 
     def starts(self, leaf: Ints) -> Starts:
         """Leaves (n,) → starts."""
-        slot, env = (leaf, np.zeros_like(leaf)) if self.num_envs == 1 else np.divmod(leaf, self.num_envs)
-        # Slots below the lowest row's hold rows of the next round. (Integers divide slowly.)
-        begin = self._low - self._low % self.size
-        row = slot + begin[env]
-        row += self.size * (row < self._low[env])
+        if self.num_envs == 1:  # integers divide slowly
+            slot, env, low = leaf, np.zeros_like(leaf), self._low
+        else:
+            slot, env = np.divmod(leaf, self.num_envs)
+            low = self._low[env]
+        # Slots below the lowest row's hold rows of the next round.
+        row = slot + (low - low % self.size)
+        row += self.size * (row < low)
         return Starts(env, row)
 
     def _leaves(self, env: Ints, row: Ints) -> Ints:
