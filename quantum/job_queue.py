@@ -96,6 +96,7 @@ class _Event:
     job: Job | None = None
     measurement: Measurement | None = None
     error: BaseException | None = None
+    spent: Usage | None = None  # of an answer that nobody can use
 
 
 @dataclass(eq=False)
@@ -258,6 +259,7 @@ class JobQueue:
 
     def _work(self, ticket: _Ticket, attempt: int, backend: Backend, pause: float) -> None:
         """One attempt, in a thread of its own: nothing here may touch the queue's state."""
+        spent = None
         try:
             time.sleep(pause)
             job = backend.submit(ticket.tasks, ticket.shots, ticket.seed)
@@ -266,10 +268,11 @@ class JobQueue:
                 self._journal.add(entry)
             self._events.put(_Event(ticket.number, attempt, job=job))
             measurement = job.result(None if backend is self._simulator else self.limits.timeout)
+            spent = measurement.usage
             check_answer(ticket.tasks, ticket.shots, measurement)
             self._events.put(_Event(ticket.number, attempt, measurement=measurement))
         except BaseException as error:
-            self._events.put(_Event(ticket.number, attempt, error=error))
+            self._events.put(_Event(ticket.number, attempt, error=error, spent=spent))
 
     def _recover(self) -> None:
         """Ask for the jobs that an earlier process left behind."""
@@ -304,6 +307,8 @@ class JobQueue:
             return None
         if event.measurement is None:
             assert event.error is not None
+            if event.spent is not None and not ticket.fallback:
+                self._charge(event.spent)
             return self._failed(ticket, event.error)
         if ticket.fallback:
             self.counts.fallback += 1
@@ -325,6 +330,8 @@ class JobQueue:
         elif event.measurement is not None:
             self.counts.late += 1
             self._charge(event.measurement.usage)
+        elif event.spent is not None:
+            self._charge(event.spent)
 
     def _charge(self, usage: Usage) -> None:
         self.usage = self.usage + usage

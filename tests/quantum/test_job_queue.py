@@ -56,6 +56,8 @@ class Troubled:
             if isinstance(step, threading.Event):
                 step.wait(5.0)
             measurement = run(self._simulator, tasks, shots, seed)
+            if step == "nonsense":
+                measurement = Measurement(tuple(b + 7 for b in measurement.bits), measurement.usage, (None,))
             return Measurement(measurement.bits, cost(tasks, shots) + Usage(seconds=1.0), (None,))
 
         job = Pending(f"job-{len(self.jobs)}" if self.remote else "", work)
@@ -118,6 +120,18 @@ def test_failures_are_retried_then_simulated_with_one_warning(trouble):
     assert not q.using_backend  # after three in a row nobody asks it again
     assert len(warnings) == 1 and "quantum=troubled failed" in warnings[0] and "\n" not in warnings[0]
     assert q.usage == Usage()
+
+
+def test_answers_that_nobody_can_use_have_their_price(tmp_path):
+    q = queue(Troubled(["nonsense", "ok"]), [], tmp_path, retries=1, budget_shots=25, budget_seconds=10.0)
+    q.submit([TASK], 10, 0)
+    (outcome,) = q.wait(5.0)
+    assert not outcome.fallback and q.counts.failed == 1
+    assert (q.usage.shots, q.usage.seconds) == (20, 2.0)
+    assert q.metrics()["budget_shots_left"] == 5.0
+    q.submit([TASK], 10, 1)  # there is nothing left for it
+    (outcome,) = q.wait(5.0)
+    assert outcome.fallback
 
 
 def test_a_success_in_between_keeps_the_backend():
