@@ -102,6 +102,7 @@ class Config:
     runs: str
     resume: str | None
     env: EnvConfig
+    train: TrainConfig  # before what takes its values from here: errors then name what was written
     world_model: WorldModelConfig
     agent: AgentConfig
     sequence: SequenceConfig
@@ -109,7 +110,6 @@ class Config:
     replay: ReplayConfig
     optimizer: OptimizerConfig | HybridConfig
     quantum: QuantumConfig
-    train: TrainConfig
     evaluation: EvaluationConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig

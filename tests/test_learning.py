@@ -14,8 +14,10 @@ CHANCE = 22.0  # mean return of uniformly random actions on CartPole-v1
 
 
 @pytest.mark.timeout(900)
-def test_cartpole_is_learned(tmp_path: Path) -> None:
-    config = load_config(["env=CartPole", "steps=2000", "logging.tensorboard=false", "evaluation.every=2000"])
+@pytest.mark.parametrize(("agent", "steps"), [("classical", 2000), ("hybrid", 2500)])
+def test_cartpole_is_learned(tmp_path: Path, agent: str, steps: int) -> None:
+    settings = [f"agent={agent}", f"steps={steps}", f"evaluation.every={steps}", "logging.tensorboard=false"]
+    config = load_config(["env=CartPole", *settings])
     assert run_session(config, tmp_path) == 0
     evaluator = Evaluator(config.env, 20, 1, deterministic=True)
     mean = sum(e.score for e in evaluator.run(load_agent(tmp_path, config))) / 20

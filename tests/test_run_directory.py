@@ -50,7 +50,7 @@ LEARNING_SETTINGS = [
     "agent.entropy.discrete=1e-3",
     "agent.loss_scales.policy=2",
     "agent.return_percentiles=[10,90]",
-    "replay.online=false",
+    "replay.beta=[0,1]",
     "optimizer.lr=1.5e-4",
     "train.batch_size=5",
     "evaluation.seed=1",
@@ -62,9 +62,9 @@ def name(overrides: list[str]) -> Path:
 
 
 def test_names() -> None:
-    assert name([]) == Path("runs/CartPole/classical/seed_0")
-    assert name(["seed=3", "runs=a/b"]) == Path("a/b/CartPole/classical/seed_3")
-    assert name(["world_model=1M", "optimizer.lr=1e-3"]) == Path(
+    assert name([]) == Path("runs/CartPole/hybrid/seed_0")
+    assert name(["seed=3", "runs=a/b"]) == Path("a/b/CartPole/hybrid/seed_3")
+    assert name(["agent=classical", "world_model=1M", "optimizer.lr=1e-3"]) == Path(
         "runs/CartPole/classical+optimizer.lr=1e-3+world_model=1M/seed_0"
     )
 

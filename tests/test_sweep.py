@@ -124,11 +124,11 @@ def test_members_are_named_as_single_runs_are() -> None:
             load_config(list(member.arguments)), env, list(member.arguments)
         )
         assert "launcher" not in str(member.directory)
-    assert str(members[0].directory) == "runs/CartPole/classical+optimizer.lr=0.001/seed_0"
+    assert str(members[0].directory) == "runs/CartPole/hybrid+optimizer.lr=0.001/seed_0"
     single, _ = plan_sweep(["-m", "seed=4"])
-    assert str(single[0].directory) == "runs/CartPole/classical/seed_4"
+    assert str(single[0].directory) == "runs/CartPole/hybrid/seed_4"
     named, _ = plan_sweep(["-m", "env.id=CartPole-v1", "seed=1,2"])
-    assert str(named[1].directory) == "runs/CartPole-v1/classical/seed_2"
+    assert str(named[1].directory) == "runs/CartPole-v1/hybrid/seed_2"
 
 
 def test_refuses_two_runs_in_one_directory(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from agents.training import Run
 
 LENGTHS = (3, 5, 2, 7)
 SMALL = [
+    "agent=classical",
     "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
     "world_model.classes=4", "train.batch_length=4", "agent.imagination_starts=2",
     "logging.tensorboard=false", "evaluation.episodes=2",

@@ -13,7 +13,13 @@ from agents.pictures import gif, open_loop_picture, record_video
 from agents.training import Run, make_agent
 from envs.seeds import evaluation_seed
 
-SMALL = ["world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2"]
+SMALL = [
+    "agent=classical",
+    "world_model.units=8",
+    "world_model.deter=8",
+    "world_model.hidden=8",
+    "world_model.stoch=2",
+]
 
 
 @pytest.fixture(scope="module")

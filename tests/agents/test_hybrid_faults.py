@@ -14,7 +14,13 @@ from quantum.statevector import Statevector
 
 TOKEN = "s3cr3t-t0ken-0123456789-abcdefghijklmnopqrst"
 SMALL = (
-    *("optimizer=hybrid", "optimizer.every=2", "optimizer.num_qubits=4", "optimizer.fresh=2"),
+    *(
+        "agent=classical",
+        "optimizer=hybrid",
+        "optimizer.every=2",
+        "optimizer.num_qubits=4",
+        "optimizer.fresh=2",
+    ),
     *("optimizer.slice=2", "world_model.units=8", "world_model.deter=16", "world_model.hidden=8"),
     *("world_model.stoch=3", "world_model.classes=4", "train.batch_size=4", "train.batch_length=8"),
     *("train.replay_ratio=16", "train.prefill=32", "agent.imagination_starts=2", "evaluation.every=200"),

@@ -15,7 +15,13 @@ from agents.strict import ConfigError
 from agents.training import Run
 
 SMALL = (
-    *("optimizer=hybrid", "optimizer.every=3", "optimizer.num_qubits=6", "optimizer.fresh=4"),
+    *(
+        "agent=classical",
+        "optimizer=hybrid",
+        "optimizer.every=3",
+        "optimizer.num_qubits=6",
+        "optimizer.fresh=4",
+    ),
     *("world_model.units=8", "world_model.deter=16", "world_model.hidden=8", "world_model.stoch=3"),
     *("world_model.classes=4", "train.batch_size=4", "train.batch_length=8", "train.replay_ratio=8"),
     *("agent.imagination_starts=2", "train.prefill=32", "evaluation.every=200", "evaluation.episodes=2"),

@@ -34,6 +34,7 @@ from agents.training import Run, make_learner
 
 ROOT = Path(__file__).parent.parent.parent
 NETWORKS = [
+    "agent=classical",
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
     "world_model.classes=4", "world_model.bins=41", "train.batch_size=4", "logging.tensorboard=false",
 ]  # fmt: skip

@@ -15,7 +15,13 @@ from worldmodel.rssm import Carry
 pytestmark = pytest.mark.usefixtures("compiled")
 
 HORIZON = 15
-SMALL = ("world_model.units=24", "world_model.deter=48", "world_model.hidden=20", "world_model.stoch=5")
+SMALL = (
+    "agent=classical",
+    "world_model.units=24",
+    "world_model.deter=48",
+    "world_model.hidden=20",
+    "world_model.stoch=5",
+)
 
 
 def make_agent(make_config, discrete, *settings):

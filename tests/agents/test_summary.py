@@ -70,9 +70,9 @@ def test_a_run_leaves_its_costs_and_an_interrupted_one_the_same(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("overrides", "quantum"),
     [
-        ([], 0),
-        (["sequence=transformer", "attention=softmax"], 0),
-        (["sequence=transformer", "attention=coherent"], 4),  # photons of four heads
+        (["agent=classical"], 0),
+        (["attention=softmax"], 0),
+        ([], 4),  # photons of four heads
     ],
 )
 def test_parameters(overrides: list[str], quantum: int) -> None:
