@@ -49,20 +49,27 @@ def main() -> None:
 
 def panel(axis: Axes, name: str, groups: Group, solved: float | None) -> None:
     """One environment's curves."""
-    for i, (folder, seeds) in enumerate(groups.items()):
+    for i, (label, (_, seeds)) in enumerate(sorted(zip(labels(list(groups)), groups.items(), strict=True))):
         color = f"C{i}"
         for steps, returns in seeds:
             axis.plot(steps, returns, color=color, alpha=0.35 if len(groups) == 1 else 0.2, linewidth=1)
         common = sorted(set.intersection(*(set(steps) for steps, _ in seeds)))
         means = [np.mean([dict(zip(*seed, strict=True))[step] for seed in seeds]) for step in common]
-        label = f"mean of {len(seeds)} seeds"
-        if len(groups) > 1:
-            label = f"{folder.partition('+')[2] or folder}, {label}"
-        axis.plot(common, means, color=color, linewidth=2, label=label)
+        axis.plot(common, means, color=color, linewidth=2, label=f"{label}, mean of {len(seeds)} seeds")
     if solved is not None:
         axis.axhline(solved, color="grey", linestyle="--", linewidth=1, label=f"solved: {solved:g}")
     axis.set(title=name.rpartition(":")[2], xlabel="environment steps", ylabel="return on unseen episodes")
     axis.legend(frameon=False, fontsize=7 if len(groups) > 1 else 8)
+
+
+def labels(folders: list[str]) -> list[str]:
+    """Each folder's name without the settings that all of them have; classical if nothing is left."""
+    parts = [folder.split("+") for folder in folders]
+    shared = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    kept = ["+".join(p for p in words if p not in shared) for words in parts]
+    return [
+        text or "+".join(p for p in words if "=" not in p) for text, words in zip(kept, parts, strict=True)
+    ]
 
 
 if __name__ == "__main__":
