@@ -2,7 +2,8 @@
 
 Each argument is one agent, as the settings of train.py in one string; the first is what the others
 are measured against. Whole updates as a run makes them, replay and optimizer included, alternating
-between the agents, so that a machine whose speed drifts does so for all of them.
+between the agents, so that a machine whose speed drifts does so for all of them. The hybrid optimizer
+searches at every fiftieth update: `--updates 50` has one search in each turn.
 """
 
 import argparse
@@ -60,7 +61,8 @@ def filled(overrides: list[str], rounds: int) -> Learner:
         run = Run(load_config(overrides), Path(directory))
         for _ in range(rounds):
             run.collector.step(random=True)
-        run.close()
+        for part in (run.log, run.collector, run.evaluator):  # the learner goes on
+            part.close()
     return run.learner
 
 
