@@ -10,6 +10,7 @@ from typing import Any
 from analysis.matching import FREE, SHARED, flat
 
 PARTS = ("attention", "replay", "optimizer")
+SIZES = ("deter", "hidden", "blocks", "layers")  # of a sequence model
 _OTHER = "other settings"
 
 
@@ -26,9 +27,10 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of each part, comparable. The attention of a GRU is none."""
     sequence = config["sequence"]
     transformer = sequence["name"] == "transformer"
+    sizes = {k: sequence[k] for k in SIZES if k in sequence}
     own = {
         "attention": {
-            "sequence": sequence,
+            "sequence": {k: v for k, v in sequence.items() if k not in sizes},
             "attention": config["attention"] if transformer else None,
             "posterior": config["world_model"]["posterior"],  # attention needs the decoupled one
         },
@@ -38,7 +40,18 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in config.items() if k not in (*own, *FREE, *SHARED, "sequence")}
     rest["agent"] = {k: v for k, v in rest["agent"].items() if k != "name"}
     rest["world_model"] = {k: v for k, v in rest["world_model"].items() if k != "posterior"}
-    return {name: flat(values) for name, values in {**own, _OTHER: rest}.items()}
+    rest["sequence"] = {"name": sequence["name"], **sizes}
+    return {name: dict(flat(values)) for name, values in {**own, _OTHER: rest}.items()}
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """The parts in which two agents differ. Widths of different sequence models are no difference."""
+    names = [name for name in a if a[name] != b[name]]
+    if _OTHER in names and a[_OTHER]["sequence.name"] != b[_OTHER]["sequence.name"]:
+        without = [{k: v for k, v in x[_OTHER].items() if not k.startswith("sequence.")} for x in (a, b)]
+        if without[0] == without[1]:
+            names.remove(_OTHER)
+    return names
 
 
 def classify(
@@ -49,8 +62,7 @@ def classify(
     if candidate is None or agent == candidate:
         return Comparison("against the baseline", agent, baseline)
     full = parts(configs[candidate])
-    from_full = [name for name in own if own[name] != full[name]]
-    from_base = [name for name in own if own[name] != base[name]]
+    from_full, from_base = differing(own, full), differing(own, base)
     if len(from_full) == 1 and from_full[0] in PARTS:
         part = from_full[0]
         kind = f"{candidate} − {part}" if own[part] == base[part] else f"control of {part}"

@@ -1,9 +1,9 @@
 """Samplers beside each other: python -m benchmarks.replay_learning runs/CartPole/*/seed_*.
 
-One row for each folder of seeds. Area: mean of a run's evaluations over all its steps, so that both
-learning early and staying there count. Intervals: percentile bootstrap over seeds; with five of them a
-"95 %" interval holds the truth in about nine cases of ten, and differences between samplers are noise
-unless they are far larger than the spread of the seeds.
+One row for each sampler: give it runs that differ in nothing else. Area: mean of a run's evaluations
+over all its steps, so that both learning early and staying there count. Intervals: percentile bootstrap
+over seeds; with five of them a "95 %" interval holds the truth in about nine cases of ten, and
+differences between samplers are noise unless they are far larger than the spread of the seeds.
 """
 
 import argparse

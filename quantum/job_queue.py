@@ -97,6 +97,7 @@ class _Event:
     measurement: Measurement | None = None
     error: BaseException | None = None
     spent: Usage | None = None  # of an answer that nobody can use
+    fallback: bool = False  # of the simulator's, which costs nothing
 
 
 @dataclass(eq=False)
@@ -152,8 +153,7 @@ class JobQueue:
         self._tickets[ticket.number] = ticket
         over = self._over_budget(total)
         if over is not None:
-            self._abandoned = True
-            self._say(f"{over}: quantum jobs run on the in-process simulator from now on")
+            self._give_up(over)
         self._start(ticket, fallback=self._abandoned)
         return ticket.number
 
@@ -236,6 +236,10 @@ class JobQueue:
             self._warned = True
             self.warn(text)
 
+    def _give_up(self, why: str) -> None:
+        self._abandoned = True
+        self._say(f"{why}: quantum jobs run on the in-process simulator from now on")
+
     def _over_budget(self, shots: int) -> str | None:
         limits = self.limits
         flying = sum(t.total_shots for t in self._tickets.values() if not t.fallback) - shots
@@ -270,7 +274,8 @@ class JobQueue:
             measurement = job.result(None if backend is self._simulator else self.limits.timeout)
             spent = measurement.usage
             check_answer(ticket.tasks, ticket.shots, measurement)
-            self._events.put(_Event(ticket.number, attempt, measurement=measurement))
+            simulated = backend is self._simulator
+            self._events.put(_Event(ticket.number, attempt, measurement=measurement, fallback=simulated))
         except BaseException as error:
             self._events.put(_Event(ticket.number, attempt, error=error, spent=spent))
 
@@ -329,7 +334,8 @@ class JobQueue:
                 self._journal.remove(event.job.id)
         elif event.measurement is not None:
             self.counts.late += 1
-            self._charge(event.measurement.usage)
+            if not event.fallback:
+                self._charge(event.measurement.usage)
         elif event.spent is not None:
             self._charge(event.spent)
 
@@ -360,6 +366,9 @@ class JobQueue:
             self._say(f"a quantum job was lost ({one_line(error)})")
             return self._end(ticket, None)
         self._forget(ticket)
+        over = self._over_budget(ticket.total_shots)  # what failed may have had its price
+        if over is not None:
+            self._give_up(over)
         if ticket.attempt <= self.limits.retries and not self._abandoned:
             self.counts.retried += 1
             self._start(ticket, fallback=False)

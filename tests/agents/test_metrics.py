@@ -86,6 +86,9 @@ def test_the_component_monitor_finds_what_a_hybrid_run_logs(tmp_path: Path) -> N
             margins = [tag for s in chart.margin.series for tag in (s.value, s.lower, s.upper)]
             for pattern in {*chart.multiline.tag, *margins} - elsewhere:
                 assert any(re.match(pattern, tag) for tag in scalars), pattern
+            for names in (re.search(r"time/\((.*)\)", tag) for tag in chart.multiline.tag):
+                parts = set(names[1].split("|")) - {"quantum"} if names else set()
+                assert {f"time/{part}" for part in parts} <= set(scalars)
 
 
 def test_running_means_match_plain_means_and_survive_a_checkpoint() -> None:

@@ -36,7 +36,7 @@ class Job:
         self.id, self.measurement, self.open = name, measurement, threading.Event()
 
     def result(self, timeout=None):
-        assert self.open.wait(60)
+        assert self.open.wait(600)
         return self.measurement
 
     def cancel(self):

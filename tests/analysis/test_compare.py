@@ -242,7 +242,7 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
     from dataclasses import asdict
 
     names = {name: overrides for name, (overrides, _) in AGENTS.items()}
-    configs = {name: asdict(make_config("env=CartPole", *overrides)) for name, overrides in names.items()}
+    configs = {name: asdict(make_config("agent=classical", *overrides)) for name, overrides in names.items()}
     kinds = {name: classify(name, configs, "hybrid", "classical") for name in names if name != "classical"}
     expected = {
         "hybrid": ("against the baseline", "hybrid", "classical"),
@@ -263,6 +263,19 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
             "classical, other size or settings", "hybrid", "classical+world_model.units=72",
         ),
     }  # fmt: skip
+    presets = {
+        "hybrid_without_replay": "hybrid − replay", "hybrid_without_attention": "hybrid − attention",
+        "hybrid_without_optimizer": "hybrid − optimizer", "classical_with_attention": "classical + attention",
+        "classical_with_replay": "classical + replay", "classical_with_optimizer": "classical + optimizer",
+        "hybrid_softmax": "control of attention", "hybrid_uniform_attention": "control of attention",
+        "hybrid_random_keys": "control of attention", "hybrid_prioritized": "control of replay",
+        "hybrid_random_search": "control of optimizer", "hybrid_exact_search": "control of optimizer",
+        "hybrid_scalar_search": "control of optimizer",
+        "classical_matched": "classical, other size or settings",
+    }  # fmt: skip
+    for name, kind in presets.items():
+        configs[name] = asdict(make_config(f"agent={name}"))
+        assert classify(name, configs, "hybrid", "classical").kind == kind
     for name, words in expected.items():
         found = kinds[name]
         assert (found.kind, found.first, found.second) == words

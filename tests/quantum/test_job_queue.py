@@ -134,6 +134,27 @@ def test_answers_that_nobody_can_use_have_their_price(tmp_path):
     assert outcome.fallback
 
 
+def test_a_second_attempt_needs_a_budget_too():
+    warnings = []
+    q = queue(Troubled(default="nonsense"), warnings, retries=2, budget_shots=15)
+    q.submit([TASK], 10, 0)
+    (outcome,) = q.wait(5.0)
+    assert outcome.fallback and (q.counts.retried, q.usage.shots) == (0, 10)
+    assert len(warnings) == 1 and "budget_shots=15 is used up" in warnings[0]
+
+
+def test_what_the_simulator_does_too_late_costs_nothing():
+    q = queue(Troubled(default="refuse"), [])
+    number = q.submit([TASK], 10, 0)
+    while not q._tickets[number].fallback:
+        q.poll()
+    q.discard(number)
+    deadline = time.monotonic() + 5.0
+    while not q.counts.late and time.monotonic() < deadline:
+        q.poll()
+    assert q.counts.late == 1 and q.usage == Usage()
+
+
 def test_a_success_in_between_keeps_the_backend():
     q = queue(Troubled(["raise", "raise", "ok", "raise", "raise", "ok"]), [])
     for k in range(6):

@@ -62,7 +62,7 @@ class QuantumMultiheadAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide embed_dim={embed_dim}")
-        if add_zero_attn and kind not in ("softmax", "sampled"):
+        if add_zero_attn and kind not in ("softmax", "sampled", "uniform"):
             raise ValueError(f"add_zero_attn: {kind} attention compares unit vectors, and zero is none")
         if decay and (add_bias_kv or add_zero_attn):
             raise ValueError("decay needs keys with a time: leave out add_bias_kv and add_zero_attn")
@@ -81,6 +81,8 @@ class QuantumMultiheadAttention(nn.Module):
             if name not in self._parameters:
                 self.register_parameter(name, None)
         self.kind = make_kind(kind, num_heads, self.head_dim, **settings).to(device=device, dtype=dtype)
+        if not self.kind.learned_keys:
+            raise ValueError(f"{kind} is a control of sequence=transformer: here its keys would learn")
         self.gate = DecayGate(embed_dim, num_heads).to(device=device, dtype=dtype) if decay else None
 
     def forward(
