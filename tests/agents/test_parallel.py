@@ -358,8 +358,9 @@ def test_a_killed_rank_ends_the_other_and_the_checkpoint_stays(tmp_path: Path) -
         for process in processes:
             process.kill()
             process.communicate()
-    assert processes[0].returncode == 1
-    assert err == (
+    # Seldom a thread of gloo's own ends the process before ours can say why.
+    assert processes[0].returncode in (1, -signal.SIGABRT)
+    assert processes[0].returncode != 1 or err == (
         "error: another process of this run has ended; the same command goes on from the last checkpoint\n"
     )
     assert checkpoint.load(only_run(tmp_path))["step"] >= 60
@@ -380,8 +381,10 @@ def test_one_gpu_is_no_device_for_two_ranks() -> None:
     ranks = object.__new__(Together)
     ranks.size, ranks._local = 2, 1
     with pytest.raises(ConfigError, match="use device=cuda, one for each"):
-        ranks.check(load_config(["device=cuda:0"]))
-    ranks.check(load_config(["device=cuda"]))
+        ranks.check(load_config(["agent=classical", "device=cuda:0"]))
+    ranks.check(load_config(["agent=classical", "device=cuda"]))
+    with pytest.raises(ConfigError, match="use optimizer=laprop"):
+        ranks.check(load_config(["device=cuda"]))  # the default agent searches
     assert [ranks.device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda:1"]
 
 

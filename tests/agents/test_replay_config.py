@@ -29,7 +29,7 @@ def test_each_group_has_its_own_class(name, kind):
     ("overrides", "words"),
     [
         (["replay=prioritised"], "did you mean prioritized"),
-        (["replay.alpha=1"], "unknown key replay.alpha.*replay has name, capacity"),
+        (["replay=uniform", "replay.alpha=1"], "unknown key replay.alpha.*replay has name, capacity"),
         (["replay=prioritized", "replay.floor=0.1"], "unknown key replay.floor"),
         (["replay=prioritized", "replay.transform=ranks"], "replay.transform=ranks is not one of.*rank"),
         (["replay=prioritized", "replay.offset=0"], "replay.offset=0 must be greater than 0"),

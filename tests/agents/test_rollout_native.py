@@ -16,7 +16,6 @@ pytestmark = pytest.mark.usefixtures("compiled")
 
 HORIZON = 15
 SMALL = (
-    "agent=classical",
     "world_model.units=24",
     "world_model.deter=48",
     "world_model.hidden=20",
@@ -26,7 +25,9 @@ SMALL = (
 
 def make_agent(make_config, discrete, *settings):
     torch.manual_seed(0)
-    agent = Dreamer(make_config(*settings), ObservationSpec(4, False), ActionSpec(3, discrete))
+    agent = Dreamer(
+        make_config("agent=classical", *settings), ObservationSpec(4, False), ActionSpec(3, discrete)
+    )
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

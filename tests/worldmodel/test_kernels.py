@@ -172,6 +172,7 @@ def test_what_is_no_number_shows():
 
 def make_model(make_config, stoch, classes, deter, hidden, blocks, *settings):
     config = make_config(
+        "agent=classical",
         f"world_model.stoch={stoch}", f"world_model.classes={classes}", f"world_model.deter={deter}",
         f"world_model.hidden={hidden}", f"world_model.blocks={blocks}", "world_model.units=10",
         *settings,

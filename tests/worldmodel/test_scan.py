@@ -17,8 +17,14 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 def make_model(make_config, blocks, classes, *more):
     config = make_config(
-        *("world_model.units=8", "world_model.hidden=8", "world_model.deter=16", "world_model.stoch=3"),
-        *("world_model.bins=11", f"world_model.classes={classes}", f"world_model.blocks={blocks}", *more),
+        *("agent=classical", "world_model.units=8", "world_model.hidden=8", "world_model.deter=16"),
+        *(
+            "world_model.stoch=3",
+            "world_model.bins=11",
+            f"world_model.classes={classes}",
+            f"world_model.blocks={blocks}",
+            *more,
+        ),
     )
     torch.manual_seed(blocks)
     model = WorldModel(
