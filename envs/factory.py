@@ -108,7 +108,7 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id={config.id} cannot be made: {_one_line(error)}") from error
     except Exception as error:  # environments may raise anything for wrong arguments
-        unknown = _unknown_argument(config)
+        unknown = _unknown_argument(config, rendering)
         raise EnvError(
             unknown or f"env.id={config.id} cannot be made{_with(config)}: {_named(error)}"
         ) from error
@@ -147,9 +147,10 @@ def _version(env_id: str) -> int:
     return gymnasium.registry[env_id].version or 0
 
 
-def _unknown_argument(config: EnvConfig) -> str | None:
-    """What to say about the first of env.kwargs that the environment's maker does not take."""
-    maker: Any = gymnasium.spec(config.id).entry_point
+def _unknown_argument(config: EnvConfig, rendering: Iterable[str]) -> str | None:
+    """What to say about the first argument that the environment's maker does not take."""
+    name = config.id.rpartition(":")[2]  # module:Name-v0 is registered as Name-v0
+    maker: Any = gymnasium.spec(name).entry_point
     if isinstance(maker, str):
         maker = load_env_creator(maker)
     try:
@@ -158,6 +159,8 @@ def _unknown_argument(config: EnvConfig) -> str | None:
         return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
+    if not parameters.keys() >= set(rendering):
+        return f"env.id={config.id} cannot be rendered: it takes no render_mode"
     accepted = [name for name in parameters if name != "render_mode"]
     for key in config.kwargs:
         if key not in accepted:

@@ -371,6 +371,12 @@ def test_environments_that_cannot_be_used(config: dict[str, Any], words: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_rendering_that_an_environment_lacks_is_an_env_error() -> None:
-    with pytest.raises(EnvError):
-        make_env(env_config("Echo-v0"), render_mode="rgb_array")
+@pytest.mark.parametrize("prefix", ["", "gymnasium:"])  # of the module that registers it
+def test_rendering_that_an_environment_lacks_is_an_env_error(prefix: str) -> None:
+    with pytest.raises(EnvError, match="takes no render_mode"):
+        make_env(env_config(f"{prefix}Echo-v0"), render_mode="rgb_array")
+
+
+def test_wrong_arguments_of_another_modules_environment_are_named() -> None:
+    with pytest.raises(EnvError, match=r"kwargs\.speed is no argument.*it takes"):
+        make_env(env_config("gymnasium:Echo-v0", kwargs={"speed": 1}))
