@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from agents.command_line import load_config, plan_sweep
-from agents.lock import exclusive
+from agents.lock import exclusive, taken
 from agents.run_directory import run_directory, write_config
 from agents.strict import ConfigError
 from agents.sweep import Member, refuse_doubles
@@ -137,9 +138,18 @@ def test_refuses_two_runs_in_one_directory(tmp_path: Path) -> None:
         refuse_doubles([Member(tmp_path, config, (text,)) for text in ("seed=0", "seed=00")])
 
 
-def test_the_lock_tells_whether_it_is_taken(tmp_path: Path) -> None:
-    from agents.lock import taken
+def test_who_only_looks_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    """A sweep that probes holds it for a moment: a run that starts just then must not give up."""
+    probe = ExitStack()
+    probe.enter_context(exclusive(tmp_path))
+    timer = threading.Timer(0.1, probe.close)
+    timer.start()
+    with exclusive(tmp_path):
+        assert taken(tmp_path)
+    timer.join()
 
+
+def test_the_lock_tells_whether_it_is_taken(tmp_path: Path) -> None:
     assert not taken(tmp_path / "missing")
     with exclusive(tmp_path):
         assert taken(tmp_path)
