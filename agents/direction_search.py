@@ -9,9 +9,10 @@ from torch import Tensor
 
 from quantum.backend import Usage
 from quantum.ising import Ising, energies
-from quantum.job_queue import Counts, JobQueue, Outcome
+from quantum.job_queue import JobQueue
 from quantum.solvers import QAOA, Solution, Solver, approximation_ratio, new_seed
 from quantum.spending import Spending
+from quantum.ticket import Counts, Outcome
 
 MAX_RATIO = 16  # qubits up to which every search is compared with brute force
 

@@ -16,25 +16,31 @@ from agents.optimizer_config import HybridConfig
 from agents.quadratic_model import Levels
 from agents.randomness import SEARCH, stream_seed
 from quantum.backend import Backend, warm_up
+from quantum.budget import Budget
 from quantum.circuit import Circuit
 from quantum.dry_run import Planned, costs
 from quantum.factory import open_backend
 from quantum.ising import Ising
-from quantum.job_queue import JobQueue, Limits
+from quantum.job_queue import JobQueue
 from quantum.solvers import QAOA, make_solver
 from quantum.statevector import Statevector
 from quantum.tasks import IsingTask
+from quantum.ticket import Limits
 
 
-def make_optimizer(config: Config, agent: Dreamer, directory: Path) -> Optimizer:
-    """The optimizer called `optimizer.name`, for all trainable parameters; `directory` is the run's."""
+def make_optimizer(
+    config: Config, agent: Dreamer, directory: Path, budget: Budget | None = None
+) -> Optimizer:
+    """The optimizer called `optimizer.name`, for all trainable parameters; `directory` and `budget` are the
+    run's."""
     base = laprop(config, agent)
     settings = config.optimizer
     if not isinstance(settings, HybridConfig):
         return base
     levels = Levels.of(settings.levels)
     blocks = partition(agent.world_model, settings.blocks, settings.num_qubits // levels.bits)
-    search = make_search(config, len(blocks) * levels.bits, directory)
+    budget = budget or Budget.from_config(config.quantum)
+    search = make_search(config, len(blocks) * levels.bits, directory, budget)
     seed = stream_seed(SEARCH, config.seed)
     return HybridOptimizer(
         base, blocks, search, levels, settings.every, settings.epsilon, settings.reuse, seed
@@ -54,7 +60,7 @@ def laprop(config: Config, agent: Dreamer) -> LaProp:
     )
 
 
-def make_search(config: Config, qubits: int, directory: Path) -> DirectionSearch:
+def make_search(config: Config, qubits: int, directory: Path, budget: Budget) -> DirectionSearch:
     """The solver of problems with so many bits; circuits of QAOA go through a job queue."""
     settings = config.optimizer
     assert isinstance(settings, HybridConfig)
@@ -72,8 +78,7 @@ def make_search(config: Config, qubits: int, directory: Path) -> DirectionSearch
     if not in_process:
         kept = directory / "optimizer"  # jobs that outlive the process
         kept.mkdir(parents=True, exist_ok=True)
-    limits = Limits.from_config(quantum)
-    queue = JobQueue(backend, limits, _warn, kept, inline=in_process)
+    queue = JobQueue(backend, Limits.from_config(quantum), _warn, kept, in_process, budget)
     return QueueSearch(qaoa, queue, quantum.shots, settings.patience, facts(backend, example), settings.wait)
 
 

@@ -29,6 +29,7 @@ from agents.reporting import Reporter
 from agents.summary import QUANTUM_PARTS, Costs, Summary
 from envs.factory import make_env
 from envs.spaces import action_spec, observation_spec
+from quantum.budget import Budget
 from worldmodel import kernels, products
 from worldmodel.compiler import CompileError
 
@@ -58,6 +59,7 @@ def make_agent(config: Config, device: str | None = None, ranks: Ranks = ALONE) 
 def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learner:
     """Agent, optimizer and empty replay buffer of the run in `directory`."""
     agent, train = make_agent(config, ranks=ranks), config.train
+    budget = Budget.from_config(config.quantum)  # one, whoever sends circuits
     fields = replay_fields(
         agent.observation, agent.action, replay_state_shape(agent), agent.world_model.rssm.stoch
     )
@@ -66,12 +68,12 @@ def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learn
         config.env.num_envs,
         train.batch_length,
         fields,
-        make_sampler(config, directory),
+        make_sampler(config, directory, budget),
         {"observation": directory / "replay" / "observation.bin"} if config.replay.mapped else None,
         # A step stores two rows at most; one checkpoint may be skipped.
         spare=4 * (config.checkpoint.every // config.env.num_envs + 2),
     )
-    optimizer = make_optimizer(config, agent, directory)
+    optimizer = make_optimizer(config, agent, directory, budget)
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed)
 
 

@@ -18,36 +18,38 @@ from agents.replay.sampler import Sampler
 from agents.replay.transforms import Boltzmann, Power, Rank, Rotation, Transform
 from agents.replay.uniform import UniformSampler
 from quantum.backend import Backend, run
+from quantum.budget import Budget
 from quantum.dry_run import Planned
 from quantum.factory import open_backend
-from quantum.job_queue import JobQueue, Limits
+from quantum.job_queue import JobQueue
 from quantum.tasks import AmplitudeTask
+from quantum.ticket import Limits
 
 
-def make_sampler(config: Config, directory: Path) -> Sampler:
-    """The sampler of `config.replay`; `directory` is the run's."""
-    return _make(config.replay, config, directory)
+def make_sampler(config: Config, directory: Path, budget: Budget | None = None) -> Sampler:
+    """The sampler of `config.replay`; `directory` and `budget` are the run's."""
+    return _make(config.replay, config, directory, budget or Budget.from_config(config.quantum))
 
 
 @singledispatch
-def _make(replay: object, config: Config, directory: Path) -> Sampler:
+def _make(replay: object, config: Config, directory: Path, budget: Budget) -> Sampler:
     raise TypeError(f"no sampler for {type(replay).__name__}")
 
 
 @_make.register
-def _(replay: UniformReplay, config: Config, directory: Path) -> Sampler:
+def _(replay: UniformReplay, config: Config, directory: Path, budget: Budget) -> Sampler:
     return UniformSampler(config.env.num_envs, config.train.batch_length, replay.online, config.seed)
 
 
 @_make.register
-def _(replay: PrioritizedReplay, config: Config, directory: Path) -> Sampler:
+def _(replay: PrioritizedReplay, config: Config, directory: Path, budget: Budget) -> Sampler:
     priorities = make_priorities(replay, config.env.num_envs)
     proposal = Exact(priorities.tree, replay.stratified)
     return PrioritizedSampler(priorities, proposal, replay.beta, replay.beta_updates, 0.0, config.seed)
 
 
 @_make.register
-def _(replay: QuantumReplay, config: Config, directory: Path) -> Sampler:
+def _(replay: QuantumReplay, config: Config, directory: Path, budget: Budget) -> Sampler:
     priorities = make_priorities(replay, config.env.num_envs)
     proposal: Proposal = Exact(priorities.tree)
     if config.quantum.name != "statevector":
@@ -55,7 +57,8 @@ def _(replay: QuantumReplay, config: Config, directory: Path) -> Sampler:
         warm_up(backend, replay.qubits)
         kept = directory / "replay"  # jobs that outlive the process
         kept.mkdir(parents=True, exist_ok=True)
-        queue = JobQueue(backend, Limits.from_config(config.quantum), _warn, kept, inline=replay.wait)
+        limits = Limits.from_config(config.quantum)
+        queue = JobQueue(backend, limits, _warn, kept, replay.wait, budget)
         proposal = Pool(priorities.tree, replay.qubits, replay.shots, replay.reuse, queue, config.seed)
     return PrioritizedSampler(
         priorities, proposal, replay.beta, replay.beta_updates, replay.floor, config.seed

@@ -22,9 +22,10 @@ import torch
 from agents.replay.proposals import Exact
 from agents.replay.sum_tree import Floats, Ints, SumTree
 from quantum.backend import Usage
-from quantum.job_queue import JobQueue, Outcome
+from quantum.job_queue import JobQueue
 from quantum.spending import Spending
 from quantum.tasks import AmplitudeTask
+from quantum.ticket import Outcome
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
 

@@ -10,7 +10,8 @@ from agents.replay.pool import Pool
 from agents.replay.proposals import Exact
 from agents.replay.transforms import Power
 from quantum.factory import make_backend
-from quantum.job_queue import JobQueue, Limits
+from quantum.job_queue import JobQueue
+from quantum.ticket import Limits
 
 DRAWS = 1_000_000
 SHOTS = 200_000  # of circuits; all holds with a million too, which takes five times as long

@@ -16,9 +16,10 @@ from agents.laprop import LaProp
 from agents.quadratic_model import Levels
 from quantum.backend import BackendError, FinishedJob, Measurement, Usage
 from quantum.config import NoiseConfig, QuantumConfig
-from quantum.job_queue import JobQueue, Limits
+from quantum.job_queue import JobQueue
 from quantum.solvers import QAOA, Exact, make_solver
 from quantum.statevector import Statevector
+from quantum.ticket import Limits
 
 HALF = Levels.of([0.5, 1.5])
 

@@ -14,9 +14,10 @@ from agents.replay.pool import Pool
 from agents.replay.sum_tree import SumTree
 from agents.replay.transforms import Power
 from quantum.backend import BackendError, Measurement, Usage
-from quantum.job_queue import JobQueue, Limits
+from quantum.job_queue import JobQueue
 from quantum.statevector import Statevector
 from quantum.tasks import AmplitudeTask
+from quantum.ticket import Limits
 
 
 class Held:

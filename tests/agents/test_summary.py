@@ -17,9 +17,11 @@ from agents.session import run_session
 from agents.summary import parameters
 from agents.training import Run, make_agent
 from quantum.backend import Usage
-from quantum.job_queue import JobQueue, Limits
+from quantum.budget import Budget
+from quantum.job_queue import JobQueue
 from quantum.spending import Spending, spending
 from quantum.statevector import Statevector
+from quantum.ticket import Limits
 
 SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
@@ -112,7 +114,7 @@ def test_seconds_go_to_simulators_or_devices() -> None:
 @pytest.mark.parametrize(("budget", "shots"), [(None, 300), (1000, 0)])
 def test_queues_go_on_from_a_checkpoint(budget: int | None, shots: int) -> None:
     """Where there is a budget, the journal knows what was spent of it; circuits it does not count."""
-    queue: Any = JobQueue(Statevector(), Limits(1.0, budget_shots=budget), print)
+    queue: Any = JobQueue(Statevector(), Limits(1.0), print, budget=Budget(budget))
     queue.go_on_from(Usage(3, 300, 1.5))
     assert queue.spending().circuits == 3
     assert queue.spending().shots == shots

@@ -7,9 +7,10 @@ from quantum.backend import BackendError, CredentialsError, run
 from quantum.credentials import one_line, protect, scrub
 from quantum.factory import make_backend, open_backend
 from quantum.ising import bits_to_index
-from quantum.job_queue import JobQueue, Limits
+from quantum.job_queue import JobQueue
 from quantum.statevector import Statevector
 from quantum.tasks import AmplitudeTask
+from quantum.ticket import Limits
 
 TOKEN = "s3cr3t-t0ken-0123456789-abcdefghijklmnopqrst"
 TASK = AmplitudeTask(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))

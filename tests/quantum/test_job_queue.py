@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from quantum.backend import BackendError, FinishedJob, JobLostError, Measurement, Usage, cost, run
-from quantum.job_queue import MAX_FAILURES, JobQueue, Limits, make_queue
+from quantum.budget import Budget
+from quantum.job_queue import MAX_FAILURES, JobQueue
 from quantum.journal import NAME, Entry, Journal
 from quantum.statevector import Statevector
 from quantum.tasks import AmplitudeTask
+from quantum.ticket import Limits
 
 TASK = AmplitudeTask(torch.tensor([[1.0, 0.0, 0.0, 3.0]]))
 
@@ -71,8 +73,10 @@ class Troubled:
         return FinishedJob(job_id, run(self._simulator, [TASK], 7, 0))
 
 
-def queue(backend, warnings, directory=None, **limits):
-    return JobQueue(backend, Limits(**({"timeout": 5.0} | limits)), warnings.append, directory)
+def queue(backend, warnings, directory=None, budget_shots=None, budget_seconds=None, **limits):
+    budget = Budget(budget_shots, budget_seconds)
+    limits = Limits(**({"timeout": 5.0} | limits))
+    return JobQueue(backend, limits, warnings.append, directory, budget=budget)
 
 
 def test_submitting_does_not_wait_and_results_arrive():
@@ -240,6 +244,32 @@ def test_budget_of_shots_ends_on_the_simulator(tmp_path):
     assert outcome.fallback and len(warnings) == 2
 
 
+def test_queues_of_one_run_share_its_budget(tmp_path):
+    def pair(warnings):
+        budget = Budget(250)
+        return [
+            JobQueue(Troubled(), Limits(5.0), warnings.append, tmp_path / name, budget=budget)
+            for name in ("replay", "optimizer")
+        ]
+
+    for name in ("replay", "optimizer"):
+        (tmp_path / name).mkdir()
+    warnings = []
+    queues = pair(warnings)
+    for k, q in enumerate((*queues, *queues)):  # the first two are under way when the third comes
+        q.submit([TASK], 100, k)
+    outcomes = [q.wait(5.0) for q in queues]
+    assert [sorted(o.fallback for o in ended) for ended in outcomes] == [[False, True], [False, True]]
+    assert [q.usage.shots for q in queues] == [100, 100]
+    assert [q.metrics()["budget_shots_left"] for q in queues] == [50, 50]
+    assert len(warnings) == 2  # each says what becomes of its jobs
+    # A restarted run adds up what both have spent.
+    again = pair(warnings)
+    again[1].submit([TASK], 100, 9)
+    (outcome,) = again[1].wait(5.0)
+    assert outcome.fallback
+
+
 def test_budget_of_seconds():
     warnings = []
     q = queue(Troubled(), warnings, budget_seconds=1.5)
@@ -266,8 +296,8 @@ def test_nothing_can_run_an_impossible_job():
     assert outcome.measurement is None and q.counts.lost == 1 and len(warnings) == 1
 
 
-def test_the_simulator_runs_inline_and_reproducibly(quantum_config):
-    q = make_queue(Statevector(), quantum_config("statevector"), pytest.fail)
+def test_the_simulator_runs_inline_and_reproducibly():
+    q = JobQueue(Statevector(), Limits(5.0), pytest.fail, inline=True)
     q.submit([TASK], 100, 4)
     (outcome,) = q.poll()  # no waiting
     assert torch.equal(outcome.measurement.bits[0], run(Statevector(), [TASK], 100, 4).bits[0])
