@@ -32,14 +32,21 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
         "attention": {
             "sequence": {k: v for k, v in sequence.items() if k not in sizes},
             "attention": config["attention"] if transformer else None,
-            "posterior": config["world_model"]["posterior"],  # attention needs the decoupled one
+            # Attention needs the decoupled posterior, and that one its own weight of the KL divergence.
+            "posterior": config["world_model"]["posterior"],
+            "representation": config["world_model"]["loss_scales"]["representation"],
         },
         "replay": config["replay"],
         "optimizer": config["optimizer"],
     }
     rest = {k: v for k, v in config.items() if k not in (*own, *FREE, *SHARED, "sequence")}
     rest["agent"] = {k: v for k, v in rest["agent"].items() if k != "name"}
-    rest["world_model"] = {k: v for k, v in rest["world_model"].items() if k != "posterior"}
+    rest["world_model"] = {
+        k: v for k, v in rest["world_model"].items() if k not in ("posterior", "loss_scales")
+    }
+    rest["loss_scales"] = {
+        k: v for k, v in config["world_model"]["loss_scales"].items() if k != "representation"
+    }
     rest["sequence"] = {"name": sequence["name"], **sizes}
     return {name: dict(flat(values)) for name, values in {**own, _OTHER: rest}.items()}
 

@@ -373,3 +373,21 @@ def test_process_shows_the_config(tmp_path: Path) -> None:
     shown = OmegaConf.create(done.stdout)
     assert shown.seed == 5
     assert build(Config, OmegaConf.to_container(shown, resolve=True)) == load_config(["seed=5"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "weight"),
+    [
+        ("", 0.01),
+        ("world_model=12M", 0.01),
+        ("agent=classical sequence=transformer attention=born", 0.01),
+        ("agent=classical", 0.1),
+        ("sequence=gru", 0.1),
+        ("agent=hybrid_without_attention", 0.1),
+        ("world_model.loss_scales.representation=0.3", 0.3),
+    ],
+)
+def test_a_sequence_model_brings_its_posteriors_weight(overrides: str, weight: float) -> None:
+    config = load_config(overrides.split())
+    assert config.world_model.loss_scales["representation"] == weight
+    assert config.world_model.loss_scales["dynamics"] == 1.0
