@@ -1,4 +1,8 @@
-"""The comparison for TensorBoard: one run `compare`, whose custom scalars overlay agents with bands."""
+"""The comparison for TensorBoard: custom scalars that overlay agents with bands.
+
+Each agent is a run of its own, `compare/<agent>`, since TensorBoard gives a run, not a line, its colour;
+the charts that lay them over each other belong to the run `compare`.
+"""
 
 from pathlib import Path
 
@@ -9,16 +13,19 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from analysis.comparison import Agent, Band, Report
 
 AXES = {"by_step": "against environment steps", "by_second": "against seconds of wall-clock"}
+LINES = ("iqm", "low", "high")
 
 
 def write(report: Report, folder: Path) -> None:
-    """Events in `folder`; those of an earlier comparison are replaced."""
-    for old in folder.glob("events.out.tfevents.*"):
+    """Events in `folder` and in one folder for each agent; those of an earlier comparison are replaced."""
+    for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("*/events.out.tfevents.*")):
         old.unlink()
-    writer = SummaryWriter(str(folder))
-    for axis in AXES:
-        for agent in report.agents:
+    for agent in report.agents:
+        writer = SummaryWriter(str(folder / agent.name))
+        for axis in AXES:
             _curve(writer, axis, agent)
+        writer.close()
+    writer = SummaryWriter(str(folder))
     writer._get_file_writer().add_summary(_layout(report))
     writer.close()
 
@@ -26,21 +33,17 @@ def write(report: Report, folder: Path) -> None:
 def _curve(writer: SummaryWriter, axis: str, agent: Agent) -> None:
     band: Band = getattr(agent, axis)
     for at, *values in zip(band.at, band.mid, band.low, band.high, strict=True):
-        for tag, value in zip(_tags(axis, agent), values, strict=True):
-            writer.add_scalar(tag, float(value), round(float(at)))
-
-
-def _tags(axis: str, agent: Agent) -> list[str]:
-    return [f"{axis}/{agent.name}/{name}" for name in ("iqm", "low", "high")]
+        for name, value in zip(LINES, values, strict=True):
+            writer.add_scalar(f"compare/{axis}/{name}", float(value), round(float(at)))
 
 
 def _layout(report: Report) -> Summary:
-    """One chart for each axis, with a line and its margin for each agent."""
+    """One chart for each axis: a line and its margin, of every agent."""
     layout = layout_pb2.Layout(
         category=[
             layout_pb2.Category(
                 title=f"{report.env}: return on unseen episodes, interquartile mean with 95 % interval",
-                chart=[_chart(axis, title, report) for axis, title in AXES.items()],
+                chart=[_chart(axis, title) for axis, title in AXES.items()],
             )
         ]
     )
@@ -51,9 +54,7 @@ def _layout(report: Report) -> Summary:
     return Summary(value=[value])
 
 
-def _chart(axis: str, title: str, report: Report) -> layout_pb2.Chart:
-    series = [
-        layout_pb2.MarginChartContent.Series(value=value, lower=lower, upper=upper)
-        for value, lower, upper in (_tags(axis, agent) for agent in report.agents)
-    ]
-    return layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=series))
+def _chart(axis: str, title: str) -> layout_pb2.Chart:
+    value, lower, upper = (f"compare/{axis}/{name}" for name in LINES)
+    series = layout_pb2.MarginChartContent.Series(value=value, lower=lower, upper=upper)
+    return layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[series]))

@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(report.plain([result.main], result)))
     for note in result.notes:
         print(f"note: {note.replace('**', '')}")
-    print(f"report: {written[0]}\ncurves: tensorboard --logdir {a.folder}  (CUSTOM SCALARS)")
+    board_at = a.folder if a.output is None else output
+    print(f"report: {written[0]}\ncurves: tensorboard --logdir {board_at}  (CUSTOM SCALARS)")
 
 
 def parser() -> argparse.ArgumentParser:

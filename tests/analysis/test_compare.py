@@ -95,15 +95,22 @@ def test_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_custom_scalars_overlay_the_agents(runs: Path) -> None:
+    """One chart shows the same tags of all agents; each agent is a run, and so has its colour."""
+    main([str(runs), "--agents", "classical", "hybrid"])
     main([str(runs)])
+    for name in PAIR:
+        folder = runs / "compare" / name
+        assert len(list(folder.glob("events*"))) == 1, "those of an earlier comparison are replaced"
+        events = EventAccumulator(str(folder)).Reload()
+        assert len(events.Scalars("compare/by_step/iqm")) == 12
+        last = [events.Scalars(f"compare/by_step/{line}")[-1].value for line in ("low", "iqm", "high")]
+        assert last == sorted(last)
     events = EventAccumulator(str(runs / "compare")).Reload()
-    assert len(events.Scalars("by_step/hybrid/iqm")) == 12
-    last = [events.Scalars(f"by_step/hybrid/{name}")[-1].value for name in ("low", "iqm", "high")]
-    assert last == sorted(last)
     (tensor,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
-    chart = layout.category[0].chart[0]
-    assert [series.value for series in chart.margin.series] == ["by_step/classical/iqm", "by_step/hybrid/iqm"]
+    (series,) = layout.category[0].chart[0].margin.series
+    wanted = [f"compare/by_step/{line}" for line in ("iqm", "low", "high")]
+    assert [series.value, series.lower, series.upper] == wanted
 
 
 def test_failed_seeds_stay_in(runs: Path) -> None:
