@@ -28,9 +28,7 @@ from quantum.tasks import IsingTask
 from quantum.ticket import Limits
 
 
-def make_optimizer(
-    config: Config, agent: Dreamer, directory: Path, budget: Budget | None = None
-) -> Optimizer:
+def make_optimizer(config: Config, agent: Dreamer, directory: Path, budget: Budget) -> Optimizer:
     """The optimizer called `optimizer.name`, for all trainable parameters; `directory` and `budget` are the
     run's."""
     base = laprop(config, agent)
@@ -39,7 +37,6 @@ def make_optimizer(
         return base
     levels = Levels.of(settings.levels)
     blocks = partition(agent.world_model, settings.blocks, settings.num_qubits // levels.bits)
-    budget = budget or Budget.from_config(config.quantum)
     search = make_search(config, len(blocks) * levels.bits, directory, budget)
     seed = stream_seed(SEARCH, config.seed)
     return HybridOptimizer(
@@ -135,4 +132,4 @@ def check_optimizer(config: Config) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    print(f"warning: optimizer: {text}", file=sys.stderr)

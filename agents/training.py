@@ -59,7 +59,7 @@ def make_agent(config: Config, device: str | None = None, ranks: Ranks = ALONE) 
 def make_learner(config: Config, directory: Path, ranks: Ranks = ALONE) -> Learner:
     """Agent, optimizer and empty replay buffer of the run in `directory`."""
     agent, train = make_agent(config, ranks=ranks), config.train
-    budget = Budget.from_config(config.quantum)  # one, whoever sends circuits
+    budget = Budget.from_config(config.quantum)  # one for all job queues
     fields = replay_fields(
         agent.observation, agent.action, replay_state_shape(agent), agent.world_model.rssm.stoch
     )

@@ -54,11 +54,19 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """The parts in which two agents differ. Widths of different sequence models are no difference."""
     names = [name for name in a if a[name] != b[name]]
+    if "attention" in names and _keys(a["attention"], b["attention"]) == {"representation"}:
+        names[names.index("attention")] = _OTHER  # the weight alone is a setting
+        return list(dict.fromkeys(names))
     if _OTHER in names and a[_OTHER]["sequence.name"] != b[_OTHER]["sequence.name"]:
         without = [{k: v for k, v in x[_OTHER].items() if not k.startswith("sequence.")} for x in (a, b)]
         if without[0] == without[1]:
             names.remove(_OTHER)
     return names
+
+
+def _keys(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
+    """What differs."""
+    return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
 
 def classify(
@@ -78,6 +86,8 @@ def classify(
         part = from_base[0]
         kind = f"{baseline} + {part}" if own[part] == full[part] else f"{baseline}, other {part}"
         return Comparison(kind, agent, baseline)
+    if from_full == [_OTHER]:
+        return Comparison(f"{candidate}, other size or settings", candidate, agent)
     if from_base == [_OTHER]:
         return Comparison(f"{baseline}, other size or settings", candidate, agent)
     return Comparison("against the baseline", agent, baseline)

@@ -10,31 +10,34 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from analysis.comparison import Agent, Band, Report
+from analysis.comparison import Band, Report
 
 AXES = {"by_step": "against environment steps", "by_second": "against seconds of wall-clock"}
 LINES = ("iqm", "low", "high")
+OURS = ".compare"  # ends the names of our files
 
 
 def write(report: Report, folder: Path) -> None:
-    """Events in `folder` and in one folder for each agent; those of an earlier comparison are replaced."""
-    for old in (*folder.glob("events.out.tfevents.*"), *folder.glob("*/events.out.tfevents.*")):
+    """Events in `folder` and in one folder for each agent; those of an earlier comparison are replaced.
+
+    No others are: `folder` may be one that holds runs.
+    """
+    for old in (*folder.glob(f"events.*{OURS}"), *folder.glob(f"*/events.*{OURS}")):
         old.unlink()
     for agent in report.agents:
-        writer = SummaryWriter(str(folder / agent.name))
+        writer = SummaryWriter(str(folder / agent.name), filename_suffix=OURS)
         for axis in AXES:
-            _curve(writer, axis, agent)
+            _curve(writer, f"compare/{report.env}/{axis}", getattr(agent, axis))
         writer.close()
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder), filename_suffix=OURS)
     writer._get_file_writer().add_summary(_layout(report))
     writer.close()
 
 
-def _curve(writer: SummaryWriter, axis: str, agent: Agent) -> None:
-    band: Band = getattr(agent, axis)
+def _curve(writer: SummaryWriter, tag: str, band: Band) -> None:
     for at, *values in zip(band.at, band.mid, band.low, band.high, strict=True):
         for name, value in zip(LINES, values, strict=True):
-            writer.add_scalar(f"compare/{axis}/{name}", float(value), round(float(at)))
+            writer.add_scalar(f"{tag}/{name}", float(value), round(float(at)))
 
 
 def _layout(report: Report) -> Summary:
@@ -43,7 +46,7 @@ def _layout(report: Report) -> Summary:
         category=[
             layout_pb2.Category(
                 title=f"{report.env}: return on unseen episodes, interquartile mean with 95 % interval",
-                chart=[_chart(axis, title) for axis, title in AXES.items()],
+                chart=[_chart(f"compare/{report.env}/{axis}", title) for axis, title in AXES.items()],
             )
         ]
     )
@@ -54,7 +57,7 @@ def _layout(report: Report) -> Summary:
     return Summary(value=[value])
 
 
-def _chart(axis: str, title: str) -> layout_pb2.Chart:
-    value, lower, upper = (f"compare/{axis}/{name}" for name in LINES)
+def _chart(tag: str, title: str) -> layout_pb2.Chart:
+    value, lower, upper = (f"{tag}/{name}" for name in LINES)
     series = layout_pb2.MarginChartContent.Series(value=value, lower=lower, upper=upper)
     return layout_pb2.Chart(title=title, margin=layout_pb2.MarginChartContent(series=[series]))

@@ -1,6 +1,6 @@
 """python compare.py runs/<env>: one report on all runs of an environment, with a verdict in words.
 
-Writes report.html, report.md, pictures and a TensorBoard run into <folder>/compare. Runs that do not
+Writes report.html, report.md, pictures and TensorBoard events into <folder>/compare. Runs that do not
 match (other budgets, other evaluations, other versions) are refused, and so are values that are not
 finite and runs whose metrics are identical.
 """

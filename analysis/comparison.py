@@ -51,6 +51,7 @@ class Judged:
     verdict: Verdict
     improvement: Interval  # probability that a run of the first does better
     seeds: tuple[int, int]
+    beside: dict[str, Interval]  # differences in the other metrics, 95 % each; more is better
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,20 +149,23 @@ def _judge(
 ) -> tuple[Judged | None, list[Judged]]:
     """The main comparison stands alone; all others share Holm's correction."""
     configs = {name: runs[0].config for name, runs in groups.items()}
-    scores = {
-        name: metric.sign * metric.scores(runs, threshold) for name, runs in groups.items()
+    every = {
+        key: {name: m.sign * m.scores(runs, threshold) for name, runs in groups.items()}
+        for key, m in METRICS.items()
+        if threshold is not None or not m.needs_threshold
     }  # (R,) each, more is better
+    scores = every.pop(metric.name)
     ranks = {name: _ranks(runs, scores[name], metric, threshold) for name, runs in groups.items()}
     names = [name for name in groups if name not in (baseline, candidate)]
     pairs = [classify(name, configs, candidate, baseline) for name in names]
     differences = [difference(scores[pair.first], scores[pair.second], random) for pair in pairs]
     verdicts = decide_all(differences, stated)
-    others = [_judged(*item, ranks, random) for item in zip(pairs, verdicts, strict=True)]
+    others = [_judged(*item, ranks, every, random) for item in zip(pairs, verdicts, strict=True)]
     if candidate is None:
         return None, others
     pair = classify(candidate, configs, candidate, baseline)
     verdict = decide(difference(scores[candidate], scores[baseline], random), stated)
-    return _judged(pair, verdict, ranks, random), others
+    return _judged(pair, verdict, ranks, every, random), others
 
 
 def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: float | None) -> Floats:
@@ -173,10 +177,18 @@ def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: flo
 
 
 def _judged(
-    pair: Comparison, verdict: Verdict, ranks: dict[str, Floats], random: np.random.Generator
+    pair: Comparison,
+    verdict: Verdict,
+    ranks: dict[str, Floats],
+    others: dict[str, dict[str, Floats]],
+    random: np.random.Generator,
 ) -> Judged:
     x, y = ranks[pair.first], ranks[pair.second]
     a, b = x[:, None], y[:, None]
     samples = contrast_replicates(probability_of_improvement, a, b, random, _RESAMPLES)
     improvement = percentile(float(probability_of_improvement(a, b)), samples)
-    return Judged(pair, verdict, improvement, (len(x), len(y)))
+    beside = {
+        key: difference(scores[pair.first], scores[pair.second], random, _RESAMPLES).interval()
+        for key, scores in others.items()
+    }
+    return Judged(pair, verdict, improvement, (len(x), len(y)), beside)

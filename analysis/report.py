@@ -49,6 +49,8 @@ def blocks(report: Report, pictures: dict[str, Path], command: str) -> list[Bloc
     if report.others:
         out += [Heading("Parts and controls"), _comparisons(report), Paragraph(_holm_note(report))]
     out += _picture(pictures, "comparisons", report)
+    if report.main or report.others:
+        out += [Heading("Beside the primary metric"), _beside(report), Paragraph(_BESIDE_NOTE)]
     out += [Heading("What was compared"), Paragraph(_compared(report))]
     out += [Paragraph(note) for note in report.notes]
     return [*out, Paragraph(f"Made by `{command}`. What each figure means: docs/comparing.md.")]
@@ -130,17 +132,18 @@ def _agents(report: Report) -> Table:
 
 _COST_NOTE = (
     "Means over seeds. Quantum parameters describe states and channels (photon numbers, damping); a circuit "
-    "is one set of angles, run with many shots. The quantum share is the part of wall-clock time spent in "
-    "jobs of quantum replay and in updates that searched for a direction; quantum-inspired attention is part "
-    "of the network and cannot be told apart. Times are those of the machines that ran, with whatever else "
-    "ran there."
+    "is one set of angles, run with many shots. *Share of searches and jobs*: the part of "
+    "wall-clock time spent in updates that searched for a direction (nearly all of it classical gradients "
+    "and checks) and in jobs of quantum replay; quantum-inspired attention is part of the network and cannot "
+    "be told apart. Minutes hold everything, evaluations too, which take longer the better an agent plays, "
+    "on the machines that ran, with whatever else ran there."
 )
 
 
 def _costs(report: Report) -> Table:
     header = [
         "agent", "parameters, classical", "quantum", "updates", "circuits", "shots", "simulator s", "QPU s",
-        "quantum share", "minutes a run", "ms per update",
+        "share of searches and jobs", "minutes a run", "ms of it per update",
     ]  # fmt: skip
     return Table(header, [_cost_row(agent) for agent in report.agents])
 
@@ -180,6 +183,25 @@ def _comparisons(report: Report) -> Table:
             ]
         )
     return Table(header, rows, frozenset({0, 5}))
+
+
+_BESIDE_NOTE = (
+    "Differences of interquartile means, first less second, with 95 % intervals of each alone. Nothing is "
+    "corrected for their number, and no verdict is read from them."
+)
+
+
+def _beside(report: Report) -> Table:
+    judged = [*([report.main] if report.main else []), *report.others]
+    names = list(judged[0].beside)
+    rows = [
+        [
+            f"`{item.comparison.first}` against `{item.comparison.second}`",
+            *(change(item.beside[name], METRICS[name]) for name in names),
+        ]
+        for item in judged
+    ]
+    return Table(["comparison", *(METRICS[name].title for name in names)], rows)
 
 
 def _holm_note(report: Report) -> str:

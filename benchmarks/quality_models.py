@@ -16,7 +16,11 @@ from envs.spaces import ActionSpec, ObservationSpec
 from worldmodel.context import RecurrentAttention
 from worldmodel.transformer import Transformer
 
-SHARED = ("agent=classical", "world_model.units=64", "world_model.hidden=64", "world_model.blocks=1")
+# One weight for all, DreamerV3's: else more than the sequence model would differ.
+SHARED = (
+    *("agent=classical", "world_model.units=64", "world_model.hidden=64", "world_model.blocks=1"),
+    "world_model.loss_scales.representation=0.1",
+)
 TRANSFORMER = ("sequence=transformer", "world_model.width=64", "world_model.depth=2")
 GRU = ("sequence=gru", "world_model.posterior=coupled")
 HEADS = ("sequence.heads=4", "sequence.head=16")

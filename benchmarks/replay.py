@@ -26,6 +26,7 @@ from agents.replay.factory import make_sampler, warm_up
 from agents.replay.prioritized import PrioritizedSampler
 from benchmarks.learning import read_metrics
 from quantum.backend import run
+from quantum.budget import Budget
 from quantum.factory import make_backend
 from quantum.tasks import AmplitudeTask
 from worldmodel import kernels
@@ -48,7 +49,7 @@ class Ours:
 
     def __init__(self, name: str, steps: int, directory: Path, *overrides: str) -> None:
         settings = (f"replay={name}", f"replay.capacity={steps}", *overrides)
-        sampler = make_sampler(load_config(list(settings)), directory)
+        sampler = make_sampler(load_config(list(settings)), directory, Budget())
         assert isinstance(sampler, PrioritizedSampler)
         self.sampler = sampler
         self.eligible = Eligible(np.zeros(1, np.int64), np.array([steps]))
@@ -177,7 +178,7 @@ def growth(repeat: int, directory: Path) -> None:
 
 def batch(steps: int, repeat: int) -> None:
     config = load_config(["replay=prioritized", f"replay.capacity={steps}"])
-    replay = Replay(steps, 1, LENGTH, FIELDS, make_sampler(config, Path()))
+    replay = Replay(steps, 1, LENGTH, FIELDS, make_sampler(config, Path(), Budget()))
     fill(replay, steps)
     taken: list[float] = []
     new = errors(BATCH)
@@ -209,7 +210,7 @@ def saved(steps: int, directory: Path) -> None:
     config = load_config(["replay=prioritized", f"replay.capacity={steps}"])
 
     def make() -> Replay:
-        return Replay(steps, 1, LENGTH, FIELDS, make_sampler(config, directory))
+        return Replay(steps, 1, LENGTH, FIELDS, make_sampler(config, directory, Budget()))
 
     replay = make()
     fill(replay, steps)

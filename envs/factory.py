@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RescaleAction
 
@@ -135,12 +135,24 @@ def _nearest(word: str, choices: Iterable[str]) -> str | None:
 
 def _hint(env_id: str) -> str:
     """The newest version of the registered environment whose name is nearest."""
-    name = re.sub(r"-v\d+$", "", env_id)
+    module, _, name = env_id.rpartition(":")
+    name = re.sub(r"-v\d+$", "", name)
     newest = {re.sub(r"-v\d+$", "", key): key for key in sorted(gymnasium.registry, key=_version)}
     near = _nearest(name, newest)
     if near is not None:
         return f"; did you mean {newest[near]}?"
+    if module:
+        return f"; {module} registers no such name"
     return "; an environment of another package needs that package's module, as env.id=module:Name-v0"
+
+
+def _spec(env_id: str) -> EnvSpec:
+    """Of an environment that can be made: module:Name-v0 is registered as Name-v0, Name means its newest."""
+    name = env_id.rpartition(":")[2]
+    if name in gymnasium.registry:
+        return gymnasium.registry[name]
+    versions = [key for key in gymnasium.registry if re.sub(r"-v\d+$", "", key) == name]
+    return gymnasium.registry[max(versions, key=_version)]
 
 
 def _version(env_id: str) -> int:
@@ -149,8 +161,7 @@ def _version(env_id: str) -> int:
 
 def _unknown_argument(config: EnvConfig, rendering: Iterable[str]) -> str | None:
     """What to say about the first argument that the environment's maker does not take."""
-    name = config.id.rpartition(":")[2]  # module:Name-v0 is registered as Name-v0
-    maker: Any = gymnasium.spec(name).entry_point
+    maker: Any = _spec(config.id).entry_point
     if isinstance(maker, str):
         maker = load_env_creator(maker)
     try:

@@ -26,9 +26,9 @@ from quantum.tasks import AmplitudeTask
 from quantum.ticket import Limits
 
 
-def make_sampler(config: Config, directory: Path, budget: Budget | None = None) -> Sampler:
+def make_sampler(config: Config, directory: Path, budget: Budget) -> Sampler:
     """The sampler of `config.replay`; `directory` and `budget` are the run's."""
-    return _make(config.replay, config, directory, budget or Budget.from_config(config.quantum))
+    return _make(config.replay, config, directory, budget)
 
 
 @singledispatch
@@ -109,4 +109,4 @@ def check_backend(config: Config) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    print(f"warning: replay: {text}", file=sys.stderr)

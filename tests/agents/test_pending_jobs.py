@@ -126,6 +126,8 @@ def test_a_killed_run_with_pending_jobs_ends_like_an_unbroken_one(make_config, t
         answer(services)
         for service in services:
             service.jobs.clear()
+        queues = session.learner.optimizer.search._queue, session.learner.replay.sampler.proposal._queue
+        assert queues[0].budget is queues[1].budget, "a run has one"
         if kill is not None:
             with pytest.raises(Killed):
                 session.train(Watch(session, services, kill))

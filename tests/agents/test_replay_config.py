@@ -8,6 +8,7 @@ from agents.replay.factory import make_sampler
 from agents.replay.pool import Pool
 from agents.replay.proposals import Exact
 from agents.strict import ConfigError
+from quantum.budget import Budget
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,8 @@ def test_wrong_settings_are_refused_in_one_line(overrides, words):
 
 def test_backends_choose_what_draws(tmp_path):
     for overrides, kind in (([], Exact), (["quantum=aer"], Pool)):
-        sampler = make_sampler(load_config(["replay=quantum", "replay.capacity=500", *overrides]), tmp_path)
+        config = load_config(["replay=quantum", "replay.capacity=500", *overrides])
+        sampler = make_sampler(config, tmp_path, Budget())
         assert type(sampler.proposal) is kind
         sampler.close()
 

@@ -96,21 +96,27 @@ def test_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_custom_scalars_overlay_the_agents(runs: Path) -> None:
     """One chart shows the same tags of all agents; each agent is a run, and so has its colour."""
-    main([str(runs), "--agents", "classical", "hybrid"])
+    bystander = runs / "compare" / "hybrid" / "events.out.tfevents.0.training"
+    bystander.parent.mkdir(parents=True)
+    bystander.write_bytes(b"")
+    (runs / "hybrid").rename(runs / "other")
     main([str(runs)])
+    (runs / "other").rename(runs / "hybrid")
+    main([str(runs)])
+    assert bystander.exists()
+    assert not list((runs / "compare" / "other").glob("events*")), "those of an earlier comparison are gone"
+    tags = [f"compare/CartPole-v1/by_step/{line}" for line in ("low", "iqm", "high")]
     for name in PAIR:
-        folder = runs / "compare" / name
-        assert len(list(folder.glob("events*"))) == 1, "those of an earlier comparison are replaced"
-        events = EventAccumulator(str(folder)).Reload()
-        assert len(events.Scalars("compare/by_step/iqm")) == 12
-        last = [events.Scalars(f"compare/by_step/{line}")[-1].value for line in ("low", "iqm", "high")]
+        (ours,) = (runs / "compare" / name).glob("events*.compare")
+        events = EventAccumulator(str(ours)).Reload()
+        assert len(events.Scalars(tags[1])) == 12
+        last = [events.Scalars(tag)[-1].value for tag in tags]
         assert last == sorted(last)
     events = EventAccumulator(str(runs / "compare")).Reload()
     (tensor,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
     (series,) = layout.category[0].chart[0].margin.series
-    wanted = [f"compare/by_step/{line}" for line in ("iqm", "low", "high")]
-    assert [series.value, series.lower, series.upper] == wanted
+    assert [series.lower, series.value, series.upper] == tags
 
 
 def test_failed_seeds_stay_in(runs: Path) -> None:
@@ -270,6 +276,14 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
             "classical, other size or settings", "hybrid", "classical+world_model.units=72",
         ),
     }  # fmt: skip
+    weights = {"hybrid": 0.1, "classical": 0.01}  # of the posterior's KL divergence, alone
+    for agent, weight in weights.items():
+        name = f"{agent}+weight"
+        setting = f"world_model.loss_scales.representation={weight}"
+        configs[name] = asdict(make_config(f"agent={agent}", setting))
+        configs.setdefault("hybrid", asdict(make_config("agent=hybrid")))
+        kind = classify(name, configs, "hybrid", "classical").kind
+        assert kind == f"{agent}, other size or settings"
     presets = {
         "hybrid_without_replay": "hybrid − replay", "hybrid_without_attention": "hybrid − attention",
         "hybrid_without_optimizer": "hybrid − optimizer", "classical_with_attention": "classical + attention",
