@@ -27,11 +27,16 @@ def write(report: Report, folder: Path) -> None:
     for agent in report.agents:
         writer = SummaryWriter(str(folder / agent.name), filename_suffix=OURS)
         for axis in AXES:
-            _curve(writer, f"compare/{report.env}/{axis}", getattr(agent, axis))
+            _curve(writer, _tag(report, axis), getattr(agent, axis))
         writer.close()
     writer = SummaryWriter(str(folder), filename_suffix=OURS)
     writer._get_file_writer().add_summary(_layout(report))
     writer.close()
+
+
+def _tag(report: Report, axis: str) -> str:
+    """Environments have their own, so that several may lie in one logdir."""
+    return f"compare/{report.folder.resolve().name}/{axis}"
 
 
 def _curve(writer: SummaryWriter, tag: str, band: Band) -> None:
@@ -46,7 +51,7 @@ def _layout(report: Report) -> Summary:
         category=[
             layout_pb2.Category(
                 title=f"{report.env}: return on unseen episodes, interquartile mean with 95 % interval",
-                chart=[_chart(f"compare/{report.env}/{axis}", title) for axis, title in AXES.items()],
+                chart=[_chart(_tag(report, axis), title) for axis, title in AXES.items()],
             )
         ]
     )

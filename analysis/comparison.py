@@ -59,7 +59,7 @@ class Report:
     """Everything."""
 
     folder: Path
-    env: str
+    env: str  # in words
     baseline: str
     candidate: str | None
     metric: Metric
@@ -104,9 +104,16 @@ def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Repo
     stated = margin(metric, settings.margin, runs)
     main, others = _judge(groups, baseline, candidate, metric, threshold, stated, random)
     return Report(
-        folder, runs[0].config["env"]["id"], baseline, candidate, metric, settings.primary is not None,
+        folder, _task(runs[0]), baseline, candidate, metric, settings.primary is not None,
         threshold, stated, agents, main, others, ceiling(runs), notes,
     )  # fmt: skip
+
+
+def _task(run: RunRecord) -> str:
+    """The environment in words."""
+    env = run.config["env"]
+    hidden = ", ".join(map(str, env.get("hide") or ()))
+    return f"{env['id']} without entries {hidden}" if hidden else str(env["id"])
 
 
 def choose(agents: list[str], wanted: str | None) -> tuple[str, str | None]:

@@ -105,7 +105,7 @@ def test_custom_scalars_overlay_the_agents(runs: Path) -> None:
     main([str(runs)])
     assert bystander.exists()
     assert not list((runs / "compare" / "other").glob("events*")), "those of an earlier comparison are gone"
-    tags = [f"compare/CartPole-v1/by_step/{line}" for line in ("low", "iqm", "high")]
+    tags = [f"compare/CartPole/by_step/{line}" for line in ("low", "iqm", "high")]
     for name in PAIR:
         (ours,) = (runs / "compare" / name).glob("events*.compare")
         events = EventAccumulator(str(ours)).Reload()
