@@ -281,7 +281,6 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
         name = f"{agent}+weight"
         setting = f"world_model.loss_scales.representation={weight}"
         configs[name] = asdict(make_config(f"agent={agent}", setting))
-        configs.setdefault("hybrid", asdict(make_config("agent=hybrid")))
         kind = classify(name, configs, "hybrid", "classical").kind
         assert kind == f"{agent}, other size or settings"
     presets = {
