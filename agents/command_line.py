@@ -47,7 +47,7 @@ from agents.overrides import (
     read,
     spell,
 )
-from agents.parallel import Ranks, RanksError, Together, join
+from agents.parallel import Alone, Ranks, RanksError, Together, join
 from agents.replay.factory import check_backend
 from agents.run_directory import FREE, is_free, read_config, run_directory
 from agents.session import check_device, run_session
@@ -62,8 +62,16 @@ _HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-comp
 def main() -> None:
     """Entry point of train.py."""
     leave_with_sweep()
-    gymnasium.logger.min_level = gymnasium.logger.WARN
     ranks = join()
+    try:
+        _main(ranks)
+    except SystemExit as end:
+        ranks.quit(end)
+    ranks.leave()
+
+
+def _main(ranks: Alone | Together) -> None:
+    gymnasium.logger.min_level = gymnasium.logger.WARN
     try:
         with ranks.together():
             arguments, sys.argv[1:] = sys.argv[1:], prepare(sys.argv[1:])
@@ -79,7 +87,6 @@ def main() -> None:
             sys.exit(code)
     except KeyboardInterrupt:
         fail("interrupted twice; what was saved before is kept", 130)
-    ranks.leave()
 
 
 def fail(error: BaseException | str, code: int = 2) -> NoReturn:

@@ -27,7 +27,7 @@ from datetime import timedelta
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -124,6 +124,10 @@ class Alone:
 
     def leave(self) -> None:
         """Nobody notices."""
+
+    def quit(self, end: SystemExit) -> NoReturn:
+        """As any process does."""
+        raise end
 
 
 ALONE = Alone()
@@ -260,6 +264,20 @@ class Together:
     def leave(self) -> None:
         """The last thing that all ranks do together."""
         dist.destroy_process_group()
+
+    def quit(self, end: SystemExit) -> NoReturn:
+        """End this process, whatever the others do; all that is ours has been closed and saved.
+
+        The interpreter's own way out would end under the groups' running threads: one of twenty such
+        exits was an abort by one of them. And `leave` could wait for a rank that never answers.
+        """
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
 
     def _own(self, whole: Tensor, dim: int = 0) -> Tensor:
         """This rank's rows of all; what has no rows is everybody's."""
