@@ -66,9 +66,8 @@ def write_runs(folder: Path, seeds: int, limit: int | None = None, agents: dict[
     """At most `limit` run directories: `seeds` of each agent."""
     random, written = np.random.default_rng(0), 0
     for agent, (overrides, median) in agents.items():
-        config = json.loads(
-            json.dumps(dataclasses.asdict(load_config(["env=CartPole", "agent=classical", *overrides])))
-        )
+        settings = load_config(["env=CartPole", "steps=6000", "agent=classical", *overrides])
+        config = json.loads(json.dumps(dataclasses.asdict(settings)))
         config["agent"]["name"] = agent.split("+")[0]
         for seed in range(seeds):
             if written == limit:

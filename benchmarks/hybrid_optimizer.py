@@ -53,7 +53,7 @@ from quantum.solvers import (
 from quantum.statevector import Statevector
 
 SHOTS = 1024
-RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "logging.tensorboard=false"]
+RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.tensorboard=false"]
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # two-sided
 
 
