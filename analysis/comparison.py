@@ -1,5 +1,6 @@
 """All that a report says, as numbers: computed once, then written as text, pictures and TensorBoard."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from analysis.learning_curves import on_grid
 from analysis.matching import check
 from analysis.metric import METRICS, Metric, ceiling, failures, margin, primary
 from analysis.run_record import CompareError, RunRecord
-from analysis.verdict import Verdict, decide, decide_all, difference
+from analysis.verdict import Difference, Verdict, decide, decide_all, difference
 
 CANDIDATE = "hybrid"
-_RESAMPLES = 2_000  # where no verdict depends on it
+_RESAMPLES = 40_000  # Holm's levels reach far into the tails
+_RESAMPLES_CURVES = 2_000  # a band holds the interval of every point
 _GRID = 160  # points of the wall-clock axis
 
 
@@ -99,10 +101,9 @@ def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Repo
     metric = primary(settings.primary, threshold)
     order = [name for name in (baseline, candidate) if name]
     order += [name for name in groups if name not in order]
-    random = np.random.default_rng(0)
-    agents = [_agent(name, groups[name], threshold, random) for name in order]
+    agents = [_agent(name, groups[name], threshold) for name in order]
     stated = margin(metric, settings.margin, runs)
-    main, others = _judge(groups, baseline, candidate, metric, threshold, stated, random)
+    main, others = _judge(groups, baseline, candidate, metric, threshold, stated)
     return Report(
         folder, _task(runs[0]), baseline, candidate, metric, settings.primary is not None,
         threshold, stated, agents, main, others, ceiling(runs), notes,
@@ -129,17 +130,22 @@ def choose(agents: list[str], wanted: str | None) -> tuple[str, str | None]:
     return baseline, rest[0] if len(rest) == 1 else None
 
 
-def _agent(name: str, runs: list[RunRecord], threshold: float | None, random: np.random.Generator) -> Agent:
+def _stream(*names: str) -> np.random.Generator:
+    """Draws that depend on these names alone: other agents in a report change no figure of a pair."""
+    return np.random.default_rng([zlib.crc32(name.encode()) for name in names])
+
+
+def _agent(name: str, runs: list[RunRecord], threshold: float | None) -> Agent:
     estimates = {
-        key: interval(iqm_of_tasks, metric.scores(runs, threshold)[:, None], random, _RESAMPLES)
+        key: interval(iqm_of_tasks, metric.scores(runs, threshold)[:, None], _stream(name, key), _RESAMPLES)
         for key, metric in METRICS.items()
         if threshold is not None or not metric.needs_threshold
     }
-    steps = runs[0].steps
-    by_step = Band(steps, *curve_band(np.stack([run.returns for run in runs]), random, _RESAMPLES))
+    steps, random = runs[0].steps, _stream(name)
+    by_step = Band(steps, *curve_band(np.stack([run.returns for run in runs]), random, _RESAMPLES_CURVES))
     grid = np.linspace(max(run.seconds[0] for run in runs), max(run.seconds[-1] for run in runs), _GRID)
     curves = np.stack([on_grid(run.seconds, run.returns, grid) for run in runs])
-    by_second = Band(grid, *curve_band(curves, random, _RESAMPLES // 2))
+    by_second = Band(grid, *curve_band(curves, random, _RESAMPLES_CURVES // 2))
     return Agent(
         name, runs, estimates, None if threshold is None else failures(runs, threshold), by_step, by_second
     )
@@ -152,7 +158,6 @@ def _judge(
     metric: Metric,
     threshold: float | None,
     stated: float | None,
-    random: np.random.Generator,
 ) -> tuple[Judged | None, list[Judged]]:
     """The main comparison stands alone; all others share Holm's correction."""
     configs = {name: runs[0].config for name, runs in groups.items()}
@@ -165,14 +170,19 @@ def _judge(
     ranks = {name: _ranks(runs, scores[name], metric, threshold) for name, runs in groups.items()}
     names = [name for name in groups if name not in (baseline, candidate)]
     pairs = [classify(name, configs, candidate, baseline) for name in names]
-    differences = [difference(scores[pair.first], scores[pair.second], random) for pair in pairs]
+    differences = [_difference(pair, metric.name, scores) for pair in pairs]
     verdicts = decide_all(differences, stated)
-    others = [_judged(*item, ranks, every, random) for item in zip(pairs, verdicts, strict=True)]
+    others = [_judged(*item, ranks, every) for item in zip(pairs, verdicts, strict=True)]
     if candidate is None:
         return None, others
     pair = classify(candidate, configs, candidate, baseline)
-    verdict = decide(difference(scores[candidate], scores[baseline], random), stated)
-    return _judged(pair, verdict, ranks, every, random), others
+    verdict = decide(_difference(pair, metric.name, scores), stated)
+    return _judged(pair, verdict, ranks, every), others
+
+
+def _difference(pair: Comparison, metric: str, scores: dict[str, Floats]) -> Difference:
+    random = _stream(pair.first, pair.second, metric)
+    return difference(scores[pair.first], scores[pair.second], random, _RESAMPLES)
 
 
 def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: float | None) -> Floats:
@@ -188,14 +198,11 @@ def _judged(
     verdict: Verdict,
     ranks: dict[str, Floats],
     others: dict[str, dict[str, Floats]],
-    random: np.random.Generator,
 ) -> Judged:
     x, y = ranks[pair.first], ranks[pair.second]
     a, b = x[:, None], y[:, None]
+    random = _stream(pair.first, pair.second)
     samples = contrast_replicates(probability_of_improvement, a, b, random, _RESAMPLES)
     improvement = percentile(float(probability_of_improvement(a, b)), samples)
-    beside = {
-        key: difference(scores[pair.first], scores[pair.second], random, _RESAMPLES).interval()
-        for key, scores in others.items()
-    }
+    beside = {key: _difference(pair, key, scores).interval() for key, scores in others.items()}
     return Judged(pair, verdict, improvement, (len(x), len(y)), beside)

@@ -143,6 +143,31 @@ def test_fewer_seeds_are_inconclusive(runs: Path) -> None:
         assert words in report.main.verdict.reason
 
 
+def test_figures_of_a_pair_do_not_depend_on_what_else_is_compared(tmp_path: Path) -> None:
+    """Only Holm's correction does: the levels of intervals of all but the main comparison."""
+    folder = tmp_path / "CartPole"
+    names = ["classical", "hybrid", "hybrid+replay=uniform", "hybrid+optimizer.solver=random"]
+    write_runs(folder, 5, agents={name: FAST[name] for name in names})
+    records = [read_run(path) for path in find_runs(folder)]
+    all_four, three = (
+        compare(folder, [run for run in records if run.agent != left_out], Settings())
+        for left_out in ("", "hybrid+optimizer.solver=random")
+    )
+    assert all_four.main is not None and three.main is not None
+    assert vars(all_four.main) == vars(three.main)
+    for agent in three.agents:
+        assert agent.estimates == all_four.agent(agent.name).estimates
+    (judged,) = three.others
+    same = next(other for other in all_four.others if other.comparison == judged.comparison)
+    assert (same.improvement, same.beside) == (judged.improvement, judged.beside)
+    assert same.verdict.interval.point == judged.verdict.interval.point
+    # A metric has the same interval in the first place as beside another one.
+    by_area = compare(folder, [run for run in records if run.agent in PAIR], Settings(primary="area"))
+    assert by_area.main is not None
+    assert by_area.main.verdict.interval == three.main.beside["area"]
+    assert by_area.main.beside["steps"] == three.main.verdict.interval
+
+
 def test_the_metric_follows_the_environment_and_may_be_chosen(runs: Path, refused: Refused) -> None:
     records = [read_run(path) for path in find_runs(runs)]
     assert compare(runs, records, Settings()).metric.name == "steps"
