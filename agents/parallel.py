@@ -22,7 +22,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, suppress
 from datetime import timedelta
 from functools import cache
 from io import StringIO
@@ -273,10 +273,12 @@ class Together:
         """
         code = end.code
         if code is not None and not isinstance(code, int):
-            print(code, file=sys.stderr)
+            with suppress(OSError, ValueError):
+                print(code, file=sys.stderr)
             code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):  # whoever listened may be gone
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code or 0)
 
     def _own(self, whole: Tensor, dim: int = 0) -> Tensor:

@@ -10,6 +10,7 @@ from analysis.run_record import CompareError, RunRecord
 SHARED = ("env", "steps", "evaluation")
 # Settings that may differ between the seeds of one agent.
 FREE = ("seed", "runs", "resume", "device", "threads", "logging", "checkpoint")
+_DEFAULT = "env.steps"  # of `steps`, which alone counts: it may change from one version to the next
 _LISTED = 3  # runs that a message names
 
 
@@ -30,7 +31,7 @@ def _check_shared(runs: Sequence[RunRecord]) -> None:
     for section in SHARED:
         values = {id(run): dict(flat(run.config.get(section), section)) for run in runs}
         for key in sorted({key for value in values.values() for key in value}):
-            if key == "env.steps":  # the default of `steps`, which counts
+            if key == _DEFAULT:
                 continue
             _refuse_split(runs, [values[id(run)].get(key) for run in runs], f"other {kinds[section]}: {key}")
     _refuse_split(runs, [tuple(run.steps.tolist()) for run in runs], "evaluations at other steps", False)
@@ -43,7 +44,7 @@ def _check_agents(runs: Sequence[RunRecord]) -> None:
         agents[run.agent].append(run)
     for agent, members in agents.items():
         values = [dict(flat({k: v for k, v in m.config.items() if k not in FREE})) for m in members]
-        for key in sorted({key for value in values for key in value}):
+        for key in sorted({key for value in values for key in value} - {_DEFAULT}):
             shown = [value.get(key) for value in values]
             _refuse_split(members, shown, f"{agent} was trained with different settings: {key}")
         seeds = [run.seed for run in members]

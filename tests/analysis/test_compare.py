@@ -192,6 +192,9 @@ def test_refuses_other_budgets_evaluations_and_environments(runs: Path, refused:
         edit(config, lambda values, s=section, k=key, v=value: values[s].update({k: v}))  # type: ignore[misc]
         assert words in refused(runs)
         config.write_text(original)
+    # The default of `steps` is no setting: runs of one length may come from versions that differ in it.
+    edit(config, lambda values: values["env"].update(steps=6000 + values["env"]["steps"]))
+    compare(runs, [read_run(path) for path in find_runs(runs)], Settings())
     for seed in range(10):
         edit(runs / "hybrid" / f"seed_{seed}" / "config.yaml", lambda values: values.update(steps=5000))
     line = refused(runs)
