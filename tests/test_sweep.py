@@ -81,21 +81,34 @@ def test_sigterm_lets_runs_save_and_the_rest_wait(tmp_path: Path) -> None:
 
 def test_waits_for_runs_that_others_train(tmp_path: Path) -> None:
     members = fake_members(tmp_path, ["good", "good"])
-    lines: list[str] = []
     holder = subprocess.Popen(
         [
             sys.executable, "-c",
-            "import fcntl, sys, time\n"
+            "import fcntl, sys\n"
             "file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
-            "print('held', flush=True); time.sleep(1.5)",
+            "print('held', flush=True); sys.stdin.read()",
             str(_made(members[0].directory) / ".lock"),
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    assert fake_sweep(members, 2, lines.append).run() == 0
-    assert holder.wait() == 0
-    assert any("waiting for 1 runs" in line for line in lines)
+    assert holder.stdin is not None and holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        """The other process ends once the sweep has said that it waits for it."""
+        lines.append(line)
+        if "waiting for 1 runs" in line:
+            assert len(taken_steps(tmp_path)) == 1  # the free one is done
+            holder.stdin.close()  # type: ignore[union-attr]
+
+    try:
+        assert fake_sweep(members, 2, say).run() == 0
+    finally:
+        holder.kill()
+        holder.wait()
+    assert sum("waiting for 1 runs" in line for line in lines) == 1
     assert taken_steps(tmp_path) == [list(range(1, 11))] * 2
 
 
