@@ -338,13 +338,13 @@ def test_resume_keeps_the_run_and_changes_what_is_free(tmp_path: Path) -> None:
 
 def test_preparation_is_fast() -> None:
     prepare([])
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(5):
         prepare(["seed=1", "optimizer.lr=1e-4"])
-    assert (time.perf_counter() - begin) / 5 < 0.5
-    begin = time.perf_counter()
+    assert (time.process_time() - begin) / 5 < 0.5
+    begin = time.process_time()
     prepare(["-m", "seed=range(0,50)"])
-    assert time.perf_counter() - begin < 10.0
+    assert time.process_time() - begin < 10.0
 
 
 def _train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -85,7 +85,7 @@ def test_submitting_does_not_wait_and_results_arrive():
     begin = time.perf_counter()
     number = q.submit([TASK], 100, 3, {"update": 12})
     assert q.poll() == [] and q.pending == 1
-    assert time.perf_counter() - begin < 1.0  # the job would wait five
+    assert time.perf_counter() - begin < 4.0  # the job would wait five
     gate.set()
     (outcome,) = q.wait(5.0)
     assert (outcome.ticket, outcome.tag, outcome.backend) == (number, {"update": 12}, "troubled")
@@ -176,7 +176,7 @@ def test_time_out_then_late_result_is_discarded_and_counted():
     assert not outcome.fallback and q.counts.timed_out == 1 and q.counts.retried == 1
     assert backend.jobs[0].cancelled
     gate.set()
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0
     while q.counts.late == 0 and time.monotonic() < end:
         assert q.poll() == []
     assert q.counts.late == 1 and q.counts.finished == 1
@@ -189,7 +189,7 @@ def test_nobody_waits_for_a_service_to_cancel_a_job():
     backend = Troubled(default=gate, remote=True)
     q = queue(backend, [], timeout=0.05, retries=0)
     q.submit([TASK], 10, 0)
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0
     while not backend.jobs and time.monotonic() < end:
         time.sleep(0.001)
     backend.jobs[0].cancel = gate.wait  # as long as the service is out of reach
@@ -213,14 +213,14 @@ def test_discarded_jobs():
     backend = Troubled([gate])
     q = queue(backend, [])
     number = q.submit([TASK], 10, 0)
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0
     while not backend.jobs and time.monotonic() < end:
         time.sleep(0.001)
     q.discard(number)
     q.discard(number)
     assert q.pending == 0 and q.counts.dropped == 1
     gate.set()
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0
     while q.counts.late == 0 and time.monotonic() < end:
         assert q.poll() == []
     assert q.counts.late == 1 and backend.jobs[0].cancelled
@@ -314,7 +314,7 @@ def test_closing_gives_up_local_jobs_and_keeps_remote_ones(tmp_path):
         backend = Troubled([gate], remote=remote)
         q = queue(backend, [], tmp_path)
         q.submit([TASK], 10, 0)
-        end = time.monotonic() + 5.0
+        end = time.monotonic() + 60.0
         while time.monotonic() < end and not (known(q) if remote else backend.jobs):
             time.sleep(0.001)
             q.poll()
@@ -333,7 +333,7 @@ def test_ids_are_on_disk_while_jobs_run_and_gone_afterwards(tmp_path):
     gate = threading.Event()
     q = queue(Troubled([gate], remote=True), [], tmp_path)
     q.submit([TASK], 10, 0, {"update": 5})
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 60.0
     while not (tmp_path / NAME).exists() and time.monotonic() < end:
         time.sleep(0.001)
     (entry,) = json.loads((tmp_path / NAME).read_text())["jobs"]
