@@ -1,6 +1,6 @@
 """Compare runs: python compare.py runs/CartPole (see --help)."""
 
-from analysis.compare_command import main
+from qdreamer.analysis.report.compare_command import main
 
 if __name__ == "__main__":
     main()

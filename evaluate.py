@@ -1,6 +1,6 @@
 """Evaluate a trained run on unseen episodes: python evaluate.py runs/CartPole/classical/seed_0."""
 
-from agents.evaluate_command import main
+from qdreamer.agents.cli.evaluate_command import main
 
 if __name__ == "__main__":
     main()

@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from envs.spaces import ActionSpec
-from worldmodel.categorical import one_hot, sample_index, unimix_probs
-from worldmodel.layers import MLP, Kept, Linear
+from qdreamer.envs.spaces import ActionSpec
+from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, unimix_probs
+from qdreamer.worldmodel.networks.layers import MLP, Kept, Linear
 
 
 class Policy(Protocol):

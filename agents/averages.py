@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from worldmodel import kernels
+from qdreamer.native import kernels
 
 
 @torch.no_grad()

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from agents.config import AgentConfig
-from agents.critic import Critic
-from agents.imagination import Rollout
-from agents.returns import ReturnScale, lambda_return
-from worldmodel.model import Batch, WorldModel
+from qdreamer.agents.critic import Critic
+from qdreamer.agents.imagination import Rollout
+from qdreamer.agents.returns import ReturnScale, lambda_return
+from qdreamer.agents.training.config import AgentConfig
+from qdreamer.worldmodel.model import Batch, WorldModel
 
 
 class BehaviourLosses(NamedTuple):

@@ -5,9 +5,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from agents.averages import follow
-from worldmodel.heads import TwoHotHead
-from worldmodel.two_hot import TwoHot
+from qdreamer.agents.averages import follow
+from qdreamer.worldmodel.networks.heads import TwoHotHead
+from qdreamer.worldmodel.networks.two_hot import TwoHot
 
 
 class Critic(nn.Module):

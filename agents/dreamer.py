@@ -6,20 +6,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.actor import make_actor
-from agents.averages import follow
-from agents.behaviour import behaviour_losses, replay_value_loss
-from agents.config import Config
-from agents.critic import Critic
-from agents.imagination import Rollout, imagine
-from agents.parallel import ALONE, Ranks
-from agents.returns import ReturnScale
-from agents.signals import SIGNALS, Evidence
-from agents.stopwatch import Watch, no_watch
-from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel.categorical import entropy, kl_divergence
-from worldmodel.model import Batch, WorldModel
-from worldmodel.rssm import Trajectory
+from qdreamer.agents.actor import make_actor
+from qdreamer.agents.averages import follow
+from qdreamer.agents.behaviour import behaviour_losses, replay_value_loss
+from qdreamer.agents.critic import Critic
+from qdreamer.agents.distributed.parallel import ALONE, Ranks
+from qdreamer.agents.imagination import Rollout, imagine
+from qdreamer.agents.replay.signals import SIGNALS, Evidence
+from qdreamer.agents.returns import ReturnScale
+from qdreamer.agents.stopwatch import Watch, no_watch
+from qdreamer.agents.training.config import Config
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.worldmodel.model import Batch, WorldModel
+from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence
+from qdreamer.worldmodel.rssm import Trajectory
 
 
 class Outcome(NamedTuple):
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     total: Tensor  # (), scaled sum of the mean losses
     losses: dict[str, Tensor]  # unscaled, (B, T); behaviour losses (B, K) for K starts per sequence
     trajectory: Trajectory
-    priority: Tensor  # (B,), error of each sequence by the replay's signal (agents.signals)
+    priority: Tensor  # (B,), error of each sequence by the replay's signal (agents.replay.signals)
     metrics: dict[str, Tensor]  # scalars
 
 

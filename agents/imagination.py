@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents import rollout_native
-from agents.actor import BoundedNormalActor, CategoricalActor, Policy
-from agents.parallel import ALONE, Ranks
-from worldmodel.rssm import RSSM, Carry
+from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor, Policy
+from qdreamer.agents.distributed.parallel import ALONE, Ranks
+from qdreamer.native import rollout_native
+from qdreamer.worldmodel.rssm import RSSM, Carry
 
 
 class Rollout(NamedTuple):

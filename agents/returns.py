@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from agents.parallel import ALONE, Ranks
+from qdreamer.agents.distributed.parallel import ALONE, Ranks
 
 
 def lambda_return(

@@ -7,7 +7,7 @@ of their settings agree.
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.matching import FREE, SHARED, flat
+from qdreamer.analysis.matching import FREE, SHARED, flat
 
 PARTS = ("attention", "replay", "optimizer")
 SIZES = ("deter", "hidden", "blocks", "layers")  # of a sequence model

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.interquartile import Floats, iqm
+from qdreamer.analysis.interquartile import Floats, iqm
 
 Statistic = Callable[[Floats], Floats]  # (…, R, M) → (…)
 Contrast = Callable[[Floats, Floats], Floats]  # (…, R, M) and (…, R', M) → (…)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.ablation import Comparison, classify
-from analysis.bootstrap import Interval, contrast_replicates, curve_band, interval, percentile
-from analysis.improvement import probability_of_improvement
-from analysis.interquartile import Floats, iqm_of_tasks
-from analysis.learning_curves import on_grid
-from analysis.matching import check
-from analysis.metric import METRICS, Metric, ceiling, failures, margin, primary
-from analysis.run_record import CompareError, RunRecord
-from analysis.verdict import Difference, Verdict, decide, decide_all, difference
+from qdreamer.analysis.ablation import Comparison, classify
+from qdreamer.analysis.bootstrap import Interval, contrast_replicates, curve_band, interval, percentile
+from qdreamer.analysis.improvement import probability_of_improvement
+from qdreamer.analysis.interquartile import Floats, iqm_of_tasks
+from qdreamer.analysis.learning_curves import on_grid
+from qdreamer.analysis.matching import check
+from qdreamer.analysis.metric import METRICS, Metric, ceiling, failures, margin, primary
+from qdreamer.analysis.run_record import CompareError, RunRecord
+from qdreamer.analysis.verdict import Difference, Verdict, decide, decide_all, difference
 
 CANDIDATE = "hybrid"
 _RESAMPLES = 40_000  # Holm's levels reach far into the tails

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from analysis.interquartile import Floats
+from qdreamer.analysis.interquartile import Floats
 
 
 def probability_of_improvement(x: Floats, y: Floats) -> Floats:

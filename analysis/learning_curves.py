@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.interquartile import Floats
+from qdreamer.analysis.interquartile import Floats
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.run_record import CompareError, RunRecord
+from qdreamer.analysis.run_record import CompareError, RunRecord
 
 # Settings that every run of a comparison must share: the task, the budget, the examination.
 SHARED = ("env", "steps", "evaluation")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.interquartile import Floats
-from analysis.learning_curves import area, reached
-from analysis.run_record import CompareError, RunRecord
+from qdreamer.analysis.interquartile import Floats
+from qdreamer.analysis.learning_curves import area, reached
+from qdreamer.analysis.run_record import CompareError, RunRecord
 
 MARGIN_SHARE = 0.1  # of the budget: less than that is no difference in steps to the threshold
 

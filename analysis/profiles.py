@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from analysis.bootstrap import LEVEL, RESAMPLES, draw, resampled
-from analysis.interquartile import Floats
+from qdreamer.analysis.bootstrap import LEVEL, RESAMPLES, draw, resampled
+from qdreamer.analysis.interquartile import Floats
 
 
 def profile(scores: Floats, levels: Floats) -> Floats:

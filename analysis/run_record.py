@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.interquartile import Floats
+from qdreamer.analysis.interquartile import Floats
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: ten times faster
 _SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)

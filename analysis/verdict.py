@@ -13,16 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.bootstrap import (
-    LEVEL,
-    RESAMPLES,
-    Interval,
-    contrast_replicates,
-    p_value,
-    percentile,
-)
-from analysis.holm import levels
-from analysis.interquartile import Floats, iqm_of_tasks
+from qdreamer.analysis.bootstrap import LEVEL, RESAMPLES, Interval, contrast_replicates, p_value, percentile
+from qdreamer.analysis.holm import levels
+from qdreamer.analysis.interquartile import Floats, iqm_of_tasks
 
 MIN_SEEDS = 5  # for any verdict but "inconclusive"
 MIN_SEEDS_DIFFERENCE = 10  # for "better" and "worse"

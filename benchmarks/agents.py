@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from agents.command_line import load_config
-from agents.learner import Learner
-from agents.training import Run
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.learner import Learner
+from qdreamer.agents.training.training import Run
 
 AGENTS = [
     "agent=classical",

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.memory import keep_freed_memory
 from benchmarks.allocations import peak_bytes
 from benchmarks.attention_references import EluLinear, Linformer, Performer, Window
-from worldmodel.attention.kind import Kind
-from worldmodel.attention.kinds import make_kind
-from worldmodel.attention.masks import causal
-from worldmodel.attention.rotary import phases, rotate_by
+from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kinds import make_kind
+from qdreamer.worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.rotary import phases, rotate_by
 
 STEPS = 8192
 MOST = 2.0  # seconds: what takes longer is run once (beside the warm-up)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.attention.born import Born
-from worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.kind import Kind
 
 
 class EluLinear(Born):

@@ -13,9 +13,9 @@ from time import perf_counter
 
 import numpy as np
 
-from analysis.bootstrap import interval
-from analysis.interquartile import Floats, iqm, iqm_of_tasks
-from analysis.verdict import decide, difference
+from qdreamer.analysis.bootstrap import interval
+from qdreamer.analysis.interquartile import Floats, iqm, iqm_of_tasks
+from qdreamer.analysis.verdict import decide, difference
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 

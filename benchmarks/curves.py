@@ -16,9 +16,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from agents.config import Config
-from agents.run_directory import read_config
 from benchmarks.learning import read_metrics
+from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.agents.training.config import Config
 
 Curve = tuple[list[int], list[float]]  # steps, mean returns
 Group = dict[str, list[Curve]]  # by folder: one agent with its settings

@@ -14,19 +14,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from agents.command_line import load_config
-from quantum.angles import angles
-from quantum.backend import Backend, BackendError, CredentialsError, Task, run
-from quantum.config import QuantumConfig
-from quantum.dry_run import Planned, report
-from quantum.factory import make_backend
-from quantum.ising import bits_to_index, energies, from_qubo
-from quantum.overlaps import exact_overlaps
-from quantum.qaoa import Simulator
-from quantum.readout import mean_energy
-from quantum.solvers import approximation_ratio
-from quantum.statevector import probabilities
-from quantum.tasks import AmplitudeTask, IsingTask, OverlapTask
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.quantum.backends.factory import make_backend
+from qdreamer.quantum.backends.statevector import probabilities
+from qdreamer.quantum.circuits.backend import Backend, BackendError, CredentialsError, Task, run
+from qdreamer.quantum.circuits.overlaps import exact_overlaps
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.quantum.jobs.dry_run import Planned, report
+from qdreamer.quantum.qaoa.angles import angles
+from qdreamer.quantum.qaoa.ising import bits_to_index, energies, from_qubo
+from qdreamer.quantum.qaoa.qaoa import Simulator
+from qdreamer.quantum.qaoa.readout import mean_energy
+from qdreamer.quantum.qaoa.solvers import approximation_ratio
+from qdreamer.quantum.qaoa.tasks import AmplitudeTask, IsingTask, OverlapTask
 
 
 def main() -> None:

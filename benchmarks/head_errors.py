@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.dreamer import Dreamer
 from benchmarks.attention_references import Window
 from benchmarks.quality import train
 from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream
 from benchmarks.quality_models import build
-from worldmodel.attention.draws import STRATEGIES, Budget, expected_error, relative_error
-from worldmodel.attention.masks import causal
-from worldmodel.attention.rotary import phases
-from worldmodel.attention.softmax import Softmax
-from worldmodel.attention.spread import effective_keys
-from worldmodel.transformer import Transformer
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, expected_error, relative_error
+from qdreamer.worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.rotary import phases
+from qdreamer.worldmodel.attention.softmax import Softmax
+from qdreamer.worldmodel.attention.spread import effective_keys
+from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 KEYS, QUERIES = 512, 32
 BUDGETS = (32, 64, 128)

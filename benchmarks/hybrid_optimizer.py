@@ -27,19 +27,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor, nn
 
-from agents.blocks import Block, partition
-from agents.command_line import load_config
-from agents.direction_search import SolverSearch
-from agents.hybrid_optimizer import HybridOptimizer
-from agents.landscape import Landscape
-from agents.optimizer_config import HybridConfig
-from agents.progress import Progress
-from agents.quadratic_model import Levels, Objective, measure
-from agents.run_directory import write_config
-from agents.training import Run
 from benchmarks.learning import Row, print_table, summarise
-from quantum.ising import Ising, energies
-from quantum.solvers import (
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.optim.blocks import Block, partition
+from qdreamer.agents.optim.direction_search import SolverSearch
+from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
+from qdreamer.agents.optim.landscape import Landscape
+from qdreamer.agents.optim.optimizer_config import HybridConfig
+from qdreamer.agents.optim.quadratic_model import Levels, Objective, measure
+from qdreamer.agents.reporting.progress import Progress
+from qdreamer.agents.runs.run_directory import write_config
+from qdreamer.agents.training.training import Run
+from qdreamer.quantum.backends.statevector import Statevector
+from qdreamer.quantum.qaoa.ising import Ising, energies
+from qdreamer.quantum.qaoa.solvers import (
     QAOA,
     Annealing,
     Exact,
@@ -50,7 +51,6 @@ from quantum.solvers import (
     approximation_ratio,
     new_seed,
 )
-from quantum.statevector import Statevector
 
 SHOTS = 1024
 RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.tensorboard=false"]

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.command_line import load_config
-from agents.memory import keep_freed_memory
-from agents.training import Run
-from worldmodel import kernels
-from worldmodel.categorical import draw_few_classes
-from worldmodel.norm_silu import norm_silu, norm_silu_backward
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.agents.training.training import Run
+from qdreamer.native import kernels
+from qdreamer.native.norm_silu import norm_silu, norm_silu_backward
+from qdreamer.worldmodel.networks.categorical import draw_few_classes
 
 BATCH, LENGTH = 16, 64
 

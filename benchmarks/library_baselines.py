@@ -13,9 +13,9 @@ import gymnasium
 import numpy as np
 import torch
 
-from agents.command_line import load_config
-from agents.evaluation import mean_and_interval
-from envs.seeds import evaluation_seed
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.interaction.evaluation import mean_and_interval
+from qdreamer.envs.seeds import evaluation_seed
 
 PAIRS = (("Pendulum", "SAC"), ("Pendulum", "PPO"), ("Acrobot", "PPO"), ("CartPole", "PPO"))
 

@@ -17,13 +17,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from agents.command_line import load_config
-from quantum.backend import run
-from quantum.config import QuantumConfig
-from quantum.factory import make_backend
-from quantum.tasks import OverlapTask
-from worldmodel.attention.born import Born
-from worldmodel.attention.circuit import Circuit
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.quantum.backends.factory import make_backend
+from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.quantum.qaoa.tasks import OverlapTask
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.circuit import Circuit
 
 STEPS = 12  # queries and keys
 
@@ -58,7 +58,11 @@ def print_qubits(qubits: int, shots: int) -> None:
     words = {
         f"shots (bound {bound:.3f})": ["quantum=aer"],
         "shots, FakeGuadalupeV2": ["quantum=aer_noisy", "quantum.device=FakeGuadalupeV2"],
-        "… mitigated": ["quantum=aer_noisy", "quantum.device=FakeGuadalupeV2", "quantum.mitigation=true"],
+        "… mitigated": [
+            "quantum=aer_noisy",
+            "quantum.device=FakeGuadalupeV2",
+            "quantum.mitigation=true",
+        ],
         "shots, FakeFez": ["quantum=aer_noisy", "quantum.device=FakeFez"],
         "shots, ibm on FakeFez": ["quantum=ibm", "quantum.device=FakeFez"],
     }

@@ -15,14 +15,14 @@ from time import perf_counter
 
 import torch
 
-from agents.acting import Actor
-from agents.collector import Collector
-from agents.command_line import load_config
-from agents.config import Config
-from agents.learner import Learner
-from agents.memory import keep_freed_memory
-from agents.parallel import ALONE, Alone, Together, join
-from agents.training import make_learner
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.distributed.parallel import ALONE, Alone, Together, join
+from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.collector import Collector
+from qdreamer.agents.training.config import Config
+from qdreamer.agents.training.learner import Learner
+from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.agents.training.training import make_learner
 
 
 def main() -> None:

@@ -120,8 +120,8 @@ def answer(timed_update: Callable[[], Any]) -> None:
 
 
 def ours(size: str, threads: int, *more: str) -> None:
-    from agents.command_line import load_config
-    from agents.training import Run
+    from qdreamer.agents.cli.command_line import load_config
+    from qdreamer.agents.training.training import Run
 
     overrides = [
         "agent=classical", f"world_model={size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",

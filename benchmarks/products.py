@@ -1,6 +1,6 @@
 """GFLOP/s of dense products by library: python -m benchmarks.products [--threads 1].
 
-MKL is what torch.addmm uses, oneDNN what worldmodel/products.py uses for large products. Shapes
+MKL is what torch.addmm uses, oneDNN what native/products.py uses for large products. Shapes
 are rows × in → out: those of an update at 1M, small ones, and a large square one as the limit.
 """
 
@@ -11,7 +11,7 @@ from time import perf_counter
 
 import torch
 
-from worldmodel import products
+from qdreamer.native import products
 
 SHAPES = (
     (16, 128, 384),

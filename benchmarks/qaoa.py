@@ -20,12 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch, Aer and lightning
 import numpy as np
 import torch
 
-from quantum.angles import angles
-from quantum.ising import Ising, energies, energy, from_qubo
-from quantum.qaoa import Simulator
-from quantum.solvers import QAOA, Annealing, Exact, Greedy, Random, Solver, approximation_ratio
-from quantum.statevector import Statevector
-from quantum.tasks import IsingTask
+from qdreamer.quantum.backends.statevector import Statevector
+from qdreamer.quantum.qaoa.angles import angles
+from qdreamer.quantum.qaoa.ising import Ising, energies, energy, from_qubo
+from qdreamer.quantum.qaoa.qaoa import Simulator
+from qdreamer.quantum.qaoa.solvers import QAOA, Annealing, Exact, Greedy, Random, Solver, approximation_ratio
+from qdreamer.quantum.qaoa.tasks import IsingTask
 
 LAYERS = 3
 SHOTS = 1024
@@ -61,7 +61,7 @@ def aer(task: IsingTask) -> dict[str, Callable[[], Any]]:
     from qiskit.quantum_info import SparsePauliOp
     from qiskit_aer import AerSimulator
 
-    from quantum.qiskit_sampler import translate
+    from qdreamer.quantum.backends.qiskit_sampler import translate
 
     simulator = AerSimulator(method="statevector", precision="single", max_parallel_threads=1)
     measured = translate(task.circuit()).assign_parameters(task.values()[0].numpy())
@@ -84,7 +84,7 @@ def lightning(task: IsingTask) -> dict[str, Callable[[], Any]]:
     """QNodes on lightning.qubit, complex64; its expectation in two ways."""
     import pennylane as qml
 
-    from quantum.pennylane_backend import apply
+    from qdreamer.quantum.backends.pennylane_backend import apply
 
     n, values = task.ising.qubits, task.values()[0].numpy()
     device = qml.device("lightning.qubit", wires=n, c_dtype=np.complex64)
@@ -210,11 +210,11 @@ def found(solver: Solver, problems: list[tuple[Ising, torch.Tensor]], shots: int
 
 
 def print_devices(names: list[str]) -> None:
-    from quantum.device import fake_device, transpile
-    from quantum.fidelity import estimate
-    from quantum.grover_rudolph import loading_circuit
-    from quantum.overlaps import overlap_circuit
-    from quantum.qiskit_sampler import translate
+    from qdreamer.quantum.backends.device import fake_device, transpile
+    from qdreamer.quantum.backends.qiskit_sampler import translate
+    from qdreamer.quantum.circuits.fidelity import estimate
+    from qdreamer.quantum.circuits.grover_rudolph import loading_circuit
+    from qdreamer.quantum.circuits.overlaps import overlap_circuit
 
     source = torch.Generator().manual_seed(0)
     circuits = {}

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from agents.dreamer import Dreamer
-from agents.laprop import LaProp
-from agents.openloop import open_loop
 from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream, recall_data
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
-from worldmodel import kernels
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.optim.laprop import LaProp
+from qdreamer.agents.reporting.openloop import open_loop
+from qdreamer.native import kernels
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 TUNING_SEED = 1000

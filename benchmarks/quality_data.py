@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.evaluation import EvaluationEpisode
 from benchmarks.recall import Recall
-from envs.config import EnvConfig
-from envs.factory import make_env
-from envs.seeds import evaluation_seed, training_seed
-from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel.model import Batch
-from worldmodel.rssm import Carry
+from qdreamer.agents.interaction.evaluation import EvaluationEpisode
+from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.factory import make_env
+from qdreamer.envs.seeds import evaluation_seed, training_seed
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.worldmodel.model import Batch
+from qdreamer.worldmodel.rssm import Carry
 
 HELD = 4  # mean steps of one stretch of behaviour
 

@@ -8,13 +8,13 @@ from functools import cache
 
 import torch
 
-from agents.command_line import load_config
-from agents.config import Config
-from agents.dreamer import Dreamer
 from benchmarks.attention_references import EluLinear
-from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel.context import RecurrentAttention
-from worldmodel.transformer import Transformer
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.training.config import Config
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.worldmodel.sequence_models.context import RecurrentAttention
+from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 # One weight for all, DreamerV3's: else more than the sequence model would differ.
 SHARED = (

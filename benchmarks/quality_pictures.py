@@ -20,8 +20,8 @@ from torch import Tensor
 
 from benchmarks.quality import SEEDS, TASKS, Cells, log_ratio
 from benchmarks.quality_models import ATTENTIONS, SETTINGS, build
-from worldmodel.attention_view import look
-from worldmodel.transformer import Transformer
+from qdreamer.worldmodel.attention_view import look
+from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 SHOWN = 8
 """Heads of each kind in the picture of maps."""

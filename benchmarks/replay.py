@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import checkpoint
-from agents.command_line import load_config
-from agents.replay import Eligible, Replay, Starts
-from agents.replay.factory import make_sampler, warm_up
-from agents.replay.prioritized import PrioritizedSampler
 from benchmarks.learning import read_metrics
-from quantum.backend import run
-from quantum.budget import Budget
-from quantum.factory import make_backend
-from quantum.tasks import AmplitudeTask
-from worldmodel import kernels
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.replay import Eligible, Replay, Starts
+from qdreamer.agents.replay.factory import make_sampler, warm_up
+from qdreamer.agents.replay.prioritized import PrioritizedSampler
+from qdreamer.agents.runs import checkpoint
+from qdreamer.native import kernels
+from qdreamer.quantum.backends.factory import make_backend
+from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 COUNT = 1024  # draws and updates
 BATCH, LENGTH = 16, 64

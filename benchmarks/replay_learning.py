@@ -14,9 +14,9 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.evaluation import mean_and_interval
-from agents.run_directory import read_config
 from benchmarks.learning import read_metrics
+from qdreamer.agents.interaction.evaluation import mean_and_interval
+from qdreamer.agents.runs.run_directory import read_config
 
 RESAMPLES = 10_000
 

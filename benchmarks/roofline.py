@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.products import typical_seconds
-from worldmodel import kernels, products
+from qdreamer.native import kernels, products
 
 
 class Work(NamedTuple):

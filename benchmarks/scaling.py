@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.command_line import load_config
-from agents.training import Run
 from benchmarks.update import measure
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.training import Run
 
 BASE = {"batch": 16, "length": 32, "horizon": 15, "width": 1}
 VALUES = {

@@ -20,12 +20,12 @@ from unittest import mock
 
 import torch
 
-from agents.command_line import load_config
-from agents.memory import keep_freed_memory
 from benchmarks.roofline import count, measure_rates
-from worldmodel import kernels
-from worldmodel.model import WorldModel
-from worldmodel.rssm import Carry
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.native import kernels
+from qdreamer.worldmodel.model import WorldModel
+from qdreamer.worldmodel.rssm import Carry
 
 BATCH, STARTS, ACTIONS = 16, 8, 2
 MODELS = {
@@ -120,7 +120,7 @@ def observing(
     def run() -> None:
         kernels.use(with_kernels)
         model.zero_grad(set_to_none=True)
-        with mock.patch("worldmodel.rssm.covers", lambda *_: False) if loop else nullcontext():
+        with mock.patch("qdreamer.worldmodel.rssm.covers", lambda *_: False) if loop else nullcontext():
             trajectory = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
         (trajectory.features.square().mean() + trajectory.prior.square().mean()).backward()
 

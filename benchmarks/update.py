@@ -17,12 +17,12 @@ from time import perf_counter
 
 import torch
 
-from agents.command_line import load_config
-from agents.learner import Learner
-from agents.session import check_device
-from agents.strict import ConfigError
-from agents.training import Run
 from benchmarks.roofline import count, measure_rates
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.learner import Learner
+from qdreamer.agents.training.session import check_device
+from qdreamer.agents.training.training import Run
+from qdreamer.configs.strict import ConfigError
 
 PARTS = ("replay", "world_model", "imagination", "behaviour", "backward", "optimizer")
 

@@ -15,9 +15,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RescaleAction
 
-from envs.config import EnvConfig
-from envs.spaces import UnsupportedSpaceError, action_spec, observation_spec
-from envs.wrappers import HideObservation, Recreate
+from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.spaces import UnsupportedSpaceError, action_spec, observation_spec
+from qdreamer.envs.wrappers import HideObservation, Recreate
 
 # Arguments of gymnasium.make that are not the environment's own.
 _NOT_KWARGS = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from agents.command_line import load_config
-from agents.config import Config
-from worldmodel import compiler, kernels, products
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.config import Config
+from qdreamer.native import compiler, kernels, products
 
 torch.set_num_threads(1)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)

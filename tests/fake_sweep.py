@@ -10,15 +10,15 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agents import local_launcher  # noqa: E402
-from agents.sweep import Member, Sweep  # noqa: E402
+from qdreamer.agents.sweeps import local_launcher  # noqa: E402
+from qdreamer.agents.sweeps.sweep import Member, Sweep  # noqa: E402
 
 # Takes 10 steps of 30 ms, saves after each, resumes, holds the lock, writes down every step that it takes,
 # and leaves at SIGTERM. `fail` crashes at step 3.
 FAKE = """
 import fcntl, json, os, signal, sys, time
 sys.path.insert(0, {root!r})
-from agents.orphan import leave_with_sweep
+from qdreamer.agents.runs.orphan import leave_with_sweep
 directory, kind = sys.argv[1], sys.argv[2]
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))

@@ -5,14 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodel.attention.coherent import Coherent
-from worldmodel.attention.decay import decay_bias
-from worldmodel.attention.draws import relative_error
-from worldmodel.attention.rotary import phases
-from worldmodel.attention.sampled import Sampled
-from worldmodel.attention.spread import effective_keys, entropy
-from worldmodel.context import Heads, Sight
-from worldmodel.transformer import Block, Transformer
+from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.decay import decay_bias
+from qdreamer.worldmodel.attention.draws import relative_error
+from qdreamer.worldmodel.attention.rotary import phases
+from qdreamer.worldmodel.attention.sampled import Sampled
+from qdreamer.worldmodel.attention.spread import effective_keys, entropy
+from qdreamer.worldmodel.sequence_models.context import Heads, Sight
+from qdreamer.worldmodel.sequence_models.transformer import Block, Transformer
 
 
 class LayerView(NamedTuple):

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from quantum.config import QuantumConfig
-from worldmodel.attention.config import AttentionConfig
-from worldmodel.categorical import kl_divergence
-from worldmodel.config import SequenceConfig, WorldModelConfig
-from worldmodel.distributions import Bernoulli, Output
-from worldmodel.encoder import make_encoder
-from worldmodel.heads import BernoulliHead, TwoHotHead, make_observation_head
-from worldmodel.rssm import RSSMS, Carry, Trajectory
-from worldmodel.sequences import make_sequence
-from worldmodel.standardize import Standardize, Symlog, Unchanged
-from worldmodel.two_hot import TwoHot
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.worldmodel.attention.config import AttentionConfig
+from qdreamer.worldmodel.config import SequenceConfig, WorldModelConfig
+from qdreamer.worldmodel.networks.categorical import kl_divergence
+from qdreamer.worldmodel.networks.distributions import Bernoulli, Output
+from qdreamer.worldmodel.networks.encoder import make_encoder
+from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead, make_observation_head
+from qdreamer.worldmodel.networks.standardize import Standardize, Symlog, Unchanged
+from qdreamer.worldmodel.networks.two_hot import TwoHot
+from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
+from qdreamer.worldmodel.sequence_models.factory import make_sequence
 
 
 @dataclass(frozen=True)

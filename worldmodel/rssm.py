@@ -9,19 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from worldmodel import kernels
-from worldmodel.categorical import (
+from qdreamer.native import kernels
+from qdreamer.native.products import affine
+from qdreamer.worldmodel.networks.categorical import (
     FEW_CLASSES,
     draw_few_classes,
     sample_straight_through,
     unimix_probs,
 )
-from worldmodel.gru import BlockGRU
-from worldmodel.layers import MLP, Linear
-from worldmodel.posterior import CoupledPosterior, DecoupledPosterior
-from worldmodel.products import affine
-from worldmodel.scan import coupled_scan, covers
-from worldmodel.sequence import SequenceModel, State
+from qdreamer.worldmodel.networks.layers import MLP, Linear
+from qdreamer.worldmodel.posterior import CoupledPosterior, DecoupledPosterior
+from qdreamer.worldmodel.scan import coupled_scan, covers
+from qdreamer.worldmodel.sequence_models.gru import BlockGRU
+from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
 
 
 class Carry(NamedTuple):

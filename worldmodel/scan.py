@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from worldmodel import kernels, scan_native
-from worldmodel.categorical import one_hot, sample_index, softmax
-from worldmodel.gru import BlockGRU, tanh
-from worldmodel.norm_silu import norm_silu
-from worldmodel.posterior import CoupledPosterior
-from worldmodel.products import affine, affine_add, blockwise, product
-from worldmodel.scan_weights import ScanWeights
+from qdreamer.native import kernels, scan_native
+from qdreamer.native.norm_silu import norm_silu
+from qdreamer.native.products import affine, affine_add, blockwise, product
+from qdreamer.native.scan_weights import ScanWeights
+from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, softmax
+from qdreamer.worldmodel.posterior import CoupledPosterior
+from qdreamer.worldmodel.sequence_models.gru import BlockGRU, tanh
 
 
 class ScanOutput(NamedTuple):

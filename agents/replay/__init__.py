@@ -1,10 +1,10 @@
 """One storage, exchangeable samplers."""
 
-from agents.replay.priorities import Priorities
-from agents.replay.prioritized import PrioritizedSampler
-from agents.replay.sampler import Eligible, Sampler, Starts
-from agents.replay.storage import Replay
-from agents.replay.uniform import UniformSampler
+from qdreamer.agents.replay.priorities import Priorities
+from qdreamer.agents.replay.prioritized import PrioritizedSampler
+from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
+from qdreamer.agents.replay.storage import Replay
+from qdreamer.agents.replay.uniform import UniformSampler
 
 __all__ = [
     "Eligible",

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import torch
 
-from agents.config import Config
-from agents.replay.config import PrioritizedReplay, Priority, QuantumReplay, UniformReplay
-from agents.replay.pool import Pool
-from agents.replay.priorities import Priorities
-from agents.replay.prioritized import PrioritizedSampler
-from agents.replay.proposals import Exact, Proposal
-from agents.replay.sampler import Sampler
-from agents.replay.transforms import Boltzmann, Power, Rank, Rotation, Transform
-from agents.replay.uniform import UniformSampler
-from quantum.backend import Backend, run
-from quantum.budget import Budget
-from quantum.dry_run import Planned
-from quantum.factory import open_backend
-from quantum.job_queue import JobQueue
-from quantum.tasks import AmplitudeTask
-from quantum.ticket import Limits
+from qdreamer.agents.replay.config import PrioritizedReplay, Priority, QuantumReplay, UniformReplay
+from qdreamer.agents.replay.pool import Pool
+from qdreamer.agents.replay.priorities import Priorities
+from qdreamer.agents.replay.prioritized import PrioritizedSampler
+from qdreamer.agents.replay.proposals import Exact, Proposal
+from qdreamer.agents.replay.sampler import Sampler
+from qdreamer.agents.replay.transforms import Boltzmann, Power, Rank, Rotation, Transform
+from qdreamer.agents.replay.uniform import UniformSampler
+from qdreamer.agents.training.config import Config
+from qdreamer.quantum.backends.factory import open_backend
+from qdreamer.quantum.circuits.backend import Backend, run
+from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.jobs.dry_run import Planned
+from qdreamer.quantum.jobs.job_queue import JobQueue
+from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 
 def make_sampler(config: Config, directory: Path, budget: Budget) -> Sampler:

@@ -1,7 +1,7 @@
 """Measurements of the tree's top by circuits: a pool of shots that many batches draw from.
 
 The top n levels below the node that covers what is filled are loaded as amplitudes √(block/total) of
-2^n blocks (quantum.grover_rudolph) and measured some thousands of times in one job. A draw takes one
+2^n blocks (quantum.circuits.grover_rudolph) and measured some thousands of times in one job. A draw takes one
 of these shots and descends classically below its block. Rows that came since lie in blocks that were
 not loaded; they are drawn in this process, with the share s of the weight that they have by now. The
 probability of a draw is therefore known exactly,
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.replay.proposals import Exact
-from agents.replay.sum_tree import Floats, Ints, SumTree
-from quantum.backend import Usage
-from quantum.job_queue import JobQueue
-from quantum.spending import Spending
-from quantum.tasks import AmplitudeTask
-from quantum.ticket import Outcome
+from qdreamer.agents.replay.proposals import Exact
+from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
+from qdreamer.quantum.circuits.backend import Usage
+from qdreamer.quantum.jobs.job_queue import JobQueue
+from qdreamer.quantum.jobs.spending import Spending
+from qdreamer.quantum.jobs.ticket import Outcome
+from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.replay.sampler import Eligible, Starts
-from agents.replay.sum_tree import Floats, Ints, SumTree
-from agents.replay.transforms import LEAST, MOST, Seen, Transform
+from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
+from qdreamer.agents.replay.transforms import LEAST, MOST, Seen, Transform
 
 MEMORY = 0.999  # per update, of the largest error: losses fall as the model learns
 REFIT = 0.1  # share of the starts whose error has changed since the last fit

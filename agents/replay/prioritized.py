@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.replay.priorities import Priorities
-from agents.replay.proposals import Proposal
-from agents.replay.sampler import Eligible, Starts
-from quantum.spending import Spending
+from qdreamer.agents.replay.priorities import Priorities
+from qdreamer.agents.replay.proposals import Proposal
+from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.quantum.jobs.spending import Spending
 
 HISTOGRAM = 10_000  # values
 

@@ -4,8 +4,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from agents.replay.sum_tree import Floats, Ints, SumTree
-from quantum.spending import Spending
+from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
+from qdreamer.quantum.jobs.spending import Spending
 
 
 class Proposal(Protocol):

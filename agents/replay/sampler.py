@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quantum.spending import Spending
+from qdreamer.quantum.jobs.spending import Spending
 
 
 class Starts(NamedTuple):

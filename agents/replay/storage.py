@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.replay.coverage import Coverage
-from agents.replay.sampler import Eligible, Sampler, Starts
+from qdreamer.agents.replay.coverage import Coverage
+from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 
 Rows = dict[str, NDArray[Any]]
 

@@ -11,7 +11,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel import kernels
+from qdreamer.native import kernels
 
 WHOLE = 1024  # nodes: levels up to this size are recomputed and searched as a whole
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.replay.sampler import Eligible, Starts
-from quantum.spending import Spending
+from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.quantum.jobs.spending import Spending
 
 
 class UniformSampler:

@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from agents.actor import BoundedNormal, BoundedNormalActor, CategoricalActor, CategoricalPolicy, make_actor
-from envs.spaces import ActionSpec
+from qdreamer.agents.actor import (
+    BoundedNormal,
+    BoundedNormalActor,
+    CategoricalActor,
+    CategoricalPolicy,
+    make_actor,
+)
+from qdreamer.envs.spaces import ActionSpec
 
 LOGITS = torch.log(torch.tensor([1.0, 2.0, 4.0, 3.0], dtype=torch.float64))
 PROBS = 0.99 * np.array([0.1, 0.2, 0.4, 0.3]) + 0.01 / 4

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actor import BoundedNormalActor, CategoricalActor
-from agents.behaviour import behaviour_losses, replay_value_loss
-from agents.critic import Critic
-from agents.dreamer import Dreamer
-from agents.imagination import Rollout, imagine
-from agents.returns import ReturnScale
-from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel.model import Batch
+from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor
+from qdreamer.agents.behaviour import behaviour_losses, replay_value_loss
+from qdreamer.agents.critic import Critic
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.imagination import Rollout, imagine
+from qdreamer.agents.returns import ReturnScale
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.worldmodel.model import Batch
 
 BATCH, STEPS, STARTS, HORIZON, ACTIONS = 3, 6, 4, 5, 2
 WORLD_MODEL_LOSSES = ("observation", "reward", "continue", "dynamics", "representation")

@@ -14,11 +14,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from analysis.ablation import classify
-from analysis.compare_command import main
-from analysis.comparison import Settings, choose, compare
-from analysis.run_record import CompareError, find_runs, read_run
 from benchmarks.comparison import AGENTS, write_runs
+from qdreamer.analysis.ablation import classify
+from qdreamer.analysis.comparison import Settings, choose, compare
+from qdreamer.analysis.report.compare_command import main
+from qdreamer.analysis.run_record import CompareError, find_runs, read_run
 
 Refused = Callable[..., str]
 FAST = {**AGENTS, "hybrid": (AGENTS["hybrid"][0], 1500)}  # far ahead

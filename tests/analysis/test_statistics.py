@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.bootstrap import contrast_replicates, interval, p_value, percentile
-from analysis.holm import adjusted, levels
-from analysis.improvement import probability_of_improvement
-from analysis.interquartile import iqm, iqm_of_tasks
-from analysis.learning_curves import area, on_grid, reached
-from analysis.profiles import profile
-from analysis.verdict import decide, decide_all, difference
+from qdreamer.analysis.bootstrap import contrast_replicates, interval, p_value, percentile
+from qdreamer.analysis.holm import adjusted, levels
+from qdreamer.analysis.improvement import probability_of_improvement
+from qdreamer.analysis.interquartile import iqm, iqm_of_tasks
+from qdreamer.analysis.learning_curves import area, on_grid, reached
+from qdreamer.analysis.profiles import profile
+from qdreamer.analysis.verdict import decide, decide_all, difference
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "rliable.json").read_text())
 finite = st.floats(-1e6, 1e6)

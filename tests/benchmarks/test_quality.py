@@ -11,8 +11,8 @@ from benchmarks.quality import log_ratio
 from benchmarks.quality_data import Stream, recall_data
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
-from envs.spaces import ActionSpec, ObservationSpec
-from worldmodel import kernels
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.native import kernels
 
 OBSERVATION, ACTION = ObservationSpec(2, False), ActionSpec(2, True)
 

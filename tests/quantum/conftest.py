@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from agents.strict import build
-from quantum.config import QuantumConfig
-from quantum.ising import Ising, from_qubo
+from qdreamer.configs.strict import build
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.quantum.qaoa.ising import Ising, from_qubo
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "quantum"
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from worldmodel import products
-from worldmodel.model import WorldModel
-from worldmodel.rssm import Carry
-from worldmodel.scan import coupled_scan
+from qdreamer.native import products
+from qdreamer.worldmodel.model import WorldModel
+from qdreamer.worldmodel.rssm import Carry
+from qdreamer.worldmodel.scan import coupled_scan
 
 BATCH, OBSERVATION, ACTION = 3, 4, 2
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
@@ -55,7 +55,7 @@ def everything(model, monkeypatch, scan, seed, steps, resets, dtype=torch.float6
     is_first = (torch.rand(BATCH, steps, generator=generator) < resets).to(dtype)
     noise = torch.rand(BATCH, steps, rssm.stoch, generator=generator).to(dtype)
     with monkeypatch.context() as patch:
-        patch.setattr("worldmodel.rssm.covers", lambda *_: scan)
+        patch.setattr("qdreamer.worldmodel.rssm.covers", lambda *_: scan)
         trajectory = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
         carry = rssm.last(trajectory)
     outputs = [trajectory.features, trajectory.posterior, trajectory.prior, trajectory.states, *carry]
@@ -96,7 +96,7 @@ def test_the_scan_is_used_where_it_covers_the_networks(make_config, model, monke
         calls.append(args)
         return coupled_scan(*args)
 
-    monkeypatch.setattr("worldmodel.rssm.coupled_scan", counted)
+    monkeypatch.setattr("qdreamer.worldmodel.rssm.coupled_scan", counted)
 
     def observe(model):
         rssm = model.rssm

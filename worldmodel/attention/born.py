@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.attention import born_forms
-from worldmodel.attention.born_encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
-from worldmodel.attention.born_forms import Steps
-from worldmodel.attention.kind import Kind
-from worldmodel.attention.unit import unit
+from qdreamer.worldmodel.attention import born_forms
+from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
+from qdreamer.worldmodel.attention.born_forms import Steps
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.unit import unit
 
 LEAST_FLOOR = 1e-3
 

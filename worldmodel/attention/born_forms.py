@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.attention.born_encodings import Encoding
-from worldmodel.attention.decay import remains, running_total
-from worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.born_encodings import Encoding
+from qdreamer.worldmodel.attention.decay import remains, running_total
+from qdreamer.worldmodel.attention.masks import causal
 
 CHUNKS_AT_ONCE = 128
 """So many chunks are treated together; a loop over such blocks keeps the form linear in N."""

@@ -1,7 +1,7 @@
 """`circuit`: the overlaps of `born`, measured.
 
 A query and a key are loaded as amplitudes of log₂ d qubits, the one after the other backwards, and all
-qubits read 0 with probability ⟨φ(q)|φ(k)⟩² (`quantum.overlaps`). Who asks decides how:
+qubits read 0 with probability ⟨φ(q)|φ(k)⟩² (`quantum.circuits.overlaps`). Who asks decides how:
 
     learning              a PennyLane QNode on a simulator: probabilities with gradients, through the
                           configured noise channels if there are any
@@ -17,12 +17,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quantum.backend import Backend, run
-from quantum.config import QuantumConfig
-from quantum.factory import make_backend
-from quantum.overlaps import overlap_values, qubits_for
-from quantum.tasks import OverlapTask
-from worldmodel.attention.born import LEAST_FLOOR, Born
+from qdreamer.quantum.backends.factory import make_backend
+from qdreamer.quantum.circuits.backend import Backend, run
+from qdreamer.quantum.circuits.overlaps import overlap_values, qubits_for
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.quantum.qaoa.tasks import OverlapTask
+from qdreamer.worldmodel.attention.born import LEAST_FLOOR, Born
 
 MEASURED = ("aer", "aer_noisy", "ibm")  # backends that answer with shots; the others know probabilities
 SMALLEST = 1e-8  # amplitude that stands for smaller ones
@@ -84,7 +84,7 @@ class Circuit(Born):
 
     def _differentiable(self) -> Callable[[Tensor], Tensor]:
         if self._node is None:
-            from quantum.pennylane_backend import overlap_node
+            from qdreamer.quantum.backends.pennylane_backend import overlap_node
 
             noise = None if self._quantum is None or self._quantum.noise.silent else self._quantum.noise
             self._node = overlap_node(qubits_for(self.width), noise)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from worldmodel.attention.born import LEAST_FLOOR
-from worldmodel.attention.curriculum import RAMPS
-from worldmodel.attention.draws import STRATEGIES
+from qdreamer.worldmodel.attention.born import LEAST_FLOOR
+from qdreamer.worldmodel.attention.curriculum import RAMPS
+from qdreamer.worldmodel.attention.draws import STRATEGIES
 
 
 @dataclass(frozen=True)

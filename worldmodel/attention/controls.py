@@ -3,8 +3,8 @@
 If an agent with one of them learns as well as one with the real thing, the matching was worth nothing.
 """
 
-from worldmodel.attention.coherent import Coherent
-from worldmodel.attention.softmax import Softmax
+from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.softmax import Softmax
 
 
 class Uniform(Softmax):

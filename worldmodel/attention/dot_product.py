@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldmodel.attention.kind import Kind
-from worldmodel.attention.masks import as_bias
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.masks import as_bias
 
 
 class DotProduct(Kind):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodel.attention.spread import effective_keys, entropy
+from qdreamer.worldmodel.attention.spread import effective_keys, entropy
 
 
 @dataclass(frozen=True)

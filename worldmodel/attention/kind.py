@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.attention.decay import decay_bias
-from worldmodel.attention.depolarizing import depolarize, depolarize_weights
-from worldmodel.attention.masks import allowed, causal, segment_causal
+from qdreamer.worldmodel.attention.decay import decay_bias
+from qdreamer.worldmodel.attention.depolarizing import depolarize, depolarize_weights
+from qdreamer.worldmodel.attention.masks import allowed, causal, segment_causal
 
 
 class Kind(nn.Module):

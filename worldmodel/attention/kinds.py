@@ -3,13 +3,13 @@
 import inspect
 from typing import Any
 
-from worldmodel.attention.born import Born
-from worldmodel.attention.circuit import Circuit
-from worldmodel.attention.coherent import Coherent
-from worldmodel.attention.controls import RandomKeys, Uniform
-from worldmodel.attention.kind import Kind
-from worldmodel.attention.sampled import Sampled
-from worldmodel.attention.softmax import Softmax
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.circuit import Circuit
+from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.controls import RandomKeys, Uniform
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.sampled import Sampled
+from qdreamer.worldmodel.attention.softmax import Softmax
 
 KINDS: dict[str, type[Kind]] = {
     "softmax": Softmax,

@@ -6,12 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldmodel.attention.born import Born
-from worldmodel.attention.cache import Cache, KeyValueCache, RecurrentCache
-from worldmodel.attention.decay import DecayGate, decay_bias
-from worldmodel.attention.kinds import make_kind
-from worldmodel.attention.masks import both, causal, from_multihead, plus, segment_causal, segment_ids
-from worldmodel.attention.rotary import rotate
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.cache import Cache, KeyValueCache, RecurrentCache
+from qdreamer.worldmodel.attention.decay import DecayGate, decay_bias
+from qdreamer.worldmodel.attention.kinds import make_kind
+from qdreamer.worldmodel.attention.masks import (
+    both,
+    causal,
+    from_multihead,
+    plus,
+    segment_causal,
+    segment_ids,
+)
+from qdreamer.worldmodel.attention.rotary import rotate
 
 
 class QuantumMultiheadAttention(nn.Module):

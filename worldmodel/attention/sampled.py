@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodel.attention.draws import STRATEGIES, Budget, predicted_error
-from worldmodel.attention.kind import Kind
-from worldmodel.attention.spread import effective_keys
+from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, predicted_error
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.spread import effective_keys
 
 
 class Measurement(NamedTuple):

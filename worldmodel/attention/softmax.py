@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from worldmodel.attention.dot_product import DotProduct
+from qdreamer.worldmodel.attention.dot_product import DotProduct
 
 
 class Softmax(DotProduct):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodel.attention.kind import Kind
-from worldmodel.attention.kinds import make_kind
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kinds import make_kind
 
 HEADS, WIDTH = 2, 6
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -8,12 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from worldmodel.attention import born_forms
-from worldmodel.attention.born import Born
-from worldmodel.attention.born_encodings import ComplexAmplitudes, RealAmplitudes
-from worldmodel.attention.born_forms import Steps
-from worldmodel.attention.masks import segment_causal, segment_ids
-from worldmodel.attention.rotary import rotate
+from qdreamer.worldmodel.attention import born_forms
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes, RealAmplitudes
+from qdreamer.worldmodel.attention.born_forms import Steps
+from qdreamer.worldmodel.attention.masks import segment_causal, segment_ids
+from qdreamer.worldmodel.attention.rotary import rotate
 
 seeds = st.integers(0, 2**31)
 

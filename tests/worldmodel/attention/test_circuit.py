@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from agents.progress import Progress
-from agents.strict import ConfigError
-from agents.training import Run
-from quantum.overlaps import overlap_circuit, overlap_values
-from worldmodel.attention.born import Born
-from worldmodel.attention.circuit import Circuit
+from qdreamer.agents.reporting.progress import Progress
+from qdreamer.agents.training.training import Run
+from qdreamer.configs.strict import ConfigError
+from qdreamer.quantum.circuits.overlaps import overlap_circuit, overlap_values
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.circuit import Circuit
 
 HEADS, WIDTH, STEPS = 2, 8, 5
 CHANNELS = {
@@ -105,8 +105,8 @@ def test_shots_stay_within_the_bonferroni_bound(quantum_config, choice):
 
 def exact(config, q, k):
     """P(all 0) of all pairs on a backend, noise included."""
-    from quantum.factory import make_backend
-    from quantum.tasks import OverlapTask
+    from qdreamer.quantum.backends.factory import make_backend
+    from qdreamer.quantum.qaoa.tasks import OverlapTask
 
     a, b = (
         x.expand(*q.shape[:-1], k.shape[-2], -1).flatten(0, -2) for x in (q.unsqueeze(-2), k.unsqueeze(-3))

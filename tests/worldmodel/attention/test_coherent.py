@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from worldmodel.attention.coherent import PHOTONS, Coherent
-from worldmodel.attention.rotary import rotate
+from qdreamer.worldmodel.attention.coherent import PHOTONS, Coherent
+from qdreamer.worldmodel.attention.rotary import rotate
 
 FOCK = 60  # photon numbers 0…59: the rest has probability < 1e-12 at the amplitudes used here
 

@@ -3,8 +3,8 @@
 import torch
 from torch.testing import assert_close
 
-from worldmodel.attention.masks import segment_causal, segment_ids
-from worldmodel.sequences import make_sequence
+from qdreamer.worldmodel.attention.masks import segment_causal, segment_ids
+from qdreamer.worldmodel.sequence_models.factory import make_sequence
 
 
 def test_uniform_weights_are_one_over_the_number_of_allowed_keys(make, heads_of):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from worldmodel.attention.kinds import KINDS, make_kind
-from worldmodel.attention.masks import causal, segment_causal, segment_ids
-from worldmodel.attention.rotary import rotate
+from qdreamer.worldmodel.attention.kinds import KINDS, make_kind
+from qdreamer.worldmodel.attention.masks import causal, segment_causal, segment_ids
+from qdreamer.worldmodel.attention.rotary import rotate
 
 NAMES = [
     "softmax", "coherent", "coherent-noise", "uniform", "random-keys", "born", "born-complex", "born-noise",

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from worldmodel.attention.coherent import Coherent
-from worldmodel.attention.curriculum import RAMPS, mix_at
-from worldmodel.attention.decay import DecayGate, decay_bias
-from worldmodel.attention.depolarizing import depolarize, depolarize_weights
-from worldmodel.attention.masks import causal, from_multihead, segment_causal, segment_ids
-from worldmodel.attention.rotary import rotate
-from worldmodel.attention.unit import unit
+from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.curriculum import RAMPS, mix_at
+from qdreamer.worldmodel.attention.decay import DecayGate, decay_bias
+from qdreamer.worldmodel.attention.depolarizing import depolarize, depolarize_weights
+from qdreamer.worldmodel.attention.masks import causal, from_multihead, segment_causal, segment_ids
+from qdreamer.worldmodel.attention.rotary import rotate
+from qdreamer.worldmodel.attention.unit import unit
 
 
 def test_segments_and_windows():

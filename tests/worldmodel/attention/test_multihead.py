@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from worldmodel.attention.kinds import KINDS
-from worldmodel.attention.multihead import QuantumMultiheadAttention
+from qdreamer.worldmodel.attention.kinds import KINDS
+from qdreamer.worldmodel.attention.multihead import QuantumMultiheadAttention
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 5, 7, 12, 2
 ATTN_MASKS = ("none", "bool", "float", "bool-per-head", "float-per-head")

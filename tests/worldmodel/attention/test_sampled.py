@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from worldmodel.attention.draws import (
+from qdreamer.worldmodel.attention.draws import (
     STRATEGIES,
     Budget,
     expected_error,
     predicted_error,
     relative_error,
 )
-from worldmodel.attention.masks import causal
-from worldmodel.attention.sampled import Sampled
-from worldmodel.attention.softmax import Softmax
-from worldmodel.attention.spread import effective_keys, entropy
+from qdreamer.worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.sampled import Sampled
+from qdreamer.worldmodel.attention.softmax import Softmax
+from qdreamer.worldmodel.attention.spread import effective_keys, entropy
 
 UNBIASED = ["importance", "stratified", "systematic", "adaptive", "topk_rest"]
 INDEPENDENT = ["importance", "adaptive"]

@@ -1,0 +1,96 @@
+"""python evaluate.py <run directory>: returns over unseen episodes, and a video."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
+from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
+from qdreamer.agents.runs import checkpoint
+from qdreamer.agents.runs.checkpoint import CheckpointError
+from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.agents.training.config import Config
+from qdreamer.agents.training.training import make_agent
+from qdreamer.configs.strict import ConfigError
+from qdreamer.envs.factory import EnvError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of evaluate.py."""
+    parser = _Parser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run directory, as printed at the end of train.py")
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="which set of episodes (default: the one after that of training's own evaluations)",
+    )
+    parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
+    parser.add_argument("--no-video", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.episodes < 1:
+        parser.error("--episodes must be at least 1")
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
+        parser.error("--seed must be from 0 to 2147483647")
+    try:
+        config = read_config(arguments.run)
+        if arguments.seed is None:
+            arguments.seed = config.evaluation.seed + 1
+        agent = load_agent(arguments.run, config)
+        report(agent, config, arguments)
+    except (ConfigError, CheckpointError, EnvError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def load_agent(directory: Path, config: Config) -> Dreamer:
+    """The agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
+    torch.set_num_threads(config.threads)
+    state = checkpoint.load(directory)
+    agent = make_agent(config, "cpu")
+    try:
+        agent.load_state_dict(state["learner"]["agent"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{directory / checkpoint.NAME} does not fit its config: was it made by another version?"
+        ) from error
+    return agent.eval()
+
+
+def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> None:
+    """Run the episodes, print what came out, and write the video."""
+    deterministic = config.evaluation.deterministic and not arguments.stochastic
+    evaluator = Evaluator(
+        config.env, arguments.episodes, arguments.seed, deterministic, config.evaluation.max_steps
+    )
+    episodes = evaluator.run(agent)
+    evaluator.close()
+    scores = [episode.score for episode in episodes]
+    mean, low, high = mean_and_interval(scores)
+    print("returns:", " ".join(f"{score:g}" for score in sorted(scores)))
+    print(f"lengths: {min(e.length for e in episodes)} to {max(e.length for e in episodes)} steps")
+    print(
+        f"mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] over {len(scores)} unseen episodes "
+        f"of {config.env.id} (episode set {arguments.seed}, {'mode' if deterministic else 'sampled'} actions)"
+    )
+    if arguments.no_video:
+        return
+    try:
+        frames = record_video(agent, config.env, arguments.seed, deterministic, config.logging.video_frames)
+    except EnvError as error:
+        print(f"no video: {error}")
+        return
+    path = save_gif(arguments.run / "videos", f"evaluation_{arguments.seed}.gif", gif(frames))
+    print(f"video: {path}")

@@ -1,0 +1,189 @@
+"""Settings as they are written on a command line: read, and refused one by one where that is possible.
+
+What can only be said about all of them together, composed, is `agents.cli.command_line`'s business.
+"""
+
+import functools
+import itertools
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from qdreamer import configs
+from qdreamer.configs.strict import ConfigError, closest, did_you_mean, show
+
+CONFIGS = Path(configs.__file__).parent
+LAUNCHER = "launcher"  # the section of a sweep's own settings
+OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
+MAX_SWEEP = 1000  # runs; all of them are checked beforehand
+_PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
+SWEEP = ("-m", "--multirun")
+SHOW = {"-c": ("job", "hydra", "all"), "--cfg": ("job", "hydra", "all")}
+HELP = ("-h", "--help")
+_FLAGS = (*SWEEP, *SHOW, *HELP, "--resolve")
+
+
+def read(arguments: list[str]) -> tuple[list[str], list[Override]]:
+    """Flags, and settings that are well-formed each for itself."""
+    flags, texts = _split(arguments)
+    overrides = [parse(text) for text in texts]
+    sweep = any(flag in SWEEP for flag in flags)
+    for override in overrides:
+        _check_form(override, sweep)
+    _refuse_twice(overrides)
+    return flags, overrides
+
+
+def is_launchers(override: Override) -> bool:
+    """Whether a setting is the sweep's and no run's."""
+    return str(override.key_or_group).split(".")[0] == LAUNCHER
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Flags (with the word behind --cfg) and settings."""
+    flags: list[str] = []
+    texts: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, _, value = argument.partition("=")
+        if not argument.startswith("-"):
+            texts.append(argument)
+        elif flag in SHOW:
+            value = value or next(rest, "")
+            if value not in SHOW[flag]:
+                raise ConfigError(f"{flag} {value} is not one of {', '.join(SHOW[flag])}")
+            flags += [flag, value]
+        elif argument in _FLAGS:
+            flags.append(argument)
+        else:
+            hint = did_you_mean(closest(flag, [f for f in _FLAGS if f.startswith("--")], 0.75))
+            raise ConfigError(
+                f"unknown option {argument}{hint}; settings are written without dashes, as seed=3; see --help"
+            )
+    shown = any(flag in SHOW for flag in flags)
+    if shown and any(flag in SWEEP for flag in flags):
+        raise ConfigError("--cfg shows one run: leave out -m")
+    if "--resolve" in flags and not shown:
+        raise ConfigError("--resolve belongs to --cfg, as in --cfg job --resolve")
+    return flags, texts
+
+
+def parse(text: str) -> Override:
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_override(text)
+    except (HydraException, OmegaConfBaseException) as error:
+        key, equals, value = text.partition("=")
+        if key in _PATHS and "'" not in value and not value.endswith("\\"):
+            return parser.parse_override(f"{key}='{value}'")
+        if not equals:
+            choice = next((f"{group}={text}" for group in groups() if text in groups()[group]), None)
+            hint = did_you_mean(choice) or ", as seed=3"
+            raise ConfigError(f"cannot read {text!r}: settings are written key=value{hint}") from error
+        raise ConfigError(
+            f"cannot read {text!r}: settings are written key=value, lists {key}=[1,2], "
+            f"values with odd signs {key}=\"'…'\""
+        ) from error
+
+
+def spell(override: Override) -> str:
+    """key=value for Hydra, which wants `++` before the keys of env.kwargs that no config can know."""
+    text = str(override.input_line).lstrip("+")
+    return f"++{text}" if is_open(override.key_or_group) else text
+
+
+def is_open(key: str) -> bool:
+    return key.startswith(f"{OPEN_SECTION}.")
+
+
+def is_hydras(key: str) -> bool:
+    return key.startswith(("hydra.", "hydra/"))
+
+
+@functools.cache
+def groups() -> dict[str, list[str]]:
+    """Every group and its choices."""
+    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+def _check_form(override: Override, sweep: bool) -> None:
+    """All that can be said about a setting without the other ones."""
+    key, text = override.key_or_group, override.input_line
+    if not key:
+        raise ConfigError(f"cannot read {text!r}: settings are written key=value, as seed=3")
+    if override.is_delete():
+        raise ConfigError(f"{text}: settings cannot be removed, only set, as {key}=…")
+    if override.package is not None:
+        raise ConfigError(f"{text}: a group has one place here, write {key}=… without @{override.package}")
+    if is_launchers(override) and not sweep:
+        raise ConfigError(f"{text}: only a sweep has a {LAUNCHER}, add -m")
+    if is_launchers(override) and override.is_sweep_override():
+        raise ConfigError(f"{text}: a sweep has one {LAUNCHER}")
+    if is_hydras(key) and sweep:
+        raise ConfigError(f"{text}: sweeps are run by {LAUNCHER}=local, slurm, … and not by Hydra")
+    if override.is_sweep_override() and not sweep:
+        as_list = "" if key in groups() else f"; a list is written {key}=[…]"
+        raise ConfigError(f"{text}: several values need a sweep, add -m{as_list}")
+    for value in (single.value() for single in _alternatives(override)):
+        if key in groups():
+            _check_choice(key, value, str(text))
+        group = key.removesuffix(".name")
+        if group != key and group in groups():
+            choices = ", ".join(groups()[group])
+            raise ConfigError(f"{text}: the name follows from {group}=…, which is one of {choices}")
+
+
+def _check_choice(group: str, value: Any, text: str) -> None:
+    choices = groups()[group]
+    if isinstance(value, list | dict):
+        raise ConfigError(f"{text}: {group} takes one choice; for a sweep write {group}=a,b with -m")
+    if show(value) not in choices:
+        extra = ""
+        if group == "env":
+            any_id = value if value in gymnasium.registry else "…"
+            extra = f"; any Gymnasium environment: env=gym env.id={any_id}"
+        hint = did_you_mean(closest(show(value), choices))
+        raise ConfigError(f"{group}={show(value)} is not one of {', '.join(choices)}{hint}{extra}")
+
+
+def _alternatives(override: Override) -> list[Override]:
+    """The setting itself, or one for each value of a sweep."""
+    if not override.is_sweep_override():
+        return [override]
+    key = override.key_or_group
+    try:
+        values = list(itertools.islice(override.sweep_string_iterator(), MAX_SWEEP + 1))
+    except (HydraException, ValueError) as error:
+        raise ConfigError(
+            f"{override.input_line}: a sweep lists its values, as {key}=a,b,c with -m"
+        ) from error
+    if not values:
+        raise ConfigError(f"{override.input_line} has no values")
+    return [parse(f"{key}={value}") for value in values]
+
+
+def _refuse_twice(overrides: list[Override]) -> None:
+    first: dict[str, Override] = {}
+    for override in overrides:
+        key = override.key_or_group
+        if key in first:
+            raise ConfigError(
+                f"{key} is given twice ({first[key].input_line} and {override.input_line}): leave one out"
+            )
+        first[key] = override
+
+
+def members(overrides: list[Override]) -> list[list[Override]]:
+    """Every run of the sweep; without one, the only run."""
+    options = [_alternatives(override) for override in overrides]
+    members = itertools.islice(itertools.product(*options), MAX_SWEEP + 1)
+    found = [list(member) for member in members]
+    if len(found) > MAX_SWEEP:
+        raise ConfigError(f"the sweep has more than {MAX_SWEEP} runs: split it")
+    return found

@@ -1,0 +1,104 @@
+"""Acting: filter the newest observations and choose actions for N environments."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
+from qdreamer.worldmodel.rssm import Carry
+from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
+
+
+class Decision(NamedTuple):
+    """What was done at one step."""
+
+    action: NDArray[np.float32]  # (N, A), one-hot if discrete
+    state: NDArray[np.float16]  # (N, ·), the sequence model's packed state
+    stoch: NDArray[np.uint8]  # (N, S), class indices
+
+
+class Actor:
+    """The agent's side of N running episodes: carries, last actions, its own random generator.
+
+    Actions always come from the posterior of the current observation. `averaged` plays the actor's
+    moving average, as evaluations do.
+    """
+
+    def __init__(
+        self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False, averaged: bool = False
+    ) -> None:
+        self.agent = agent
+        self.deterministic = deterministic
+        self.network = agent.average_actor if averaged else agent.actor
+        self.device = next(agent.parameters()).device
+        self.generator = make_generator(self.device, EVALUATION if averaged else ACTING, seed)
+        self._carry = agent.world_model.rssm.initial(num_envs)
+        self._action = torch.zeros(num_envs, agent.action.size, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: NDArray[Any],
+        is_first: NDArray[np.bool_],
+        override: tuple[NDArray[np.bool_], NDArray[np.float32]] | None = None,
+    ) -> Decision:
+        """Observations (N, O) or (N,), is_first (N,) → the decision.
+
+        `override` replaces the actions where its mask (N,) holds by its own (N, A).
+        """
+        world_model = self.agent.world_model
+        first = torch.from_numpy(is_first.astype(np.float32)).to(self.device).unsqueeze(1)
+        trajectory = world_model.observe(
+            torch.from_numpy(observation).to(self.device).unsqueeze(1),
+            self._action.unsqueeze(1),
+            first,
+            self._carry,
+            generator=self.generator,
+        )
+        self._carry = world_model.rssm.last(trajectory)
+        policy = self.network(trajectory.features[:, 0])
+        action = (
+            policy.mode()
+            if self.deterministic
+            else policy.sample(self.network.noise(len(first), generator=self.generator))
+        )
+        if override is not None:
+            mask, other = (torch.from_numpy(array).to(self.device) for array in override)
+            action = torch.where(mask.unsqueeze(-1), other, action)
+        self._action = action
+        state, stoch = pack_carry(self.agent, self._carry)
+        return Decision(action.cpu().numpy(), state.cpu().numpy(), stoch.cpu().numpy())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "state": leaves(self._carry.state),
+            "stoch": self._carry.stoch,
+            "action": self._action,
+            "generator": generator_state(self.generator),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        tensors = (tensor.to(self.device) for tensor in state["state"])
+        self._carry = Carry(rebuild(self._carry.state, tensors), state["stoch"].to(self.device))
+        self._action = state["action"].to(self.device)
+        restore_generator(self.generator, state["generator"])
+
+
+def pack_carry(agent: Dreamer, carry: Carry) -> tuple[Tensor, Tensor]:
+    """A carry as it is stored in replay: half-precision state, one byte per latent variable."""
+    rssm = agent.world_model.rssm
+    state = rssm.sequence.pack(carry.state).detach().to(torch.float16)
+    stoch = carry.stoch.unflatten(-1, (rssm.stoch, rssm.classes)).argmax(-1).to(torch.uint8)
+    return state, stoch
+
+
+def unpack_carry(agent: Dreamer, state: Tensor, stoch: Tensor) -> Carry:
+    """Inverse of `pack_carry` (up to half precision): (B, ·), (B, S) → carry of B."""
+    rssm = agent.world_model.rssm
+    one_hot = torch.nn.functional.one_hot(stoch.long(), rssm.classes)
+    dtype = next(agent.parameters()).dtype
+    return Carry(rssm.sequence.unpack(state.to(dtype)), one_hot.to(dtype).flatten(-2))

@@ -1,0 +1,111 @@
+"""Evaluation: whole episodes with frozen weights, on seeds that training never saw."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.collector import random_actions, to_agent_observations, to_env_actions
+from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.factory import make_vector
+from qdreamer.envs.seeds import evaluation_seed
+from qdreamer.envs.spaces import action_spec, observation_spec
+
+
+@dataclass(frozen=True)
+class EvaluationEpisode:
+    """One evaluation episode of L steps."""
+
+    score: float  # undiscounted return
+    observations: NDArray[Any]  # (L + 1, O) or (L + 1,)
+    actions: NDArray[np.float32]  # (L, A), one-hot if discrete
+
+    @property
+    def length(self) -> int:
+        return len(self.actions)
+
+
+class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
+    """An evaluation was interrupted; nothing of it counts."""
+
+
+class Evaluator:
+    """Runs episodes side by side; keeps its environments between calls.
+
+    Args:
+        seed: which set of episodes; equal for all runs that are to be compared.
+        max_steps: where longer episodes are cut, for environments without a time limit.
+    """
+
+    def __init__(
+        self, env: EnvConfig, episodes: int, seed: int, deterministic: bool, max_steps: int | None = None
+    ) -> None:
+        # In this process: one worker for each of many short-lived members would only cost.
+        self._envs = make_vector(replace(env, vectorization="sync"), episodes)
+        self._max_steps = max_steps
+        self._episodes, self._seed, self._deterministic = episodes, seed, deterministic
+        self._observation_spec = observation_spec(self._envs.single_observation_space)
+        self._action_spec = action_spec(self._envs.single_action_space)
+
+    def run(
+        self, agent: Dreamer, exploration: float = 0.0, stop: Callable[[], bool] = lambda: False
+    ) -> list[EvaluationEpisode]:
+        """The same `episodes` episodes at every call; `exploration` is the share of random actions.
+
+        Raises Stopped as soon as `stop()` holds.
+        """
+        count = self._episodes
+        actor = Actor(agent, count, self._seed, self._deterministic, averaged=True)
+        random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
+        shape = self._envs.single_action_space.shape or ()
+        seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]
+        raw, _ = self._envs.reset(seed=seeds)
+        first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
+        score = np.zeros(count)
+        observations = [to_agent_observations(raw, self._observation_spec)]
+        actions: list[NDArray[np.float32]] = []
+        length = np.zeros(count, np.int64)
+        while running.any() and len(actions) != self._max_steps:
+            if stop():
+                raise Stopped
+            override = None
+            if exploration > 0.0:
+                override = (
+                    random.random(count) < exploration,
+                    random_actions(self._action_spec, count, random),
+                )
+            decision = actor.act(observations[-1], first, override)
+            chosen = to_env_actions(decision.action, self._action_spec, shape)
+            raw, reward, terminal, truncated, _ = self._envs.step(chosen)
+            score += np.where(running, reward, 0.0)
+            length += running
+            observations.append(to_agent_observations(raw, self._observation_spec))
+            actions.append(decision.action)
+            done = terminal | truncated
+            running &= ~done
+            first = np.zeros_like(first)
+            if done.any() and running.any():  # the vector refuses to step finished members
+                self._envs.reset(seed=seeds, options={"reset_mask": done})
+        all_observations, all_actions = np.stack(observations, 1), np.stack(actions, 1)
+        return [
+            EvaluationEpisode(float(score[i]), all_observations[i, : n + 1], all_actions[i, :n])
+            for i, n in enumerate(length)
+        ]
+
+    def close(self) -> None:
+        self._envs.close()
+
+
+def mean_and_interval(
+    scores: list[float], level: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float, float]:
+    """Mean of episode returns and its percentile-bootstrap interval (over episodes, one agent)."""
+    values = np.asarray(scores, np.float64)
+    index = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    means = values[index].mean(1)
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    return float(values.mean()), float(low), float(high)

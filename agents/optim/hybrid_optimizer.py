@@ -1,0 +1,203 @@
+"""An optimizer that now and then looks for a better direction than its base proposes.
+
+Every K updates the base optimizer's step d is cut into blocks, a quadratic model m(s) of the loss along
+them (`quadratic_model`) becomes an Ising problem over levels of their multipliers s, and a solver
+(`direction_search`: QAOA on any backend, or a classical control) names a step Ds. It is taken if the loss on fresh data is at most that after the step as proposed; else d is taken, to the bit.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qdreamer.agents.optim.blocks import Block
+from qdreamer.agents.optim.direction_search import DirectionSearch, Found
+from qdreamer.agents.optim.landscape import Landscape
+from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
+from qdreamer.agents.optim.search_log import SearchLog
+from qdreamer.quantum.qaoa.solvers import new_seed
+
+
+def alone(values: Tensor) -> Tensor:
+    """The mean over one process."""
+    return values
+
+
+class HybridOptimizer(Optimizer):
+    """Wraps any optimizer. Without a landscape, `step` is the base's own.
+
+    Clipping, momentum, warm-up and learning rates are the base's, and its state goes on as if every
+    step had been taken as proposed. Parameters outside the blocks always take the base's step.
+
+    Args:
+        base: owns all parameters. blocks: the M blocks that are searched over, disjoint.
+        search: solves the problems. levels: what multipliers may be. every: K, in updates.
+        epsilon: length of the differences of gradients, in proposed steps.
+        reuse: apply the last accepted multipliers between searches as well, unchecked.
+        seed: of solvers and of fresh data.
+        average: mean of a small float64 tensor over all processes that train the same weights, so that
+            all of them come to the same decisions.
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        blocks: Sequence[Block],
+        search: DirectionSearch,
+        levels: Levels,
+        every: int,
+        epsilon: float = 1.0,
+        reuse: bool = False,
+        seed: int = 0,
+        average: Callable[[Tensor], Tensor] = alone,
+    ) -> None:
+        if every < 1 or not blocks:
+            raise ValueError(f"every={every} and {len(blocks)} blocks must be at least 1")
+        self.base = base
+        super().__init__(base.param_groups, base.defaults)
+        self._share()
+        self.search, self.levels, self.every = search, levels, every
+        self.epsilon, self.reuse, self.average = epsilon, reuse, average
+        self.blocks = list(blocks)
+        self._parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
+        known = {id(p) for group in base.param_groups for p in group["params"]}
+        if len({id(p) for p in self._parameters} & known) != len(self._parameters):
+            raise ValueError("blocks must be disjoint, and all of their parameters the base optimizer's")
+        sizes = torch.tensor([len(block.parameters) for block in blocks])
+        self._block = torch.arange(len(blocks)).repeat_interleave(sizes)  # (P,), of each parameter
+        self._generator = torch.Generator().manual_seed(seed)
+        self._kept: Tensor | None = None  # (M,), last accepted multipliers
+        self.updates = 0
+        self.log = SearchLog([block.name for block in blocks])
+
+    def _share(self) -> None:
+        """Groups and state are the base's own: schedulers may change them through either."""
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def due(self) -> bool:
+        """Whether the next `step` can use a landscape: only then is it worth making."""
+        searches = (self.updates + 1) % self.every == 0
+        return searches or self.search.busy or (self.reuse and self._kept is not None)
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
+    ) -> float | None:
+        """One update. `landscape` belongs to the weights before it, and is used if there is need."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        begin = perf_counter()
+        self.updates += 1
+        found = None if landscape is None else self.search.poll(self.updates)
+        searches = landscape is not None and self.updates % self.every == 0 and not self.search.busy
+        reuses = self.reuse and self._kept is not None
+        if landscape is None or not (searches or reuses or found is not None):
+            self.base.step()
+            return loss
+        before = [p.clone() for p in self._parameters]
+        self.base.step()
+        after = [p.clone() for p in self._parameters]
+        step = torch._foreach_sub(after, before)
+        if searches:
+            self._set(before)
+            self._search(landscape, list(step))
+            found = self.search.poll(self.updates) or found
+        if found is not None:
+            self._try(found, landscape, before, list(step), after)
+        elif reuses:
+            assert self._kept is not None
+            self._move(before, list(step), self._kept)
+        else:
+            self._set(after)
+        self.log.seconds += perf_counter() - begin
+        return loss
+
+    def _search(self, landscape: Landscape, step: list[Tensor]) -> None:
+        model = measure(
+            landscape.whole(), landscape.part(), self._parameters, self._block, step, self.epsilon
+        )
+        linear, curvature = self.average(torch.cat([model.linear[None], model.curvature])).split(
+            [1, len(model.linear)]
+        )
+        model = Quadratic(linear[0], curvature)
+        if not model.finite:
+            self.log.failed += 1
+            return
+        self.log.searches += 1
+        base = float(model(torch.ones_like(model.linear)))
+        self.search.begin(model.ising(self.levels), base, self.updates, self._generator)
+
+    def _try(
+        self, found: Found, landscape: Landscape, before: list[Tensor], step: list[Tensor],
+        after: list[Tensor],
+    ) -> None:  # fmt: skip
+        """Take the step that was found if it is no worse than the base's on fresh data."""
+        multipliers = self.levels.multipliers(found.bits)  # (M,)
+        self._set(before)
+        objective = landscape.fresh(new_seed(self._generator))
+        losses = [objective()]
+        self._set(after)
+        losses.append(objective())
+        self._move(before, step, multipliers)
+        losses.append(objective())
+        here, base, chosen = self.average(torch.stack(losses).double().cpu()).tolist()
+        accepted = chosen <= base  # never if one of them is not a number
+        if not accepted:
+            self._set(after)
+        self._kept = multipliers if accepted else None
+        if not all(map(math.isfinite, (here, base, chosen))):
+            self.log.failed += 1
+            return
+        self.log.add(found, multipliers.tolist(), here - base, here - chosen, accepted)
+
+    def _set(self, values: list[Tensor]) -> None:
+        torch._foreach_copy_(self._parameters, values)
+
+    def _move(self, before: list[Tensor], step: list[Tensor], multipliers: Tensor) -> None:
+        """θ + Ds."""
+        factors = multipliers[self._block].tolist()
+        self._set(before)
+        torch._foreach_add_(self._parameters, torch._foreach_mul(step, factors))
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the searches since the last call, and what circuits cost."""
+        return self.log.read() | self.search.metrics()
+
+    def close(self) -> None:
+        self.search.close()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if hasattr(self, "log"):  # else the base's own groups, at the beginning
+            self.base.add_param_group(param_group)
+        else:
+            super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's, and under `hybrid` all that the search needs to go on exactly."""
+        own = {
+            "updates": self.updates,
+            "generator": self._generator.get_state(),
+            "kept": self._kept,
+            "log": self.log.state_dict(),
+            "search": self.search.state_dict(),
+        }
+        return self.base.state_dict() | {"hybrid": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Also takes the state of the base alone: then the search begins anew."""
+        state = dict(state_dict)
+        own = state.pop("hybrid", None)
+        self.base.load_state_dict(state)
+        self._share()
+        if own is None:
+            return
+        self.updates, self._kept = own["updates"], own["kept"]
+        self._generator.set_state(own["generator"].cpu())
+        self.log.load_state_dict(own["log"])
+        self.search.load_state_dict(own["search"])

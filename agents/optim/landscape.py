@@ -1,0 +1,126 @@
+"""What the hybrid optimizer may know about the loss around the present weights.
+
+Training follows a direction that is the gradient of no function: latents are drawn anew from
+probabilities that move with the weights, their gradient is straight-through, and the KL terms stop one
+gradient each. So at the present weights θ₀ everything that training takes for constant is made so:
+
+* a latent is z = p(θ) + (z₀ − p₀): the class that was drawn, moved as its probabilities move
+  (`categorical.held`). With the noise alone fixed, a draw would jump from class to class where a sum
+  of probabilities passes its variable, and a difference of gradients over ε would see the jumps over ε;
+* KL(sg(q) ‖ p) + ρ·KL(q ‖ sg(p)) becomes KL(q₀ ‖ p) + ρ·KL(q ‖ p₀).
+
+What remains is a function of the weights, smooth but where free nats set in. Its value and gradient at
+θ₀ are those of training, to the rounding, and it has a Hessian, a symmetric one: the only sense in which
+a second-order model of this loss is one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qdreamer.agents.optim.quadratic_model import Objective
+from qdreamer.worldmodel.model import Batch, WorldModel
+from qdreamer.worldmodel.networks.categorical import held
+from qdreamer.worldmodel.rssm import Carry, Trajectory
+
+
+class Landscape(Protocol):
+    """Losses of the parameters that are searched over, to be asked for at the present weights θ₀.
+
+    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀.
+    """
+
+    def whole(self) -> Objective:
+        """On the update's own batch: its gradient at θ₀ is what the search takes for the gradient."""
+        ...
+
+    def part(self) -> Objective:
+        """The same on less data, for the curvature."""
+        ...
+
+    def fresh(self, seed: int) -> Objective:
+        """On data drawn anew; the same data for the same seed."""
+        ...
+
+
+class WorldModelLandscape:
+    """The world-model loss on the batch of an update and on others from the replay.
+
+    Args:
+        batch, trajectory: of the update, seen with the present weights.
+        rows: sequences of the batch for `part`. draw: a new batch from a seed.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        batch: Batch,
+        trajectory: Trajectory,
+        rows: int,
+        draw: Callable[[int], Batch],
+    ) -> None:
+        self._model, self._batch, self._trajectory = model, batch, trajectory
+        self._rows, self._draw = rows, draw
+
+    def whole(self) -> Objective:
+        return held_loss(self._model, self._batch, self._trajectory)
+
+    def part(self) -> Objective:
+        rows = self._rows
+        if rows >= len(self._batch.reward):
+            return self.whole()
+        trajectory = self._trajectory
+        few = trajectory._replace(
+            features=trajectory.features[:rows],
+            posterior=trajectory.posterior[:rows],
+            prior=trajectory.prior[:rows],
+        )
+        return held_loss(self._model, first_rows(self._model, self._batch, rows), few)
+
+    @torch.no_grad()
+    def fresh(self, seed: int) -> Objective:
+        batch = self._draw(seed)
+        device = batch.reward.device
+        source = torch.Generator(device).manual_seed(seed)
+        _, trajectory = self._model.loss(batch, generator=source)
+        return held_loss(self._model, batch, trajectory)
+
+
+def held_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Objective:
+    """The loss with draws and stopped gradients held as in `trajectory`, of the present weights."""
+    noise = held(trajectory.stoch(), trajectory.posterior)  # (B, T, S, K)
+    targets = trajectory._replace(posterior=trajectory.posterior.detach(), prior=trajectory.prior.detach())
+
+    def loss() -> Tensor:
+        # Some attentions draw as well: the same numbers every time, and none taken from the run.
+        devices = [batch.reward.device] if batch.reward.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            losses, _ = model.loss(batch, noise, targets=targets)
+        return weighted(model, batch, losses)
+
+    return loss
+
+
+def weighted(model: WorldModel, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
+    """The world model's share of the training loss: losses (B, T) → ()."""
+    scales = model.config.loss_scales
+    weight = batch.weight.unsqueeze(1)  # (B, 1)
+    return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()
+
+
+def first_rows(model: WorldModel, batch: Batch, rows: int) -> Batch:
+    """The batch's first `rows` sequences."""
+    sequence = model.rssm.sequence
+    carry = Carry(sequence.unpack(sequence.pack(batch.carry.state)[:rows]), batch.carry.stoch[:rows])
+    names = ("observation", "previous_action", "reward", "is_first", "is_last", "is_terminal", "weight")
+    return replace(batch, carry=carry, **{name: getattr(batch, name)[:rows] for name in names})
+
+
+def fresh_random(seed: int) -> np.random.Generator:
+    """NumPy's side of `Landscape.fresh`."""
+    return np.random.default_rng(np.random.SeedSequence([10, seed]))  # 10: see agents.randomness

@@ -1,0 +1,82 @@
+"""LaProp (Ziyin et al. 2020), the optimizer of DreamerV3.
+
+    v ← β₂v + (1 − β₂)g²;   m ← β₁m + (1 − β₁)·g/(√v̂ + ε);   θ ← θ − lr·m̂
+
+Unlike Adam, the gradient is normalised before the momentum, which stays stable at ε = 1e-20.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qdreamer.agents.optim.agc import clip_gradients_
+from qdreamer.native import kernels
+
+
+class LaProp(Optimizer):
+    """LaProp after adaptive gradient clipping, with a linear warm-up of the learning rate.
+
+    Args:
+        lr: learning rate after warm-up. betas: (β₁ of the momentum, β₂ of the second moment).
+        agc: clipping factor, 0 for none. agc_pmin: smallest parameter norm that counts.
+        warmup: updates over which lr rises linearly from 0; update t has lr·min(1, t/warmup), t ≥ 1.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 4e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        agc: float = 0.3,
+        agc_pmin: float = 1e-3,
+        warmup: int = 1000,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "agc_pmin": agc_pmin, "warmup": warmup}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        grads = [p.grad for p in params]
+        beta1, beta2 = group["betas"]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"second": torch.zeros_like(p), "momentum": torch.zeros_like(p)}
+        group["updates"] = t = group.get("updates", 0) + 1
+        second = [self.state[p]["second"] for p in params]
+        momentum = [self.state[p]["momentum"] for p in params]
+        warm = min(1.0, t / group["warmup"]) if group["warmup"] else 1.0
+        # Bias correction of v enters as a factor of the root, that of m as a factor of the step.
+        correction, rate = (1.0 - beta2**t) ** -0.5, group["lr"] * warm / (1.0 - beta1**t)
+        if kernels.fit_all(params, grads, second, momentum):
+            kernels.laprop(
+                params, grads, second, momentum, group["agc"], group["agc_pmin"], beta1, beta2, correction,
+                group["eps"], rate,
+            )  # fmt: skip
+            return
+        if group["agc"] > 0.0:
+            clip_gradients_(params, grads, group["agc"], group["agc_pmin"])
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, grads, grads, 1.0 - beta2)
+        denominator = torch._foreach_sqrt(second)
+        torch._foreach_mul_(denominator, correction)
+        torch._foreach_add_(denominator, group["eps"])
+        torch._foreach_div_(grads, denominator)
+        torch._foreach_lerp_(momentum, grads, 1.0 - beta1)
+        torch._foreach_add_(params, momentum, alpha=-rate)

@@ -1,0 +1,73 @@
+"""What the attention did in an evaluation episode: numbers per head and a picture of its maps."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.evaluation import EvaluationEpisode
+from qdreamer.worldmodel.attention_view import LayerView, look
+from qdreamer.worldmodel.sequence_models.transformer import Transformer
+
+STEPS = 64
+
+
+def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerView]:
+    """Every layer's view of the episode's first steps; none for other sequence models."""
+    rssm = agent.world_model.rssm
+    if not isinstance(rssm.sequence, Transformer):
+        return []
+    device = next(agent.parameters()).device
+    steps = min(STEPS, episode.length)
+    observation = torch.from_numpy(episode.observations[:steps]).to(device).unsqueeze(0)
+    action = torch.zeros(1, steps, agent.action.size, device=device)
+    action[0, 1:] = torch.from_numpy(episode.actions[: steps - 1]).to(device)
+    is_first = torch.zeros(1, steps, device=device)
+    is_first[:, 0] = 1.0
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        trajectory = agent.world_model.observe(
+            observation, action, is_first, rssm.initial(1), generator=generator
+        )
+        previous = torch.cat([torch.zeros_like(trajectory.stoch()[:, :1]), trajectory.stoch()[:, :-1]], 1)
+    return look(rssm.sequence, previous, action, is_first)
+
+
+def attention_numbers(views: list[LayerView]) -> dict[str, float]:
+    """attention/<number>/layer_<l>_head_<i> → value."""
+    return {
+        f"attention/{name}/layer_{i}_head_{j}": float(value)
+        for i, view in enumerate(views)
+        for name, values in view.numbers.items()
+        for j, value in enumerate(values)
+    }
+
+
+def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
+    """Maps of all heads: RGB (H, W, 3). Row n of a map is what step n attends to."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # lazily: half a second
+    from matplotlib.figure import Figure
+
+    heads = views[0].weights.shape[1]
+    figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 0.9), layout="constrained")
+    axes: Any = figure.subplots(len(views), heads, squeeze=False, sharex=True, sharey=True)
+    for i, view in enumerate(views):
+        for j in range(heads):
+            axis = axes[i][j]
+            axis.imshow(_rows_to_one(view.weights[0, j]), cmap="viridis", vmin=0.0, vmax=1.0)
+            entropy = float(view.numbers["entropy"][j])
+            axis.set_title(f"layer {i} head {j}: {entropy:.1f} nats", fontsize=8)
+    figure.supxlabel("step attended to", fontsize=9)
+    figure.supylabel("step", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _rows_to_one(weights: Tensor) -> NDArray[np.float32]:
+    """Every row by its largest weight, so that wide attention shows too."""
+    return (weights / weights.amax(-1, keepdim=True).clamp(min=1e-12)).cpu().numpy()

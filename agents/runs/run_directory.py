@@ -1,0 +1,118 @@
+"""Where a run lives, and whether what lies there is the same run."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qdreamer.agents.training.config import Config
+from qdreamer.configs.strict import ConfigError, build, show
+
+CONFIG_NAME = "config.yaml"
+SUMMARY_NAME = "summary.json"
+# Settings that do not change what is learned: not in the directory's name, not in the hash.
+FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint")
+_FREE_ENV = ("steps", "solved")  # of the env section, likewise
+_ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
+_MAX_NAME = 200  # bytes; file systems end at 255
+
+
+def is_free(key: str) -> bool:
+    """Whether the (dotted) key may differ between sessions of one run."""
+    return key.split(".")[0] in FREE
+
+
+def run_directory(config: Config, env_name: str, overrides: list[str]) -> Path:
+    """runs/<env>/<agent>[+sorted overrides]/seed_<k>."""
+    named = sorted({o.lstrip("+") for o in overrides if _names_run(o)})
+    agent = "+".join([config.agent.name, *named])
+    return Path(config.runs) / _safe(env_name) / _safe(agent) / f"seed_{config.seed}"
+
+
+def _names_run(override: str) -> bool:
+    key = override.lstrip("+~").split("=", 1)[0]
+    elsewhere = (*_ELSEWHERE, *(f"env.{name}" for name in _FREE_ENV))
+    return not is_free(key) and key not in elsewhere and not key.startswith("hydra")
+
+
+def _safe(text: str) -> str:
+    """A folder's name that needs no quotes, in a shell or behind resume=.
+
+    Brackets and quotes go, other odd signs become '_'. A long text ends in a hash of the whole.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "_", re.sub(r"[\[\]{}()'\"]", "", text)).strip("_.") or "_"
+    if len(name) > _MAX_NAME:
+        name = f"{name[: _MAX_NAME - 9]}+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
+def fingerprint(config: Config) -> str:
+    """Hash of all settings that change what is learned."""
+    return hashlib.sha256(json.dumps(_learning(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _learning(config: Config) -> dict[str, Any]:
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
+    values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
+    return values
+
+
+def write_config(directory: Path, config: Config) -> None:
+    """Keep the resolved config with the run. A kill at any instant leaves the old or the new one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config))), sort_keys=False)
+    temporary = directory / f"{CONFIG_NAME}.tmp"
+    temporary.write_text(f"# fingerprint: {fingerprint(config)}\n{text}", encoding="utf-8")
+    temporary.replace(directory / CONFIG_NAME)
+
+
+def read_config(directory: Path) -> Config:
+    """The config of an earlier session. Raises ConfigError."""
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise ConfigError(f"{directory} is no run directory: it has no {CONFIG_NAME}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ConfigError("it holds no settings")
+        return build(Config, values)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """The run's summary; empty if there is none that can be read."""
+    try:
+        values = json.loads((directory / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def check_same_run(directory: Path, config: Config) -> None:
+    """Raises ConfigError when the directory holds a run with other settings."""
+    if not (directory / CONFIG_NAME).exists():
+        return
+    before = read_config(directory)
+    if fingerprint(before) != fingerprint(config):
+        changed = ", ".join(_differences(_learning(before), _learning(config)))
+        raise ConfigError(
+            f"{directory} holds a run with other settings ({changed}): "
+            "remove it, or keep both with runs=<another folder>"
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """The keys whose values differ, as 'key before → now'."""
+    found = []
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{path}{key}.")
+        elif old != new:
+            found.append(f"{path}{key} {show(old)} → {show(new)}")
+    return found

@@ -1,0 +1,83 @@
+"""summary.json: what a run was made with and what it cost, for comparisons and sweeps.
+
+`metrics.jsonl` stays the source of truth of what was learned; this file is written at the start and at
+the end of every session, and holds nothing that training reads again.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.runs.provenance import provenance
+from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary
+from qdreamer.agents.training.config import Config
+from qdreamer.quantum.jobs.spending import Spending
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.decay import DecayGate
+
+# Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of
+# quantum replay, and updates in which the hybrid optimizer searched.
+QUANTUM_PARTS = ("quantum", "search")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a run so far, over all its sessions."""
+
+    step: int
+    updates: int
+    seconds: float
+    parts: dict[str, float]  # seconds in each part of the loop
+    spending: Spending
+
+    @property
+    def quantum_seconds(self) -> float:
+        return sum(self.parts.get(part, 0.0) for part in QUANTUM_PARTS)
+
+
+class Summary:
+    """The file of one run.
+
+    Args:
+        step, steps: where this session begins and ends. What it runs with is added to the list of
+            sessions, in place of those that began at a later step (the run went back to a checkpoint).
+    """
+
+    def __init__(self, directory: Path, step: int, steps: int) -> None:
+        self._path = directory / SUMMARY_NAME
+        self._sessions = [s for s in read_summary(directory).get("sessions", []) if s["step"] < step]
+        if step < steps:
+            self._sessions.append({"step": step, **provenance()})
+
+    def write(self, config: Config, agent: Dreamer, costs: Costs) -> None:
+        """Replace the file. A kill at any instant leaves the old or the new one."""
+        values = {
+            "finished": costs.step >= config.steps,
+            "step": costs.step,
+            "updates": costs.updates,
+            "seconds": costs.seconds,
+            "seconds_by_part": costs.parts,
+            "parameters": parameters(agent),
+            "quantum": {
+                **asdict(costs.spending),
+                "seconds": costs.quantum_seconds,
+                "backend": config.quantum.name,
+                "device": config.quantum.device,
+            },
+            "sessions": self._sessions,
+        }
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        temporary.replace(self._path)
+
+
+def parameters(agent: Dreamer) -> dict[str, int]:
+    """Numbers that are learned; `quantum` of them describe states and channels: photon numbers of
+    coherent attention, damping of Born attention. Angles of circuits are not learned, so not counted."""
+    kinds = (Coherent, Born, DecayGate)
+    parts = [module for module in agent.modules() if isinstance(module, kinds)]
+    quantum = {id(p): p.numel() for module in parts for p in module.parameters()}
+    total = sum(p.numel() for p in agent.trainable())
+    return {"classical": total - sum(quantum.values()), "quantum": sum(quantum.values())}

@@ -1,0 +1,177 @@
+"""One update: sample, loss, backward, optimizer, and fresh latents back into replay."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.acting import pack_carry, unpack_carry
+from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
+from qdreamer.agents.optim.landscape import WorldModelLandscape, fresh_random
+from qdreamer.agents.optim.optimizer_config import HybridConfig
+from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
+from qdreamer.agents.replay import Replay
+from qdreamer.agents.replay.storage import Sample
+from qdreamer.agents.stopwatch import Stopwatch
+from qdreamer.agents.training.handover import Handover
+from qdreamer.native import kernels
+from qdreamer.native.products import in_float32
+from qdreamer.quantum.jobs.spending import Spending
+from qdreamer.worldmodel.model import Batch
+from qdreamer.worldmodel.rssm import Carry, Trajectory
+
+
+class Learner:
+    """Owns the optimizer and the learner's random generator; learns together with the agent's ranks."""
+
+    def __init__(
+        self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, forget: float, seed: int
+    ) -> None:
+        self.agent, self.optimizer, self.replay = agent, optimizer, replay
+        self.batch_size, self.forget = batch_size, forget  # B of all ranks together
+        self.ranks = agent.ranks
+        self.device = next(agent.parameters()).device
+        self.generator = make_generator(self.device, LEARNING, seed)
+        self._parameters = {name: list(part.parameters()) for name, part in self._modules().items()}
+        self.updates = 0
+        self.watch = Stopwatch()
+        self.handover = Handover(replay, deferred=self.device.type != "cpu")
+
+    def update(self) -> dict[str, Tensor]:
+        """One gradient step; returns scalar metrics as tensors, without waiting for them."""
+        self.agent.world_model.rssm.sequence.schedule(self.updates)
+        with self.watch("replay"):
+            self.handover.take_in()
+            sample = self.replay.sample(self.batch_size)
+            batch = self._forgetful(self.to_batch(sample))
+            self.agent.world_model.scale.update(batch.observation)
+            batch = self.ranks.share(batch)
+        outcome = self.agent.loss(batch, self.generator, self.watch)
+        with self.watch("replay"):
+            state, stoch = self._latents(outcome.trajectory)
+            middle = outcome.trajectory.features.detach().mean(1)  # (B, F)
+            state, stoch, priority, middle = self.ranks.gather(state, stoch, outcome.priority, middle)
+            self.handover.give(sample.starts, priority, {"state": state, "stoch": stoch})
+        with self.watch("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            outcome.total.backward()
+            metrics = self.ranks.average(self.agent, outcome.metrics)
+            norms = self._gradient_norms()
+        with self.watch("optimizer"):
+            self._step(batch, outcome.trajectory)
+            self.agent.update_averages()
+        self.updates += 1
+        return metrics | norms | {"replay/diversity": diversity(middle)}
+
+    def _step(self, batch: Batch, trajectory: Trajectory) -> None:
+        """The optimizer's; one that searches is shown the world-model loss around the present weights."""
+        optimizer, settings = self.optimizer, self.agent.config.optimizer
+        if not isinstance(optimizer, HybridOptimizer) or not optimizer.due():
+            optimizer.step()
+            return
+        assert isinstance(settings, HybridConfig)
+        fresh = settings.fresh
+        with in_float32():  # its differences of gradients are small
+            optimizer.step(
+                landscape=WorldModelLandscape(
+                    self.agent.world_model,
+                    batch,
+                    trajectory,
+                    settings.slice,
+                    lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
+                )
+            )
+
+    def search_metrics(self) -> dict[str, float]:
+        """Of an optimizer that searches, since the last call."""
+        return self.optimizer.metrics() if isinstance(self.optimizer, HybridOptimizer) else {}
+
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
+        own = self.optimizer.search.spending() if isinstance(self.optimizer, HybridOptimizer) else Spending()
+        return own + self.replay.sampler.spending()
+
+    def close(self) -> None:
+        if isinstance(self.optimizer, HybridOptimizer):
+            self.optimizer.close()
+
+    def to_batch(self, sample: Sample) -> Batch:
+        """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""
+        rows = {name: torch.from_numpy(values).to(self.device) for name, values in sample.rows.items()}
+        flag = {name: rows[name][:, 1:].float() for name in ("is_first", "is_last", "is_terminal")}
+        return Batch(
+            observation=rows["observation"][:, 1:],
+            previous_action=rows["action"][:, :-1],
+            reward=rows["reward"][:, 1:],
+            weight=torch.from_numpy(sample.weights).to(self.device),
+            carry=unpack_carry(self.agent, rows["state"][:, 0], rows["stoch"][:, 0]),
+            **flag,
+        )
+
+    def _forgetful(self, batch: Batch) -> Batch:
+        """Let a share `forget` of the sequences begin without memory, as an episode does.
+
+        A filter that always starts from a fitting memory learns to trust it more than its eyes: on
+        motions it never saw it then loses its way, and does not find back.
+        """
+        chance = torch.empty_like(batch.is_first[:, 0]).uniform_(generator=self.generator)  # (B,)
+        batch.is_first[:, 0].masked_fill_(chance < self.forget, 1.0)
+        return batch
+
+    @torch.no_grad()
+    def _latents(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+        """Replayed context should fit the current weights, so it is refreshed at every visit: (B, T, ·)."""
+        return pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
+
+    @torch.no_grad()
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """‖g‖ of each module before clipping."""
+        gradients = {
+            name: [p.grad for p in parameters if p.grad is not None]
+            for name, parameters in self._parameters.items()
+        }
+        everything = [g for part in gradients.values() for g in part]
+        if kernels.fit_all(everything):
+            norms = kernels.norms(everything)
+        else:
+            norms = torch.stack(torch._foreach_norm(everything))
+        parts = norms.split([len(part) for part in gradients.values()])
+        return {f"gradient_norm/{name}": part.norm() for name, part in zip(gradients, parts, strict=True)}
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        model = self.agent.world_model
+        return {
+            "encoder": model.encoder,
+            "rssm": model.rssm,
+            "decoder": model.decoder,
+            "reward": model.reward,
+            "continue": model.continues,
+            "actor": self.agent.actor,
+            "critic": self.agent.critic.online,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """To be taken before the replay's: what was handed over is in there."""
+        self.handover.take_in()
+        return {
+            "agent": self.agent.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": generator_state(self.generator),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        restore_generator(self.generator, state["generator"])
+        self.updates = state["updates"]
+
+
+@torch.no_grad()
+def diversity(middle: Tensor) -> Tensor:
+    """Mean distance between the sequences' mean features (B, F), per √F; 0 for one sequence."""
+    if len(middle) < 2:
+        return middle.new_zeros(())
+    return torch.pdist(middle).mean() / middle.shape[1] ** 0.5

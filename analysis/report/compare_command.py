@@ -1,0 +1,85 @@
+"""python compare.py runs/<env>: one report on all runs of an environment, with a verdict in words.
+
+Writes report.html, report.md, pictures and TensorBoard events into <folder>/compare. Runs that do not
+match (other budgets, other evaluations, other versions) are refused, and so are values that are not
+finite and runs whose metrics are identical.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from qdreamer.analysis.comparison import Settings, compare
+from qdreamer.analysis.metric import METRICS
+from qdreamer.analysis.report import board, pictures, report
+from qdreamer.analysis.run_record import CompareError, find_runs, read_run
+
+OUTPUT = "compare"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of compare.py."""
+    given = sys.argv[1:] if arguments is None else arguments
+    a = parser().parse_args(given)
+    settings = Settings(a.baseline, a.primary, a.threshold, a.margin, a.allow_versions)
+    try:
+        found = find_runs(a.folder)
+        if a.agents:
+            found = _only(found, a.agents)
+        result = compare(a.folder, [read_run(path) for path in found], settings)
+        output = a.output or a.folder / OUTPUT
+        output.mkdir(parents=True, exist_ok=True)
+        command = shlex.join(["python", "compare.py", *given])
+        written = report.write(result, pictures.draw(result, output), output, command)
+        board.write(result, output)
+    except (CompareError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    if result.main is not None:
+        print("\n".join(report.plain([result.main], result)))
+    for note in result.notes:
+        print(f"note: {note.replace('**', '')}")
+    board_at = a.folder if a.output is None else output
+    print(f"report: {written[0]}\ncurves: tensorboard --logdir {board_at}  (CUSTOM SCALARS)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options; none of them is needed."""
+    out = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("folder", type=Path, help="runs of one environment, as runs/CartPole")
+    out.add_argument("--baseline", help="agent that others are held against (default: classical)")
+    out.add_argument("--agents", nargs="+", metavar="AGENT", help="compare these only (default: all)")
+    out.add_argument(
+        "--primary",
+        choices=list(METRICS),
+        help="metric that decides; name it before you look (default: steps to the threshold where the "
+        "environment has one, else the area under the curve)",
+    )
+    out.add_argument("--threshold", type=float, help="return to be reached (default: env.solved)")
+    out.add_argument(
+        "--margin",
+        type=float,
+        help="difference that counts as none, in units of the metric (default: a tenth of the budget for "
+        "steps; for other metrics there is none, and 'no difference shown' is never said)",
+    )
+    out.add_argument(
+        "--allow-versions", action="store_true", help="compare runs of different code or libraries; noted"
+    )
+    out.add_argument("--output", type=Path, help="folder of the report (default: <folder>/compare)")
+    return out
+
+
+def _only(found: list[Path], agents: list[str]) -> list[Path]:
+    known = sorted({path.parent.name for path in found})
+    for agent in agents:
+        if agent not in known:
+            raise CompareError(f"--agents {agent} is not one of {', '.join(known)}")
+    return [path for path in found if path.parent.name in agents]

@@ -1,0 +1,269 @@
+"""The report in words and tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qdreamer.analysis.bootstrap import Interval
+from qdreamer.analysis.comparison import Agent, Judged, Report
+from qdreamer.analysis.metric import METRICS, Metric
+from qdreamer.analysis.report.document import (
+    Block,
+    Callout,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    markdown,
+    page,
+)
+from qdreamer.analysis.report.pictures import SHOWN
+from qdreamer.analysis.verdict import MIN_SEEDS, MIN_SEEDS_DIFFERENCE
+
+_CAPTIONS = {
+    "curves": (
+        "Learning curves: interquartile mean over seeds with pointwise 95 % stratified-bootstrap intervals, "
+        "against environment steps and against wall-clock time. A run that has ended keeps its last value."
+    ),
+    "profiles": (
+        "Share of seeds that came to the threshold by a step (seeds that never did stay below), and share "
+        "of seeds whose final return lies above τ, with 95 % intervals."
+    ),
+    "comparisons": (
+        "Differences of interquartile means with the intervals that the verdicts were read from (Holm's "
+        "correction widens all but the main one), and the probability that a run of the first agent does "
+        "better than one of the second. Shaded: the margin that counts as no difference."
+    ),
+}
+
+
+def write(report: Report, pictures: dict[str, Path], folder: Path, command: str) -> list[Path]:
+    """report.md and report.html in `folder`."""
+    content = blocks(report, pictures, command)
+    text, web = folder / "report.md", folder / "report.html"
+    text.write_text(markdown(content), encoding="utf-8")
+    web.write_text(page(content, f"{report.env}: comparison of agents"), encoding="utf-8")
+    return [web, text]
+
+
+def blocks(report: Report, pictures: dict[str, Path], command: str) -> list[Block]:
+    """The whole document."""
+    out: list[Block] = [Heading(_title(report), 1), _verdict(report), Paragraph(rules(report))]
+    if report.ceiling:
+        out.append(Paragraph(f"**Ceiling.** {report.ceiling}."))
+    out += [Heading("Agents"), _agents(report)]
+    out += _picture(pictures, "curves", report) + _picture(pictures, "profiles", report)
+    out += [Heading("What it cost"), _costs(report), Paragraph(_COST_NOTE)]
+    if report.others:
+        out += [Heading("Parts and controls"), _comparisons(report), Paragraph(_holm_note(report))]
+    out += _picture(pictures, "comparisons", report)
+    if report.main or report.others:
+        out += [Heading("Beside the primary metric"), _beside(report), Paragraph(_BESIDE_NOTE)]
+    out += [Heading("What was compared"), Paragraph(_compared(report))]
+    out += [Paragraph(note) for note in report.notes]
+    return [*out, Paragraph(f"Made by `{command}`. What each figure means: docs/comparing.md.")]
+
+
+def _title(report: Report) -> str:
+    if report.candidate:
+        return f"{report.env}: {report.candidate} against {report.baseline}"
+    return f"{report.env}: {len(report.agents)} agents, baseline {report.baseline}"
+
+
+def _verdict(report: Report) -> Callout:
+    if report.main is None:
+        return Callout("**No single comparison**: see the table of parts and controls.", "neutral")
+    word = report.main.verdict.word
+    return Callout(sentence(report.main, report), word if word in ("better", "worse") else "neutral")
+
+
+def sentence(judged: Judged, report: Report) -> str:
+    """A verdict with its figures."""
+    pair, verdict, metric = judged.comparison, judged.verdict, report.metric
+    a, b = (report.agent(name).estimates[metric.name] for name in (pair.first, pair.second))
+    words = {
+        "better": f"**{pair.first} is better than {pair.second}**",
+        "worse": f"**{pair.first} is worse than {pair.second}**",
+        "no difference shown": f"**No difference shown** between {pair.first} and {pair.second}",
+        "inconclusive": f"**Inconclusive**: {pair.first} against {pair.second}",
+    }
+    return (
+        f"{words[verdict.word]} in {metric.title}: {metric.show(a.point)} against {metric.show(b.point)} "
+        f"{metric.unit} (interquartile means over {judged.seeds[0]} and {judged.seeds[1]} seeds); "
+        f"difference {change(verdict.interval, metric)}. "
+        f"{verdict.reason[0].upper()}{verdict.reason[1:]}. "
+        f"A run of {pair.first} does better than one of {pair.second} with probability "
+        f"{_percent(judged.improvement)}."
+    )
+
+
+def change(interval: Interval, metric: Metric) -> str:
+    """The interval of a difference, in the metric's own direction: fewer steps are negative."""
+    values = sorted(metric.sign * x for x in (interval.low, interval.high))
+    point, low, high = metric.sign * interval.point, *values
+    return f"{_signed(point, metric)} [{_signed(low, metric)}, {_signed(high, metric)}]"
+
+
+def rules(report: Report) -> str:
+    """What was declared before any run was looked at."""
+    metric = report.metric
+    who = "chosen on the command line" if report.chosen else "fixed by the environment"
+    text = f"Primary metric, {who}: **{metric.title}**"
+    if report.threshold is not None and metric.needs_threshold:
+        text += (
+            f" (first evaluation with a mean return of at least {report.threshold:g}; a seed that never gets "
+            "there counts as its whole budget)"
+        )
+    if report.margin is None:
+        text += ". No margin is stated, so “no difference shown” is never said"
+    else:
+        text += f". Differences within ± {metric.show(report.margin)} {metric.unit} count as none"
+    return (
+        f"{text}. Fewer than {MIN_SEEDS} seeds are inconclusive; “better” and “worse” take "
+        f"{MIN_SEEDS_DIFFERENCE} seeds and an interval of the difference without 0."
+    )
+
+
+def _agents(report: Report) -> Table:
+    shown = [metric for name, metric in METRICS.items() if name in report.agents[0].estimates]
+    header = ["agent", "seeds"] + (["reached"] if report.threshold is not None else [])
+    header += [f"{metric.title}{' (primary)' if metric is report.metric else ''}" for metric in shown]
+    rows = []
+    for agent in report.agents:
+        n = len(agent.runs)
+        row = [agent.name, f"{n}"]
+        if agent.failures is not None:
+            row.append(f"{n - agent.failures} of {n}")
+        rows.append(row + [_estimate(agent.estimates[metric.name], metric) for metric in shown])
+    return Table(header, rows)
+
+
+_COST_NOTE = (
+    "Means over seeds. Quantum parameters describe states and channels (photon numbers, damping); a circuit "
+    "is one set of angles, run with many shots. *Share of searches and jobs*: the part of "
+    "wall-clock time spent in updates that searched for a direction (nearly all of it classical gradients "
+    "and checks) and in jobs of quantum replay; quantum-inspired attention is part of the network and cannot "
+    "be told apart. Minutes hold everything, evaluations too, which take longer the better an agent plays, "
+    "on the machines that ran, with whatever else ran there."
+)
+
+
+def _costs(report: Report) -> Table:
+    header = [
+        "agent", "parameters, classical", "quantum", "updates", "circuits", "shots", "simulator s", "QPU s",
+        "share of searches and jobs", "minutes a run", "ms of it per update",
+    ]  # fmt: skip
+    return Table(header, [_cost_row(agent) for agent in report.agents])
+
+
+def _cost_row(agent: Agent) -> list[str]:
+    costs = [run.costs for run in agent.runs]
+
+    def mean(name: str, form: str = ",.0f", scale: float = 1.0) -> str:
+        values = [getattr(cost, name) for cost in costs]
+        if any(value is None for value in values):
+            return "not recorded"
+        return format(float(np.mean(values)) * scale, form)
+
+    per_update = float(np.mean([c.seconds / max(c.updates, 1) for c in costs])) * 1000
+    return [
+        agent.name, mean("classical_parameters"), mean("quantum_parameters"), mean("updates"),
+        mean("circuits"), mean("shots"), mean("simulator_seconds", ",.1f"), mean("qpu_seconds", ",.1f"),
+        mean("quantum_share", ".1%"), mean("seconds", ".1f", 1 / 60), f"{per_update:.0f}",
+    ]  # fmt: skip
+
+
+def _comparisons(report: Report) -> Table:
+    metric = report.metric
+    header = ["comparison", "seeds", "difference [interval]", "level", "P(first better) [95 %]",
+              "verdict on the first"]  # fmt: skip
+    rows = []
+    for judged in report.others:
+        pair, verdict = judged.comparison, judged.verdict
+        rows.append(
+            [
+                f"**{pair.kind}**: `{pair.first}` against `{pair.second}`",
+                f"{judged.seeds[0]}, {judged.seeds[1]}",
+                change(verdict.interval, metric),
+                f"{verdict.interval.level:.2%}",
+                _percent(judged.improvement),
+                f"**{verdict.word}**: {verdict.reason}",
+            ]
+        )
+    return Table(header, rows, frozenset({0, 5}))
+
+
+_BESIDE_NOTE = (
+    "Differences of interquartile means, first less second, with 95 % intervals of each alone. Nothing is "
+    "corrected for their number, and no verdict is read from them."
+)
+
+
+def _beside(report: Report) -> Table:
+    judged = [*([report.main] if report.main else []), *report.others]
+    names = list(judged[0].beside)
+    rows = [
+        [
+            f"`{item.comparison.first}` against `{item.comparison.second}`",
+            *(change(item.beside[name], METRICS[name]) for name in names),
+        ]
+        for item in judged
+    ]
+    return Table(["comparison", *(METRICS[name].title for name in names)], rows)
+
+
+def _holm_note(report: Report) -> str:
+    metric = report.metric
+    better = "negative is better" if metric.sign < 0 else "positive is better"
+    return (
+        f"Differences in {metric.title}, first less second: {better} for the first. {len(report.others)} "
+        "comparisons share Holm's correction: each interval has the level at which the family as a whole "
+        "keeps 5 %."
+    )
+
+
+def _compared(report: Report) -> str:
+    run = report.agents[0].runs[0]
+    evaluation = run.config["evaluation"]
+    runs = sum(len(agent.runs) for agent in report.agents)
+    text = (
+        f"{runs} runs of {run.budget:,.0f} environment steps; evaluated every {evaluation['every']} steps "
+        f"on {evaluation['episodes']} episodes that training never sees (set {evaluation['seed']}), the same "
+        "for all."
+    )
+    versions = dict(run.versions or ())
+    if versions:
+        text += " Versions: " + ", ".join(f"{k} {v}" for k, v in versions.items() if v) + "."
+    commits = sorted({commit for agent in report.agents for run in agent.runs for commit in run.commits})
+    if commits:
+        text += f" Commits: {', '.join(commits)} (+: with edits)."
+    if run.processors:
+        text += f" Processor: {', '.join(run.processors)}."
+    return text
+
+
+def _picture(pictures: dict[str, Path], name: str, report: Report) -> list[Block]:
+    if name not in pictures:
+        return []
+    more = len(report.agents) - SHOWN
+    hidden = more > 0 and name != "comparisons"
+    also = f" The first {SHOWN} of {len(report.agents)} agents." if hidden else ""
+    return [Picture(pictures[name], _CAPTIONS[name] + also)]
+
+
+def _estimate(interval: Interval, metric: Metric) -> str:
+    return f"{metric.show(interval.point)} [{metric.show(interval.low)}, {metric.show(interval.high)}]"
+
+
+def _signed(value: float, metric: Metric) -> str:
+    return ("+" if value > 0 else "−" if value < 0 else "") + metric.show(abs(value))
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.point:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
+
+
+def plain(judged: Sequence[Judged], report: Report) -> list[str]:
+    """Sentences for a terminal."""
+    return [sentence(item, report).replace("**", "") for item in judged]

@@ -1,0 +1,311 @@
+"""Fused element-wise kernels for a CPU (native/c/*.c), where a C compiler is at hand.
+
+torch makes one pass over memory for each operation; between two matrix products that is more time
+than the product takes. Each function here is one pass over the rows. They are off until `use(True)`;
+`fit` says whether they are on and know the tensors at hand, and otherwise the torch code beside
+every call does the same to rounding. They record no gradients.
+"""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qdreamer.native.compiler import load, silent
+
+INTEGER, LONG, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+SIGNATURES = {
+    "norm_silu": [INTEGER, LONG, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
+    "norm_silu_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],
+    "gru_update": [INTEGER, LONG, LONG, LONG, POINTER, POINTER, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
+    "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
+    "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
+    "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
+    "laprop": [INTEGER, LONG, *[POINTER] * 5, *[FLOAT] * 7],
+    "lerp": [LONG, *[POINTER] * 3, FLOAT],
+    "norms": [LONG, *[POINTER] * 3],
+    "draw_prior": [POINTER],
+    "rollout": [POINTER],
+    "scan": [POINTER],
+    "scan_backward": [POINTER],
+    "pack": [LONG, LONG, POINTER, POINTER],
+    "share_past": [POINTER],
+    "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
+    "imagine": [*[POINTER] * 3, LONG, POINTER, LONG],
+    "imagine_scratch": [POINTER],
+    "rms_norm": [INTEGER, LONG, LONG, *[POINTER] * 4],
+    "rms_norm_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],
+    "unimix_probs": [INTEGER, LONG, LONG, FLOAT, *[POINTER] * 3],
+    "unimix_probs_backward": [INTEGER, LONG, LONG, FLOAT, *[POINTER] * 3],
+    "draw_one_hot": [INTEGER, LONG, LONG, *[POINTER] * 3],
+    "block_room": [POINTER],
+    "block": [POINTER],
+    "block_backward": [POINTER],
+    "tree_descend": [POINTER, LONG, LONG, LONG, POINTER, POINTER],
+    "tree_find": [POINTER, POINTER, LONG, LONG, POINTER, LONG, POINTER, POINTER],
+    "tree_sum": [POINTER, POINTER, LONG, LONG, LONG, POINTER],
+}
+RESULTS = {"imagine_scratch": LONG}
+
+_library: ctypes.CDLL | None = None  # while they are on
+_made: ctypes.CDLL | None = None
+
+
+def use(wanted: bool, announce: Callable[[], None] = silent) -> None:
+    """Switch the kernels on or off for this process. Raises CompileError where they cannot be made.
+
+    `announce` is called if they must be compiled first.
+    """
+    global _library
+    _library = _make(announce) if wanted else None
+
+
+def _make(announce: Callable[[], None] = silent) -> ctypes.CDLL:
+    global _made
+    if _made is not None:
+        return _made
+    files = (Path(__file__).parent / "c").iterdir()
+    library = load(sorted(file for file in files if file.suffix in (".c", ".h")), announce)
+    for name, arguments in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, RESULTS.get(name)
+    _made = library
+    return library
+
+
+def on() -> bool:
+    return _library is not None
+
+
+def fit(x: Tensor) -> bool:
+    """Whether the kernels are on and know such tensors: float32 on a CPU, rows without gaps inside."""
+    return _library is not None and x.is_cpu and x.dtype == torch.float32 and x.stride(-1) == 1
+
+
+def fit_all(*lists: list[Tensor]) -> bool:
+    """Whether the kernels are on and know all of these tensors, whose memory is without gaps."""
+    return _library is not None and all(
+        x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() for tensors in lists for x in tensors
+    )
+
+
+def functions() -> ctypes.CDLL:
+    """The library. Gradients end with it what began with it, also after it was switched off."""
+    return _library if _library is not None else _make()
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def norm_silu(
+    x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """SiLU(RMSNorm(x + bias)) of rows x (R, D), into `out` (R, D) if given.
+
+    Returns y, and where they are to be kept unit and inverse as `native.norm_silu` has them; the
+    memory of x goes to unit, or to y where nothing is kept.
+    """
+    rows, width = x.shape
+    if keep:
+        x = x.contiguous()
+    inverse = x.new_empty(rows, 1) if keep else x
+    y = out if out is not None else torch.empty_like(x) if keep else x
+    functions().norm_silu(
+        torch.get_num_threads(), rows, width, x.data_ptr(), x.stride(0), _pointer(bias),
+        scale.data_ptr(), x.data_ptr() if keep else None, inverse.data_ptr() if keep else None,
+        y.data_ptr(), y.stride(0),
+    )  # fmt: skip
+    return y, x, inverse
+
+
+def norm_silu_backward(grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tensor, sums: Tensor) -> Tensor:
+    """Gradient of x (R, D), given that of y; `sums` (threads, 2, D) takes up those of scale and bias."""
+    rows, width = unit.shape
+    grad = grad.contiguous()
+    grad_x = torch.empty_like(unit)
+    functions().norm_silu_backward(
+        len(sums), rows, width, grad.data_ptr(), unit.data_ptr(), inverse.data_ptr(), scale.data_ptr(),
+        grad_x.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad_x
+
+
+def gru_update(
+    y: Tensor, drive: Tensor, h: Tensor, w_recur: Tensor, scale: Tensor, w_gates: Tensor, bias: Tensor,
+    out: Tensor,
+) -> Tensor:  # fmt: skip
+    """The block GRU from its hidden layer on, into `out` (R, D), which must not be h's memory.
+
+    y (R, D), overwritten, has x's part of the hidden layer; drive and h (R, D). `bias` is that of the gates.
+    """
+    rows, deter = y.shape
+    functions().gru_update(
+        torch.get_num_threads(), rows, deter, len(w_recur), y.data_ptr(), drive.data_ptr(), drive.stride(0),
+        h.data_ptr(), h.stride(0), w_recur.data_ptr(), scale.data_ptr(), w_gates.data_ptr(), bias.data_ptr(),
+        out.data_ptr(), out.stride(0),
+    )  # fmt: skip
+    return out
+
+
+def draw_latents(logits: Tensor, bias: Tensor, uniform: Tensor, unimix: float, out: Tensor) -> None:
+    """One-hot draws into `out` (R, S·K) from logits (R, K, S), classes first, before their bias (K·S)."""
+    rows, classes, latents = logits.shape
+    uniform = uniform.contiguous()
+    functions().draw_latents(
+        torch.get_num_threads(), rows, latents, classes, unimix, logits.data_ptr(), bias.data_ptr(),
+        uniform.data_ptr(), out.data_ptr(), out.stride(0),
+    )  # fmt: skip
+
+
+class _Prior(ctypes.Structure):
+    """See native/c/prior.c."""
+
+    _fields_ = [
+        *((name, LONG) for name in ("threads", "N", "D", "units", "layers", "S", "K", "h_stride")),
+        *((name, POINTER) for name in ("unimix", "h", "noise", "z", "scratch", "weights")),
+    ]
+
+
+def draw_prior(h: Tensor, weights: list[Tensor], uniform: Tensor, unimix: float) -> Tensor:
+    """One-hot draws (R, S·K) from the logits that an MLP makes of h (R, D), and U[0, 1) variables (R, S).
+
+    `weights`: weight, bias and scale of every layer, then weight and bias of the logits.
+    """
+    (rows, deter), latents, logits = h.shape, uniform.shape[1], len(weights[-1])
+    weights = [weight.contiguous() for weight in weights]
+    uniform = uniform.contiguous()
+    layers, units = len(weights) // 3, weights[-2].shape[1]
+    threads = torch.get_num_threads()
+    panels = deter + (layers + 1) * units  # each weight has so many inputs, and its outputs fill panels
+    z = h.new_empty(rows, logits)
+    scratch = h.new_empty(panels * (max(units, logits) + ROOM) + threads * ROOM * (2 * units + logits))
+    pointers = (POINTER * len(weights))(*(weight.data_ptr() for weight in weights))
+    mixed = FLOAT(unimix)
+    prior = _Prior(
+        threads, rows, deter, units, layers, latents, logits // latents, h.stride(0), ctypes.addressof(mixed),
+        h.data_ptr(), uniform.data_ptr(), z.data_ptr(), scratch.data_ptr(), ctypes.addressof(pointers),
+    )  # fmt: skip
+    functions().draw_prior(ctypes.byref(prior))
+    return z
+
+
+ROOM = 32
+"""The largest panel of native/c/products.h and the rows of a block of native/c/prior.c."""
+
+
+def log_softmax_(logits: Tensor, bias: Tensor | None, positive: Tensor | None, keep: bool) -> Tensor:
+    """logits (R, K) ← log softmax(logits + bias) if `keep`; returns the expectation (R,) of paired bins.
+
+    `positive` holds the upper half of the bins; without it the expectation is left empty.
+    """
+    rows, classes = logits.shape
+    expectation = logits.new_empty(rows)
+    functions().log_softmax(
+        torch.get_num_threads(), rows, classes, logits.data_ptr(), _pointer(bias), keep, _pointer(positive),
+        None if positive is None else expectation.data_ptr(),
+    )  # fmt: skip
+    return expectation
+
+
+def cross_entropy_backward(log_probs: Tensor, position: Tensor, weight: Tensor, sums: Tensor) -> Tensor:
+    """Gradient (R, K) by the logits of −Σ_m w_m·log p[position_m], positions and w (R, M).
+
+    `sums` (threads, K) takes up its sum over the rows.
+    """
+    rows, classes = log_probs.shape
+    grad = torch.empty_like(log_probs)
+    functions().cross_entropy_backward(
+        len(sums), rows, classes, position.shape[1], log_probs.data_ptr(), position.data_ptr(),
+        weight.data_ptr(), grad.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad
+
+
+def rms_norm(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """scale·x/rms(x) of rows x (…, D) without gaps, and 1/rms (R)."""
+    y, inverse = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1])
+    functions().rms_norm(
+        torch.get_num_threads(), len(inverse), x.shape[-1], x.data_ptr(), scale.data_ptr(),
+        inverse.data_ptr(), y.data_ptr(),
+    )  # fmt: skip
+    return y, inverse
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, inverse: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and scale from that of the output, (…, D) without gaps."""
+    grad_x, sums = torch.empty_like(x), make_sums(x.shape[-1])
+    functions().rms_norm_backward(
+        len(sums), len(inverse), x.shape[-1], grad.data_ptr(), x.data_ptr(), inverse.data_ptr(),
+        scale.data_ptr(), grad_x.data_ptr(), sums.data_ptr(),
+    )  # fmt: skip
+    return grad_x, sums.sum(0)
+
+
+def unimix_probs(logits: Tensor, unimix: float) -> tuple[Tensor, Tensor]:
+    """Logits (…, K) without gaps → softmax, and the same with a part `unimix` of the uniform distribution."""
+    pure, mixed = torch.empty_like(logits), torch.empty_like(logits)
+    classes = logits.shape[-1]
+    functions().unimix_probs(
+        torch.get_num_threads(), logits.numel() // classes, classes, unimix, logits.data_ptr(),
+        pure.data_ptr(), mixed.data_ptr(),
+    )  # fmt: skip
+    return pure, mixed
+
+
+def unimix_probs_backward(grad: Tensor, pure: Tensor, unimix: float) -> Tensor:
+    """Gradient of the logits from that of the mixed probabilities, (…, K) without gaps."""
+    out, classes = torch.empty_like(pure), pure.shape[-1]
+    functions().unimix_probs_backward(
+        torch.get_num_threads(), pure.numel() // classes, classes, unimix, grad.data_ptr(), pure.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def draw_one_hot(probs: Tensor, uniform: Tensor) -> Tensor:
+    """One-hot draws from probabilities (…, K) without gaps, with U[0, 1) numbers (…)."""
+    out, classes, uniform = torch.empty_like(probs), probs.shape[-1], uniform.contiguous()
+    functions().draw_one_hot(
+        torch.get_num_threads(), probs.numel() // classes, classes, probs.data_ptr(), uniform.data_ptr(),
+        out.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def make_sums(*shape: int) -> Tensor:
+    """Zeros (threads, *shape) for what the threads add up, each in its own part."""
+    return torch.zeros(torch.get_num_threads(), *shape)
+
+
+def laprop(
+    params: list[Tensor], grads: list[Tensor], seconds: list[Tensor], momenta: list[Tensor],
+    agc: float, pmin: float, beta1: float, beta2: float, correction: float, epsilon: float, rate: float,
+) -> None:  # fmt: skip
+    """One step θ ← θ − rate·m of LaProp, `correction` being that of the root; gradients stay."""
+    functions().laprop(
+        torch.get_num_threads(), len(params), _sizes(params), _list(params), _list(grads), _list(seconds),
+        _list(momenta), agc, pmin, beta1, beta2, correction, epsilon, rate,
+    )  # fmt: skip
+
+
+def lerp_(averages: list[Tensor], values: list[Tensor], weight: float) -> None:
+    """averages ← averages + weight·(values − averages)."""
+    functions().lerp(len(averages), _sizes(averages), _list(averages), _list(values), weight)
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The length of each, (len(tensors),)."""
+    out = torch.empty(len(tensors))
+    functions().norms(len(tensors), _sizes(tensors), _list(tensors), out.data_ptr())
+    return out
+
+
+def _list(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (POINTER * len(tensors))(*(x.data_ptr() for x in tensors))
+
+
+def _sizes(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+    return (LONG * len(tensors))(*(x.numel() for x in tensors))

@@ -1,0 +1,141 @@
+"""Dense products, on the fastest library at hand.
+
+torch multiplies float32 matrices on a CPU with MKL, which leaves half of what processors other
+than Intel's can do unused: on an AMD server oneDNN, part of the same torch, ran at 200 GFLOP/s
+where MKL ran at 92. On an Intel server both reached 150, and MKL was up to twice as fast where the
+first matrix comes transposed, as in weight gradients, because it needs no copy of it (one thread;
+`python -m benchmarks.products` prints both). oneDNN takes longer to start and records no gradients:
+small products, and those that autograd follows, stay with MKL, so gradients are written by hand
+where speed counts. Elsewhere (GPUs, other types, builds without oneDNN) torch decides.
+
+`use_bfloat16` rounds the factors and the results of these products, and nothing else: weights, sums
+over time, normalisation and losses keep float32. Products inside kernels in C (`native.kernels`) and
+inside attention are not made here and keep float32 too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qdreamer.native.processor import INTEL
+
+LEAST = 2**20  # multiplications from which oneDNN is ahead
+
+
+_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and not (INTEL and torch.backends.mkl.is_available())
+)
+
+
+_bfloat16 = False
+
+
+def use_bfloat16(wanted: bool) -> None:
+    """Multiply float32 matrices in bfloat16 from now on, or no longer."""
+    global _bfloat16
+    _bfloat16 = wanted
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """For differences that the rounding of bfloat16 would drown."""
+    before = _bfloat16
+    use_bfloat16(False)
+    try:
+        yield
+    finally:
+        use_bfloat16(before)
+
+
+def _rounded(x: Tensor, weight: Tensor) -> bool:
+    return _bfloat16 and x.dtype == weight.dtype == torch.float32
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·weightᵀ + bias: (R, in), (out, in), (out,) → (R, out)."""
+    if _rounded(x, weight):
+        y = torch.mm(x.bfloat16(), weight.bfloat16().t()).float()
+        return y if bias is None else y + bias
+    if _worthwhile(x, weight):
+        # The kernel ignores the strides of the bias.
+        bias = None if bias is None else bias.contiguous()
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def affine_add(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
+    """x·weightᵀ + add: (R, in), (out, in), (R, out) → (R, out)."""
+    if _rounded(x, weight):
+        return add + affine(x, weight)
+    if _worthwhile(x, weight):
+        return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, None, "add")
+    return torch.addmm(add, x, weight.t())
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a·b: (R, n), (n, m) → (R, m)."""
+    if _rounded(a, b):
+        return torch.mm(a.bfloat16(), b.bfloat16()).float()
+    if _worthwhile(a, b):
+        return affine(a, b.t())
+    return torch.mm(a, b)
+
+
+def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
+    """x (R, in) times the blocks (g, in/g, out/g), plus `add` (R, out) or (out,)."""
+    rows, blocks = len(x), len(weight)
+    if blocks == 1:
+        if add is None or add.dim() == 1:
+            return affine(x, weight[0].t(), add)
+        return affine_add(x, weight[0].t(), add)
+    parts = x.view(rows, blocks, -1).transpose(0, 1)  # (g, R, in/g)
+    if _rounded(x, weight):
+        out = torch.bmm(parts.bfloat16(), weight.bfloat16()).float().transpose(0, 1).reshape(rows, -1)
+    elif _worthwhile(parts[0], weight[0]):
+        out = torch.cat([product(part, w) for part, w in zip(parts, weight, strict=True)], -1)
+    else:
+        out = torch.bmm(parts, weight).transpose(0, 1).reshape(rows, -1)  # (R, out)
+    return out if add is None else out + add
+
+
+def add_blockwise_(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Adds x (R, in) times the blocks (g, in/g, out/g) to `out` (R, out) in place; no gradients."""
+    for to, part, w in zip(out.chunk(len(weight), -1), x.chunk(len(weight), -1), weight, strict=True):
+        if _rounded(part, w) or _worthwhile(part, w):
+            to.add_(product(part, w))
+        else:
+            to.addmm_(part, w)
+    return out
+
+
+def _worthwhile(x: Tensor, weight: Tensor) -> bool:
+    return (
+        len(x) * weight.numel() >= LEAST
+        and _ONEDNN
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and not _bfloat16
+        and not torch.is_grad_enabled()
+    )
+
+
+class Affine(torch.autograd.Function):
+    """`affine` with gradients by the same library."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return affine(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, product(grad.t(), x), grad.sum(0)

@@ -1,0 +1,41 @@
+"""The configured backend, and what must hold before a run starts."""
+
+from collections.abc import Callable
+
+from qdreamer.quantum.circuits.backend import Backend, BackendError
+from qdreamer.quantum.config import QuantumConfig
+
+
+def make_backend(config: QuantumConfig) -> Backend:
+    """The backend; only the chosen one's libraries are imported.
+
+    Raises ValueError, CredentialsError or BackendError with one line that names the fix, so calling it
+    before training is the check that training can use it.
+    """
+    if config.name == "statevector":
+        from qdreamer.quantum.backends.statevector import Statevector
+
+        return Statevector()
+    if config.name in ("aer", "aer_noisy"):
+        from qdreamer.quantum.backends.aer import Aer
+
+        return Aer(config)
+    if config.name == "pennylane":
+        from qdreamer.quantum.backends.pennylane_backend import PennyLane
+
+        return PennyLane(config)
+    from qdreamer.quantum.backends.ibm import IBM
+
+    return IBM(config)
+
+
+def open_backend(config: QuantumConfig, warn: Callable[[str], None]) -> Backend:
+    """As `make_backend`, but where a service cannot be reached the in-process simulator stands in, with
+    one warning. Settings and credentials that cannot work still raise."""
+    try:
+        return make_backend(config)
+    except BackendError as error:
+        from qdreamer.quantum.backends.statevector import Statevector
+
+        warn(f"{error}; quantum jobs run on the in-process simulator")
+        return Statevector()

@@ -1,0 +1,154 @@
+"""Any PennyLane device by name: lightning.qubit, default.qubit, default.mixed, plug-ins of other clouds.
+
+default.mixed carries the configured noise channels, the same ones as Aer's (see `quantum.noise`).
+"""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pennylane as qml
+import torch
+from torch import Tensor
+
+from qdreamer.quantum.backends.credentials import one_line
+from qdreamer.quantum.circuits.backend import (
+    BackendError,
+    FinishedJob,
+    Job,
+    JobLostError,
+    Measurement,
+    Task,
+    Usage,
+    check_request,
+    cost,
+)
+from qdreamer.quantum.circuits.circuit import Circuit
+from qdreamer.quantum.config import NoiseConfig, QuantumConfig
+
+_GATES = {
+    "h": qml.Hadamard,
+    "x": qml.PauliX,
+    "cx": qml.CNOT,
+    "rx": qml.RX,
+    "ry": qml.RY,
+    "rz": qml.RZ,
+    "rzz": qml.IsingZZ,
+}
+
+
+def apply(circuit: Circuit, values: Any, noise: NoiseConfig | None = None) -> None:
+    """Queue the circuit's gates, wire i for qubit i; values (R, P) or (P,) of any interface.
+
+    With noise, its channels follow every gate but RZ, and bit flips stand for readout errors.
+    """
+    for gate in circuit.gates:
+        if gate.parameter is None:
+            _GATES[gate.name](wires=gate.qubits)
+        else:
+            _GATES[gate.name](values[..., gate.parameter], wires=gate.qubits)
+        if noise is not None and gate.name != "rz":
+            for wire in gate.qubits:
+                _channels(noise, wire, len(gate.qubits))
+    if noise is not None and noise.readout > 0:
+        for wire in range(circuit.qubits):
+            qml.BitFlip(noise.readout, wires=wire)
+
+
+def _channels(noise: NoiseConfig, wire: int, width: int) -> None:
+    depolarizing = noise.depolarizing_one if width == 1 else noise.depolarizing_two
+    time = noise.time_one if width == 1 else noise.time_two
+    if depolarizing > 0:
+        # PennyLane's p is the probability of any of the three Pauli errors.
+        qml.DepolarizingChannel(0.75 * depolarizing, wires=wire)
+    if noise.amplitude_damping > 0:
+        qml.AmplitudeDamping(noise.amplitude_damping, wires=wire)
+    if noise.phase_damping > 0:
+        qml.PhaseDamping(noise.phase_damping, wires=wire)
+    if noise.t1 > 0 and time > 0:
+        t1, t2 = 1000 * noise.t1, 1000 * (noise.t2 or 2 * noise.t1)
+        qml.ThermalRelaxationError(0.0, t1, t2, time, wires=wire)
+
+
+def overlap_node(n: int, noise: NoiseConfig | None = None) -> Any:
+    """A differentiable function of the angles (R, P) of `overlaps.overlap_circuit`: P(x) (R, 2^n).
+
+    A QNode for torch with backprop: default.qubit, or default.mixed with noise. Overlaps are its
+    first column.
+    """
+    from qdreamer.quantum.circuits.overlaps import overlap_circuit
+
+    circuit = overlap_circuit(n)
+    device = qml.device("default.qubit" if noise is None else "default.mixed", wires=n)
+
+    def probabilities(values: Tensor) -> Any:
+        apply(circuit, values, noise)
+        return qml.probs(wires=range(n))
+
+    return qml.QNode(probabilities, device, interface="torch", diff_method="backprop")
+
+
+class PennyLane:
+    """`quantum=pennylane`: the named device, made anew for every job so that it can be seeded."""
+
+    remote = False
+
+    def __init__(self, config: QuantumConfig) -> None:
+        assert config.device is not None
+        self.name, self._device = "pennylane", config.device
+        self._noise = None if config.noise.silent else config.noise
+        try:
+            self._make(1, 0)
+        except Exception as error:
+            raise ValueError(
+                f"quantum.device={config.device} is no PennyLane device here ({one_line(error)}): "
+                "install its plug-in, or use lightning.qubit"
+            ) from None
+
+    def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
+        check_request(tasks, shots)
+        begin = perf_counter()
+        try:
+            bits = tuple(self._sample(task, shots, seed + t) for t, task in enumerate(tasks))
+        except Exception as error:
+            raise BackendError(f"{self._device} failed: {one_line(error)}") from None
+        usage = cost(tasks, shots) + Usage(seconds=perf_counter() - begin)
+        return FinishedJob("", Measurement(bits, usage, (None,) * len(bits)))
+
+    def collect(self, job_id: str) -> Job:
+        raise JobLostError("jobs of quantum=pennylane end with their process")
+
+    def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
+        """Exact P(x) (R, 2^n) of each task."""
+        return tuple(self._exact(task) for task in tasks)
+
+    def _make(self, wires: int, seed: int) -> Any:
+        try:
+            return qml.device(self._device, wires=wires, seed=seed)
+        except TypeError:  # devices of clouds take no seed
+            return qml.device(self._device, wires=wires)
+
+    def _sample(self, task: Task, shots: int, seed: int) -> Tensor:
+        circuit, values = task.circuit(), task.values().numpy()
+        device = self._make(circuit.qubits, seed)
+
+        def samples(values: Any) -> Any:
+            apply(circuit, values, self._noise)
+            return qml.sample(wires=range(circuit.qubits))
+
+        node = qml.set_shots(qml.QNode(samples, device, interface=None, diff_method=None), shots=shots)
+        bits = np.asarray(node(values)).reshape(len(values), shots, circuit.qubits)
+        return torch.from_numpy(bits.astype(np.uint8))
+
+    def _exact(self, task: Task) -> Tensor:
+        circuit, values = task.circuit(), task.values().numpy()
+
+        def distribution(values: Any) -> Any:
+            apply(circuit, values, self._noise)
+            # PennyLane's first wire is the highest bit.
+            return qml.probs(wires=range(circuit.qubits - 1, -1, -1))
+
+        device = self._make(circuit.qubits, 0)
+        node = qml.QNode(distribution, device, interface=None, diff_method=None)
+        return torch.from_numpy(np.asarray(node(values)).reshape(len(values), -1))

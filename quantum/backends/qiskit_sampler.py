@@ -1,0 +1,294 @@
+"""One adapter for every Qiskit `BaseSamplerV2`: Aer, Aer with noise, IBM's devices and their fakes.
+
+A circuit is translated and transpiled once per shape; its rows of angles go to the sampler as one
+PUB. All tasks of a job that can share a sampler run in one call.
+"""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from qiskit.circuit import ParameterVector, QuantumCircuit
+from qiskit.transpiler import Target
+from torch import Tensor
+
+from qdreamer.quantum.backends.credentials import one_line
+from qdreamer.quantum.circuits.backend import (
+    BackendError,
+    Job,
+    JobLostError,
+    JobTimeoutError,
+    Measurement,
+    Task,
+    Usage,
+    check_request,
+)
+from qdreamer.quantum.circuits.circuit import Circuit
+from qdreamer.quantum.circuits.fidelity import Estimate, estimate
+from qdreamer.quantum.qaoa.readout import confusion_from
+
+REGISTER = "meas"
+CALIBRATION_SECONDS = 3600.0  # how long measured readout errors are used
+CALIBRATION_SHOTS = 1024  # enough, however many shots are to be corrected
+_CACHE = 64  # transpiled circuits
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A circuit as its device runs it. Circuits with equal keys share a sampler."""
+
+    circuit: QuantumCircuit
+    key: Hashable
+    target: Target | None = None  # the device's data, where there is a device
+
+
+class Engine(Protocol):
+    """What differs between samplers."""
+
+    def prepare(self, circuit: QuantumCircuit) -> Prepared:
+        """Transpile."""
+        ...
+
+    def sampler(self, key: Hashable, seed: int) -> Any:
+        """A new `BaseSamplerV2` for circuits with this key."""
+        ...
+
+
+def translate(circuit: Circuit) -> QuantumCircuit:
+    """The same circuit in Qiskit, its angles a ParameterVector, its qubits measured."""
+    out = QuantumCircuit(circuit.qubits)
+    angles = ParameterVector("t", circuit.parameters)
+    for gate in circuit.gates:
+        apply = getattr(out, gate.name)
+        if gate.parameter is None:
+            apply(*gate.qubits)
+        else:
+            apply(angles[gate.parameter], *gate.qubits)
+    out.measure_all()
+    return out
+
+
+def measured_qubits(circuit: QuantumCircuit) -> tuple[int, ...]:
+    """The physical qubit behind each classical bit."""
+    where = {
+        circuit.find_bit(item.clbits[0]).index: circuit.find_bit(item.qubits[0]).index
+        for item in circuit.data
+        if item.operation.name == "measure"
+    }
+    return tuple(where[bit] for bit in range(len(where)))
+
+
+def calibration_circuits(circuit: QuantumCircuit) -> tuple[QuantumCircuit, QuantumCircuit]:
+    """|0…0⟩ and |1…1⟩ on the qubits that `circuit` measures, read in the same order."""
+    out = []
+    for ones in (False, True):
+        calibration = circuit.copy_empty_like()
+        for bit, qubit in enumerate(measured_qubits(circuit)):
+            if ones:
+                calibration.x(qubit)
+            calibration.measure(qubit, bit)
+        calibration.global_phase = 0
+        out.append(calibration)
+    return out[0], out[1]
+
+
+class QiskitSampler:
+    """A backend from an `Engine`. `fetch` brings back the jobs of earlier processes, by id."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        mitigation: bool = False,
+        fetch: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.remote = fetch is not None
+        self._engine, self._mitigation, self._fetch = engine, mitigation, fetch
+        self._prepared: OrderedDict[Circuit, Prepared] = OrderedDict()
+        self._confusion: dict[Hashable, tuple[float, int, Tensor]] = {}  # by qubits: when, shots, A
+        self._lock = Lock()  # jobs are submitted from threads
+
+    def prepared(self, circuit: Circuit) -> Prepared:
+        """The transpiled circuit, from the cache if its shape was seen before."""
+        with self._lock:
+            if circuit in self._prepared:
+                self._prepared.move_to_end(circuit)
+            else:
+                self._prepared[circuit] = self._engine.prepare(translate(circuit))
+                if len(self._prepared) > _CACHE:
+                    self._prepared.popitem(last=False)
+            return self._prepared[circuit]
+
+    def estimate(self, circuit: Circuit) -> Estimate | None:
+        """What the circuit costs on the device, after transpilation; None without a device."""
+        prepared = self.prepared(circuit)
+        return None if prepared.target is None else estimate(prepared.circuit, prepared.target)
+
+    def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
+        check_request(tasks, shots)
+        begin = monotonic()
+        groups: dict[Hashable, list[tuple[int, Prepared]]] = {}
+        try:
+            for t, task in enumerate(tasks):
+                prepared = self.prepared(task.circuit())
+                groups.setdefault(prepared.key, []).append((t, prepared))
+            parts = [
+                self._start(key, members, tasks, shots, seed + g)
+                for g, (key, members) in enumerate(groups.items())
+            ]
+        except Exception as error:
+            raise BackendError(f"{self.name} refused a job: {one_line(error)}") from None
+        return SamplerJob(self, parts, [task.rows for task in tasks], shots, begin)
+
+    def collect(self, job_id: str) -> Job:
+        if self._fetch is None:
+            raise JobLostError(f"jobs of quantum={self.name} end with their process")
+        try:
+            job = self._fetch(job_id)
+        except Exception as error:
+            raise JobLostError(f"job {job_id} cannot be collected: {one_line(error)}") from None
+        return SamplerJob(self, [_Part(job, None, None)], None, None, monotonic())
+
+    def _start(
+        self, key: Hashable, members: list[tuple[int, Prepared]], tasks: Sequence[Task], shots: int, seed: int
+    ) -> "_Part":
+        pubs: list[Any] = []
+        for t, prepared in members:
+            values = np.ascontiguousarray(tasks[t].values().numpy())
+            # Columns in the order of the transpiled circuit's parameters.
+            columns = [parameter.index for parameter in prepared.circuit.parameters]
+            pubs.append((prepared.circuit, values[:, columns], shots))
+        qubits = [(key, measured_qubits(prepared.circuit)) for _, prepared in members]
+        new: list[Hashable] = []
+        if self._mitigation:
+            for where, (_, prepared) in zip(qubits, members, strict=True):
+                if where not in new and not self._known(where, shots):
+                    new.append(where)
+                    pubs += [(circuit, None, shots) for circuit in calibration_circuits(prepared.circuit)]
+        job = self._engine.sampler(key, seed).run(pubs)
+        return _Part(job, [t for t, _ in members], (qubits, new) if self._mitigation else None)
+
+    def _known(self, where: Hashable, shots: int) -> bool:
+        """Whether readout errors were measured lately, with no fewer shots than are to be corrected."""
+        when, spent, _ = self._confusion.get(where, (-np.inf, 0, None))
+        return monotonic() - when < CALIBRATION_SECONDS and spent >= min(shots, CALIBRATION_SHOTS)
+
+    def decode(
+        self, parts: Sequence["_Part"], results: Sequence[Any]
+    ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
+        """Bits and confusion matrices of all tasks, in the tasks' order, and the calibrations' bits,
+        which are kept for later jobs."""
+        extra: list[Tensor] = []
+        bits: dict[int, Tensor] = {}
+        confusion: dict[int, Tensor | None] = {}
+        for part, result in zip(parts, results, strict=True):
+            arrays = [_bits(pub) for pub in result]
+            answers = [array for array in arrays if array.dim() == 3]
+            calibrations = [array for array in arrays if array.dim() == 2]  # they have no rows
+            extra += calibrations
+            order = range(len(answers)) if part.tasks is None else part.tasks
+            bits |= dict(zip(order, answers, strict=True))
+            if part.qubits is None:
+                continue
+            qubits, new = part.qubits
+            for k, where in enumerate(new):
+                zeros, ones = calibrations[2 * k : 2 * k + 2]
+                self._confusion[where] = monotonic(), len(zeros), confusion_from(zeros, ones)
+            confusion |= {t: self._confusion[w][2] for t, w in zip(order, qubits, strict=True)}
+        return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)], extra
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One call of a sampler: its job, the tasks in it, and with mitigation their qubits, old and new."""
+
+    job: Any
+    tasks: list[int] | None
+    qubits: tuple[list[Any], list[Hashable]] | None
+
+
+class SamplerJob:
+    """What a sampler runs. `rows` and `shots` are what was asked for, None if another process did."""
+
+    def __init__(
+        self,
+        backend: QiskitSampler,
+        parts: list[_Part],
+        rows: list[int] | None,
+        shots: int | None,
+        begin: float,
+    ) -> None:
+        self._backend, self._parts, self._rows, self._shots = backend, parts, rows, shots
+        self._begin = begin
+
+    @property
+    def id(self) -> str:
+        return str(self._parts[0].job.job_id()) if self._backend.remote else ""
+
+    def result(self, timeout: float | None = None) -> Measurement:
+        name = self._backend.name
+        try:
+            results = [_wait(part.job, timeout) for part in self._parts]
+            bits, confusion, extra = self._backend.decode(self._parts, results)
+        except Exception as error:
+            kind = JobTimeoutError if "Timeout" in type(error).__name__ else BackendError
+            raise kind(f"{name} failed: {one_line(error)}") from None
+        shapes = [tuple(x.shape[:2]) for x in bits]
+        if self._rows is not None and self._shots is not None:
+            # Twirling rounds shots up to whole randomizations.
+            if [r for r, _ in shapes] != self._rows or any(s < self._shots for _, s in shapes):
+                raise BackendError(f"{name} returned (circuits, shots) {shapes}, not what was asked for")
+            bits = [x[:, : self._shots] for x in bits]
+        circuits = sum(rows for rows, _ in shapes) + len(extra)
+        shots = sum(rows * s for rows, s in shapes) + sum(len(x) for x in extra)
+        seconds, waited = _times(self._parts, monotonic() - self._begin, self._backend.remote)
+        return Measurement(tuple(bits), Usage(circuits, shots, seconds, waited), tuple(confusion))
+
+    def cancel(self) -> None:
+        for part in self._parts:
+            try:
+                part.job.cancel()
+            except Exception:  # it has ended, or cannot be cancelled: nothing is lost
+                continue
+
+
+def _wait(job: Any, timeout: float | None) -> Any:
+    """Local jobs take no time limit; whoever waits in a thread sets one."""
+    if timeout is not None and "timeout" in inspect.signature(job.result).parameters:
+        return job.result(timeout=timeout)
+    return job.result()
+
+
+def _bits(pub: Any) -> Tensor:
+    """Bits (R, S, n) of a PUB's result, (S, n) if it had no parameters."""
+    array = pub.data[REGISTER].to_bool_array(order="little")
+    if array.size == 0:
+        raise ValueError("empty counts")
+    return torch.from_numpy(np.ascontiguousarray(array)).to(torch.uint8)
+
+
+def _times(parts: Sequence[_Part], elapsed: float, remote: bool) -> tuple[float, float]:
+    """Seconds of execution and in the queue; a service reports them, here the clock does."""
+    if not remote:
+        return elapsed, 0.0
+    try:
+        seconds = sum(float(part.job.usage() or 0.0) for part in parts)
+        stamps = [part.job.metrics()["timestamps"] for part in parts]
+        queue = sum(
+            (_instant(stamp["running"]) - _instant(stamp["created"])).total_seconds() for stamp in stamps
+        )
+    except Exception:  # not every service reports them
+        return 0.0, elapsed
+    return seconds, max(queue, 0.0)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

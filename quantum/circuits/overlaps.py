@@ -1,0 +1,48 @@
+"""Overlaps ⟨φ(q)|φ(k)⟩² of amplitude-encoded real vectors by the inversion test.
+
+Load q, then undo the loading of k: all qubits read 0 with probability ⟨φ(q)|φ(k)⟩². The last level
+of the one and the first of the other are multiplexed rotations of the same qubit, so their angles are
+subtracted and one is saved: 2(2^n − 2) − 2^{n−1} CX.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from qdreamer.quantum.circuits.circuit import Circuit, Gate
+from qdreamer.quantum.circuits.grover_rudolph import gray_walsh, len_before, multiplexed_ry, signed_angles
+
+
+def exact_overlaps(queries: Tensor, keys: Tensor) -> Tensor:
+    """⟨φ(q)|φ(k)⟩² (R,) of the rows of (R, d) and (R, d), normalised; float64."""
+    q, k = queries.to(torch.float64), keys.to(torch.float64)
+    return (q * k).sum(-1) ** 2 / ((q * q).sum(-1) * (k * k).sum(-1))
+
+
+def qubits_for(width: int) -> int:
+    """n with 2^n ≥ d, at least 1."""
+    return max(1, (width - 1).bit_length())
+
+
+@functools.lru_cache(maxsize=16)
+def overlap_circuit(n: int) -> Circuit:
+    """Levels of q downwards, the last one merged, levels of k upwards."""
+    gates: list[Gate] = []
+    first = 0
+    for level in range(n):
+        gates += multiplexed_ry(n, level, first)
+        first += 2**level
+    for level in reversed(range(n - 1)):
+        gates += multiplexed_ry(n, level, first + len_before(level))
+    return Circuit(n, tuple(gates), first + len_before(n - 1))
+
+
+def overlap_values(queries: Tensor, keys: Tensor) -> Tensor:
+    """Angles (R, P) for `overlap_circuit`. Raises ValueError for vectors of length 0."""
+    n = qubits_for(queries.shape[1])
+    pad = (0, 2**n - queries.shape[1])
+    q, k = (signed_angles(torch.nn.functional.pad(x.double(), pad)) for x in (queries, keys))
+    down = [*q[:-1], q[-1] - k[-1]]
+    up = [-theta for theta in k[:-1]]
+    return torch.cat([gray_walsh(theta) for theta in (*down, *up)], 1)

@@ -1,0 +1,149 @@
+"""Noise channels as Qiskit Aer's noise models: from strengths in the config, or from a device's data.
+
+Configured channels act on each qubit of every gate of `quantum.circuits.circuit` but RZ, in this order
+(ρ is one qubit's state, K Kraus operators):
+
+    depolarizing λ        ρ → (1 − λ)ρ + λ·½I
+    amplitude damping γ   K₀ = diag(1, √(1−γ)), K₁ = √γ |0⟩⟨1|
+    phase damping λ       K₀ = diag(1, √(1−λ)), K₁ = diag(0, √λ)
+    thermal relaxation    amplitude damping 1 − e^{−t/T1}, coherences times e^{−t/T2}
+
+and reading flips a bit with probability `readout`.
+"""
+
+from typing import Any
+
+import torch
+from qiskit.providers import BackendV2, Options
+from qiskit.transpiler import InstructionProperties, Target
+from qiskit_aer.noise import (
+    NoiseModel,
+    QuantumError,
+    ReadoutError,
+    amplitude_damping_error,
+    depolarizing_error,
+    phase_damping_error,
+    thermal_relaxation_error,
+)
+from qiskit_aer.noise.device.models import basic_device_readout_errors
+from torch import Tensor
+
+from qdreamer.quantum.config import NoiseConfig
+
+ONE_QUBIT = ("h", "x", "rx", "ry")
+TWO_QUBIT = ("cx", "rzz")
+
+
+MAX_DENSITY = 9  # qubits up to which a density matrix beats one trajectory per shot
+
+
+def method_for(method: str, noisy: bool, qubits: int) -> str:
+    """Aer's simulation method, where the config leaves it to us."""
+    if method != "automatic":
+        return method
+    return "density_matrix" if noisy and qubits <= MAX_DENSITY else "statevector"
+
+
+def configured_noise(config: NoiseConfig) -> NoiseModel:
+    """The model of the configured strengths."""
+    model = NoiseModel(basis_gates=[*ONE_QUBIT, *TWO_QUBIT, "rz"])
+    one = _channel(config, config.depolarizing_one, config.time_one)
+    two = _channel(config, config.depolarizing_two, config.time_two)
+    if one is not None:
+        model.add_all_qubit_quantum_error(one, list(ONE_QUBIT))
+    if two is not None:
+        model.add_all_qubit_quantum_error(two.expand(two), list(TWO_QUBIT))
+    if config.readout > 0:
+        model.add_all_qubit_readout_error(ReadoutError(_flip(config.readout).tolist()))
+    return model
+
+
+def configured_confusion(config: NoiseConfig, n: int) -> Tensor:
+    """A (n, 2, 2): the configured readout error of each of n qubits."""
+    return _flip(config.readout).expand(n, 2, 2)
+
+
+def _flip(probability: float) -> Tensor:
+    right, wrong = 1 - probability, probability
+    return torch.tensor([[right, wrong], [wrong, right]], dtype=torch.float64)
+
+
+def _channel(config: NoiseConfig, depolarizing: float, nanoseconds: float) -> QuantumError | None:
+    """What one qubit passes through after a gate; None if nothing."""
+    channels = []
+    if depolarizing > 0:
+        channels.append(depolarizing_error(depolarizing, 1))
+    if config.amplitude_damping > 0:
+        channels.append(amplitude_damping_error(config.amplitude_damping))
+    if config.phase_damping > 0:
+        channels.append(phase_damping_error(config.phase_damping))
+    if config.t1 > 0 and nanoseconds > 0:
+        t1, t2 = 1000 * config.t1, 1000 * (config.t2 or 2 * config.t1)
+        channels.append(thermal_relaxation_error(t1, t2, nanoseconds))
+    if not channels:
+        return None
+    out = channels[0]
+    for channel in channels[1:]:
+        out = out.compose(channel)
+    return out
+
+
+def reduced_target(target: Target, qubits: tuple[int, ...]) -> Target:
+    """The part of a device's data that concerns `qubits`, which become 0, 1, …
+
+    A whole device of 156 qubits takes seconds to turn into a noise model and seconds more per run,
+    though only the active qubits' errors count.
+    """
+    place = {qubit: k for k, qubit in enumerate(qubits)}
+    properties = None if target.qubit_properties is None else [target.qubit_properties[q] for q in qubits]
+    out = Target(num_qubits=len(qubits), qubit_properties=properties, dt=target.dt)
+    for name in target.operation_names:
+        items = target[name]
+        if items is None or None in items:  # defined for all qubits, without errors of its own
+            continue
+        kept: dict[tuple[int, ...], InstructionProperties | None] = {
+            tuple(place[q] for q in where): item
+            for where, item in items.items()
+            if all(q in place for q in where)
+        }
+        if kept:
+            out.add_instruction(target.operation_from_name(name), kept, name=name)
+    return out
+
+
+class _Device(BackendV2):  # type: ignore[misc]
+    """A device that is nothing but its data: Aer reads noise from devices only."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()
+        self._data = target
+
+    @property
+    def target(self) -> Target:
+        return self._data
+
+    @property
+    def max_circuits(self) -> None:
+        return None
+
+    @classmethod
+    def _default_options(cls) -> Options:
+        return Options()
+
+    def run(self, run_input: Any, **options: Any) -> Any:
+        raise NotImplementedError("a device of data runs nothing")
+
+
+def device_noise(target: Target) -> NoiseModel:
+    """The model of a device's data: depolarizing and thermal errors of its gates, relaxation while it
+    idles in a delay, readout errors."""
+    return NoiseModel.from_backend(_Device(target))
+
+
+def device_confusion(target: Target, qubits: tuple[int, ...]) -> Tensor:
+    """A (n, 2, 2) of the named qubits, as `device_noise` models them."""
+    errors: dict[int, Any] = {
+        where[0]: readout.probabilities.T for where, readout in basic_device_readout_errors(target=target)
+    }
+    perfect = torch.eye(2, dtype=torch.float64)
+    return torch.stack([torch.as_tensor(errors[q]).double() if q in errors else perfect for q in qubits])

@@ -1,0 +1,87 @@
+"""Angles of the quantum approximate optimization algorithm, without a variational loop.
+
+Conventions (Farhi et al. 2014): p times exp(−iγE), then the mixer exp(−iβΣ_i M_i) with M_i = −X_i, so
+that positive γ and β search for low E. With a warm start M_i = −(sin θ_i X + cos θ_i Z), whose ground
+state is the initial state (Egger et al. 2009.10095).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qdreamer.quantum.qaoa.ising import Ising
+
+# Optimal angles of the Sherrington–Kirkpatrick model at infinite size, p = 1 … 8: γ, then β
+# (Farhi et al. 1910.08472; Basso et al. 2110.14206, table 4; p = 3 with a digit more).
+SK: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
+    ((0.5,), (math.pi / 8,)),
+    ((0.3817, 0.6655), (0.4960, 0.2690)),
+    ((0.3299, 0.5689, 0.6409), (0.5500, 0.3675, 0.2109)),
+    ((0.2949, 0.5144, 0.5586, 0.6429), (0.5710, 0.4176, 0.3028, 0.1729)),
+    ((0.2705, 0.4804, 0.5074, 0.5646, 0.6397), (0.5899, 0.4492, 0.3559, 0.2643, 0.1486)),
+    (
+        (0.2528, 0.4531, 0.4750, 0.5146, 0.5650, 0.6392),
+        (0.6004, 0.4670, 0.3880, 0.3176, 0.2325, 0.1291),
+    ),
+    (
+        (0.2383, 0.4327, 0.4516, 0.4830, 0.5147, 0.5686, 0.6393),
+        (0.6085, 0.4810, 0.4090, 0.3534, 0.2857, 0.2080, 0.1146),
+    ),
+    (
+        (0.2268, 0.4162, 0.4332, 0.4608, 0.4818, 0.5179, 0.5717, 0.6393),
+        (0.6151, 0.4906, 0.4244, 0.3780, 0.3224, 0.2606, 0.1884, 0.1030),
+    ),
+)
+RAMP = 1.0  # slope of the linear ramp in the scale of the SK angles; the best for p = 1 … 20 is 1.0 to 1.2
+KINDS = ("fixed", "ramp")
+
+
+@dataclass(frozen=True, eq=False)
+class Angles:
+    """R sets of angles: γ and β (R, p), float64; warm: θ (n,) of the initial state, or None for |+⟩."""
+
+    gamma: Tensor
+    beta: Tensor
+    warm: Tensor | None = None
+
+    @property
+    def layers(self) -> int:
+        return self.gamma.shape[1]
+
+
+def scale(ising: Ising) -> float:
+    """What angles for unit-variance SK couplings J/√n are multiplied by: √((n−1)/2) / √(Σh² + ΣJ²).
+
+    0 where all fields and couplings are 0.
+    """
+    strength = math.sqrt(float((ising.h**2).sum() + (ising.J**2).sum()))
+    # A single qubit has no SK counterpart; two are the least.
+    return math.sqrt(max(ising.qubits - 1, 1) / 2) / strength if strength > 0 else 0.0
+
+
+def angles(ising: Ising, layers: int, kind: str = "fixed", warm: Tensor | None = None) -> Angles:
+    """One set of angles for the problem: `fixed` (SK at infinite size, rescaled) or `ramp` (linear).
+
+    Raises ValueError for an unknown kind, or for more layers than there are fixed angles.
+    """
+    if kind == "fixed":
+        if not 1 <= layers <= len(SK):
+            raise ValueError(
+                f"fixed angles exist for p_layers=1 to {len(SK)}, not {layers}: use angles=ramp beyond"
+            )
+        gamma, beta = SK[layers - 1]
+    elif kind == "ramp":
+        times = [(k + 0.5) / layers for k in range(layers)]
+        gamma, beta = tuple(RAMP * t for t in times), tuple(RAMP * (1 - t) for t in times)
+    else:
+        raise ValueError(f"angles={kind} is not one of {', '.join(KINDS)}")
+    rows = torch.tensor([gamma, beta], dtype=torch.float64)
+    return Angles(rows[:1] * scale(ising), rows[1:], warm)
+
+
+def warm_start(bits: Tensor, epsilon: float = 0.25) -> Tensor:
+    """θ (n,) of qubits that read `bits` with probability 1 − ε; θ = 2·arcsin √P(1)."""
+    probability = bits.to(torch.float64) * (1 - 2 * epsilon) + epsilon
+    return 2 * torch.asin(torch.sqrt(probability))

@@ -1,0 +1,92 @@
+"""Making a problem small enough for a real device, or saying why it is not.
+
+On the data of the best fake device at hand (`python -m benchmarks.qaoa devices`) 8 qubits at one layer
+keep three quarters of their fidelity, and 12 qubits at three layers less than a tenth.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from qdreamer.quantum.qaoa.ising import Ising
+
+MAX_QUBITS = 8
+MAX_LAYERS = 1
+SHARES = (1.0, 0.75, 0.5, 0.25)  # of the couplings that are kept, the first that is good enough
+
+
+class Loss(Protocol):
+    """What `fidelity.Estimate` says about a circuit on a device."""
+
+    @property
+    def fidelity(self) -> float: ...
+
+    @property
+    def two_qubit_gates(self) -> int: ...
+
+
+class DeviceLimitError(ValueError):
+    """A problem that a device cannot carry; one line with the estimated fidelity."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a problem is cut to a device: layers, and the share of couplings in the circuit."""
+
+    layers: int
+    share: float
+    fidelity: float | None  # None where nothing limits
+
+
+def sparsify(ising: Ising, count: int) -> Ising:
+    """The problem with its `count` strongest couplings |J_ij| alone; ties go to the smaller pair."""
+    strength = ising.J.abs().flatten()
+    order = torch.sort(strength, descending=True, stable=True).indices[:count]
+    kept = torch.zeros_like(strength, dtype=torch.bool)
+    kept[order] = True
+    return Ising(ising.h, torch.where(kept.view_as(ising.J), ising.J, 0.0), ising.constant)
+
+
+def thinned(ising: Ising, share: float) -> Ising:
+    """The problem with a share of its couplings, the strongest; at least one."""
+    edges = int((ising.J != 0).sum())
+    return ising if share >= 1 else sparsify(ising, max(1, round(share * edges)))
+
+
+def fit_to_device(
+    ising: Ising,
+    layers: int,
+    estimate: Callable[[Ising, int], Loss | None],
+    min_fidelity: float,
+    force: bool,
+) -> Fit:
+    """One layer, and the largest share of couplings whose circuit keeps `min_fidelity`.
+
+    `estimate(problem, layers)` transpiles for the device; None means that no device limits. With
+    `force` nothing is cut. Raises DeviceLimitError for more than 8 qubits, or where a quarter of the
+    couplings is still too much.
+    """
+    loss = estimate(ising, layers)
+    if loss is None or force:
+        return Fit(layers, 1.0, None if loss is None else loss.fidelity)
+    n = ising.qubits
+    if n > MAX_QUBITS:
+        raise DeviceLimitError(
+            f"{n} qubits at {layers} layers: estimated fidelity {loss.fidelity:.2g} with "
+            f"{loss.two_qubit_gates} two-qubit gates; devices carry {MAX_QUBITS} qubits at "
+            f"{MAX_LAYERS} layer, so use fewer qubits, quantum=statevector, or quantum.force=true"
+        )
+    layers = min(layers, MAX_LAYERS)
+    for share in SHARES:
+        loss = estimate(thinned(ising, share), layers)
+        assert loss is not None
+        if loss.fidelity >= min_fidelity:
+            return Fit(layers, share, loss.fidelity)
+    assert loss is not None
+    raise DeviceLimitError(
+        f"{n} qubits at {layers} layer with a quarter of the couplings: estimated fidelity "
+        f"{loss.fidelity:.2g} is below quantum.min_fidelity={min_fidelity}, so choose a better device, "
+        "quantum=statevector, or quantum.force=true"
+    )

@@ -1,0 +1,84 @@
+"""python evaluate.py: the report, the video, and one clear line for what cannot be."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qdreamer.agents.cli import evaluate_command
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.runs.checkpoint import NAME
+from qdreamer.agents.training.session import run_session
+
+SMALL = [
+    "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
+    "train.batch_size=2", "train.batch_length=8", "train.replay_ratio=8", "train.prefill=40",
+    "agent.imagination_starts=4", "evaluation.every=60", "evaluation.episodes=2", "evaluation.horizon=5",
+    "logging.tensorboard=false", "logging.video_frames=5", "steps=60",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    assert run_session(load_config(SMALL), directory) == 0
+    return directory
+
+
+def evaluate(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    evaluate_command.main()
+
+
+def test_report_and_video(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(monkeypatch, str(run), "--episodes", "4")
+    out = capsys.readouterr().out
+    returns = [float(x) for x in re.findall(r"returns: (.*)", out)[0].split()]
+    assert len(returns) == 4
+    mean, low, high = map(
+        float, re.findall(r"mean return ([\d.]+) \[95 % interval ([\d.]+), ([\d.]+)\]", out)[0]
+    )
+    assert mean == pytest.approx(sum(returns) / 4, abs=0.0501)  # printed with one digit
+    assert low <= mean <= high
+    assert (run / "videos" / "evaluation_1.gif").read_bytes()[:4] == b"GIF8"
+    evaluate(monkeypatch, str(run), "--episodes", "4", "--no-video")
+    assert re.findall(r"returns: (.*)", capsys.readouterr().out)[0].split() == [f"{x:g}" for x in returns]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nonexistent"], "is no run directory"),
+        (["RUN", "--episodes", "0"], "--episodes must be at least 1"),
+        (["RUN", "--seed", "-1"], "--seed must be from 0"),
+        (["RUN", "--frames", "3"], "unrecognized arguments"),
+        ([], "required"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        evaluate(monkeypatch, *[str(run) if a == "RUN" else a for a in arguments])
+    assert leaving.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_damaged_checkpoint_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    (tmp_path / NAME).write_bytes((run / NAME).read_bytes()[:1000])
+    with pytest.raises(SystemExit) as leaving:
+        evaluate(monkeypatch, str(tmp_path))
+    assert leaving.value.code == 2
+    assert "damaged" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""What a run leaves for its reader: metrics.jsonl, TensorBoard, progress lines."""
+
+import io
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
+from qdreamer.agents.reporting.monitor import LAYOUT
+from qdreamer.agents.reporting.progress import Progress, duration
+from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.training.session import run_session
+
+SMALL = [
+    "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
+    "train.batch_size=2", "train.batch_length=8", "train.replay_ratio=16", "train.prefill=40",
+    "agent.imagination_starts=4", "evaluation.every=100", "evaluation.episodes=2", "evaluation.horizon=15",
+    "logging.every=50", "logging.pictures_every=100", "logging.video_every=200", "logging.video_frames=10",
+    "steps=200",
+]  # fmt: skip
+
+
+def test_a_run_fills_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "CartPole" / "classical" / "seed_0"
+    assert run_session(load_config(SMALL), run) == 0
+    board = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
+    board.Reload()
+    tags = board.Tags()
+    wanted = {
+        "train/return", "train/length", "eval/return", "eval/return_low", "eval/return_high", "eval/length",
+        "loss/observation", "loss/reward", "loss/continue", "loss/dynamics", "loss/representation",
+        "loss/policy", "loss/value", "loss/replay_value", "actor/entropy", "critic/value",
+        "critic/return_spread", "gradient_norm/actor", "gradient_norm/rssm", "open_loop/mse_01",
+        "open_loop/persistence_01", "time/env", "time/replay", "time/world_model", "time/imagination",
+        "time/behaviour", "time/backward", "time/optimizer", "time/evaluation",
+        "world_model/prior_entropy", "world_model/posterior_entropy",
+    }  # fmt: skip
+    assert wanted <= set(tags["scalars"])
+    assert {"open_loop/traces", "eval/video"} <= set(tags["images"])
+    gif = board.Images("eval/video")[-1].encoded_image_string
+    assert gif[:6] == b"GIF89a"
+    assert "config/text_summary" in tags["tensors"]
+    # HPARAMS live in the run's own events: no stray sub-run appears beside it.
+    assert len(list(tmp_path.rglob("events.out.*"))) == 1
+    assert "_hparams_/experiment" in board.summary_metadata
+    # The source of truth agrees with what TensorBoard shows.
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if "eval/return" in line]
+    shown = board.Scalars("eval/return")
+    assert [(e["step"], pytest.approx(e["eval/return"])) for e in evaluations] == [
+        (s.step, s.value) for s in shown
+    ]
+    out = capsys.readouterr().out
+    assert "done: 200 steps" in out
+    assert f"python evaluate.py {run}" in out
+    assert "tensorboard --logdir" in out
+
+
+def test_the_component_monitor_finds_what_a_hybrid_run_logs(tmp_path: Path) -> None:
+    small = [
+        "agent=hybrid",
+        "world_model.width=8",
+        "sequence.heads=2",
+        "sequence.head=4",
+        "optimizer.every=4",
+    ]
+    run = tmp_path / "run"
+    assert run_session(load_config([*SMALL, "agent=hybrid", *small]), run) == 0
+    board = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    board.Reload()
+    (event,) = board.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == list(LAYOUT)
+    scalars = board.Tags()["scalars"]
+    elsewhere = {"attention/memory_steps/.*", "pool/distance"}  # Born attention, circuits
+    for category in layout.category:
+        for chart in category.chart:
+            margins = [tag for s in chart.margin.series for tag in (s.value, s.lower, s.upper)]
+            for pattern in {*chart.multiline.tag, *margins} - elsewhere:
+                assert any(re.match(pattern, tag) for tag in scalars), pattern
+            for names in (re.search(r"time/\((.*)\)", tag) for tag in chart.multiline.tag):
+                parts = set(names[1].split("|")) - {"quantum"} if names else set()
+                assert {f"time/{part}" for part in parts} <= set(scalars)
+
+
+def test_running_means_match_plain_means_and_survive_a_checkpoint() -> None:
+    means, other = RunningMeans(), RunningMeans()
+    values = [0.5, 2.0, 4.5]
+    for i, value in enumerate(values):
+        means.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
+        if i == 1:
+            other.load_state_dict(means.state_dict())
+            other.add({"a": torch.tensor(values[2]), "b": torch.tensor(-values[2])})
+    expected = {"a": sum(values) / 3, "b": -sum(values) / 3}
+    assert means.read() == pytest.approx(expected)
+    assert other.read() == pytest.approx(expected)
+    assert means.read() == {}
+
+
+def test_log_is_cut_back_on_resume(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, tensorboard=False)
+    log.scalars(1, {"a": 1.0})
+    offset = log.offset()
+    log.scalars(2, {"a": 2.0})
+    log.close()
+    log = MetricsLog(tmp_path, tensorboard=False, resume_at=(offset, 1))
+    log.scalars(3, {"a": 3.0})
+    log.close()
+    assert [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 3]
+
+
+def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, tensorboard=False)
+    with pytest.raises(FloatingPointError, match="loss/value is not finite at step 7"):
+        log.scalars(7, {"loss/value": float("nan"), "a": 1.0})
+    log.close()
+
+
+def test_progress_lines() -> None:
+    stream = io.StringIO()
+    progress = Progress(1000, 200, 50, stream)
+    progress.episode(21.0)
+    progress.evaluation(480.25)
+    assert progress.line(400, 150, 10.0) == (
+        "step 400/1000 · return 21.0 · evaluation 480.2 · 20 steps/s · 10.0 updates/s · ETA 30 s"
+    )
+    progress.show(400, 150)  # too soon after the start: no flood of lines
+    assert stream.getvalue() == ""
+    progress.show(400, 150, force=True)
+    assert stream.getvalue().startswith("step 400/1000 · return 21.0")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (185, "3:05 min"), (7800, "2:10 h"), (float("inf"), "–")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_histograms_of_nothing_are_left_out(tmp_path, make_config):
+    """Before the first draw a sampler has no weights to show; TensorBoard refuses an empty histogram."""
+    log = MetricsLog(tmp_path, True, None)
+    sampler = SimpleNamespace(histograms=lambda: {"empty": np.zeros(0), "full": np.ones(3)})
+    Reporter(make_config(), log, tmp_path).histograms(1, sampler)
+    log.close()
+    (events,) = tmp_path.glob("events*")
+    assert b"full" in events.read_bytes()
+    assert b"empty" not in events.read_bytes()

@@ -1,0 +1,60 @@
+"""What the learner does between replay and loss."""
+
+import pytest
+import torch
+
+from qdreamer.agents.training.training import Run
+
+SMALL = (
+    "agent=classical",
+    *("world_model.units=8", "world_model.deter=16", "world_model.hidden=8", "world_model.stoch=3"),
+    *("world_model.classes=4", "train.batch_size=64", "train.batch_length=8", "env.num_envs=2"),
+    *("logging.tensorboard=false", "replay.online=false"),
+)
+
+
+@pytest.fixture
+def make_learner(make_config, tmp_path):
+    """A learner with 60 random steps in its replay buffer, by `train.forget`."""
+    runs = []
+
+    def make(forget):
+        run = Run(make_config(*SMALL, f"train.forget={forget}"), tmp_path)
+        runs.append(run)
+        for _ in range(60):
+            run.collector.step(random=True)
+        return run.learner
+
+    yield make
+    for run in runs:
+        run.close()
+
+
+@pytest.mark.parametrize("forget", [0.0, 0.25, 1.0])
+def test_share_of_sequences_that_begin_without_memory(make_learner, forget):
+    learner = make_learner(forget)
+    forgotten = candidates = 0
+    for _ in range(40):
+        batch = learner.to_batch(learner.replay.sample(64))
+        before = batch.is_first.clone()
+        after = learner._forgetful(batch).is_first
+        assert torch.equal(after[:, 1:], before[:, 1:])
+        assert bool((after >= before).all())
+        inside = before[:, 0] == 0.0
+        candidates += int(inside.sum())
+        forgotten += int(after[inside, 0].sum())
+    deviation = (forget * (1.0 - forget) / candidates) ** 0.5
+    assert candidates > 1000
+    assert abs(forgotten / candidates - forget) <= 4.0 * deviation
+
+
+def test_without_memory_the_context_has_no_effect(make_learner):
+    learner = make_learner(1.0)
+    model = learner.agent.world_model
+    batch = learner._forgetful(learner.to_batch(learner.replay.sample(64)))
+    noise = model.rssm.noise(*batch.is_first.shape)
+    losses, _ = model.loss(batch, noise)
+    batch.carry.state.normal_()
+    batch.carry.stoch.normal_()
+    again, _ = model.loss(batch, noise)
+    assert all(torch.equal(losses[name], again[name]) for name in losses)

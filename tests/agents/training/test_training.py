@@ -1,0 +1,207 @@
+"""Runs as a whole: reproducible, resumable after any kill, and able to learn."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.reporting.progress import Progress
+from qdreamer.agents.runs import checkpoint
+from qdreamer.agents.runs.run_directory import write_config
+from qdreamer.agents.training.session import exclusive, run_session
+from qdreamer.agents.training.training import Run
+from qdreamer.configs.strict import ConfigError
+
+ROOT = Path(__file__).parents[3]
+SMALL = [
+    "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
+    "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=32",
+    "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3", "evaluation.horizon=10",
+    "checkpoint.every=60", "logging.every=50", "logging.tensorboard=false", "steps=400",
+]  # fmt: skip
+
+
+def metrics(directory: Path) -> list[dict[str, Any]]:
+    """All lines without what depends on the clock."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def run_whole(directory: Path, *overrides: str) -> list[dict[str, Any]]:
+    assert run_session(load_config([*SMALL, *overrides]), directory) == 0
+    return metrics(directory)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_whole(tmp_path_factory.mktemp("unbroken"))
+
+
+def test_same_seed_gives_identical_metrics(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert run_whole(tmp_path) == unbroken
+    assert any("loss/dynamics" in line for line in unbroken)
+    assert any("eval/return" in line for line in unbroken)
+
+
+def test_other_seed_differs(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert run_whole(tmp_path, "seed=1") != unbroken
+
+
+class StopAt(Progress):
+    """Presses Ctrl-C once a step is reached."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        super().__init__(400, 0, 0)
+        self._at, self._number = step, number
+
+    def show(self, step: int, updates: int, force: bool = False) -> None:
+        if step == self._at and not force:
+            os.kill(os.getpid(), self._number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_runs_end_like_the_unbroken_one(
+    number: int, unbroken: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    config = load_config(SMALL)
+    for stop in (30, 131, 265):
+        write_config(tmp_path, config)
+        run = Run(config, tmp_path)
+        finished = run.train(StopAt(stop, number))
+        run.close()
+        assert finished.signal == number
+        assert finished.step == stop
+    assert run_session(config, tmp_path) == 0
+    assert metrics(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("env", ["Pendulum", "gym env.id=FrozenLake-v1 env.num_envs=3"])
+def test_resume_is_exact_elsewhere_too(env: str, tmp_path: Path) -> None:
+    overrides = [*SMALL, *f"env={env}".split(), "steps=300"]
+    config = load_config(overrides)
+    assert run_session(config, tmp_path / "whole") == 0
+    (tmp_path / "broken").mkdir()
+    write_config(tmp_path / "broken", config)
+    run = Run(config, tmp_path / "broken")
+    run.train(StopAt(150))
+    run.close()
+    assert run_session(config, tmp_path / "broken") == 0
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.timeout(300)
+def test_sigkill_at_random_moments(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The whole program, killed without warning at random moments, then started again."""
+    command = [sys.executable, str(ROOT / "train.py"), "env=CartPole", *SMALL, f"runs={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    moment = random.Random()  # truly random: every CI run tries others
+    kills = 0
+    for attempt in range(8):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()  # training has begun
+        if attempt < 4:
+            time.sleep(moment.uniform(0.0, 4.0))
+            process.kill()
+        process.stdout.read()
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills > 0
+    (directory,) = tmp_path.glob("CartPole/*/seed_0")
+    assert metrics(directory) == unbroken
+
+
+def test_a_kill_while_saving_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(tmp_path, {"value": 1})
+
+    def die(state: Any, file: Any) -> None:
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(tmp_path, {"value": 2})
+    assert checkpoint.load(tmp_path)["value"] == 1
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / checkpoint.NAME
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint"):
+        checkpoint.load(tmp_path)
+    path.write_bytes(b"no checkpoint at all")
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        checkpoint.load(tmp_path)
+    torch.save({"format": 0}, path)
+    with pytest.raises(checkpoint.CheckpointError, match="format"):
+        checkpoint.load(tmp_path)
+    torch.save({"format": 1, "code": os.system}, path)  # pickled code is never run
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        checkpoint.load(tmp_path)
+
+
+def test_finished_run_is_skipped_and_a_longer_one_goes_on(
+    unbroken: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_whole(tmp_path)
+    assert run_whole(tmp_path) == unbroken
+    assert "nothing to do" in capsys.readouterr().out
+    assert run_whole(tmp_path, "steps=450")[: len(unbroken)] == unbroken
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    with exclusive(tmp_path), pytest.raises(ConfigError, match="another process"):
+        run_session(load_config(SMALL), tmp_path)
+
+
+def test_diverging_training_is_reported(tmp_path: Path) -> None:
+    config = load_config(SMALL)
+    write_config(tmp_path, config)
+    run = Run(config, tmp_path)
+    with torch.no_grad():
+        run.agent.actor.body[-1].bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        run.train(Progress(400, 0, 0))
+    run.close()
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        "replay=curious replay.transform=rank",
+        "replay=prioritized replay.signal=td replay.transform=rotation",
+        "replay=quantum",
+        "replay=uniform replay.mapped=true",
+        "replay=quantum quantum=aer replay.wait=true replay.shots=64 replay.qubits=3",
+    ],
+)
+def test_resume_is_exact_with_every_replay(replay: str, tmp_path: Path) -> None:
+    overrides = [*SMALL, *replay.split(), "steps=240", "evaluation.every=240", "replay.capacity=150"]
+    config = load_config(overrides)
+    assert run_session(config, tmp_path / "whole") == 0
+    (tmp_path / "broken").mkdir()
+    write_config(tmp_path / "broken", config)
+    run = Run(config, tmp_path / "broken")
+    run.train(StopAt(170))
+    run.close()
+    assert run_session(config, tmp_path / "broken") == 0
+    lines = metrics(tmp_path / "broken")
+    assert lines == metrics(tmp_path / "whole")
+    expected = {"replay/coverage", "replay/diversity"}
+    if "uniform" not in replay:
+        expected |= {f"replay/{x}" for x in ("entropy", "effective_sample_size", "weight_mean", "weight_max")}
+    if "aer" in replay:
+        expected |= {f"pool/{x}" for x in ("ready", "use", "age", "fresh", "distance")}
+        expected |= {"quantum/jobs_finished"}
+    assert expected <= set().union(*lines)

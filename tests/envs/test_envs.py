@@ -1,0 +1,381 @@
+"""Environments: spaces, wrappers, seeds, errors, and that every config in configs/env works."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from qdreamer.agents.cli.command_line import CONFIGS, load_config
+from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.factory import EnvError, check_env, make_env, make_vector
+from qdreamer.envs.seeds import evaluation_seed, training_seed
+from qdreamer.envs.spaces import (
+    ActionSpec,
+    ObservationSpec,
+    UnsupportedSpaceError,
+    action_spec,
+    observation_spec,
+)
+from qdreamer.envs.wrappers import HideObservation
+
+NAMED = sorted(path.stem for path in (CONFIGS / "env").glob("*.yaml") if path.stem != "gym")
+
+
+def env_config(env_id: str = "CartPole-v1", **changes: Any) -> EnvConfig:
+    return replace(load_config([]).env, id=env_id, **changes)
+
+
+class Echo(gymnasium.Env):
+    """Observes 0 … n − 1 (times its step number) and keeps the last action that it was given."""
+
+    def __init__(
+        self, size: int = 3, low: Any = -1.0, high: Any = 1.0, shape: tuple[int, ...] = (2,)
+    ) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
+        self.action_space = spaces.Box(
+            np.broadcast_to(np.float32(low), shape),
+            np.broadcast_to(np.float32(high), shape),
+            dtype=np.float32,
+        )
+        self.got: Any = None
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.arange(self.observation_space.shape[0], dtype=np.float64), {}
+
+    def step(self, action: Any) -> Any:
+        self.got = np.array(action)
+        return 2.0 * np.arange(self.observation_space.shape[0]), 0.0, False, False, {}
+
+
+class Raises(Echo):
+    """Fails in the way that it is told to."""
+
+    def __init__(self, when: str = "step") -> None:
+        super().__init__()
+        self.when = when
+        if when == "init":
+            raise AssertionError("no\ngood")
+
+    def reset(self, **kwargs: Any) -> Any:
+        if self.when == "reset":
+            raise IndexError("out of\nrange")
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        if self.when == "step":
+            raise RuntimeError("stuck")
+        return super().step(action)
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    gymnasium.register("Echo-v0", entry_point=Echo)
+    gymnasium.register("Raises-v0", entry_point=Raises)
+    yield
+    del gymnasium.registry["Echo-v0"], gymnasium.registry["Raises-v0"]
+
+
+# --- spaces
+
+
+@pytest.mark.parametrize(
+    ("space", "spec"),
+    [
+        (spaces.Discrete(5), ObservationSpec(5, True)),
+        (spaces.Discrete(5, start=-2), ObservationSpec(5, True, -2)),
+        (spaces.Box(-np.inf, np.inf, (4,)), ObservationSpec(4, False)),
+        (spaces.Box(0, 1, (2, 3)), ObservationSpec(6, False)),
+        (spaces.Box(0, 1, ()), ObservationSpec(1, False)),
+        (spaces.Box(0, 255, (128,), np.uint8), ObservationSpec(128, False)),
+    ],
+)
+def test_observation_spaces(space: Any, spec: ObservationSpec) -> None:
+    assert observation_spec(space) == spec
+
+
+@pytest.mark.parametrize(
+    ("space", "word"),
+    [
+        (spaces.Box(0, 255, (64, 64, 3), np.uint8), "images"),
+        (spaces.Box(0, 255, (64, 64), np.uint8), "images"),
+        (spaces.Dict(a=spaces.Discrete(2)), "Dict is not supported"),
+        (spaces.Tuple([spaces.Discrete(2)]), "FlattenObservation"),
+        (spaces.MultiBinary(3), "MultiBinary"),
+        (spaces.Text(3), "Text"),
+    ],
+)
+def test_observation_spaces_that_are_refused(space: Any, word: str) -> None:
+    with pytest.raises(UnsupportedSpaceError, match=word):
+        observation_spec(space)
+
+
+@pytest.mark.parametrize(
+    ("space", "spec"),
+    [
+        (spaces.Discrete(3), ActionSpec(3, True)),
+        (spaces.Discrete(3, start=1), ActionSpec(3, True, 1)),
+        (spaces.Box(-2, 2, (1,)), ActionSpec(1, False)),
+        (spaces.Box(0, 1, (2, 2), np.float64), ActionSpec(4, False)),
+    ],
+)
+def test_action_spaces(space: Any, spec: ActionSpec) -> None:
+    assert action_spec(space) == spec
+
+
+@pytest.mark.parametrize(
+    ("space", "word"),
+    [
+        (spaces.Box(-np.inf, 1, (2,)), "no finite bounds"),
+        (spaces.Box(0, 9, (2,), np.int64), "Box is not supported"),
+        (spaces.MultiDiscrete([2, 3]), "MultiDiscrete is not supported"),
+        (spaces.Dict(a=spaces.Discrete(2)), "Dict is not supported"),
+    ],
+)
+def test_action_spaces_that_are_refused(space: Any, word: str) -> None:
+    with pytest.raises(UnsupportedSpaceError, match=word):
+        action_spec(space)
+
+
+# --- hidden observations
+
+
+@given(st.data())
+def test_hiding_keeps_the_others_in_order(data: st.DataObject) -> None:
+    size = data.draw(st.integers(2, 6))
+    hide = data.draw(st.lists(st.integers(0, size - 1), unique=True, min_size=1, max_size=size - 1))
+    env = HideObservation(Echo(size), tuple(hide))
+    kept = [i for i in range(size) if i not in hide]
+    observation, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(observation, kept)
+    np.testing.assert_array_equal(env.step(env.action_space.sample())[0], 2.0 * np.array(kept))
+    assert env.observation_space.shape == (len(kept),)
+    assert observation in env.observation_space
+
+
+@given(st.lists(st.integers(-3, 6), min_size=1, max_size=6))
+def test_hiding_refuses_all_else(hide: list[int]) -> None:
+    assume(not (set(hide) < {0, 1, 2} and len(set(hide)) == len(hide)))
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        HideObservation(Echo(3), tuple(hide))
+
+
+def test_hidden_bounds_follow_their_entries() -> None:
+    full, part = make_env(env_config()), make_env(env_config(hide=(1, 3)))
+    for bound in ("low", "high"):
+        whole = getattr(full.observation_space, bound)
+        np.testing.assert_array_equal(getattr(part.observation_space, bound), whole[[0, 2]])
+    whole, _ = full.reset(seed=5)
+    np.testing.assert_array_equal(part.reset(seed=5)[0], whole[[0, 2]])
+
+
+# --- actions
+
+
+@given(
+    st.floats(-50, 49, width=32),
+    st.floats(0.125, 50, width=32),
+    st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=2),
+)
+def test_actions_are_rescaled_to_one(low: float, span: float, action: list[float]) -> None:
+    env = make_env(env_config("Echo-v0", kwargs={"low": low, "high": low + span}))
+    space = env.action_space
+    assert isinstance(space, spaces.Box)
+    np.testing.assert_array_equal((space.low, space.high), ([-1, -1], [1, 1]))
+    env.reset(seed=0)
+    env.step(np.float32(action))
+    expected = low + (np.float64(action) + 1.0) / 2.0 * span
+    np.testing.assert_allclose(env.unwrapped.got, expected, atol=1e-4)
+
+
+def test_actions_of_any_shape_and_bounds_per_entry() -> None:
+    env = make_env(
+        env_config("Echo-v0", kwargs={"low": [[0.0, -4.0]], "high": [[1.0, 8.0]], "shape": (1, 2)})
+    )
+    env.reset(seed=0)
+    for action, expected in ((-1.0, [[0.0, -4.0]]), (0.0, [[0.5, 2.0]]), (1.0, [[1.0, 8.0]])):
+        env.step(np.full((1, 2), action, np.float32))
+        np.testing.assert_allclose(env.unwrapped.got, expected, atol=1e-5)
+
+
+def test_discrete_actions_are_left_alone() -> None:
+    assert make_env(env_config()).action_space == spaces.Discrete(2)
+
+
+# --- seeds
+
+KEYS = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1000), st.integers(0, 10**7))
+
+
+@given(KEYS, KEYS)
+def test_training_and_evaluation_never_share_a_seed(training: Any, evaluation: Any) -> None:
+    seed, other = training_seed(*training), evaluation_seed(evaluation[0], evaluation[2])
+    assert seed % 2 == 0 and other % 2 == 1
+    assert 0 <= seed < 2**31 and 0 <= other < 2**31
+    assert (seed, other) == (training_seed(*training), evaluation_seed(evaluation[0], evaluation[2]))
+
+
+def test_seeds_differ_between_runs_environments_and_episodes() -> None:
+    training = {training_seed(r, e, k) for r in range(5) for e in range(5) for k in range(40)}
+    evaluation = {evaluation_seed(s, k) for s in range(20) for k in range(50)}
+    assert len(training) == len(evaluation) == 1000
+
+
+def test_seeds_are_the_ones_of_earlier_versions() -> None:
+    """Returns of different versions compare only over the same episodes."""
+    assert [evaluation_seed(0, i) for i in range(3)] == [917752063, 750514629, 2079358539]
+    assert [training_seed(0, 0, i) for i in range(3)] == [1484405854, 1658617642, 600855684]
+
+
+# --- coming back from seed and actions
+
+
+def _state(env: Any, action: Any) -> tuple[Any, ...]:
+    observation, reward, terminal, truncated, _ = env.step(action)
+    return observation, reward, terminal, truncated
+
+
+@pytest.mark.parametrize("steps", [0, 1, 37])
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "CartPole-v1",
+        "Pendulum-v1",
+        "Acrobot-v1",
+        "MountainCar-v0",
+        "MountainCarContinuous-v0",
+        "LunarLander-v3",
+        "FrozenLake-v1",
+    ],
+)
+def test_recreate_is_exact(env_id: str, steps: int) -> None:
+    """A fresh environment, brought back, goes on exactly like the one that never stopped."""
+    old = make_env(env_config(env_id), index=1)
+    old.action_space.seed(3)
+    old.reset(seed=11)
+    for _ in range(9):  # a used environment, so that nothing of an earlier episode may matter
+        old.step(old.action_space.sample())
+    observation, _ = old.reset(seed=20)
+    actions: list[Any] = []
+    for _ in range(steps):
+        action = np.asarray(old.action_space.sample())
+        observation, _, terminal, truncated, _ = old.step(action[()])
+        actions.append(action)
+        if terminal or truncated:
+            observation, _ = old.reset(seed=20)
+            actions.clear()
+    new = make_env(env_config(env_id), index=1)
+    back = new.recreate([0, 20], [[], actions])
+    np.testing.assert_array_equal(back, observation)
+    for _ in range(20):
+        action = old.action_space.sample()
+        here, there = _state(old, action), _state(new, action)
+        for one, other in zip(here, there, strict=True):
+            np.testing.assert_array_equal(one, other)
+        if here[2] or here[3]:
+            break
+
+
+def test_recreate_reaches_every_member_of_a_vector() -> None:
+    config = env_config("Pendulum-v1")
+    old, new = make_vector(config, 3), make_vector(config, 3)
+    seeds = [4, 8, 2]
+    observation, _ = old.reset(seed=seeds)
+    old.action_space.seed(0)
+    taken = [old.action_space.sample() for _ in range(5)]
+    for action in taken:
+        observation, *_ = old.step(action)
+    back = new.call("recreate", seeds, [[action[i] for action in taken] for i in range(3)])
+    np.testing.assert_array_equal(np.stack(back), observation)
+    old.close()
+    new.close()
+
+
+# --- the factory
+
+
+@pytest.mark.parametrize("choice", NAMED)
+def test_every_named_environment_runs(choice: str) -> None:
+    config = load_config([f"env={choice}"]).env
+    check_env(config)
+    env = make_env(config)
+    observed, acted = observation_spec(env.observation_space), action_spec(env.action_space)
+    env.action_space.seed(0)
+    observation, _ = env.reset(seed=0)
+    for _ in range(5):
+        assert np.shape(observation) == ((observed.size,) if not observed.discrete else ())
+        assert np.isfinite(observation).all()
+        action = env.action_space.sample()
+        assert np.size(action) == (1 if acted.discrete else acted.size)
+        observation, reward, *_ = env.step(action)
+        assert np.isfinite(reward)
+    env.close()
+
+
+def test_masked_cartpole_hides_the_velocities() -> None:
+    config = load_config(["env=CartPoleMasked"]).env
+    observation, _ = make_env(config).reset(seed=1)
+    whole, _ = make_env(env_config()).reset(seed=1)
+    np.testing.assert_array_equal(observation, whole[[0, 2]])
+
+
+def test_episodes_end_at_the_given_step() -> None:
+    env = make_env(env_config("Pendulum-v1", max_episode_steps=3))
+    env.reset(seed=0)
+    ends = [_state(env, np.zeros(1, np.float32))[2:] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_vectors_do_not_reset_themselves(vectorization: str) -> None:
+    envs = make_vector(env_config(vectorization=vectorization, max_episode_steps=2), 2)
+    try:
+        first, _ = envs.reset(seed=[6, 8])
+        for i, seed in enumerate((6, 8)):
+            np.testing.assert_array_equal(first[i], make_env(env_config()).reset(seed=seed)[0])
+        envs.step(np.array([0, 0]))
+        ended, _, _, truncated, _ = envs.step(np.array([0, 0]))
+        assert truncated.all()
+        again, _ = envs.reset(seed=[6, 8], options={"reset_mask": np.array([True, False])})
+        np.testing.assert_array_equal(again[0], first[0])
+        np.testing.assert_array_equal(again[1], ended[1])
+    finally:
+        envs.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"env_id": "Cartpole-v7"}, "did you mean CartPole-v1?"),
+        ({"env_id": "Zzz-v0"}, "needs that package's module"),
+        ({"env_id": "gymnasium:Cartpole-v7"}, "did you mean CartPole-v1?"),
+        ({"env_id": "gymnasium:Zzz-v0"}, "gymnasium registers no such name"),
+        ({"env_id": "no spaces allowed"}, "cannot be made"),
+        ({"env_id": "Blackjack-v1"}, "Tuple"),
+        ({"hide": (7,)}, "from 0 to 3"),
+        ({"kwargs": {"id": "Acrobot-v1"}}, "set env.id instead"),
+        ({"kwargs": {"sutton": 1}}, "it takes sutton_barto_reward"),
+        ({"env_id": "Raises-v0", "kwargs": {"when": "init"}}, "when=init: AssertionError: no good"),
+        ({"env_id": "Raises-v0", "kwargs": {"when": "reset"}}, "first step with env.kwargs.when=reset"),
+        ({"env_id": "Raises-v0"}, "RuntimeError: stuck"),
+    ],
+)
+def test_environments_that_cannot_be_used(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(EnvError) as caught:
+        check_env(env_config(**config))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", ["Echo-v0", "Echo", "gymnasium:Echo-v0", "gymnasium:Echo"])
+def test_any_way_to_write_an_id_leads_to_its_maker(env_id: str) -> None:
+    with pytest.raises(EnvError, match="takes no render_mode"):
+        make_env(env_config(env_id), render_mode="rgb_array")
+    with pytest.raises(EnvError, match=r"kwargs\.speed is no argument.*it takes"):
+        make_env(env_config(env_id, kwargs={"speed": 1}))

@@ -1,0 +1,199 @@
+"""The transformer's blocks in C against the modules that define them, and exact causality."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from qdreamer.native import block_native, kernels
+from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
+from qdreamer.worldmodel.networks.layers import RMSNorm
+from qdreamer.worldmodel.sequence_models.factory import make_sequence
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+ACTION, STOCH = 2, 12
+SHAPES = {
+    "small": ("world_model.width=20", "sequence.heads=3", "sequence.head=6", "sequence.hidden=9"),
+    "tiny": ("world_model.width=128", "sequence.layers=1"),
+}
+
+
+@pytest.fixture
+def native():
+    kernels.use(True)
+    yield
+    kernels.use(False)
+
+
+@pytest.fixture(scope="module")
+def build(make_config):
+    """`build(attention, shape, window)`: a transformer in float32, all parameters random."""
+
+    def make(attention, shape="small", window=300, *settings):
+        config = make_config(
+            "sequence=transformer", "sequence.layers=2", f"attention={attention}",
+            f"sequence.window={window}", *SHAPES[shape], *settings,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = make_sequence(config.sequence, config.attention, STOCH, ACTION)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return model
+
+    return make
+
+
+def inputs(rows, steps, seed=0, chance=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    stoch, action = (torch.randn(rows, steps, n, generator=generator) for n in (STOCH, ACTION))
+    return stoch, action, (torch.rand(rows, steps, generator=generator) < chance).float()
+
+
+def outcome(model, stoch, action, is_first):
+    """Outputs, gradients of inputs and parameters, and the heads that are left for imagination."""
+    stoch, action = stoch.clone().requires_grad_(), action.clone().requires_grad_()
+    h, trail = model.observe(stoch, action, is_first, model.initial(len(stoch)))
+    last = model.last(trail)
+    direction = torch.randn(h.shape, generator=torch.Generator().manual_seed(9))
+    gradients = torch.autograd.grad((h * direction).sum(), [stoch, action, *model.parameters()])
+    with torch.no_grad():
+        starts = model.select(trail, None, torch.arange(len(stoch)).unsqueeze(1) % stoch.shape[1])
+        imagined = model.step(stoch[:, 0], model.drive(action[:, 0], None), None, starts)[0]
+        after = model.step(stoch[:, 0], model.drive(action[:, 0], None), None, last)[0]
+    return h, imagined, after, *gradients
+
+
+@pytest.mark.parametrize("attention", ["softmax", "coherent", "born", "uniform", "random_keys"])
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize(("steps", "window"), [(64, 300), (67, 13), (200, 300), (1, 2), (5, 4)])
+def test_blocks_equal_the_modules(build, threads, attention, shape, steps, window):
+    model = build(attention, shape, window)
+    data = inputs(3, steps, chance=0.02 if steps > 99 else 0.1)
+    expected = [x.double() for x in outcome(model.double(), *(x.double() for x in data))]
+    model = model.float()
+    kernels.use(False)
+    plain = outcome(model, *data)
+    kernels.use(True)
+    try:
+        fused = outcome(model, *data)
+    finally:
+        kernels.use(False)
+    for got, torch_got, exact in zip(fused, plain, expected, strict=True):
+        size = float(exact.detach().abs().max())
+        error = float((torch_got.double() - exact).detach().abs().max())  # torch's own rounding
+        assert_close(got.double(), exact, rtol=0.0, atol=max(4.0 * error, 1e-5 * size, 1e-6))
+
+
+def test_blocks_are_used(build, native, monkeypatch):
+    native_run = block_native.run
+    for attention in ("softmax", "coherent", "born"):
+        model = build(attention)
+        called = []
+        monkeypatch.setattr(block_native, "run", lambda *a, called=called: called.append(1) or native_run(*a))
+        outcome(model, *inputs(2, 7))
+        assert len(called) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("coherent", "attention.noise=0.1"),
+        ("born", "attention.noise=0.1"),
+        ("born", "attention.complex=true"),
+        ("born", "attention.decay=false"),
+        ("coherent", "attention.curriculum.last=0.5"),
+        ("sampled",),
+    ],
+)
+def test_what_blocks_do_not_know_takes_the_modules(build, native, settings):
+    model = build(settings[0], "small", 300, *settings[1:])
+    x = torch.zeros(2, 5, 20)
+    past = model.initial(2).layers[0]
+    assert not block_native.covers(model.layers()[0], x, past)
+
+
+@given(
+    attention=st.sampled_from(["softmax", "coherent", "born"]),
+    seed=st.integers(0, 99),
+    t=st.integers(0, 39),
+    steps=st.integers(1, 40),
+)
+def test_no_change_reaches_the_past_or_another_episode(build, attention, seed, t, steps):
+    model = build(attention, window=23)
+    t = t % steps
+    stoch, action, is_first = inputs(2, steps, seed)
+    changed = stoch.clone()
+    changed[:, t] += 3.0
+    episode = is_first.cumsum(1)
+    reached = (torch.arange(steps) >= t) & (episode == episode[:, t : t + 1])  # (B, T)
+    kernels.use(True)
+    try:
+        before, after = (model.observe(z, action, is_first, model.initial(2))[0] for z in (stoch, changed))
+        assert torch.equal(before[~reached], after[~reached])
+        # And back: what is seen at t says nothing to later steps and other episodes.
+        stoch.requires_grad_()
+        h = model.observe(stoch, action, is_first, model.initial(2))[0]
+        (gradient,) = torch.autograd.grad(h[:, t].square().sum(), stoch)
+    finally:
+        kernels.use(False)
+    saw = (torch.arange(steps) <= t) & (episode == episode[:, t : t + 1])
+    assert not gradient[~saw].any()
+
+
+def test_one_hot_actions_are_looked_up(build):
+    model = build("softmax")
+    action = torch.nn.functional.one_hot(torch.randint(ACTION, (3, 40))).float()
+    is_first = (torch.rand(3, 40) < 0.1).float()
+    exact = model._drive(action * (1.0 - is_first).unsqueeze(-1))
+    direction = torch.randn_like(exact)
+    weights = [*model.action_in.parameters(), *model.mix_action.parameters()]
+    expected = torch.autograd.grad((exact * direction).sum(), weights)
+    drive = model.drive(action, is_first)
+    assert_close(drive, exact, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(torch.autograd.grad((drive * direction).sum(), weights), expected, strict=True):
+        assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@given(classes=st.integers(2, 40), unimix=st.sampled_from([0.0, 0.01]), scale=st.sampled_from([1.0, 30.0]))
+def test_probabilities_and_their_gradient(classes, unimix, scale):
+    logits = torch.randn(5, 9, classes).mul_(scale).requires_grad_()
+    direction, uniform = torch.randn(5, 9, classes), torch.rand(5, 9)
+
+    def run():
+        probs = unimix_probs(logits, unimix)
+        return probs, *torch.autograd.grad((probs * direction).sum(), logits)
+
+    plain = run()
+    kernels.use(True)
+    try:
+        for got, wanted in zip(run(), plain, strict=True):
+            assert_close(got, wanted, rtol=1e-4, atol=2e-6 * scale)
+        drawn = sample_straight_through(plain[0], uniform)
+    finally:
+        kernels.use(False)
+    # A number within rounding of a boundary may fall on either side.
+    sure = ((plain[0].cumsum(-1) - uniform.unsqueeze(-1)).abs() > 1e-5).all(-1)
+    assert torch.equal(drawn[sure], sample_straight_through(plain[0], uniform)[sure])
+    assert torch.equal(drawn.sum(-1), torch.ones(5, 9))
+
+
+def test_rms_norm_and_its_gradient():
+    norm = RMSNorm(19)
+    with torch.no_grad():
+        norm.scale.normal_()
+    x, direction = torch.randn(3, 7, 19).requires_grad_(), torch.randn(3, 7, 19)
+
+    def run():
+        y = norm(x)
+        return y, *torch.autograd.grad((y * direction).sum(), [x, norm.scale])
+
+    plain = run()
+    kernels.use(True)
+    try:
+        for got, wanted in zip(run(), plain, strict=True):
+            assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    finally:
+        kernels.use(False)

@@ -1,0 +1,207 @@
+"""Imagination in C against the loop in torch: same noise in, same classes and actions out."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.imagination import imagine
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.native import kernels, rollout_native
+from qdreamer.worldmodel.networks.categorical import one_hot
+from qdreamer.worldmodel.rssm import Carry
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+HORIZON = 15
+SMALL = (
+    "world_model.units=24",
+    "world_model.deter=48",
+    "world_model.hidden=20",
+    "world_model.stoch=5",
+)
+
+
+def make_agent(make_config, discrete, *settings):
+    torch.manual_seed(0)
+    agent = Dreamer(
+        make_config("agent=classical", *settings), ObservationSpec(4, False), ActionSpec(3, discrete)
+    )
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return agent
+
+
+def starts(rssm, rows):
+    """Features of all sorts, and the carry of which they are made."""
+    h = torch.randn(rows, rssm.sequence.deter).tanh()
+    z = one_hot(torch.randint(rssm.classes, (rows, rssm.stoch)), h, rssm.classes).flatten(1)
+    return torch.cat([h, z], 1), Carry(h, z)
+
+
+def rollouts(agent, features, carry, monkeypatch):
+    """What imagination gives without and with the kernels, and how often the latter made one call of it.
+
+    The seed is one for which no uniform number lies on the border of two classes, to rounding.
+    """
+    calls = []
+    roll = rollout_native.roll
+    monkeypatch.setattr(rollout_native, "roll", lambda *args: calls.append(args) or roll(*args))
+    results = []
+    for on in (False, True):
+        kernels.use(on)
+        generator = torch.Generator().manual_seed(4)
+        rssm = agent.world_model.rssm
+        results.append(imagine(rssm, agent.actor, features, carry, HORIZON, generator))
+    kernels.use(False)
+    return *results, len(calls)
+
+
+def futures(agent, monkeypatch, steps=7, starts=6):
+    """The same of a transformer's futures, from the last `starts` of `steps` steps, with resets in them."""
+    calls = []
+    roll = rollout_native.roll
+    monkeypatch.setattr(rollout_native, "roll", lambda *args: calls.append(args) or roll(*args))
+    generator = torch.Generator().manual_seed(2)
+    batch, model = 9, agent.world_model
+    is_first = (torch.rand(batch, steps, generator=generator) < 0.2).float()
+    actions = torch.randn(batch, steps, agent.actor.count, generator=generator)
+    observations = torch.randn(batch, steps, 4, generator=generator)
+    noise = torch.rand(batch, steps, model.rssm.stoch, generator=generator)
+    t = torch.arange(steps - starts, steps).expand(batch, -1)
+    results = []
+    for on in (False, True):
+        kernels.use(on)
+        with torch.no_grad():
+            trajectory = model.rssm.observe(
+                model.encoder(observations), actions, is_first, model.rssm.initial(batch), noise
+            )
+            features, carry = model.rssm.start(trajectory, t)
+        results.append(
+            imagine(model.rssm, agent.actor, features, carry, HORIZON, torch.Generator().manual_seed(4))
+        )
+    kernels.use(False)
+    return *results, len(calls)
+
+
+def same(agent, plain, native):
+    assert_close(native.features, plain.features, rtol=1e-4, atol=1e-4)
+    assert torch.equal(
+        native.features[1:, :, agent.world_model.rssm.sequence.deter :],
+        plain.features[1:, :, agent.world_model.rssm.sequence.deter :],
+    )
+    assert_close(native.actions, plain.actions, rtol=1e-4, atol=1e-4)
+    parameters = list(agent.actor.parameters())
+    gradients = []
+    for rollout in (plain, native):
+        log_prob, entropy = rollout.policy.log_prob(plain.actions), rollout.policy.entropy()
+        weight = torch.randn(log_prob.shape, generator=torch.Generator().manual_seed(1))
+        gradients.append(torch.autograd.grad((log_prob * weight + entropy).sum(), parameters))
+    for got, expected in zip(gradients[1], gradients[0], strict=True):
+        assert_close(got, expected, rtol=1e-3, atol=1e-4 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ("world_model=tiny",),
+        ("world_model=tiny", "sequence.blocks=8", "sequence.deter=64"),
+        ("world_model=1M",),
+        # Widths that fill no vector; other depths.
+        (*SMALL, "world_model.classes=3", "sequence.blocks=4", "agent.actor_layers=1", "agent.units=10"),
+        (*SMALL, "world_model.prior_layers=0", "agent.actor_layers=2"),
+    ],
+)
+def test_same_rollouts(make_config, discrete, sizes, threads, monkeypatch):
+    agent = make_agent(make_config, discrete, *sizes)
+    for rows in (1, 37):
+        features, carry = starts(agent.world_model.rssm, rows)
+        plain, native, calls = rollouts(agent, features, carry, monkeypatch)
+        assert calls == 1
+        same(agent, plain, native)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("attention=softmax",),
+        ("attention=coherent",),
+        ("attention=coherent", "sequence.layers=2", "sequence.window=5", *SMALL, "world_model.width=48"),
+        ("attention=born",),
+        ("attention=born", "attention.complex=true", "attention.decay=false", *SMALL),
+    ],
+)
+def test_same_futures_of_transformers(make_config, discrete, settings, threads, monkeypatch):
+    agent = make_agent(make_config, discrete, "world_model=tiny", "sequence=transformer", *settings)
+    for steps, starts in ((7, 6), (24, 8)):
+        plain, native, calls = futures(agent, monkeypatch, steps, starts)
+        assert calls == 1
+        same(agent, plain, native)
+        monkeypatch.undo()
+
+
+def test_more_steps_than_futures_have_room_for(make_config, monkeypatch):
+    agent = make_agent(make_config, True, "world_model=tiny", "sequence=transformer", *SMALL)
+    monkeypatch.setattr(f"{__name__}.HORIZON", 20)
+    plain, native, calls = futures(agent, monkeypatch)
+    assert calls == 1
+    same(agent, plain, native)
+
+
+def test_starts_of_any_kind(make_config, monkeypatch):
+    """Neither is a start's latent one-hot, nor has it to be what the features show."""
+    agent = make_agent(make_config, True, *SMALL)
+    rssm = agent.world_model.rssm
+    wide = torch.randn(9, 2 * rssm.features, requires_grad=True)
+    state, stoch = torch.randn(2, 9, rssm.sequence.deter)[1], torch.randn(rssm.stoch * rssm.classes, 9).t()
+    plain, native, _ = rollouts(agent, wide[:, ::2], Carry(state, stoch), monkeypatch)
+    same(agent, plain, native)
+    assert not native.features.requires_grad
+    assert not native.actions.requires_grad
+
+
+def test_results_do_not_depend_on_threads_or_company(make_config, monkeypatch):
+    agent = make_agent(make_config, True, *SMALL)
+    features, carry = starts(agent.world_model.rssm, 70)
+    _, together, _ = rollouts(agent, features, carry, monkeypatch)
+    monkeypatch.setattr(rollout_native, "GROUP", 8)
+    _, apart, _ = rollouts(agent, features, carry, monkeypatch)
+    assert torch.equal(together.features, apart.features)
+    assert torch.equal(together.policy.probs, apart.policy.probs)
+
+
+@pytest.mark.parametrize("reason", ["mixture", "deeper", "too large", "double precision"])
+def test_others_take_the_loop(make_config, reason, monkeypatch):
+    settings = {
+        "mixture": ("world_model=tiny", "sequence=transformer", "attention.curriculum.last=0.5"),
+        "deeper": (*SMALL, "sequence.layers=2"),
+    }.get(reason, SMALL)
+    agent = make_agent(make_config, True, *settings)
+    if reason == "mixture":
+        agent.world_model.rssm.sequence.schedule(1)
+        plain, native, calls = futures(agent, monkeypatch)
+        assert calls == 0
+        same(agent, plain, native)
+        return
+    if reason == "too large":
+        monkeypatch.setattr(rollout_native, "MOST_WEIGHTS", 1)
+    if reason == "double precision":
+        agent = agent.double()
+    rssm = agent.world_model.rssm
+    features = torch.randn(4, rssm.features, dtype=next(agent.parameters()).dtype)
+    carry = rssm.initial(4)
+    plain, native, calls = rollouts(agent, features, carry, monkeypatch)
+    assert calls == 0
+    same(agent, plain, native)
+
+
+def test_what_is_no_number_shows(make_config, monkeypatch):
+    agent = make_agent(make_config, True, *SMALL)
+    with torch.no_grad():
+        agent.world_model.rssm.sequence.gates.bias[0] = torch.nan
+    features, carry = starts(agent.world_model.rssm, 3)
+    _, native, _ = rollouts(agent, features, carry, monkeypatch)
+    assert native.features[1:].isnan().any(-1).all()

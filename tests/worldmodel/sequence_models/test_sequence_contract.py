@@ -1,0 +1,310 @@
+"""What every sequence model and both posteriors promise, as property tests in float64.
+
+`observe` equals folding it, and folding `step`; nothing crosses an episode boundary; a change at
+time t alters nothing before t. Noise is fixed, so that draws are a function of the inputs.
+"""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from qdreamer.worldmodel.model import WorldModel
+from qdreamer.worldmodel.rssm import Carry
+from qdreamer.worldmodel.sequence_models.gru import BlockGRU
+from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
+
+BATCH, STEPS, OBSERVATION, ACTION = 3, 6, 4, 2
+WINDOW = 4
+GRU = ("sequence=gru", "world_model.deter=16")
+TRANSFORMER = (
+    "sequence=transformer",
+    "world_model.width=16",
+    "sequence.heads=4",
+    "sequence.head=4",
+    "sequence.layers=2",
+    f"sequence.window={WINDOW}",
+)
+CURRICULUM = "attention.curriculum.last=0.5"
+SETTINGS = {
+    "gru": (*GRU, "world_model.blocks=1"),
+    "gru-blocks": (*GRU, "world_model.blocks=4"),
+    "gru-decoupled": (*GRU, "world_model.posterior=decoupled", "world_model.blocks=1"),
+    "gru-decoupled-blocks": (*GRU, "world_model.posterior=decoupled", "world_model.blocks=4"),
+    "softmax": (*TRANSFORMER, "attention=softmax"),
+    "coherent": (*TRANSFORMER, "attention=coherent"),
+    "coherent-mixed": (*TRANSFORMER, "attention=coherent", CURRICULUM),
+    "uniform": (*TRANSFORMER, "attention=uniform"),
+    "born": (*TRANSFORMER, "attention=born"),
+    "born-complex": (*TRANSFORMER, "attention=born", "attention.complex=true", "attention.decay=false"),
+    "born-mixed": (*TRANSFORMER, "attention=born", CURRICULUM),
+}
+KINDS = list(SETTINGS)
+DECOUPLED = [name for name in KINDS if name not in ("gru", "gru-blocks")]
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+seeds = st.integers(0, 2**31 - 1)
+resets = st.lists(
+    st.lists(st.booleans(), min_size=STEPS, max_size=STEPS), min_size=BATCH, max_size=BATCH
+).map(lambda rows: torch.tensor(rows, dtype=torch.float64))
+times = st.integers(0, STEPS - 1)
+
+
+@pytest.fixture(scope="module")
+def models(make_config):
+    """World models by name, all parameters random."""
+    built = {}
+    for name, settings in SETTINGS.items():
+        config = make_config(
+            *("world_model.units=8", "world_model.hidden=8"),
+            *("world_model.stoch=3", "world_model.classes=4", "world_model.bins=11"),
+            *settings,
+        )
+        torch.manual_seed(1)
+        model = WorldModel(
+            config.world_model, config.sequence, config.attention, OBSERVATION, False, ACTION
+        ).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        model.rssm.sequence.schedule(1)
+        built[name] = model
+    return built
+
+
+def random_inputs(model, seed, is_first):
+    """Arguments of `observe`: observation, action, is_first, carry, noise."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    index = torch.randint(4, (BATCH, 3), generator=generator)
+    stoch = torch.nn.functional.one_hot(index, 4).double().flatten(1)
+    carry = Carry(random_state(model, normal), stoch)
+    noise = model.rssm.noise(BATCH, STEPS, generator=generator)
+    return [normal(BATCH, STEPS, OBSERVATION), normal(BATCH, STEPS, ACTION), is_first, carry, noise]
+
+
+def random_state(model, normal):
+    """A state with more past than a window holds."""
+    sequence = model.rssm.sequence
+    if isinstance(sequence, BlockGRU):
+        return torch.tanh(normal(BATCH, 16))
+    steps = WINDOW + 1
+    first = torch.zeros(BATCH, steps, dtype=torch.float64)
+    with torch.no_grad():
+        arguments = normal(BATCH, steps, 12), normal(BATCH, steps, ACTION), first
+        return sequence.last(sequence.observe(*arguments, sequence.initial(BATCH))[1])
+
+
+def observe(model, inputs):
+    """Everything `observe` returns per step (B, T, ·), and the carry."""
+    trajectory = model.observe(*inputs)
+    outputs = [trajectory.features, trajectory.posterior, trajectory.prior]
+    return outputs, model.rssm.last(trajectory)
+
+
+def part(inputs, start, end, carry):
+    """The inputs of steps start … end − 1."""
+    observation, action, is_first, _, noise = inputs
+    return [
+        observation[:, start:end],
+        action[:, start:end],
+        is_first[:, start:end],
+        carry,
+        noise[:, start:end],
+    ]
+
+
+def replace(inputs, others, steps):
+    """`inputs` with the `steps` (a slice) of all per-step inputs but is_first from `others`."""
+    changed = [x if isinstance(x, Carry) else x.clone() for x in inputs]
+    for i in (0, 1, 4):
+        changed[i][:, steps] = others[i][:, steps]
+    return changed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seeds, resets, st.sets(st.integers(1, STEPS - 1)))
+def test_observe_equals_folding_it(models, kind, seed, is_first, splits):
+    model = models[kind]
+    inputs = random_inputs(model, seed, is_first)
+    whole, last = observe(model, inputs)
+    for cuts in (sorted(splits), range(1, STEPS)):  # random parts, single steps
+        carry, parts = inputs[3], []
+        for start, end in zip([0, *cuts], [*cuts, STEPS], strict=True):
+            outputs, carry = observe(model, part(inputs, start, end, carry))
+            parts.append(outputs)
+        folded = [torch.cat(pieces, 1) for pieces in zip(*parts, strict=True)]
+        assert_close(folded, whole, **CLOSE)
+        assert_close(leaves(carry), leaves(last), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", DECOUPLED)
+@given(seeds, resets)
+def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
+    model = models[kind]
+    sequence = model.rssm.sequence
+    _, action, _, carry, _ = random_inputs(model, seed, is_first)
+    stoch = torch.softmax(
+        torch.randn(BATCH, STEPS, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), -1
+    )
+    h, states = sequence.observe(stoch, action, is_first, carry.state)
+    drive, state = sequence.drive(action, is_first), carry.state
+    rows = torch.arange(BATCH)
+    for t in range(STEPS):
+        h_t, state = sequence.step(stoch[:, t], drive[:, t], is_first[:, t], state)
+        assert_close(h[:, t], h_t, **CLOSE)
+        if isinstance(sequence, BlockGRU):
+            assert_close(sequence.select(states, rows, torch.full((BATCH,), t)), state, **CLOSE)
+    assert_close(leaves(sequence.last(states)), leaves(state), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", DECOUPLED)
+@given(seeds, resets, st.lists(times, min_size=2, max_size=2))
+def test_futures_equal_folding_step(models, kind, seed, is_first, starts):
+    """Futures that share their row's past go on as if each had its own; further than the window."""
+    model = models[kind]
+    sequence = model.rssm.sequence
+    _, action, _, carry, _ = random_inputs(model, seed, is_first)
+    generator = torch.Generator().manual_seed(seed)
+    futures, steps = 2, WINDOW + 3
+    stoch, later = (
+        torch.softmax(torch.randn(*shape, 12, dtype=torch.float64, generator=generator), -1)
+        for shape in ((BATCH, STEPS), (steps, BATCH * futures))
+    )
+    moves = torch.randn(steps, BATCH * futures, ACTION, dtype=torch.float64, generator=generator)
+    t = torch.tensor(starts).expand(BATCH, futures)
+    with torch.no_grad():
+        _, states = sequence.observe(stoch, action, is_first, carry.state)
+        b = torch.arange(BATCH).repeat_interleave(futures)
+        for selected in (
+            sequence.select(states, None, t),
+            sequence.select(states, b, t.flatten()),
+        ):
+            state, imagined = selected, []
+            for s in range(steps):
+                h, state = sequence.step(later[s], sequence.drive(moves[s], None), None, state)
+                imagined.append(h)
+            for n in range(BATCH * futures):
+                end = int(t.flatten()[n]) + 1
+                row = slice(n // futures, n // futures + 1)
+                past = carry_of(carry.state, row)
+                _, trail = sequence.observe(stoch[row, :end], action[row, :end], is_first[row, :end], past)
+                past = sequence.last(trail)
+                none = torch.zeros(1, steps, dtype=torch.float64)
+                h, _ = sequence.observe(later[:, n].unsqueeze(0), moves[:, n].unsqueeze(0), none, past)
+                assert_close(torch.stack(imagined, 1)[n], h[0], **CLOSE)
+
+
+def carry_of(state, row):
+    """The state of some rows."""
+    tensors = (x if x.dim() == 0 else x[row] for x in leaves(state))
+    return rebuild(state, tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seeds, resets)
+def test_imagination_continues_the_trajectory(models, kind, seed, is_first):
+    """Within an episode, the prior's step from step t gives the h and the prior of step t + 1."""
+    model = models[kind]
+    is_first[:, -1] = 0.0
+    inputs = random_inputs(model, seed, is_first)
+    trajectory = model.observe(*inputs)
+    b, t = torch.arange(BATCH), torch.full((BATCH,), STEPS - 2)
+    features, carry = model.rssm.start(trajectory, t, b)
+    assert torch.equal(features, trajectory.features[:, -2])
+    imagined, after = model.rssm.imagine(
+        model.rssm.sequence.drive(inputs[1][:, -1], None), carry, inputs[4][:, -1]
+    )
+    assert_close(imagined[:, :16], trajectory.features[:, -1, :16], **CLOSE)
+    assert torch.equal(model.rssm.start(trajectory, t.unsqueeze(1))[0], features)
+    assert torch.equal(after.stoch, imagined[:, 16:])
+    assert torch.equal(after.stoch.view(BATCH, 3, 4).sum(-1), torch.ones(BATCH, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seeds, resets, times)
+def test_nothing_crosses_an_episode_boundary(models, kind, seed, is_first, start):
+    model = models[kind]
+    is_first[:, start] = 1.0
+    inputs = random_inputs(model, seed, is_first)
+    others = random_inputs(model, seed + 1, is_first)
+    changed = replace(inputs, others, slice(0, start))
+    changed[1][:, start] = others[1][:, start]  # the action that led here belongs to the past
+    changed[2] = is_first.clone()
+    changed[2][:, :start] = 1.0 - is_first[:, :start]
+    changed[3] = others[3]
+    (before, last), (after, last_after) = observe(model, inputs), observe(model, changed)
+    for x, y in zip(before, after, strict=True):
+        assert torch.equal(x[:, start:], y[:, start:])
+        if start:
+            assert not torch.equal(x[:, :start], y[:, :start])
+    # The carries may hold different pasts; what follows from them must not differ.
+    rest = part(random_inputs(model, seed + 2, torch.zeros_like(is_first)), 0, STEPS, None)
+    continued = [observe(model, [*rest[:3], carry, rest[4]])[0] for carry in (last, last_after)]
+    for x, y in zip(*continued, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seeds, resets, times)
+def test_causality(models, kind, seed, is_first, time):
+    model = models[kind]
+    inputs = random_inputs(model, seed, is_first)
+    changed = replace(inputs, random_inputs(model, seed + 1, is_first), slice(time, None))
+    changed[2] = is_first.clone()
+    changed[2][:, time:] = 1.0 - is_first[:, time:]
+    before, after = observe(model, inputs)[0], observe(model, changed)[0]
+    for x, y in zip(before, after, strict=True):
+        assert torch.equal(x[:, :time], y[:, :time])
+    assert not torch.equal(before[0][:, time:], after[0][:, time:])
+
+
+def gradients(model, inputs, steps):
+    """Gradients of a random function of the outputs at `steps` with respect to
+    observation, action, carried state and carried latent."""
+    observation, action, is_first, carry, noise = inputs
+    tensors = [x.clone() for x in leaves(carry.state)]
+    state = [x.requires_grad_() for x in tensors if x.is_floating_point() and x.numel()]
+    wanted = [x.clone().requires_grad_() for x in (observation, action, carry.stoch)]
+    start = Carry(rebuild(carry.state, iter(tensors)), wanted[2])
+    outputs, _ = observe(model, [*wanted[:2], is_first, start, noise])
+    generator = torch.Generator().manual_seed(0)
+    total = sum(
+        (x[:, steps] * torch.randn(x[:, steps].shape, dtype=x.dtype, generator=generator)).sum()
+        for x in outputs
+    )
+    *found, stoch = torch.autograd.grad(total, [*wanted[:2], *state, wanted[2]], allow_unused=True)
+    rows = [g.reshape(BATCH, -1) for g in found[2:] if g is not None]
+    return *found[:2], torch.cat(rows, 1) if rows else torch.zeros(BATCH, 1), stoch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seeds, resets, times)
+def test_gradients_do_not_cross_an_episode_boundary(models, kind, seed, is_first, start):
+    model = models[kind]
+    is_first[:, start] = 1.0
+    inputs = random_inputs(model, seed, is_first)
+    observation, action, state, stoch = gradients(model, inputs, slice(start, None))
+    assert not observation[:, :start].any()
+    assert not action[:, : start + 1].any()
+    assert not state.any()
+    assert not stoch.any()
+    assert observation[:, start:].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seeds, times)
+def test_gradients_flow_within_an_episode_and_only_backwards_in_time(models, kind, seed, time):
+    model = models[kind]
+    inputs = random_inputs(model, seed, torch.zeros(BATCH, STEPS, dtype=torch.float64))
+    observation, action, state, stoch = gradients(model, inputs, slice(time, time + 1))
+    assert observation[:, : time + 1].flatten(2).any(-1).all()
+    assert action[:, : time + 1].flatten(2).any(-1).all()
+    assert state.any(-1).all()
+    assert stoch.any(-1).all()
+    assert not observation[:, time + 1 :].any()
+    assert not action[:, time + 1 :].any()

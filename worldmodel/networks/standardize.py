@@ -1,0 +1,90 @@
+"""Standardised observations.
+
+DreamerV3 feeds symlog(o) and pays squared error on it. That leaves small signals almost unseen:
+CartPole's angle varies by 0.05, its share of the loss is 0.0025 nats beside a KL of 1. So every
+entry is divided by its running deviation first. And symlog of the result would press together what
+matters most, the rare states near the edge (five deviations become 1.8): so it only sets in at
+`LINEAR` deviations, where it keeps outliers from upsetting the training.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from qdreamer.worldmodel.networks.symlog import symexp, symlog
+
+LINEAR = 10.0  # deviations
+
+
+class Standardize(nn.Module):
+    """c·symlog((o − mean)/(c·deviation)) with running moments, per entry of a vector (…, O).
+
+    The moments are exact averages over the first `memory` batches, then exponential averages with
+    that memory. Before the first update mean and deviation are 0 and 1.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, memory: int = 1000, floor: float = 1e-3) -> None:
+        super().__init__()
+        self.memory, self.floor = memory, floor
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return LINEAR * symlog((observation - self.mean) / (LINEAR * self.deviation()))
+
+    def invert(self, standardized: Tensor) -> Tensor:
+        return symexp(standardized / LINEAR) * (LINEAR * self.deviation()) + self.mean
+
+    @torch.no_grad()
+    def update(self, observation: Tensor) -> None:
+        """Take in a batch (B, T, O)."""
+        self.count.add_(1.0)
+        rate = (1.0 / self.count).clamp(min=1.0 / self.memory)
+        variance, mean = torch.var_mean(observation, (0, 1), correction=0)
+        # Moments are merged as deviations from the means (Chan et al.): E[o²] − E[o]² would lose
+        # everything to rounding when the mean is large.
+        shift = mean - self.mean
+        self.variance.lerp_(variance + (1.0 - rate) * shift.square(), rate)
+        self.mean.lerp_(mean, rate)
+
+    def deviation(self) -> Tensor:
+        """(O,), never under the floor."""
+        return self.variance.sqrt().clamp(min=self.floor)
+
+
+class Symlog(nn.Module):
+    """The paper's map, without moments: symlog(o)."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return symlog(observation)
+
+    def invert(self, prediction: Tensor) -> Tensor:
+        return symexp(prediction)
+
+    def update(self, observation: Tensor) -> None:
+        """Nothing to learn."""
+
+    def deviation(self) -> Tensor:
+        """The unit of everything."""
+        return torch.ones(())
+
+
+class Unchanged(nn.Module):
+    """For class indices: there is nothing to scale."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return observation
+
+    def invert(self, prediction: Tensor) -> Tensor:
+        return prediction
+
+    def update(self, observation: Tensor) -> None:
+        """Nothing to learn."""
+
+    def deviation(self) -> Tensor:
+        """The unit of everything."""
+        return torch.ones(())

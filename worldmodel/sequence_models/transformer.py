@@ -1,0 +1,350 @@
+"""A pre-norm transformer as sequence model (Vaswani et al. 2017; Xiong et al. 2020), with any attention.
+
+    x_t = W_z z_{t−1} + drive(a_{t−1})
+    x  ← x + W_o·attention(norm(x)),   x ← x + W_2·SiLU(norm(W_1 x))      L times;      h_t = norm(x_t)
+
+A step sees itself and the steps before it in the same episode, at most `window` back (`born`: all,
+through its decay). Rotary phases carry relative distance only. Observing is parallel over time; it
+needs the latents of all steps, so the posterior must be decoupled.
+
+Replayed sequences begin without context: states are large, and old ones would be stale.
+"""
+
+import math
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qdreamer.native import block_native
+from qdreamer.native.imagine_native import Futures, LayerWeights, Weights, covers
+from qdreamer.native.products import affine_add
+from qdreamer.native.shared_past import Starts
+from qdreamer.worldmodel.attention.decay import DecayGate
+from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
+from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_weight, spread_biases
+from qdreamer.worldmodel.sequence_models.context import (
+    CausalAttention,
+    Future,
+    Heads,
+    KeyValueAttention,
+    MixedAttention,
+    Sight,
+)
+
+
+class Past(NamedTuple):
+    """The state between steps: what happened before."""
+
+    layers: tuple[Any, ...]
+    segments: Tensor  # (B, c), 0 = of the running episode, −1 = not
+    position: Tensor  # (), of the next step
+
+
+class Trail(NamedTuple):
+    """What `observe` leaves behind: enough to go on from any of its steps."""
+
+    layers: tuple[Any, ...]
+    sight: Sight
+    position: Tensor  # (), of the first of the T steps
+
+
+class Imagined(NamedTuple):
+    """The state of N = R·G imagined futures, G sharing the past of a row; stepping from it uses it up."""
+
+    layers: tuple[Any, ...]
+    distance: Tensor  # (R, 1, G, C): how far each step of the past lies behind the start; ≥ window if unseen
+    turn: Phases  # of the last step's position, (N, 1, 1, d)
+    step: int
+
+
+class Block(nn.Module):
+    """One layer: attention, then an MLP, each added to its input."""
+
+    attention: CausalAttention
+
+    def __init__(
+        self,
+        attention: CausalAttention,
+        width: int,
+        heads: int,
+        head: int,
+        hidden: int,
+        layers: int,
+        decay: bool,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = attention
+        self.norm = RMSNorm(width)
+        self.qkv = Linear(width, 3 * heads * head)
+        if not attention.kind.learned_keys:
+            _hold(self.qkv, heads * head, 2 * heads * head)
+        self.out = _branch(heads * head, width, layers)
+        self.mlp = MLP(width, hidden, 1)
+        self.mlp_out = _branch(hidden, width, layers)
+        self.decay = DecayGate(width, heads) if decay else None
+
+    def ask(self, x: Tensor, turn: Phases) -> Heads:
+        """Tokens (B, T, E) and the phases of their positions → heads."""
+        y = self.norm(x)
+        parts = self.qkv(y).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
+        qk, v = parts.split([2 * self.heads, self.heads], 1)
+        log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
+        return Heads(rotate_by(qk, turn), v, log_decay)
+
+    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
+        x = _added(x, attended.transpose(1, 2).flatten(-2), self.out.weight)
+        return _added(x, self.mlp(x), self.mlp_out.weight)
+
+
+def _hold(linear: nn.Linear, first: int, end: int) -> None:
+    """No gradient for these outputs: they stay as they are."""
+    learns = torch.ones(linear.out_features)
+    learns[first:end] = 0.0
+    linear.weight.register_hook(lambda grad: grad * learns.to(grad)[:, None])
+    linear.bias.register_hook(lambda grad: grad * learns.to(grad))
+
+
+def _branch(width: int, to: int, layers: int) -> nn.Linear:
+    """The end of one of 2·L branches, whose sum keeps the size of its terms."""
+    linear = nn.Linear(width, to, bias=False)
+    init_weight(linear.weight, width, scale=(2 * layers) ** -0.5)
+    return linear
+
+
+def _added(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """x + y·weightᵀ: (B, T, E), (B, T, ·)."""
+    if torch.is_grad_enabled():
+        return torch.addmm(x.flatten(0, 1), y.flatten(0, 1), weight.t()).view_as(x)
+    return affine_add(y.flatten(0, 1), weight, x.flatten(0, 1)).view_as(x)
+
+
+class Transformer(nn.Module):
+    """See the module's docstring; shapes as in `worldmodel.sequence_models.interface.SequenceModel`.
+
+    Args:
+        attentions: one for each layer.
+        heads, head: h and d. hidden: width of the MLPs. window: steps, itself included.
+    """
+
+    def __init__(
+        self,
+        attentions: list[CausalAttention],
+        stoch: int,
+        action: int,
+        deter: int,
+        heads: int,
+        head: int,
+        hidden: int,
+        window: int,
+        decay: bool,
+    ) -> None:
+        super().__init__()
+        self.deter, self.head, self.window = deter, head, window
+        self.stoch_in = Linear(stoch, deter)
+        self.action_in = MLP(action, hidden, 1)
+        spread_biases(self.action_in.layer(0)[0], std=1.0)
+        self.mix_action = Linear(hidden, deter)
+        layers = len(attentions)
+        self.blocks = nn.ModuleList(
+            Block(attention, deter, heads, head, hidden, layers, decay) for attention in attentions
+        )
+        self.norm = RMSNorm(deter)
+
+    def layers(self) -> list[Block]:
+        return cast("list[Block]", self.blocks)
+
+    def initial(self, batch: int) -> Past:
+        like = self.norm.scale
+        layers = tuple(block.attention.empty(batch, like) for block in self.layers())
+        nobody = torch.zeros(batch, 0, dtype=torch.long, device=like.device)
+        return Past(layers, nobody, torch.zeros((), dtype=torch.long, device=like.device))
+
+    def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
+        if is_first is not None:
+            action = action * (1.0 - is_first).unsqueeze(-1)
+        if action.shape[:-1].numel() > MANY_ACTIONS and _one_hot(action):
+            # There are few different ones: theirs is looked up.
+            number = torch.arange(1, action.shape[-1] + 1, dtype=action.dtype, device=action.device)
+            known = torch.eye(action.shape[-1] + 1, dtype=action.dtype, device=action.device)[:, 1:]
+            return F.embedding((action * number).sum(-1).long(), self._drive(known))
+        return self._drive(action / action.detach().abs().clamp(min=1.0))
+
+    def _drive(self, action: Tensor) -> Tensor:
+        drive: Tensor = self.mix_action(self.action_in(action))
+        return drive
+
+    def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past) -> tuple[Tensor, Trail]:
+        return self._observe(stoch, self.drive(action, is_first), is_first, state)
+
+    def _observe(self, stoch: Tensor, drive: Tensor, is_first: Tensor, state: Past) -> tuple[Tensor, Trail]:
+        x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + drive  # (B, T, D)
+        sight = self.sight(is_first, state.segments)
+        positions = state.position + torch.arange(x.shape[1], device=x.device)
+        turn = phases(positions, self.head, x.dtype)
+        trails: list[Any] = []
+        for block, past in zip(self.layers(), state.layers, strict=True):
+            if block_native.covers(block, x, past):
+                x, heads = block_native.run(block, x, self._first(block, is_first), turn)
+                trails.append(block.attention.remember(heads, past))
+                continue
+            heads = block.ask(x, turn)
+            trails.append(block.attention.remember(heads, past))
+            x = block.add(x, block.attention.attend(heads, trails[-1], sight))
+        return self.norm(x), Trail(tuple(trails), sight, state.position)
+
+    @torch.no_grad()
+    def last(self, states: Trail) -> Past:
+        trails, sight, position = states
+        layers = tuple(
+            block.attention.keep(trail, sight, self.window - 1)
+            for block, trail in zip(self.layers(), trails, strict=True)
+        )
+        segments = sight.segments[:, max(0, sight.segments.shape[1] - self.window + 1) :]
+        # As the next step sees them: 0 for its own episode, −1 for others.
+        return Past(layers, (segments == sight.segments[:, -1:]).long() - 1, position + sight.steps)
+
+    def _first(self, block: Block, is_first: Tensor) -> Tensor:
+        """The first step that each of T steps sees, if none came before them: (B, T)."""
+        n = torch.arange(is_first.shape[1], device=is_first.device)
+        begun = torch.where(is_first > 0.5, n, 0).cummax(1).values
+        windowed = isinstance(block.attention, KeyValueAttention)
+        return torch.maximum(begun, n - (self.window - 1)) if windowed else begun
+
+    def sight(self, is_first: Tensor, before: Tensor) -> Sight:
+        own = (is_first > 0.5).long().cumsum(1)  # (B, T)
+        return Sight(torch.cat([before, own], 1), own.shape[1], self.window)
+
+    def step(
+        self,
+        stoch: Tensor,
+        drive: Tensor,
+        is_first: Tensor | None,
+        state: Past | Imagined | Futures,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Past | Imagined | Futures]:
+        new: Past | Imagined
+        if isinstance(state, Imagined | Futures) and is_first is not None:
+            raise ValueError("imagined futures hold no resets: pass is_first=None")
+        if isinstance(state, Futures):
+            return state.step(stoch, drive, out), state
+        if isinstance(state, Imagined):
+            h, new = self._imagine(stoch, drive, state)
+        else:
+            first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
+            hs, trail = self._observe(stoch.unsqueeze(1), drive.unsqueeze(1), first, state)
+            h, new = hs.squeeze(1), self.last(trail)
+        return (h if out is None else out.copy_(h)), new
+
+    def _imagine(self, stoch: Tensor, drive: Tensor, state: Imagined) -> tuple[Tensor, Imagined]:
+        x = (self.stoch_in(stoch) + drive).unsqueeze(1)  # (N, 1, D)
+        future = Future(state.step, state.distance.shape[-1], self._bias(state))
+        turn = self._next(state.turn)
+        memories = []
+        for block, memory in zip(self.layers(), state.layers, strict=True):
+            attended, memory = block.attention.imagine(block.ask(x, turn), memory, future)
+            memories.append(memory)
+            x = block.add(x, attended.unsqueeze(2))
+        new = state._replace(layers=tuple(memories), turn=turn, step=state.step + 1)
+        return self.norm(x.squeeze(1)), new
+
+    def _bias(self, state: Imagined) -> Tensor:
+        """0 for keys that a future sees, −∞ for others: those of the past, then those of the G futures."""
+        rows, _, group, context = state.distance.shape
+        now = state.step + 1
+        bias = self.norm.scale.new_full((rows, 1, group, context + group * now), -torch.inf)
+        bias[..., :context].masked_fill_(state.distance < self.window - now, 0.0)
+        own = bias[..., context:].view(rows, 1, group, now, group).diagonal(dim1=2, dim2=4)  # (R, 1, now, G)
+        own[:, :, max(0, now - self.window) :] = 0.0
+        return bias
+
+    def _next(self, turn: Phases) -> Phases:
+        """Phases one step later."""
+        tick = phases(torch.ones(1, device=turn.cos.device), self.head, turn.cos.dtype)  # (1, d)
+        return Phases(
+            torch.addcmul(turn.cos * tick.cos, turn.sin, tick.sin, value=-1.0),
+            torch.addcmul(turn.sin * tick.cos, turn.cos, tick.sin),
+        )
+
+    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined | Futures:
+        segments, steps = states.sight.segments, states.sight.steps  # (B, C), T
+        columns = segments.shape[1]
+        if b is None:
+            b = torch.arange(len(t), device=t.device)
+            group = math.gcd(t.shape[1], GROUP)
+            b, t = b.repeat_interleave(t.shape[1] // group), t.reshape(-1, group)  # (R,), (R, G)
+        else:
+            t = t.unsqueeze(1)
+        if (parts := self._alone(states)) is not None:
+            starts = Starts(b, t, segments, steps)
+            return Futures(self._weights(), *parts, starts, self.window, int(states.position))
+        layers = tuple(
+            block.attention.select(trail, states.sight, b, t)
+            for block, trail in zip(self.layers(), states.layers, strict=True)
+        )
+        segments, at = segments[b], t + (columns - steps)  # (R, C), (R, G)
+        distance = at.unsqueeze(-1) - torch.arange(columns, device=t.device)  # (R, G, C)
+        same = segments.gather(1, at).unsqueeze(-1) == segments.unsqueeze(1)
+        distance = distance.masked_fill(~same | (distance < 0), self.window)
+        table = phases(
+            states.position + torch.arange(steps, device=t.device), self.head, self.norm.scale.dtype
+        )
+        turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
+        return Imagined(layers, distance.unsqueeze(1), turn, 0)
+
+    def _alone(self, states: Trail) -> tuple[list[Kind], list[Any]] | None:
+        """Kinds and trails of all layers, if the kernel knows them; in a mixture it knows none."""
+        pairs = [(block.attention, trail) for block, trail in zip(self.layers(), states.layers, strict=True)]
+        for i, (attention, trail) in enumerate(pairs):
+            if isinstance(attention, MixedAttention):
+                parts = attention.active()
+                if len(parts) > 1:
+                    return None
+                pairs[i] = parts[0][1], trail[parts[0][0]]
+        kinds = [attention.kind for attention, _ in pairs]
+        return (kinds, [trail for _, trail in pairs]) if covers(kinds, self.norm.scale) else None
+
+    def _weights(self) -> Weights:
+        layers = []
+        for block in self.layers():
+            hidden, norm = block.mlp.layer(0)
+            mlp = hidden.weight, hidden.bias, norm.scale, block.mlp_out.weight
+            decay = (None, None) if block.decay is None else (block.decay.weight, block.decay.bias)
+            qkv = block.norm.scale, block.qkv.weight, block.qkv.bias
+            layers.append(LayerWeights(*qkv, block.out.weight, *mlp, *decay))
+        return Weights(self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers)
+
+    def schedule(self, update: int) -> None:
+        """Set the mix of a curriculum for update number `update`."""
+        for block in self.layers():
+            if isinstance(block.attention, MixedAttention):
+                block.attention.schedule(update)
+
+    def pack(self, state: Past | Trail) -> Tensor:
+        """Nothing, (B, 0) or (B, T, 0): see the module's docstring."""
+        if isinstance(state, Trail):
+            return self.norm.scale.new_zeros(len(state.sight.segments), state.sight.steps, 0)
+        return self.norm.scale.new_zeros(len(state.segments), 0)
+
+    def unpack(self, packed: Tensor) -> Past:
+        return self.initial(len(packed))
+
+
+MANY_ACTIONS = 64
+"""From so many on it pays to see whether they are one-hot."""
+
+
+def _one_hot(action: Tensor) -> bool:
+    """Whether all actions (…, A) are one-hot or zero, on a CPU, where it is cheap to ask, and constants."""
+    if not action.is_cpu or action.requires_grad:
+        return False
+    return bool(((action == 0.0) | (action == 1.0)).all() & (action.sum(-1) <= 1.0).all())
+
+
+GROUP = 8
+"""So many futures share a copy of their row's past. They are asked together, each about the keys of all:
+more would cost more in keys that are not theirs, fewer in copies and small products."""
