@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qdreamer.envs.spaces import ActionSpec
 from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, unimix_probs
-from qdreamer.worldmodel.networks.layers import MLP, Kept, Linear
+from qdreamer.worldmodel.networks.layers import MLP, Activations, Linear
 
 
 class Policy(Protocol):
@@ -84,11 +84,11 @@ class CategoricalActor(nn.Module):
     def forward(self, features: Tensor) -> CategoricalPolicy:
         return self.policy(self.body(features))
 
-    def recorded(self, features: Tensor, kept: Kept) -> CategoricalPolicy:
+    def from_activations(self, features: Tensor, kept: Activations) -> CategoricalPolicy:
         """`forward` of a pass that has been made already, by what the body's layers made."""
         layers, out = self.body
         assert isinstance(layers, MLP)
-        return self.policy(out(layers.recorded(features, kept)))
+        return self.policy(out(layers.from_activations(features, kept)))
 
     def policy(self, output: Tensor) -> CategoricalPolicy:
         """What the body's output (…, A) means."""
@@ -112,11 +112,11 @@ class BoundedNormalActor(nn.Module):
     def forward(self, features: Tensor) -> BoundedNormal:
         return self.policy(self.body(features))
 
-    def recorded(self, features: Tensor, kept: Kept) -> BoundedNormal:
+    def from_activations(self, features: Tensor, kept: Activations) -> BoundedNormal:
         """`forward` of a pass that has been made already, by what the body's layers made."""
         layers, out = self.body
         assert isinstance(layers, MLP)
-        return self.policy(out(layers.recorded(features, kept)))
+        return self.policy(out(layers.from_activations(features, kept)))
 
     def policy(self, output: Tensor) -> BoundedNormal:
         """What the body's output (…, 2·A) means."""

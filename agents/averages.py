@@ -7,7 +7,7 @@ from qdreamer.native import kernels
 
 
 @torch.no_grad()
-def follow(average: nn.Module, module: nn.Module, rate: float) -> None:
+def ema_update(average: nn.Module, module: nn.Module, rate: float) -> None:
     """average ← (1 − rate)·average + rate·module, for all parameters of two modules of one kind."""
     averages: list[Tensor] = list(average.parameters())
     values: list[Tensor] = list(module.parameters())

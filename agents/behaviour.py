@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qdreamer.agents.critic import Critic
 from qdreamer.agents.imagination import Rollout
-from qdreamer.agents.returns import ReturnScale, lambda_return
+from qdreamer.agents.returns import ReturnNormalizer, lambda_return
 from qdreamer.agents.training.config import AgentConfig
 from qdreamer.worldmodel.model import Batch, WorldModel
 
@@ -23,7 +23,7 @@ def behaviour_losses(
     rollout: Rollout,
     world_model: WorldModel,
     critic: Critic,
-    scale: ReturnScale,
+    scale: ReturnNormalizer,
     config: AgentConfig,
 ) -> BehaviourLosses:
     """REINFORCE with normalised advantages for the actor, two-hot regression for the critic.

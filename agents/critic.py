@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from qdreamer.agents.averages import follow
+from qdreamer.agents.averages import ema_update
 from qdreamer.worldmodel.networks.heads import TwoHotHead
 from qdreamer.worldmodel.networks.two_hot import TwoHot
 
@@ -27,7 +27,7 @@ class Critic(nn.Module):
 
     def update_slow(self) -> None:
         """slow ← (1 − rate)·slow + rate·online, after every update."""
-        follow(self.slow, self.online, self.slow_rate)
+        ema_update(self.slow, self.online, self.slow_rate)
 
     def loss(self, output: TwoHot, features: Tensor, target: Tensor, slow_scale: float) -> Tensor:
         """Cross-entropy of `output` = self(features) to the targets (…) and to the slow critic's values."""

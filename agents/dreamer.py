@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.agents.actor import make_actor
-from qdreamer.agents.averages import follow
+from qdreamer.agents.averages import ema_update
 from qdreamer.agents.behaviour import behaviour_losses, replay_value_loss
 from qdreamer.agents.critic import Critic
 from qdreamer.agents.distributed.parallel import ALONE, Ranks
 from qdreamer.agents.imagination import Rollout, imagine
-from qdreamer.agents.replay.signals import SIGNALS, Evidence
-from qdreamer.agents.returns import ReturnScale
+from qdreamer.agents.replay.signals import SIGNALS, PriorityInputs
+from qdreamer.agents.returns import ReturnNormalizer
 from qdreamer.agents.stopwatch import Watch, no_watch
 from qdreamer.agents.training.config import Config
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
@@ -62,7 +62,9 @@ class Dreamer(nn.Module):
         self.critic = Critic(
             features, agent.units, agent.critic_layers, config.world_model.bins, agent.slow_rate
         )
-        self.scale = ReturnScale(agent.return_rate, agent.return_limit, agent.return_percentiles, ranks)
+        self.return_normalizer = ReturnNormalizer(
+            agent.return_rate, agent.return_limit, agent.return_percentiles, ranks
+        )
         self.signal = SIGNALS[config.replay.signal]
         self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
 
@@ -73,7 +75,7 @@ class Dreamer(nn.Module):
         (Polyak & Juditsky 1992).
         """
         self.critic.update_slow()
-        follow(self.average_actor, self.actor, self.config.agent.average_rate)
+        ema_update(self.average_actor, self.actor, self.config.agent.average_rate)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -91,7 +93,9 @@ class Dreamer(nn.Module):
         with watch("imagination"):
             rollout = self.imagine(trajectory, length - steps, generator)
         with watch("behaviour"):
-            behaviour = behaviour_losses(rollout, self.world_model, self.critic, self.scale, agent)
+            behaviour = behaviour_losses(
+                rollout, self.world_model, self.critic, self.return_normalizer, agent
+            )
             losses |= {name: loss.mean(0).view(rows, steps) for name, loss in behaviour.losses.items()}
             losses["replay_value"] = replay_value_loss(
                 trajectory.features[:, -steps:],
@@ -114,7 +118,7 @@ class Dreamer(nn.Module):
             value = behaviour.value[0].view(rows, steps)
             horizon = self.config.world_model.horizon
             priority = self.signal(
-                Evidence(self.world_model, losses, batch, trajectory.features, value, horizon)
+                PriorityInputs(self.world_model, losses, batch, trajectory.features, value, horizon)
             )
             kl = kl_divergence(trajectory.posterior, trajectory.prior)  # (B, T), before free nats
             metrics = {

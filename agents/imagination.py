@@ -38,32 +38,34 @@ def imagine(
     choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
-    if rollout_native.covers(rssm, actor, out, carry):
+    if rollout_native.supports(rssm, actor, out, carry):
         table = make_table(rssm, actor) if isinstance(actor, CategoricalActor) else None
         chosen, kept = rollout_native.roll(rssm, actor, carry, noise, choices, table, out)
-        return Rollout(out, chosen, actor.recorded(out[:-1], kept))
-    drive = make_drive(rssm, actor)
+        return Rollout(out, chosen, actor.from_activations(out[:-1], kept))
+    action_embedding = make_action_embedding(rssm, actor)
     actions, outputs = [], []
     for t in range(horizon):
         # `data`, because autograd takes what later steps write beside these rows for a change of them.
         outputs.append(actor.body(out[t].data))
         with torch.no_grad():
             actions.append(actor.policy(outputs[t]).sample(choices[t]))
-            _, carry = rssm.imagine(drive(actions[t]), carry, noise[t], out[t + 1])
+            _, carry = rssm.imagine(action_embedding(actions[t]), carry, noise[t], out[t + 1])
     return Rollout(out, torch.stack(actions), actor.policy(torch.stack(outputs)))
 
 
 @torch.no_grad()
-def make_drive(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Actions (N, A) → their drive (N, ·). There are only A one-hot actions: theirs is looked up."""
+def make_action_embedding(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Actions (N, A) → embeddings (N, ·). There are only A one-hot actions: theirs are looked up."""
     if not isinstance(actor, CategoricalActor):
-        return lambda action: rssm.sequence.drive(action, None)
+        return lambda action: rssm.sequence.action_embedding(action, None)
     table = make_table(rssm, actor)
     return lambda action: table.index_select(0, action.argmax(-1))
 
 
 @torch.no_grad()
 def make_table(rssm: RSSM, actor: CategoricalActor) -> Tensor:
-    """Drive of each one-hot action, (A, ·)."""
+    """Embedding of each one-hot action, (A, ·)."""
     weight = next(rssm.parameters())
-    return rssm.sequence.drive(torch.eye(actor.count, dtype=weight.dtype, device=weight.device), None)
+    return rssm.sequence.action_embedding(
+        torch.eye(actor.count, dtype=weight.dtype, device=weight.device), None
+    )

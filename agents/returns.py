@@ -31,7 +31,7 @@ def lambda_return(
     return torch.stack(out[::-1], 1)
 
 
-class ReturnScale(nn.Module):
+class ReturnNormalizer(nn.Module):
     """max(1, P95 − P5) of the returns, each percentile an exponential moving average.
 
     Small returns are not blown up to full scale, so sparse rewards do not amplify noise. Percentiles

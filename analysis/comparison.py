@@ -46,7 +46,7 @@ class Agent:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class ComparisonResult:
     """A comparison and its verdict, which is on the first agent; more is better."""
 
     comparison: Comparison
@@ -69,8 +69,8 @@ class Report:
     threshold: float | None
     margin: float | None
     agents: list[Agent]  # baseline, candidate, then the others by name
-    main: Judged | None
-    others: list[Judged]
+    main: ComparisonResult | None
+    others: list[ComparisonResult]
     ceiling: str | None
     notes: list[str]
 
@@ -158,7 +158,7 @@ def _judge(
     metric: Metric,
     threshold: float | None,
     stated: float | None,
-) -> tuple[Judged | None, list[Judged]]:
+) -> tuple[ComparisonResult | None, list[ComparisonResult]]:
     """The main comparison stands alone; all others share Holm's correction."""
     configs = {name: runs[0].config for name, runs in groups.items()}
     every = {
@@ -198,11 +198,11 @@ def _judged(
     verdict: Verdict,
     ranks: dict[str, Floats],
     others: dict[str, dict[str, Floats]],
-) -> Judged:
+) -> ComparisonResult:
     x, y = ranks[pair.first], ranks[pair.second]
     a, b = x[:, None], y[:, None]
     random = _stream(pair.first, pair.second)
     samples = contrast_replicates(probability_of_improvement, a, b, random, _RESAMPLES)
     improvement = percentile(float(probability_of_improvement(a, b)), samples)
     beside = {key: _difference(pair, key, scores).interval() for key, scores in others.items()}
-    return Judged(pair, verdict, improvement, (len(x), len(y)), beside)
+    return ComparisonResult(pair, verdict, improvement, (len(x), len(y)), beside)

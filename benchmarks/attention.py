@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from benchmarks.allocations import peak_bytes
 from benchmarks.attention_references import EluLinear, Linformer, Performer, Window
 from qdreamer.agents.training.memory import keep_freed_memory
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.kinds import make_kind
 from qdreamer.worldmodel.attention.masks import causal
 from qdreamer.worldmodel.attention.rotary import phases, rotate_by
@@ -69,7 +69,7 @@ def candidates(rows: int, length: int, width: int) -> dict[str, Attention]:
     coherent, born = make_kind("coherent", rows, width), make_kind("born", rows, width)
     complex_born = make_kind("born", rows, width, complex=True)
     sampled = {name: make_kind("sampled", rows, width, strategy=name) for name in ("topk_rest", "control")}
-    references: dict[str, Kind] = {
+    references: dict[str, AttentionKernel] = {
         "window 64": Window(rows, width),
         "performer 64": Performer(rows, width),
         "elu-linear": EluLinear(rows, width),

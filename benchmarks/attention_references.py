@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
 
 class EluLinear(Born):
@@ -73,7 +73,7 @@ class _RandomFeatures:
         return features.mT @ state
 
 
-class Window(Kind):
+class Window(AttentionKernel):
     """Softmax over the keys of the own and the previous block, and the mean key of each block before.
 
     A pooled key stands for `block` keys, so log(block) is added to its logit. Causal, without segments.
@@ -123,7 +123,7 @@ class Window(Kind):
         return forbidden
 
 
-class Linformer(Kind):
+class Linformer(AttentionKernel):
     """softmax(q (Ek)ᵀ/√d) Ev with a random projection E of N positions to `rank`. Not causal."""
 
     def __init__(self, heads: int, width: int, length: int, rank: int = 64) -> None:

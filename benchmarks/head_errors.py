@@ -96,17 +96,21 @@ def trained_heads(agent: Dreamer, data: Data, sequences: int = 8) -> dict[str, H
     stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
     sequence = model.rssm.sequence
     assert isinstance(sequence, Transformer)
-    x = sequence.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + sequence.drive(previous, is_first)
-    sight = sequence.sight(is_first, carry.state.segments)
+    x = sequence.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + sequence.action_embedding(
+        previous, is_first
+    )
+    visibility = sequence.visibility(is_first, carry.state.segments)
     turn = phases(torch.arange(KEYS), sequence.head, x.dtype)
     heads = {}
     for layer, block in enumerate(sequence.layers()):
-        asked = block.ask(x, turn)
+        asked = block.project(x, turn)
         for i in range(block.heads):
             heads[f"{layer + 1}.{i + 1}"] = make_head(*(y[:, i : i + 1] for y in (asked.q, asked.k, asked.v)))
-        x = block.add(
+        x = block.residual(
             x,
-            block.attention.attend(asked, block.attention.remember(asked, carry.state.layers[layer]), sight),
+            block.attention.attend(
+                asked, block.attention.append(asked, carry.state.layers[layer]), visibility
+            ),
         )
     return heads
 

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 
 from benchmarks.learning import Row, print_table, summarise
 from qdreamer.agents.cli.command_line import load_config
-from qdreamer.agents.optim.blocks import Block, partition
 from qdreamer.agents.optim.direction_search import SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
-from qdreamer.agents.optim.landscape import Landscape
+from qdreamer.agents.optim.landscape import LocalObjective
 from qdreamer.agents.optim.optimizer_config import HybridConfig
+from qdreamer.agents.optim.parameter_groups import ParameterGroup, partition
 from qdreamer.agents.optim.quadratic_model import Levels, Objective, measure
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
@@ -78,10 +78,10 @@ class Still:
     def __init__(self, loss: Objective) -> None:
         self._loss = loss
 
-    def whole(self) -> Objective:
+    def full_batch(self) -> Objective:
         return self._loss
 
-    def part(self) -> Objective:
+    def sub_batch(self) -> Objective:
         return self._loss
 
     def fresh(self, seed: int) -> Objective:
@@ -138,7 +138,7 @@ def steps_to(name: str, toy: str, levels: Levels, seed: int, limit: int) -> int 
     optimizer: torch.optim.Optimizer = base
     if name != "Adam":
         search = SolverSearch(solvers(levels.bits)[name], SHOTS)
-        blocks = [Block(str(k), [p]) for k, p in enumerate(x)]
+        blocks = [ParameterGroup(str(k), [p]) for k, p in enumerate(x)]
         optimizer = HybridOptimizer(base, blocks, search, levels, every=1, seed=seed)
     for step in range(1, limit + 1):
         optimizer.zero_grad()
@@ -209,18 +209,18 @@ class Panel(HybridOptimizer):
     """Trains as ever, and asks all solvers what they would have done at each of its searches."""
 
     results: list[dict[str, Any]]
-    twelve: list[Block]  # the world model in twelve blocks: problems for `benchmarks.qaoa`
+    twelve: list[ParameterGroup]  # the world model in twelve blocks: problems for `benchmarks.qaoa`
     source: torch.Generator  # so that the run's own is left alone
 
-    def _search(self, landscape: Landscape, step: list[Tensor]) -> None:
+    def _search(self, landscape: LocalObjective, step: list[Tensor]) -> None:
         here = [p.clone() for p in self._parameters]
         self.results.append(self._ask(landscape, step))
         self._set(here)
         super()._search(landscape, step)
 
-    def _ask(self, landscape: Landscape, step: list[Tensor]) -> dict[str, Any]:
+    def _ask(self, landscape: LocalObjective, step: list[Tensor]) -> dict[str, Any]:
         model = measure(
-            landscape.whole(), landscape.part(), self._parameters, self._block, step, self.epsilon
+            landscape.full_batch(), landscape.sub_batch(), self._parameters, self._block, step, self.epsilon
         )
         before = [p.clone() for p in self._parameters]
         check, third = (landscape.fresh(new_seed(self.source)) for _ in range(2))
@@ -254,14 +254,14 @@ class Panel(HybridOptimizer):
         twelve = self._problem(self.twelve, landscape, step)
         return row | {"h": twelve.h.tolist(), "J": twelve.J.tolist()}
 
-    def _problem(self, blocks: list[Block], landscape: Landscape, step: list[Tensor]) -> Ising:
+    def _problem(self, blocks: list[ParameterGroup], landscape: LocalObjective, step: list[Tensor]) -> Ising:
         """The same search over other blocks of the same parameters."""
         steps = {id(p): d for p, d in zip(self._parameters, step, strict=True)}
         parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
         sizes = torch.tensor([len(block.parameters) for block in blocks])
         block = torch.arange(len(blocks)).repeat_interleave(sizes)
         moved = [steps[id(p)] for p in parameters]
-        model = measure(landscape.whole(), landscape.part(), parameters, block, moved, self.epsilon)
+        model = measure(landscape.full_batch(), landscape.sub_batch(), parameters, block, moved, self.epsilon)
         return model.ising(self.levels)
 
 

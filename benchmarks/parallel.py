@@ -17,7 +17,7 @@ import torch
 
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.distributed.parallel import ALONE, Alone, Together, join
-from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.learner import Learner
@@ -80,7 +80,7 @@ def main() -> None:
 def filled(config: Config, ranks: Alone | Together) -> Learner:
     """A learner with random play to learn from."""
     learner = make_learner(config, Path(), ranks)
-    collector = Collector(config.env, learner.replay, Actor(learner.agent, config.env.num_envs, 0), 0)
+    collector = Collector(config.env, learner.replay, ActingLoop(learner.agent, config.env.num_envs, 0), 0)
     for _ in range(4 * config.train.batch_length):
         collector.step(random=True)
     collector.close()

@@ -211,7 +211,7 @@ def train(agent: Dreamer, stream: Stream, updates: int, batch: int, lr: float, s
     for update in range(updates):
         optimizer.param_groups[0]["lr"] = lr * (1.0 - update / updates)
         sequences = stream.batch(batch, model.rssm.initial(batch))
-        model.scale.update(sequences.observation)
+        model.obs_normalizer.update(sequences.observation)
         losses, _ = model.loss(sequences, generator=generator)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([losses[name].mean() * scale for name, scale in scales.items()]).sum().backward()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.quality import SEEDS, TASKS, Cells, log_ratio
 from benchmarks.quality_models import ATTENTIONS, SETTINGS, build
-from qdreamer.worldmodel.attention_view import look
+from qdreamer.worldmodel.attention_view import inspect
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 SHOWN = 8
@@ -118,7 +118,7 @@ def maps(cells: Cells, task: str, kind: str) -> list[tuple[str, Tensor]]:
     stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
     sequence = model.rssm.sequence
     assert isinstance(sequence, Transformer)
-    views = look(sequence, stoch, previous, is_first)
+    views = inspect(sequence, stoch, previous, is_first)
     heads = [
         (f"layer {n}, head {i}", w)
         for n, view in enumerate(views, 1)

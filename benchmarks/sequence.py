@@ -120,7 +120,7 @@ def observing(
     def run() -> None:
         kernels.use(with_kernels)
         model.zero_grad(set_to_none=True)
-        with mock.patch("qdreamer.worldmodel.rssm.covers", lambda *_: False) if loop else nullcontext():
+        with mock.patch("qdreamer.worldmodel.rssm.supports", lambda *_: False) if loop else nullcontext():
             trajectory = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)
         (trajectory.features.square().mean() + trajectory.prior.square().mean()).backward()
 
@@ -136,12 +136,12 @@ def imagining(model: WorldModel, context: int) -> Callable[[], None]:
     with torch.no_grad():
         carry = rssm.initial(BATCH)
         trajectory = rssm.observe(embed, action, is_first, carry, rssm.noise(BATCH, context))
-        drive = rssm.sequence.drive(torch.zeros(BATCH * STARTS, ACTIONS), None)
+        action_embedding = rssm.sequence.action_embedding(torch.zeros(BATCH * STARTS, ACTIONS), None)
         now: list[Carry] = [rssm.start(trajectory, t)[1]]
 
     @torch.no_grad()
     def run() -> None:
-        now[0] = rssm.imagine(drive, now[0], noise)[1]
+        now[0] = rssm.imagine(action_embedding, now[0], noise)[1]
 
     return run
 

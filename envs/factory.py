@@ -17,7 +17,7 @@ from gymnasium.wrappers import RescaleAction
 
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.spaces import UnsupportedSpaceError, action_spec, observation_spec
-from qdreamer.envs.wrappers import HideObservation, Recreate
+from qdreamer.envs.wrappers import HideObservation, RestoreByReplay
 
 # Arguments of gymnasium.make that are not the environment's own.
 _NOT_KWARGS = {
@@ -53,7 +53,7 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
     except ValueError as error:
         env.close()
         raise EnvError(f"env.id={config.id} cannot be used: {_one_line(error)}") from error
-    return Recreate(env, index)
+    return RestoreByReplay(env, index)
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:

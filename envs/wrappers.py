@@ -33,7 +33,7 @@ class HideObservation(gymnasium.ObservationWrapper):
         return observation[self._keep]
 
 
-class Recreate(gymnasium.Wrapper):
+class RestoreByReplay(gymnasium.Wrapper):
     """Lets a vector environment bring each member back to where it was, from seed and actions.
 
     This is how a resumed run gets its running episodes back without pickling simulators. It holds
@@ -44,7 +44,7 @@ class Recreate(gymnasium.Wrapper):
         super().__init__(env)
         self._index = index
 
-    def recreate(self, seeds: list[int], actions: list[np.ndarray]) -> np.ndarray:
+    def restore_by_replay(self, seeds: list[int], actions: list[np.ndarray]) -> np.ndarray:
         """Reset to `seeds[index]`, replay `actions[index]`, return the last observation."""
         observation, _ = self.env.reset(seed=seeds[self._index])
         for action in actions[self._index]:

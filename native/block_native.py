@@ -21,7 +21,7 @@ from qdreamer.worldmodel.attention.born_encodings import RealAmplitudes
 from qdreamer.worldmodel.attention.coherent import Coherent
 from qdreamer.worldmodel.attention.rotary import Phases
 from qdreamer.worldmodel.attention.softmax import Softmax
-from qdreamer.worldmodel.sequence_models.context import Heads, KeyValueAttention, RecurrentAttention
+from qdreamer.worldmodel.sequence_models.context import QKV, KeyValueAttention, RecurrentAttention
 from qdreamer.worldmodel.sequence_models.interface import leaves
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _Block(ctypes.Structure):
     ]
 
 
-def covers(block: "Block", x: Tensor, past: Any) -> bool:
+def supports(block: "Block", x: Tensor, past: Any) -> bool:
     """Whether this file knows the block, with tokens x (B, T, E) after such a past."""
     if not (torch.is_grad_enabled() and kernels.fit(x)) or any(part.numel() for part in leaves(past)):
         return False
@@ -63,7 +63,7 @@ def covers(block: "Block", x: Tensor, past: Any) -> bool:
     return False
 
 
-def run(block: "Block", x: Tensor, first: Tensor, turn: Phases) -> tuple[Tensor, Heads]:
+def run(block: "Block", x: Tensor, first: Tensor, turn: Phases) -> tuple[Tensor, QKV]:
     """The block on tokens x (B, T, E) → tokens, and its heads, without gradients and encoded.
 
     Args:
@@ -93,7 +93,7 @@ def run(block: "Block", x: Tensor, first: Tensor, turn: Phases) -> tuple[Tensor,
     width = 3 * block.out.weight.shape[1]
     parts = asked[..., :width].unflatten(-1, (3 * block.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
     qk, v = parts.split([2 * block.heads, block.heads], 1)
-    return out, Heads(qk, v, None if decay is None else asked[..., width:].transpose(1, 2))
+    return out, QKV(qk, v, None if decay is None else asked[..., width:].transpose(1, 2))
 
 
 class _Function(torch.autograd.Function):

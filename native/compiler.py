@@ -26,11 +26,11 @@ class CompileError(RuntimeError):
     """No library can be made here; the message says why in one line."""
 
 
-def silent() -> None:
+def no_op() -> None:
     """Tells nobody."""
 
 
-def load(sources: list[Path], announce: Callable[[], None] = silent) -> ctypes.CDLL:
+def load(sources: list[Path], announce: Callable[[], None] = no_op) -> ctypes.CDLL:
     """The library of all C files among `sources`; the others are what they include. Raises CompileError.
 
     `announce` is called before anything is compiled, which takes some ten seconds.

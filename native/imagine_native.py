@@ -1,4 +1,4 @@
-"""Imagined futures of the transformer in C (native/c/imagine.c): a call for each step, or for a rollout.
+"""RolloutState futures of the transformer in C (native/c/imagine.c): a call for each step, or for a rollout.
 
 Nothing of the past is copied for a future (`shared_past.py`), and imagined steps are pairs in every kind,
 so that no recurrent state is ever written: the steps are few, and a state has hundreds of numbers.
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from qdreamer.native import kernels
-from qdreamer.native.shared_past import PANEL, Past, Starts, rounded, share_keys, share_states
+from qdreamer.native.shared_past import PANEL, SharedCache, Starts, rounded, share_keys, share_states
 from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes
 from qdreamer.worldmodel.attention.coherent import Coherent
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.sampled import Sampled
 from qdreamer.worldmodel.attention.softmax import Softmax
 from qdreamer.worldmodel.sequence_models.context import KeyValues, RecurrentTrail
@@ -37,7 +37,7 @@ MOST_STATE = 2**18
 """Numbers of a head's state: sums over it lie on the stack."""
 
 SLOTS = 16
-"""Imagined steps for which there is room at first; when it is full it doubles."""
+"""RolloutState steps for which there is room at first; when it is full it doubles."""
 
 
 class LayerWeights(NamedTuple):
@@ -75,20 +75,20 @@ class _Futures(ctypes.Structure):
     ]
 
 
-def covers(kinds: list[Kind], like: Tensor) -> bool:
+def supports(kinds: list[AttentionKernel], like: Tensor) -> bool:
     """Whether the kernel knows these layers' attentions and such tensors, and nobody wants gradients."""
     known = all(isinstance(kind, Softmax | Coherent | Sampled) or _computed(kind) for kind in kinds)
     return known and kernels.fit(like) and not torch.is_grad_enabled()
 
 
-def _computed(kind: Kind) -> bool:
+def _computed(kind: AttentionKernel) -> bool:
     """Whether it is `born` with overlaps that nobody measures, and a state that fits the stack."""
     if type(kind) is not Born or kind.measured:  # subclasses have other features
         return False
     return kind.encoding.size * (kind.width + 16) <= MOST_STATE
 
 
-class Futures:
+class NativeRolloutState:
     """The state of N = R·G imagined futures; stepping from it uses it up.
 
     Args:
@@ -100,7 +100,7 @@ class Futures:
     def __init__(
         self,
         weights: Weights,
-        kinds: list[Kind],
+        kinds: list[AttentionKernel],
         trails: list[KeyValues] | list[RecurrentTrail],
         starts: Starts,
         window: int,
@@ -206,7 +206,7 @@ class Futures:
         self._alive = layers, scratch
 
 
-def _prepared(weights: LayerWeights, kind: Kind, past: Past) -> dict[str, Tensor]:
+def _prepared(weights: LayerWeights, kind: AttentionKernel, past: SharedCache) -> dict[str, Tensor]:
     """What the struct `layer` points to, but for the own steps."""
     tensors = weights._asdict() | past
     tensors["sharpness"] = _sharpness(kind, weights.norm)
@@ -216,7 +216,7 @@ def _prepared(weights: LayerWeights, kind: Kind, past: Past) -> dict[str, Tensor
     return {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
 
 
-def _sharpness(kind: Kind, like: Tensor) -> Tensor:
+def _sharpness(kind: AttentionKernel, like: Tensor) -> Tensor:
     """What log κ is, times the product of encoded query and key; (h)."""
     if isinstance(kind, Coherent):
         return 2.0 * kind.photons()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qdreamer.native.compiler import load, silent
+from qdreamer.native.compiler import load, no_op
 
 INTEGER, LONG, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES = {
@@ -53,7 +53,7 @@ _library: ctypes.CDLL | None = None  # while they are on
 _made: ctypes.CDLL | None = None
 
 
-def use(wanted: bool, announce: Callable[[], None] = silent) -> None:
+def use(wanted: bool, announce: Callable[[], None] = no_op) -> None:
     """Switch the kernels on or off for this process. Raises CompileError where they cannot be made.
 
     `announce` is called if they must be compiled first.
@@ -62,7 +62,7 @@ def use(wanted: bool, announce: Callable[[], None] = silent) -> None:
     _library = _make(announce) if wanted else None
 
 
-def _make(announce: Callable[[], None] = silent) -> ctypes.CDLL:
+def _make(announce: Callable[[], None] = no_op) -> ctypes.CDLL:
     global _made
     if _made is not None:
         return _made

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor
 from qdreamer.native import kernels
-from qdreamer.native.imagine_native import Futures
-from qdreamer.worldmodel.networks.layers import MLP, Kept, Linear
+from qdreamer.native.imagine_native import NativeRolloutState
+from qdreamer.worldmodel.networks.layers import MLP, Activations, Linear
 from qdreamer.worldmodel.rssm import RSSM, Carry
 from qdreamer.worldmodel.sequence_models.gru import BlockGRU
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
@@ -69,7 +69,9 @@ class _Rollout(ctypes.Structure):
     ]
 
 
-def covers(rssm: RSSM, actor: CategoricalActor | BoundedNormalActor, features: Tensor, carry: Carry) -> bool:
+def supports(
+    rssm: RSSM, actor: CategoricalActor | BoundedNormalActor, features: Tensor, carry: Carry
+) -> bool:
     """Whether the kernels are on and know these networks: one recurrent layer, not too large, or futures
     of a transformer that native/c/imagine.c takes."""
     sequence = rssm.sequence
@@ -80,7 +82,7 @@ def covers(rssm: RSSM, actor: CategoricalActor | BoundedNormalActor, features: T
         return False
     if isinstance(sequence, Transformer):
         largest = [linear.weight for linear, _ in map(body.layer, range(_depth(body)))]
-        known = isinstance(carry.state, Futures)
+        known = isinstance(carry.state, NativeRolloutState)
     elif type(sequence) is BlockGRU:
         largest = [sequence.recur.weight, sequence.mix_state.weight, sequence.gates.weight]
         known = not len(sequence.more)
@@ -100,7 +102,7 @@ def roll(
     choices: Tensor,
     table: Tensor | None,
     features: Tensor,
-) -> tuple[Tensor, Kept]:
+) -> tuple[Tensor, Activations]:
     """Fill `features` (H + 1, N, F) from its first step on.
 
     Args:
@@ -154,7 +156,7 @@ def roll(
         struct = _gru(call, sequence, state)
         call.run(gru=ctypes.addressof(struct), **members)
     else:
-        assert isinstance(state, Futures)
+        assert isinstance(state, NativeRolloutState)
         with state.steps(steps) as address:
             call.run(futures=address, **members)
     return actions, kept
@@ -193,7 +195,9 @@ class _Call:
         place = self._like.new_zeros(inputs * out + PANEL)[: inputs * out]
         return place.view(inputs, out).copy_(weight.t())
 
-    def stack(self, mlp: MLP, kept: Kept | None = None, inputs: int | None = None) -> ctypes.Array[_Layer]:
+    def stack(
+        self, mlp: MLP, kept: Activations | None = None, inputs: int | None = None
+    ) -> ctypes.Array[_Layer]:
         """All layers; of the first one only so many `inputs` are multiplied by packed weights."""
         layers = []
         for i in range(_depth(mlp)):

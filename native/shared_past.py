@@ -14,7 +14,7 @@ from torch import Tensor
 from qdreamer.native import kernels
 from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.sequence_models.context import KeyValues, RecurrentTrail
 
 PANEL = 32
@@ -50,7 +50,7 @@ class Columns(NamedTuple):
     width: int  # W
 
 
-Past = dict[str, Tensor]
+SharedCache = dict[str, Tensor]
 """One layer's, on C columns; φ features, p numbers for d values.
 
 keys (B, h, d, C), encoded; values (B, h, C, p). For `born`, whose values have a one at place d, also floor
@@ -61,8 +61,8 @@ since the start.
 
 
 def share_keys(
-    kinds: list[Kind], trails: list[KeyValues], starts: Starts, window: int, unit: bool
-) -> tuple[list[Past], Columns]:
+    kinds: list[AttentionKernel], trails: list[KeyValues], starts: Starts, window: int, unit: bool
+) -> tuple[list[SharedCache], Columns]:
     """For kinds that keep keys and values; `unit` if they encode by `unit`."""
     b, t, segments, steps = starts
     of = segments[b]  # (R, c + T)
@@ -81,7 +81,7 @@ def share_keys(
 
 def share_states(
     kinds: list[Born], trails: list[RecurrentTrail], starts: Starts
-) -> tuple[list[Past], Columns]:
+) -> tuple[list[SharedCache], Columns]:
     """For kinds with a recurrent state."""
     b, t, segments, steps = starts
     oldest = t.amin(1)  # (R,)
@@ -114,14 +114,14 @@ def share_states(
     return pasts, Columns(oldest + (1 - low), nothing, nothing, width)
 
 
-def _room(kind: Kind, like: Tensor, rows: int, columns: int, values: int) -> Past:
+def _room(kind: AttentionKernel, like: Tensor, rows: int, columns: int, values: int) -> SharedCache:
     return {
         "keys": like.new_empty(rows, kind.heads, kind.width, columns),
         "values": like.new_empty(rows, kind.heads, columns, rounded(values, PANEL // 2)),
     }
 
 
-def _share(sizes: dict[str, int], inputs: dict[str, Tensor], made: Past) -> None:
+def _share(sizes: dict[str, int], inputs: dict[str, Tensor], made: SharedCache) -> None:
     """Fill `made`."""
     rows, heads, width, columns = made["keys"].shape
     strided = {

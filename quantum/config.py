@@ -29,7 +29,7 @@ class NoiseConfig:
             raise ValueError(f"quantum.noise.t2={self.t2} must not exceed 2·quantum.noise.t1={2 * self.t1}")
 
     @property
-    def silent(self) -> bool:
+    def is_noiseless(self) -> bool:
         """Whether nothing is switched on."""
         strengths = (self.depolarizing_one, self.depolarizing_two, self.amplitude_damping)
         return not any((*strengths, self.phase_damping, self.t1, self.readout))
@@ -65,13 +65,13 @@ class QuantumConfig:
                 f"quantum={self.name} takes no quantum.device={self.device}: for the noise of a device "
                 "use quantum=aer_noisy, for the device itself quantum=ibm"
             )
-        if not self.noise.silent and (self.name not in ("aer_noisy", "pennylane")):
+        if not self.noise.is_noiseless and (self.name not in ("aer_noisy", "pennylane")):
             raise ValueError(f"quantum={self.name} takes no quantum.noise: use quantum=aer_noisy")
-        if self.name == "aer_noisy" and self.device is not None and not self.noise.silent:
+        if self.name == "aer_noisy" and self.device is not None and not self.noise.is_noiseless:
             raise ValueError(
                 f"quantum.device={self.device} brings its own noise: leave out quantum.noise, or the device"
             )
-        if self.name == "pennylane" and not self.noise.silent and self.device != "default.mixed":
+        if self.name == "pennylane" and not self.noise.is_noiseless and self.device != "default.mixed":
             raise ValueError("quantum.noise needs quantum.device=default.mixed with quantum=pennylane")
         if (self.dynamical_decoupling or self.twirling) and self.name != "ibm":
             raise ValueError(f"quantum={self.name} has no dynamical_decoupling or twirling: use quantum=ibm")

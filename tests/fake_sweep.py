@@ -18,11 +18,11 @@ from qdreamer.agents.sweeps.sweep import Member, Sweep  # noqa: E402
 FAKE = """
 import fcntl, json, os, signal, sys, time
 sys.path.insert(0, {root!r})
-from qdreamer.agents.runs.orphan import leave_with_sweep
+from qdreamer.agents.runs.orphan import exit_with_parent
 directory, kind = sys.argv[1], sys.argv[2]
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-leave_with_sweep()
+exit_with_parent()
 lock = open(directory + "/.lock", "w")
 try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ from qdreamer.worldmodel.attention.draws import relative_error
 from qdreamer.worldmodel.attention.rotary import phases
 from qdreamer.worldmodel.attention.sampled import Sampled
 from qdreamer.worldmodel.attention.spread import effective_keys, entropy
-from qdreamer.worldmodel.sequence_models.context import Heads, Sight
+from qdreamer.worldmodel.sequence_models.context import QKV, Visibility
 from qdreamer.worldmodel.sequence_models.transformer import Block, Transformer
 
 
@@ -23,29 +23,29 @@ class LayerView(NamedTuple):
 
 
 @torch.no_grad()
-def look(model: Transformer, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+def inspect(model: Transformer, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
     """Observe latents (B, T, S·K) and actions (B, T, A) from the beginning, and say what every layer did.
 
     Gradient norms are those of the last backward pass, if there was one.
     """
     state = model.initial(len(stoch))
-    x = model.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + model.drive(action, is_first)
-    sight = model.sight(is_first, state.segments)
+    x = model.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + model.action_embedding(action, is_first)
+    visibility = model.visibility(is_first, state.segments)
     turn = phases(torch.arange(x.shape[1], device=x.device), model.head, x.dtype)
     views = []
     for block, past in zip(model.layers(), state.layers, strict=True):
-        heads = block.ask(x, turn)
-        views.append(_view(block, heads, sight))
-        trail = block.attention.remember(heads, past)
-        x = block.add(x, block.attention.attend(heads, trail, sight))
+        heads = block.project(x, turn)
+        views.append(_view(block, heads, visibility))
+        trail = block.attention.append(heads, past)
+        x = block.residual(x, block.attention.attend(heads, trail, visibility))
     return views
 
 
-def _view(block: Block, heads: Heads, sight: Sight) -> LayerView:
+def _view(block: Block, heads: QKV, visibility: Visibility) -> LayerView:
     kind = block.attention.kind
-    mask, bias = sight.mask, None
+    mask, bias = visibility.mask, None
     if heads.log_decay is not None:  # no window then
-        own = sight.segments
+        own = visibility.segments
         mask = ((own.unsqueeze(-1) == own.unsqueeze(1)).tril()).unsqueeze(1)
         bias = decay_bias(heads.log_decay, own)
     weights = kind.weights(heads.q, heads.k, mask, bias)  # (B, h, T, T)

@@ -60,9 +60,9 @@ class WorldModel(nn.Module):
         self.config = config
         self.discrete = discrete
         units = config.units
-        self.scale: Standardize | Symlog | Unchanged = Unchanged()
+        self.obs_normalizer: Standardize | Symlog | Unchanged = Unchanged()
         if not discrete:
-            self.scale = Standardize(observation_size) if config.standardize else Symlog()
+            self.obs_normalizer = Standardize(observation_size) if config.standardize else Symlog()
         self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
         self.rssm = RSSMS[config.posterior](
             make_sequence(sequence, attention, config.stoch * config.classes, action_size, quantum),
@@ -94,7 +94,7 @@ class WorldModel(nn.Module):
         if noise is None:
             noise = self.rssm.noise(*is_first.shape, generator=generator)
         return self.rssm.observe(
-            self.encoder(self.scale(observation)), previous_action, is_first, carry, noise
+            self.encoder(self.obs_normalizer(observation)), previous_action, is_first, carry, noise
         )
 
     def loss(
@@ -116,7 +116,7 @@ class WorldModel(nn.Module):
         # multiplies by the predicted continuation alone and needs no second discount.
         continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self.config.horizon)
         losses = {
-            "observation": self.decode(features).loss(self.scale(batch.observation)),
+            "observation": self.decode(features).loss(self.obs_normalizer(batch.observation)),
             "reward": self.predict_reward(features).loss(batch.reward),
             "continue": self.predict_continue(features).loss(continues),
             **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats, targets),
@@ -129,7 +129,7 @@ class WorldModel(nn.Module):
 
     def predict_observation(self, features: Tensor) -> Tensor:
         """Expected observation (…, O) in the environment's units; class probabilities if discrete."""
-        return self.scale.invert(self.decode(features).pred())
+        return self.obs_normalizer.invert(self.decode(features).pred())
 
     def predict_reward(self, features: Tensor) -> TwoHot:
         return self.reward(features)

@@ -19,7 +19,7 @@ from qdreamer.worldmodel.networks.categorical import (
 )
 from qdreamer.worldmodel.networks.layers import MLP, Linear
 from qdreamer.worldmodel.posterior import CoupledPosterior, DecoupledPosterior
-from qdreamer.worldmodel.scan import coupled_scan, covers
+from qdreamer.worldmodel.scan import coupled_scan, supports
 from qdreamer.worldmodel.sequence_models.gru import BlockGRU
 from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
 
@@ -78,7 +78,7 @@ class RSSM(nn.Module):
         Args:
             embed: (B, T, E). action: (B, T, A), a_{t-1}, what led to step t. is_first: (B, T).
             carry: state and latent before the first step. noise: (B, T, S); or (B, T, S, K), draws held
-                as they are (`categorical.held`).
+                as they are (`categorical.frozen_sample`).
         """
         raise NotImplementedError
 
@@ -87,14 +87,18 @@ class RSSM(nn.Module):
         return Carry(self.sequence.last(trajectory.states), trajectory.stoch()[:, -1])
 
     def imagine(
-        self, drive: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
+        self, action_embedding: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
     ) -> tuple[Tensor, Carry]:
-        """One step of the prior: the action's drive (B, ·), noise (B, S) → features (B, F), carry.
+        """One step of the prior: the action's action_embedding (B, ·), noise (B, S) → features (B, F), carry.
 
         Without gradients the features may be written to `out`.
         """
         h, state = self.sequence.step(
-            carry.stoch, drive, None, carry.state, None if out is None else out[:, : self.sequence.deter]
+            carry.stoch,
+            action_embedding,
+            None,
+            carry.state,
+            None if out is None else out[:, : self.sequence.deter],
         )
         stoch = self._draw_prior(h, noise)
         if out is None:
@@ -152,13 +156,13 @@ class CoupledRSSM(RSSM):
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
     ) -> Trajectory:
         prepared = self.posterior.prepare(embed)  # (B, T, units)
-        drive = self.sequence.drive(action, is_first)  # (B, T, D)
-        if torch.is_grad_enabled() and covers(self.sequence, self.posterior):
-            return self._scan(self.sequence, prepared, drive, is_first, carry, noise)
+        action_embedding = self.sequence.action_embedding(action, is_first)  # (B, T, D)
+        if torch.is_grad_enabled() and supports(self.sequence, self.posterior):
+            return self._scan(self.sequence, prepared, action_embedding, is_first, carry, noise)
         state, stoch = carry
         hs, zs, posts = [], [], []
         for e, u, first, noise_t in zip(
-            prepared.unbind(1), drive.unbind(1), is_first.unbind(1), noise.unbind(1), strict=True
+            prepared.unbind(1), action_embedding.unbind(1), is_first.unbind(1), noise.unbind(1), strict=True
         ):
             h, state = self.sequence.step(stoch, u, first, state)
             probs = self._probs(self.posterior(h, e))  # (B, S, K)
@@ -174,7 +178,7 @@ class CoupledRSSM(RSSM):
         self,
         sequence: BlockGRU,
         prepared: Tensor,
-        drive: Tensor,
+        action_embedding: Tensor,
         is_first: Tensor,
         carry: Carry,
         noise: Tensor,
@@ -185,7 +189,7 @@ class CoupledRSSM(RSSM):
             self.posterior,
             self.unimix,
             prepared.transpose(0, 1),
-            drive.transpose(0, 1),
+            action_embedding.transpose(0, 1),
             is_first.t(),
             noise.transpose(0, 1),
             *carry,

@@ -33,7 +33,7 @@ class ScanOutput(NamedTuple):
     posterior: Tensor  # (T, B, S, K), probabilities
 
 
-def covers(sequence: object, posterior: CoupledPosterior) -> TypeGuard[BlockGRU]:
+def supports(sequence: object, posterior: CoupledPosterior) -> TypeGuard[BlockGRU]:
     """Whether the scan knows these networks: one layer each, as in all sizes of DreamerV3."""
     # A subclass may step differently.
     return type(sequence) is BlockGRU and not len(sequence.more) and not len(posterior.hidden)
@@ -44,7 +44,7 @@ def coupled_scan(
     posterior: CoupledPosterior,
     unimix: float,
     prepared: Tensor,
-    drive: Tensor,
+    action_embedding: Tensor,
     is_first: Tensor,
     noise: Tensor,
     state: Tensor,
@@ -53,9 +53,9 @@ def coupled_scan(
     """Filter T steps.
 
     Args:
-        prepared: (T, B, U), the embedding's half of the posterior. drive: (T, B, D), the action's
+        prepared: (T, B, U), the embedding's half of the posterior. action_embedding: (T, B, D), the action's
             part of the GRU's hidden layer. is_first: (T, B). noise: (T, B, S), U[0, 1); or (T, B, S, K),
-            draws held as they are (`categorical.held`).
+            draws held as they are (`categorical.frozen_sample`).
         state: (B, D) and stoch: (B, S·K), before the first step.
     """
     # On a CPU it is cheap to ask which steps begin an episode in some row: most do in none.
@@ -63,7 +63,7 @@ def coupled_scan(
     deter_in, deter_norm = sequence.deter_in.layer(0)
     stoch_in, stoch_norm = sequence.stoch_in.layer(0)
     outputs = _CoupledScan.apply(
-        unimix, some_first, prepared, drive, (1.0 - is_first).unsqueeze(-1), noise, state, stoch,
+        unimix, some_first, prepared, action_embedding, (1.0 - is_first).unsqueeze(-1), noise, state, stoch,
         *ScanWeights(
             deter_in.weight, deter_in.bias, stoch_in.weight, stoch_in.bias,
             torch.stack([deter_norm.scale, stoch_norm.scale]),
@@ -79,14 +79,15 @@ class _CoupledScan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, unimix: float, some_first: list[bool],
-        prepared: Tensor, drive: Tensor, keep: Tensor, noise: Tensor, h: Tensor, z: Tensor, *weights: Tensor,
+        prepared: Tensor, action_embedding: Tensor, keep: Tensor, noise: Tensor, h: Tensor, z: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         w = ScanWeights(*weights)
-        ctx.native = kernels.fit(drive) and noise.dim() == 3
+        ctx.native = kernels.fit(action_embedding) and noise.dim() == 3
         if ctx.native:
-            saved = scan_native.forward(unimix, prepared, drive, keep, noise, h, z, w)
+            saved = scan_native.forward(unimix, prepared, action_embedding, keep, noise, h, z, w)
         else:
-            saved = _forward(unimix, some_first, prepared, drive, keep, noise, h, z, w)
+            saved = _forward(unimix, some_first, prepared, action_embedding, keep, noise, h, z, w)
         outputs = saved["h"], saved.pop("z"), saved.pop("posterior")
         ctx.unimix, ctx.some_first, ctx.names = unimix, some_first, list(saved)
         ctx.save_for_backward(keep, *weights, *saved.values())
@@ -122,8 +123,8 @@ class _CoupledScan(torch.autograd.Function):
 
 
 def _forward(
-    unimix: float, some_first: list[bool], prepared: Tensor, drive: Tensor, keep: Tensor, noise: Tensor,
-    h: Tensor, z: Tensor, w: ScanWeights,
+    unimix: float, some_first: list[bool], prepared: Tensor, action_embedding: Tensor, keep: Tensor,
+    noise: Tensor, h: Tensor, z: Tensor, w: ScanWeights,
 ) -> dict[str, Tensor]:  # fmt: skip
     """All that the steps make, each (T, B, ·)."""
     w_h, b_h, w_z, b_z, s_x, w_recur, w_mix, s_y, w_gates, b_gates, w_q, s_q, w_out, b_out = w
@@ -132,12 +133,12 @@ def _forward(
     # The update gate's −1 belongs to its bias.
     b_gates = b_gates.view(blocks, 3, -1) - b_gates.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
     kept = _Kept()
-    for t in range(len(drive)):
+    for t in range(len(action_embedding)):
         h_in, z_in = (h * keep[t], z * keep[t]) if some_first[t] else (h, z)
         x_pre = torch.cat([affine(h_in, w_h, b_h), affine(z_in, w_z, b_z)], -1)
         x, x_unit, x_inverse = norm_silu(x_pre.view(rows, 2, -1), s_x)
         x = x.view(rows, -1)  # (B, 2·hidden)
-        y_pre = blockwise(h_in, w_recur, affine_add(x, w_mix, drive[t]))
+        y_pre = blockwise(h_in, w_recur, affine_add(x, w_mix, action_embedding[t]))
         y, y_unit, y_inverse = norm_silu(y_pre, s_y)  # (B, D)
         gates = blockwise(y, w_gates, b_gates.view(-1)).view(rows, blocks, 3, -1)
         reset, candidate, update = gates.unbind(2)  # (B, g, D/g) each

@@ -32,6 +32,7 @@ from qdreamer.agents.cli.overrides import (
     LAUNCHER,
     SHOW,
     SWEEP,
+    format_override,
     groups,
     is_hydras,
     is_launchers,
@@ -39,13 +40,12 @@ from qdreamer.agents.cli.overrides import (
     members,
     parse,
     read,
-    spell,
 )
 from qdreamer.agents.distributed.parallel import Alone, Ranks, RanksError, Together, join
 from qdreamer.agents.optim.optimizer_factory import check_optimizer
 from qdreamer.agents.replay.factory import check_backend
 from qdreamer.agents.runs.checkpoint import CheckpointError
-from qdreamer.agents.runs.orphan import leave_with_sweep
+from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
 from qdreamer.agents.sweeps import cluster_launcher, local_launcher
 from qdreamer.agents.sweeps.launcher_config import ClusterLauncher, SweepConfig
@@ -61,7 +61,7 @@ _HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-comp
 
 def main() -> None:
     """Entry point of train.py."""
-    leave_with_sweep()
+    exit_with_parent()
     ranks = join()
     try:
         _main(ranks)
@@ -114,7 +114,7 @@ def prepare(arguments: list[str]) -> list[str]:
             else:
                 _check_run(member, checked)
     _pass_on(caught)
-    return [*flags, *(spell(override) for override in overrides)]
+    return [*flags, *(format_override(override) for override in overrides)]
 
 
 def plan_sweep(arguments: list[str]) -> tuple[list[Member], SweepConfig]:
@@ -132,7 +132,7 @@ def plan_sweep(arguments: list[str]) -> tuple[list[Member], SweepConfig]:
         config, directory = _resolve_resume(_load(member), [override.key_or_group for override in member])
         if config.quantum.dry_run:
             raise ConfigError("quantum.dry_run=true speaks of one run: leave out -m")
-        texts = [spell(override) for override in member]
+        texts = [format_override(override) for override in member]
         choice = next((str(o.value()) for o in member if o.key_or_group == "env"), _default_env())
         given = any(override.key_or_group == "env.id" for override in member)
         directory = directory or run_directory(config, config.env.id if given else choice, texts)

@@ -91,7 +91,7 @@ def parse(text: str) -> Override:
         ) from error
 
 
-def spell(override: Override) -> str:
+def format_override(override: Override) -> str:
     """key=value for Hydra, which wants `++` before the keys of env.kwargs that no config can know."""
     text = str(override.input_line).lstrip("+")
     return f"++{text}" if is_open(override.key_or_group) else text

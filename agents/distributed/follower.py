@@ -20,7 +20,7 @@ class Follower:
         self.replay = self.learner.replay
         if checkpoint.exists(directory):
             state = checkpoint.load(directory)
-            with checkpoint.fitting(directory):
+            with checkpoint.translate_load_errors(directory):
                 self.learner.load_state_dict(state["learner"])
                 self.replay.load_state_dict(state["replay"])
 

@@ -21,7 +21,7 @@ class Decision(NamedTuple):
     stoch: NDArray[np.uint8]  # (N, S), class indices
 
 
-class Actor:
+class ActingLoop:
     """The agent's side of N running episodes: carries, last actions, its own random generator.
 
     Actions always come from the posterior of the current observation. `averaged` plays the actor's

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.replay.storage import Rows
 from qdreamer.agents.stopwatch import Watch, no_watch
 from qdreamer.envs.config import EnvConfig
@@ -58,7 +58,7 @@ class Collector:
     """
 
     def __init__(
-        self, env: EnvConfig, replay: Store, actor: Actor, seed: int, watch: Watch = no_watch
+        self, env: EnvConfig, replay: Store, actor: ActingLoop, seed: int, watch: Watch = no_watch
     ) -> None:
         self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
         self.envs = make_vector(env, env.num_envs)
@@ -127,7 +127,7 @@ class Collector:
         self._score[:] = state["score"]
         self._random.bit_generator.state = json.loads(state["random"])
         self._actor.load_state_dict(state["actor"])
-        observations = np.stack(self.envs.call("recreate", self._seeds(), self._actions))
+        observations = np.stack(self.envs.call("restore_by_replay", self._seeds(), self._actions))
         self._observation = to_agent_observations(observations, self._observation_spec)
         stored = np.asarray(state["observation"], self._observation.dtype)
         return bool(np.array_equal(stored, self._observation))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import random_actions, to_agent_observations, to_env_actions
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import make_vector
@@ -59,7 +59,7 @@ class Evaluator:
         Raises Stopped as soon as `stop()` holds.
         """
         count = self._episodes
-        actor = Actor(agent, count, self._seed, self._deterministic, averaged=True)
+        actor = ActingLoop(agent, count, self._seed, self._deterministic, averaged=True)
         random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
         shape = self._envs.single_action_space.shape or ()
         seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.jobs.job_queue import JobQueue
+from qdreamer.quantum.jobs.pending_job import Counts, Outcome
 from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.quantum.jobs.ticket import Counts, Outcome
 from qdreamer.quantum.qaoa.ising import Ising, energies
 from qdreamer.quantum.qaoa.solvers import QAOA, Solution, Solver, approximation_ratio, new_seed
 
@@ -18,7 +18,7 @@ MAX_RATIO = 16  # qubits up to which every search is compared with brute force
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """The end of a search: bits (n,) with the energy m(s), beside the m(1) of the step as proposed."""
 
     bits: Tensor
@@ -41,7 +41,7 @@ class DirectionSearch(Protocol):
         """Start on a problem; never waits for a service. `base` is m(1)."""
         ...
 
-    def poll(self, update: int) -> Found | None:
+    def poll(self, update: int) -> SearchResult | None:
         """What ended since the last call, if it is not too late."""
         ...
 
@@ -67,12 +67,12 @@ class SolverSearch:
 
     def __init__(self, solver: Solver, shots: int) -> None:
         self._solver, self._shots = solver, shots
-        self._found: Found | None = None
+        self._found: SearchResult | None = None
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
-        self._found = judged(ising, self._solver.solve(ising, self._shots, generator), base, 0)
+        self._found = evaluate(ising, self._solver.solve(ising, self._shots, generator), base, 0)
 
-    def poll(self, update: int) -> Found | None:
+    def poll(self, update: int) -> SearchResult | None:
         found, self._found = self._found, None
         return found
 
@@ -127,14 +127,14 @@ class QueueSearch:
         if self._wait:
             self._arrived += self._queue.wait(math.inf)
 
-    def poll(self, update: int) -> Found | None:
+    def poll(self, update: int) -> SearchResult | None:
         found = None
         outcomes, self._arrived = [*self._arrived, *self._queue.poll()], []
         for outcome in outcomes:
             found = self._accept(outcome, update) or found
         return found
 
-    def _accept(self, outcome: Outcome, update: int) -> Found | None:
+    def _accept(self, outcome: Outcome, update: int) -> SearchResult | None:
         if outcome.measurement is None:  # lost; the queue has counted it
             return None
         tag = outcome.tag
@@ -147,7 +147,7 @@ class QueueSearch:
         if outcome.measurement.bits[0].shape[-1] != ising.qubits:  # another run's
             self.late += 1
             return None
-        return judged(ising, self._solver.finish(ising, outcome.measurement), tag["base"], age)
+        return evaluate(ising, self._solver.finish(ising, outcome.measurement), tag["base"], age)
 
     def metrics(self) -> dict[str, float]:
         out = {"optimizer/late": float(self.late), **self._facts}
@@ -174,10 +174,10 @@ class QueueSearch:
         queue.go_on_from(Usage(**state["usage"]))
 
 
-def judged(ising: Ising, solution: Solution, base: float, age: int) -> Found:
+def evaluate(ising: Ising, solution: Solution, base: float, age: int) -> SearchResult:
     """A solution beside the best that there is."""
     ratio = mean = None
     if ising.qubits <= MAX_RATIO:
         table = energies(ising, torch.float64)
         ratio, mean = approximation_ratio(table, solution.energy), approximation_ratio(table, solution.mean)
-    return Found(solution.bits, solution.energy, base, ratio, mean, age)
+    return SearchResult(solution.bits, solution.energy, base, ratio, mean, age)

@@ -2,7 +2,8 @@
 
 Every K updates the base optimizer's step d is cut into blocks, a quadratic model m(s) of the loss along
 them (`quadratic_model`) becomes an Ising problem over levels of their multipliers s, and a solver
-(`direction_search`: QAOA on any backend, or a classical control) names a step Ds. It is taken if the loss on fresh data is at most that after the step as proposed; else d is taken, to the bit.
+(`direction_search`: QAOA on any backend, or a classical control) names a step Ds. It is taken if the loss on
+fresh data is at most that after the step as proposed; else d is taken, to the bit.
 """
 
 import math
@@ -14,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qdreamer.agents.optim.blocks import Block
-from qdreamer.agents.optim.direction_search import DirectionSearch, Found
-from qdreamer.agents.optim.landscape import Landscape
+from qdreamer.agents.optim.direction_search import DirectionSearch, SearchResult
+from qdreamer.agents.optim.landscape import LocalObjective
+from qdreamer.agents.optim.parameter_groups import ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
 from qdreamer.agents.optim.search_log import SearchLog
 from qdreamer.quantum.qaoa.solvers import new_seed
 
 
-def alone(values: Tensor) -> Tensor:
+def identity(values: Tensor) -> Tensor:
     """The mean over one process."""
     return values
 
@@ -46,14 +47,14 @@ class HybridOptimizer(Optimizer):
     def __init__(
         self,
         base: Optimizer,
-        blocks: Sequence[Block],
+        blocks: Sequence[ParameterGroup],
         search: DirectionSearch,
         levels: Levels,
         every: int,
         epsilon: float = 1.0,
         reuse: bool = False,
         seed: int = 0,
-        average: Callable[[Tensor], Tensor] = alone,
+        average: Callable[[Tensor], Tensor] = identity,
     ) -> None:
         if every < 1 or not blocks:
             raise ValueError(f"every={every} and {len(blocks)} blocks must be at least 1")
@@ -85,7 +86,7 @@ class HybridOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(  # type: ignore[override]
-        self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
+        self, closure: Callable[[], float] | None = None, landscape: LocalObjective | None = None
     ) -> float | None:
         """One update. `landscape` belongs to the weights before it, and is used if there is need."""
         loss = None
@@ -109,7 +110,7 @@ class HybridOptimizer(Optimizer):
             self._search(landscape, list(step))
             found = self.search.poll(self.updates) or found
         if found is not None:
-            self._try(found, landscape, before, list(step), after)
+            self._accept_or_revert(found, landscape, before, list(step), after)
         elif reuses:
             assert self._kept is not None
             self._move(before, list(step), self._kept)
@@ -118,9 +119,9 @@ class HybridOptimizer(Optimizer):
         self.log.seconds += perf_counter() - begin
         return loss
 
-    def _search(self, landscape: Landscape, step: list[Tensor]) -> None:
+    def _search(self, landscape: LocalObjective, step: list[Tensor]) -> None:
         model = measure(
-            landscape.whole(), landscape.part(), self._parameters, self._block, step, self.epsilon
+            landscape.full_batch(), landscape.sub_batch(), self._parameters, self._block, step, self.epsilon
         )
         linear, curvature = self.average(torch.cat([model.linear[None], model.curvature])).split(
             [1, len(model.linear)]
@@ -133,8 +134,8 @@ class HybridOptimizer(Optimizer):
         base = float(model(torch.ones_like(model.linear)))
         self.search.begin(model.ising(self.levels), base, self.updates, self._generator)
 
-    def _try(
-        self, found: Found, landscape: Landscape, before: list[Tensor], step: list[Tensor],
+    def _accept_or_revert(
+        self, found: SearchResult, landscape: LocalObjective, before: list[Tensor], step: list[Tensor],
         after: list[Tensor],
     ) -> None:  # fmt: skip
         """Take the step that was found if it is no worse than the base's on fresh data."""

@@ -5,7 +5,7 @@ probabilities that move with the weights, their gradient is straight-through, an
 gradient each. So at the present weights θ₀ everything that training takes for constant is made so:
 
 * a latent is z = p(θ) + (z₀ − p₀): the class that was drawn, moved as its probabilities move
-  (`categorical.held`). With the noise alone fixed, a draw would jump from class to class where a sum
+  (`categorical.frozen_sample`). With the noise alone fixed, a draw would jump from class to class where a sum
   of probabilities passes its variable, and a difference of gradients over ε would see the jumps over ε;
 * KL(sg(q) ‖ p) + ρ·KL(q ‖ sg(p)) becomes KL(q₀ ‖ p) + ρ·KL(q ‖ p₀).
 
@@ -24,21 +24,21 @@ from torch import Tensor
 
 from qdreamer.agents.optim.quadratic_model import Objective
 from qdreamer.worldmodel.model import Batch, WorldModel
-from qdreamer.worldmodel.networks.categorical import held
+from qdreamer.worldmodel.networks.categorical import frozen_sample
 from qdreamer.worldmodel.rssm import Carry, Trajectory
 
 
-class Landscape(Protocol):
+class LocalObjective(Protocol):
     """Losses of the parameters that are searched over, to be asked for at the present weights θ₀.
 
     Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀.
     """
 
-    def whole(self) -> Objective:
+    def full_batch(self) -> Objective:
         """On the update's own batch: its gradient at θ₀ is what the search takes for the gradient."""
         ...
 
-    def part(self) -> Objective:
+    def sub_batch(self) -> Objective:
         """The same on less data, for the curvature."""
         ...
 
@@ -47,7 +47,7 @@ class Landscape(Protocol):
         ...
 
 
-class WorldModelLandscape:
+class WorldModelObjective:
     """The world-model loss on the batch of an update and on others from the replay.
 
     Args:
@@ -66,20 +66,20 @@ class WorldModelLandscape:
         self._model, self._batch, self._trajectory = model, batch, trajectory
         self._rows, self._draw = rows, draw
 
-    def whole(self) -> Objective:
-        return held_loss(self._model, self._batch, self._trajectory)
+    def full_batch(self) -> Objective:
+        return frozen_loss(self._model, self._batch, self._trajectory)
 
-    def part(self) -> Objective:
+    def sub_batch(self) -> Objective:
         rows = self._rows
         if rows >= len(self._batch.reward):
-            return self.whole()
+            return self.full_batch()
         trajectory = self._trajectory
         few = trajectory._replace(
             features=trajectory.features[:rows],
             posterior=trajectory.posterior[:rows],
             prior=trajectory.prior[:rows],
         )
-        return held_loss(self._model, first_rows(self._model, self._batch, rows), few)
+        return frozen_loss(self._model, first_rows(self._model, self._batch, rows), few)
 
     @torch.no_grad()
     def fresh(self, seed: int) -> Objective:
@@ -87,12 +87,12 @@ class WorldModelLandscape:
         device = batch.reward.device
         source = torch.Generator(device).manual_seed(seed)
         _, trajectory = self._model.loss(batch, generator=source)
-        return held_loss(self._model, batch, trajectory)
+        return frozen_loss(self._model, batch, trajectory)
 
 
-def held_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Objective:
+def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Objective:
     """The loss with draws and stopped gradients held as in `trajectory`, of the present weights."""
-    noise = held(trajectory.stoch(), trajectory.posterior)  # (B, T, S, K)
+    noise = frozen_sample(trajectory.stoch(), trajectory.posterior)  # (B, T, S, K)
     targets = trajectory._replace(posterior=trajectory.posterior.detach(), prior=trajectory.prior.detach())
 
     def loss() -> Tensor:
@@ -122,5 +122,5 @@ def first_rows(model: WorldModel, batch: Batch, rows: int) -> Batch:
 
 
 def fresh_random(seed: int) -> np.random.Generator:
-    """NumPy's side of `Landscape.fresh`."""
+    """NumPy's side of `LocalObjective.fresh`."""
     return np.random.default_rng(np.random.SeedSequence([10, seed]))  # 10: see agents.randomness

@@ -7,11 +7,11 @@ import torch
 from torch.optim import Optimizer
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.optim.blocks import partition
 from qdreamer.agents.optim.direction_search import DirectionSearch, QueueSearch, SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.optim.optimizer_config import HybridConfig
+from qdreamer.agents.optim.parameter_groups import partition
 from qdreamer.agents.optim.quadratic_model import Levels
 from qdreamer.agents.randomness import SEARCH, stream_seed
 from qdreamer.agents.training.config import Config
@@ -22,7 +22,7 @@ from qdreamer.quantum.circuits.circuit import Circuit
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.jobs.dry_run import Planned, costs
 from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.qaoa.ising import Ising
 from qdreamer.quantum.qaoa.solvers import QAOA, make_solver
 from qdreamer.quantum.qaoa.tasks import IsingTask

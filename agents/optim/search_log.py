@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qdreamer.agents.optim.direction_search import Found
+from qdreamer.agents.optim.direction_search import SearchResult
 
 
 class SearchLog:
@@ -16,7 +16,9 @@ class SearchLog:
         self.failed = 0  # because the model was not finite
         self.seconds = 0.0  # in updates that searched, tried or reused; the base's step included
 
-    def add(self, found: Found, multipliers: list[float], base: float, chosen: float, accepted: bool) -> None:
+    def add(
+        self, found: SearchResult, multipliers: list[float], base: float, chosen: float, accepted: bool
+    ) -> None:
         """A step that was tried: decreases of the loss on fresh data by the base's step and by it."""
         values = {
             "accepted": float(accepted),

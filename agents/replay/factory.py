@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from qdreamer.agents.replay.config import PrioritizedReplay, Priority, QuantumReplay, UniformReplay
-from qdreamer.agents.replay.pool import Pool
+from qdreamer.agents.replay.pool import ShotPool
 from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.prioritized import PrioritizedSampler
-from qdreamer.agents.replay.proposals import Exact, Proposal
+from qdreamer.agents.replay.proposals import Proposal, TreeDistribution
 from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.replay.transforms import Boltzmann, Power, Rank, Rotation, Transform
 from qdreamer.agents.replay.uniform import UniformSampler
@@ -22,7 +22,7 @@ from qdreamer.quantum.circuits.backend import Backend, run
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.jobs.dry_run import Planned
 from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 
@@ -44,14 +44,14 @@ def _(replay: UniformReplay, config: Config, directory: Path, budget: Budget) ->
 @_make.register
 def _(replay: PrioritizedReplay, config: Config, directory: Path, budget: Budget) -> Sampler:
     priorities = make_priorities(replay, config.env.num_envs)
-    proposal = Exact(priorities.tree, replay.stratified)
+    proposal = TreeDistribution(priorities.tree, replay.stratified)
     return PrioritizedSampler(priorities, proposal, replay.beta, replay.beta_updates, 0.0, config.seed)
 
 
 @_make.register
 def _(replay: QuantumReplay, config: Config, directory: Path, budget: Budget) -> Sampler:
     priorities = make_priorities(replay, config.env.num_envs)
-    proposal: Proposal = Exact(priorities.tree)
+    proposal: Proposal = TreeDistribution(priorities.tree)
     if config.quantum.name != "statevector":
         backend = open_backend(config.quantum, _warn)
         warm_up(backend, replay.qubits)
@@ -59,7 +59,7 @@ def _(replay: QuantumReplay, config: Config, directory: Path, budget: Budget) ->
         kept.mkdir(parents=True, exist_ok=True)
         limits = Limits.from_config(config.quantum)
         queue = JobQueue(backend, limits, _warn, kept, replay.wait, budget)
-        proposal = Pool(priorities.tree, replay.qubits, replay.shots, replay.reuse, queue, config.seed)
+        proposal = ShotPool(priorities.tree, replay.qubits, replay.shots, replay.reuse, queue, config.seed)
     return PrioritizedSampler(
         priorities, proposal, replay.beta, replay.beta_updates, replay.floor, config.seed
     )

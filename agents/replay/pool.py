@@ -19,23 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdreamer.agents.replay.proposals import Exact
+from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.jobs.job_queue import JobQueue
+from qdreamer.quantum.jobs.pending_job import Outcome
 from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.quantum.jobs.ticket import Outcome
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
 
 
-class Pool:
+class ShotPool:
     """A proposal that draws from the last job's shots; the next job is under way meanwhile.
 
     A new job starts when the shots have been drawn from `reuse` times each, or when the filled part
     has outgrown the blocks. Until the first one is back, and if all blocks that were measured have
-    lost their weight, the tree is measured in this process (`Exact`).
+    lost their weight, the tree is measured in this process (`TreeDistribution`).
 
     Args:
         tree: current weights. qubits: n. shots: of a job. reuse: draws per shot.
@@ -45,7 +45,7 @@ class Pool:
     def __init__(
         self, tree: SumTree, qubits: int, shots: int, reuse: float, queue: JobQueue, seed: int
     ) -> None:
-        self._tree, self._exact, self._queue = tree, Exact(tree), queue
+        self._tree, self._exact, self._queue = tree, TreeDistribution(tree), queue
         self._qubits, self._shots, self._reuse, self._seed = qubits, shots, reuse, seed
         self._counts = np.zeros(2**qubits, np.int64)  # shots that hit each block; none yet: all 0
         self._level = 0  # of the tree, where the blocks are nodes

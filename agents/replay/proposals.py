@@ -37,7 +37,7 @@ class Proposal(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Exact:
+class TreeDistribution:
     """In proportion to the weights, now: all qubits of the loaded state measured, in this process.
 
     `stratified` draws one leaf from each of n equal parts of the total (Schaul et al. 2016, app.

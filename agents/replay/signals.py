@@ -9,7 +9,7 @@ from torch import Tensor
 from qdreamer.worldmodel.model import Batch, WorldModel
 
 
-class Evidence(NamedTuple):
+class PriorityInputs(NamedTuple):
     """What one pass over a batch holds, without gradients."""
 
     world_model: WorldModel
@@ -20,13 +20,13 @@ class Evidence(NamedTuple):
     horizon: float  # γ = 1 − 1/horizon
 
 
-def model_loss(evidence: Evidence) -> Tensor:
+def model_loss(evidence: PriorityInputs) -> Tensor:
     """The scaled world-model loss, mean over T."""
     scales = evidence.world_model.config.loss_scales
     return torch.stack([evidence.losses[name].mean(1) * scale for name, scale in scales.items()]).sum(0)
 
 
-def td_error(evidence: Evidence) -> Tensor:
+def td_error(evidence: PriorityInputs) -> Tensor:
     """|r + γV(s′) − V(s)|, mean over the last K − 1 steps; 0 across the end of an episode."""
     batch, value = evidence.batch, evidence.value
     steps = value.shape[1]
@@ -37,13 +37,13 @@ def td_error(evidence: Evidence) -> Tensor:
     return (inside * error.abs()).sum(1) / inside.sum(1).clamp(min=1.0)
 
 
-def reward_error(evidence: Evidence) -> Tensor:
+def reward_error(evidence: PriorityInputs) -> Tensor:
     """|expected reward − reward|, mean over T."""
     predicted = evidence.world_model.predict_reward(evidence.features).pred()
     return (predicted - evidence.batch.reward).abs().mean(1)
 
 
-SIGNALS: dict[str, Callable[[Evidence], Tensor]] = {
+SIGNALS: dict[str, Callable[[PriorityInputs], Tensor]] = {
     "model": model_loss,
     "td": td_error,
     "reward": reward_error,

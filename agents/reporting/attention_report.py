@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode
-from qdreamer.worldmodel.attention_view import LayerView, look
+from qdreamer.worldmodel.attention_view import LayerView, inspect
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 STEPS = 64
@@ -33,7 +33,7 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
             observation, action, is_first, rssm.initial(1), generator=generator
         )
         previous = torch.cat([torch.zeros_like(trajectory.stoch()[:, :1]), trajectory.stoch()[:, :-1]], 1)
-    return look(rssm.sequence, previous, action, is_first)
+    return inspect(rssm.sequence, previous, action, is_first)
 
 
 def attention_numbers(views: list[LayerView]) -> dict[str, float]:

@@ -65,7 +65,7 @@ def open_loop(
     predicted = []
     for k in range(1, horizon + 1):
         noise = rssm.noise(len(b), generator=generator)
-        features, carry = rssm.imagine(rssm.sequence.drive(previous[b, t + k], None), carry, noise)
+        features, carry = rssm.imagine(rssm.sequence.action_embedding(previous[b, t + k], None), carry, noise)
         predicted.append(agent.world_model.predict_observation(features))
     target = _as_vectors(agent, observation)  # (E, L, O)
     steps = t[:, None] + torch.arange(1, horizon + 1, device=device)  # (M, H)
@@ -73,7 +73,7 @@ def open_loop(
     valid = steps <= torch.tensor(lengths, device=device)[b][:, None]
     deviation = _deviation(target, lengths)
     # An entry that hardly varies here (a leg that never touched the ground) has no scale to judge by.
-    varies = deviation > LEAST_VARIATION * agent.world_model.scale.deviation()
+    varies = deviation > LEAST_VARIATION * agent.world_model.obs_normalizer.deviation()
     if not varies.any():
         return None
     return _errors(torch.stack(predicted, 1), true, target[b, t], valid, deviation, varies)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import to_agent_observations, to_env_actions
 from qdreamer.agents.reporting.openloop import OpenLoop
 from qdreamer.envs.config import EnvConfig
@@ -61,7 +61,7 @@ def record_video(
     """Frames of one evaluation episode. Raises EnvError when the environment cannot render."""
     env = make_env(env_config, render_mode="rgb_array")
     try:
-        actor = Actor(agent, 1, seed, deterministic, averaged=True)
+        actor = ActingLoop(agent, 1, seed, deterministic, averaged=True)
         observation, _ = env.reset(seed=evaluation_seed(seed, 0))
         first = np.ones(1, np.bool_)
         images: list[Image.Image] = []

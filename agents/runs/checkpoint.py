@@ -56,7 +56,7 @@ def load(directory: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def fitting(directory: Path) -> Iterator[None]:
+def translate_load_errors(directory: Path) -> Iterator[None]:
     """Where a loaded state is put in place. Raises CheckpointError when it does not fit."""
     try:
         yield

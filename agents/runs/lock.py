@@ -39,7 +39,7 @@ def exclusive(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
         yield
 
 
-def taken(directory: Path) -> bool:
+def is_locked(directory: Path) -> bool:
     """Whether some process is in there now."""
     if not (directory / NAME).exists():
         return False

@@ -12,7 +12,7 @@ VARIABLE = "QDREAMER_SWEEP"  # process id of the sweep, for the runs that it sta
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def leave_with_sweep() -> None:
+def exit_with_parent() -> None:
     """Have the system send SIGTERM to this process when its sweep ends. On Linux; elsewhere nothing."""
     sweep = os.environ.get(VARIABLE)
     if sweep is None or not sys.platform.startswith("linux"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdreamer.agents.runs.lock import taken
+from qdreamer.agents.runs.lock import is_locked
 from qdreamer.agents.runs.orphan import VARIABLE
 from qdreamer.agents.sweeps.launcher_config import ClusterLauncher
 from qdreamer.agents.sweeps.local_launcher import command
@@ -37,7 +37,7 @@ class Training:
     def __call__(self) -> int:
         """Run the command; its exit code."""
         self._process: subprocess.Popen[bytes] | None = None
-        while taken(self.directory):
+        while is_locked(self.directory):
             time.sleep(_PAUSE)
         self.directory.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), VARIABLE: str(os.getpid())}

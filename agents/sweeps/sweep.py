@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qdreamer.agents.reporting.progress import duration
-from qdreamer.agents.runs.lock import taken
+from qdreamer.agents.runs.lock import is_locked
 from qdreamer.agents.runs.run_directory import check_same_run, read_summary
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.interrupt import Interrupt
@@ -123,7 +123,7 @@ class Sweep:
                 return
             member = self._waiting.popleft()
             try:
-                if taken(member.directory):
+                if is_locked(member.directory):
                     self._waiting.append(member)
                     continue
                 self._locked_since = None
@@ -158,10 +158,10 @@ class Sweep:
             if code == 0:
                 self._complete += 1
                 self._say(f"[{self._ended}/{self._total}] {member.directory} · complete, {seconds}")
-            elif stopped or (code == 2 and taken(member.directory)):
+            elif stopped or (code == 2 and is_locked(member.directory)):
                 self._waiting.append(member)
             else:
-                self._fail(member, f"{last_words(member.directory)} (exit code {code})")
+                self._fail(member, f"{last_output_line(member.directory)} (exit code {code})")
 
     @property
     def _ended(self) -> int:
@@ -178,7 +178,7 @@ class Sweep:
             self._say(f"failed: {member.directory}: {reason}")
 
 
-def last_words(directory: Path) -> str:
+def last_output_line(directory: Path) -> str:
     """The last line that a run printed."""
     try:
         lines = (directory / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")

@@ -9,13 +9,13 @@ from torch.optim import Optimizer
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import pack_carry, unpack_carry
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
-from qdreamer.agents.optim.landscape import WorldModelLandscape, fresh_random
+from qdreamer.agents.optim.landscape import WorldModelObjective, fresh_random
 from qdreamer.agents.optim.optimizer_config import HybridConfig
 from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from qdreamer.agents.replay import Replay
 from qdreamer.agents.replay.storage import Sample
 from qdreamer.agents.stopwatch import Stopwatch
-from qdreamer.agents.training.handover import Handover
+from qdreamer.agents.training.replay_writer import AsyncReplayWriter
 from qdreamer.native import kernels
 from qdreamer.native.products import in_float32
 from qdreamer.quantum.jobs.spending import Spending
@@ -37,23 +37,25 @@ class Learner:
         self._parameters = {name: list(part.parameters()) for name, part in self._modules().items()}
         self.updates = 0
         self.watch = Stopwatch()
-        self.handover = Handover(replay, deferred=self.device.type != "cpu")
+        self.replay_writer = AsyncReplayWriter(replay, deferred=self.device.type != "cpu")
 
     def update(self) -> dict[str, Tensor]:
         """One gradient step; returns scalar metrics as tensors, without waiting for them."""
         self.agent.world_model.rssm.sequence.schedule(self.updates)
         with self.watch("replay"):
-            self.handover.take_in()
+            self.replay_writer.flush()
             sample = self.replay.sample(self.batch_size)
-            batch = self._forgetful(self.to_batch(sample))
-            self.agent.world_model.scale.update(batch.observation)
+            batch = self._drop_context(self.to_batch(sample))
+            self.agent.world_model.obs_normalizer.update(batch.observation)
             batch = self.ranks.share(batch)
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("replay"):
             state, stoch = self._latents(outcome.trajectory)
-            middle = outcome.trajectory.features.detach().mean(1)  # (B, F)
-            state, stoch, priority, middle = self.ranks.gather(state, stoch, outcome.priority, middle)
-            self.handover.give(sample.starts, priority, {"state": state, "stoch": stoch})
+            mean_features = outcome.trajectory.features.detach().mean(1)  # (B, F)
+            state, stoch, priority, mean_features = self.ranks.gather(
+                state, stoch, outcome.priority, mean_features
+            )
+            self.replay_writer.submit(sample.starts, priority, {"state": state, "stoch": stoch})
         with self.watch("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()
@@ -63,7 +65,7 @@ class Learner:
             self._step(batch, outcome.trajectory)
             self.agent.update_averages()
         self.updates += 1
-        return metrics | norms | {"replay/diversity": diversity(middle)}
+        return metrics | norms | {"replay/diversity": diversity(mean_features)}
 
     def _step(self, batch: Batch, trajectory: Trajectory) -> None:
         """The optimizer's; one that searches is shown the world-model loss around the present weights."""
@@ -75,7 +77,7 @@ class Learner:
         fresh = settings.fresh
         with in_float32():  # its differences of gradients are small
             optimizer.step(
-                landscape=WorldModelLandscape(
+                landscape=WorldModelObjective(
                     self.agent.world_model,
                     batch,
                     trajectory,
@@ -110,7 +112,7 @@ class Learner:
             **flag,
         )
 
-    def _forgetful(self, batch: Batch) -> Batch:
+    def _drop_context(self, batch: Batch) -> Batch:
         """Let a share `forget` of the sequences begin without memory, as an episode does.
 
         A filter that always starts from a fitting memory learns to trust it more than its eyes: on
@@ -154,7 +156,7 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """To be taken before the replay's: what was handed over is in there."""
-        self.handover.take_in()
+        self.replay_writer.flush()
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -170,8 +172,8 @@ class Learner:
 
 
 @torch.no_grad()
-def diversity(middle: Tensor) -> Tensor:
+def diversity(mean_features: Tensor) -> Tensor:
     """Mean distance between the sequences' mean features (B, F), per √F; 0 for one sequence."""
-    if len(middle) < 2:
-        return middle.new_zeros(())
-    return torch.pdist(middle).mean() / middle.shape[1] ** 0.5
+    if len(mean_features) < 2:
+        return mean_features.new_zeros(())
+    return torch.pdist(mean_features).mean() / mean_features.shape[1] ** 0.5

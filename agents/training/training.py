@@ -11,7 +11,7 @@ import torch
 from qdreamer.agents.distributed.orders import make_followers
 from qdreamer.agents.distributed.parallel import ALONE, Ranks
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector, Episode, replay_fields, replay_state_shape
 from qdreamer.agents.interaction.evaluation import Evaluator, Stopped, mean_and_interval
 from qdreamer.agents.optim.optimizer_factory import make_optimizer
@@ -109,7 +109,7 @@ class Run:
         self.learner = make_learner(config, directory, ranks)
         self.agent, self.replay = self.learner.agent, self.learner.replay
         self.followers = make_followers(ranks, self.learner)
-        actor = Actor(self.agent, config.env.num_envs, config.seed)
+        actor = ActingLoop(self.agent, config.env.num_envs, config.seed)
         self.collector = Collector(config.env, self.followers.store, actor, config.seed, self.learner.watch)
         evaluation = config.evaluation
         self.evaluator = Evaluator(
@@ -177,12 +177,12 @@ class Run:
         self.evaluator.close()
 
     def _learn(self, interrupt: Interrupt) -> None:
-        updates = self._owed()
+        updates = self._updates_due()
         interrupt.note(self.followers.learn(updates, interrupt.signal))
         for _ in range(updates):
             self.means.add(self.learner.update())
 
-    def _owed(self) -> int:
+    def _updates_due(self) -> int:
         """Updates that are due."""
         train, updates = self.config.train, 0
         if self.step < train.prefill or not self.replay.ready(1):
@@ -260,7 +260,7 @@ class Run:
 
     def _restore(self) -> tuple[int, int]:
         state: dict[str, Any] = checkpoint.load(self.directory)
-        with checkpoint.fitting(self.directory):
+        with checkpoint.translate_load_errors(self.directory):
             self.learner.load_state_dict(state["learner"])
             self.replay.load_state_dict(state["replay"])
             self.same_episodes = self.collector.load_state_dict(state["collector"])

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qdreamer.analysis.comparison import Agent, Band, Judged, Report
+from qdreamer.analysis.comparison import Agent, Band, ComparisonResult, Report
 from qdreamer.analysis.interquartile import Floats
 from qdreamer.analysis.metric import METRICS
 from qdreamer.analysis.profiles import profile_band
@@ -167,7 +167,7 @@ def forest(report: Report) -> Figure | None:
     return figure
 
 
-def _row(item: Judged, report: Report) -> str:
+def _row(item: ComparisonResult, report: Report) -> str:
     pair = item.comparison
     if item is report.main:
         return f"{pair.first}\nagainst {pair.second}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from qdreamer.analysis.bootstrap import Interval
-from qdreamer.analysis.comparison import Agent, Judged, Report
+from qdreamer.analysis.comparison import Agent, ComparisonResult, Report
 from qdreamer.analysis.metric import METRICS, Metric
 from qdreamer.analysis.report.document import (
     Block,
@@ -78,7 +78,7 @@ def _verdict(report: Report) -> Callout:
     return Callout(sentence(report.main, report), word if word in ("better", "worse") else "neutral")
 
 
-def sentence(judged: Judged, report: Report) -> str:
+def sentence(judged: ComparisonResult, report: Report) -> str:
     """A verdict with its figures."""
     pair, verdict, metric = judged.comparison, judged.verdict, report.metric
     a, b = (report.agent(name).estimates[metric.name] for name in (pair.first, pair.second))
@@ -264,6 +264,6 @@ def _percent(interval: Interval) -> str:
     return f"{interval.point:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
 
 
-def plain(judged: Sequence[Judged], report: Report) -> list[str]:
+def plain(judged: Sequence[ComparisonResult], report: Report) -> list[str]:
     """Sentences for a terminal."""
     return [sentence(item, report).replace("**", "") for item in judged]

@@ -26,7 +26,7 @@ class AerEngine:
 
     def __init__(self, config: QuantumConfig) -> None:
         self._config = config
-        self._noise = None if config.noise.silent else configured_noise(config.noise)
+        self._noise = None if config.noise.is_noiseless else configured_noise(config.noise)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
         return Prepared(circuit, circuit.num_qubits)

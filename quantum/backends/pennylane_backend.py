@@ -97,7 +97,7 @@ class PennyLane:
     def __init__(self, config: QuantumConfig) -> None:
         assert config.device is not None
         self.name, self._device = "pennylane", config.device
-        self._noise = None if config.noise.silent else config.noise
+        self._noise = None if config.noise.is_noiseless else config.noise
         try:
             self._make(1, 0)
         except Exception as error:

@@ -13,7 +13,7 @@ class Account(Protocol):
     usage: Usage
 
     @property
-    def flying(self) -> int: ...
+    def in_flight_shots(self) -> int: ...
 
 
 @dataclass(eq=False)
@@ -35,7 +35,10 @@ class Budget:
     def used_up(self) -> str | None:
         """Why a job that is among those under way must not run; None if it may."""
         spent = self._spent()
-        if self.shots is not None and spent.shots + sum(a.flying for a in self.accounts) > self.shots:
+        if (
+            self.shots is not None
+            and spent.shots + sum(a.in_flight_shots for a in self.accounts) > self.shots
+        ):
             return f"the budget of quantum.budget_shots={self.shots} is used up"
         if self.seconds is not None and spent.seconds >= self.seconds:
             return f"the budget of quantum.budget_seconds={self.seconds:g} is used up"

@@ -29,8 +29,8 @@ from qdreamer.quantum.circuits.backend import (
 )
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.jobs.journal import Entry, Journal
+from qdreamer.quantum.jobs.pending_job import Counts, Event, Limits, Outcome, PendingJob
 from qdreamer.quantum.jobs.spending import Spending, spending
-from qdreamer.quantum.jobs.ticket import Counts, Event, Limits, Outcome, Ticket
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
 CANCELLING = 2.0  # seconds for a service to take a cancellation when the queue is closed
@@ -59,7 +59,7 @@ class JobQueue:
     def __post_init__(self) -> None:
         self._simulator = Statevector()
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._tickets: dict[int, Ticket] = {}
+        self._tickets: dict[int, PendingJob] = {}
         self._journal = Journal(self.directory)
         self._number = 0
         self._failures = 0  # jobs in a row
@@ -78,7 +78,7 @@ class JobQueue:
         return len(self._tickets)
 
     @property
-    def flying(self) -> int:
+    def in_flight_shots(self) -> int:
         """Shots of the jobs under way, the fallback's left out."""
         return sum(ticket.total_shots for ticket in self._tickets.values() if not ticket.fallback)
 
@@ -93,12 +93,12 @@ class JobQueue:
         if self._closed:
             raise RuntimeError("the queue is closed")
         total = cost(tasks, shots).shots
-        ticket = Ticket(self._next(), tag or {}, tasks, shots, seed, time.monotonic(), total)
+        ticket = PendingJob(self._next(), tag or {}, tasks, shots, seed, time.monotonic(), total)
         self.counts.submitted += 1
         self._tickets[ticket.number] = ticket
         over = self.budget.used_up()
         if over is not None:
-            self._give_up(over)
+            self._switch_to_fallback(over)
         self._start(ticket, fallback=self._abandoned)
         return ticket.number
 
@@ -174,11 +174,11 @@ class JobQueue:
             self._warned = True
             self.warn(text)
 
-    def _give_up(self, why: str) -> None:
+    def _switch_to_fallback(self, why: str) -> None:
         self._abandoned = True
         self._say(f"{why}: quantum jobs run on the in-process simulator from now on")
 
-    def _start(self, ticket: Ticket, fallback: bool) -> None:
+    def _start(self, ticket: PendingJob, fallback: bool) -> None:
         ticket.attempt += 1
         ticket.fallback, ticket.job, ticket.job_id = fallback, None, ""
         backend: Backend = self._simulator if fallback else self.backend
@@ -190,7 +190,7 @@ class JobQueue:
         else:
             Thread(target=self._work, args=arguments, daemon=True, name="quantum job").start()
 
-    def _work(self, ticket: Ticket, attempt: int, backend: Backend, pause: float) -> None:
+    def _work(self, ticket: PendingJob, attempt: int, backend: Backend, pause: float) -> None:
         """One attempt, in a thread of its own: nothing here may touch the queue's state."""
         spent = None
         try:
@@ -211,7 +211,7 @@ class JobQueue:
     def _recover(self) -> None:
         """Ask for the jobs that an earlier process left behind."""
         for entry in list(self._journal.entries.values()):
-            ticket = Ticket(
+            ticket = PendingJob(
                 self._next(), entry.tag, (), 0, 0, time.monotonic(), entry.shots, 1, recovered=True
             )
             if entry.backend != self.backend.name or not self.backend.remote:
@@ -273,7 +273,7 @@ class JobQueue:
         if self.budget.limited:  # a restarted run goes on with what is left
             self._journal.used(self.usage.shots, self.usage.seconds)
 
-    def _end(self, ticket: Ticket, measurement: Measurement | None) -> Outcome:
+    def _end(self, ticket: PendingJob, measurement: Measurement | None) -> Outcome:
         del self._tickets[ticket.number]
         if ticket.job_id:
             self._journal.remove(ticket.job_id)
@@ -283,7 +283,7 @@ class JobQueue:
             ticket.number, ticket.tag, measurement, name, ticket.fallback, ticket.recovered, seconds
         )
 
-    def _failed(self, ticket: Ticket, error: BaseException) -> Outcome | None:
+    def _failed(self, ticket: PendingJob, error: BaseException) -> Outcome | None:
         """Try again, or on the simulator, or give up: jobs of an earlier process cannot be repeated."""
         if isinstance(error, JobTimeoutError):
             self.counts.timed_out += 1
@@ -296,7 +296,7 @@ class JobQueue:
         self._forget(ticket)
         over = self.budget.used_up()  # what failed may have had its price
         if over is not None:
-            self._give_up(over)
+            self._switch_to_fallback(over)
         if ticket.attempt <= self.limits.retries and not self._abandoned:
             self.counts.retried += 1
             self._start(ticket, fallback=False)
@@ -310,7 +310,7 @@ class JobQueue:
         self._start(ticket, fallback=True)
         return None
 
-    def _forget(self, ticket: Ticket) -> None:
+    def _forget(self, ticket: PendingJob) -> None:
         """Give up an attempt."""
         if ticket.job is not None:
             self._cancel(ticket.job)

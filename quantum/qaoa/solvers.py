@@ -17,7 +17,7 @@ from qdreamer.quantum.qaoa.angles import Angles, angles, warm_start
 from qdreamer.quantum.qaoa.ising import Ising, all_bits, energies, energy, index_to_bits
 from qdreamer.quantum.qaoa.qaoa import Simulator, optimized
 from qdreamer.quantum.qaoa.readout import mean_energy
-from qdreamer.quantum.qaoa.sparsify import Fit, fit_to_device, thinned
+from qdreamer.quantum.qaoa.sparsify import Fit, fit_to_device, sparsified
 from qdreamer.quantum.qaoa.tasks import IsingTask
 
 KINDS = ("qaoa", "exact", "greedy", "random", "annealing", "scalar")
@@ -103,7 +103,7 @@ class QAOA:
     def task(self, ising: Ising, generator: torch.Generator) -> IsingTask:
         """What to submit for the problem, by hand or through a job queue."""
         fit = self.fit(ising)
-        reduced = thinned(ising, fit.share)
+        reduced = sparsified(ising, fit.share)
         return IsingTask(reduced, self._choose(reduced, fit.layers, generator))
 
     def finish(self, ising: Ising, measurement: Measurement) -> Solution:

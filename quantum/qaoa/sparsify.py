@@ -17,7 +17,7 @@ MAX_LAYERS = 1
 SHARES = (1.0, 0.75, 0.5, 0.25)  # of the couplings that are kept, the first that is good enough
 
 
-class Loss(Protocol):
+class CircuitEstimate(Protocol):
     """What `fidelity.Estimate` says about a circuit on a device."""
 
     @property
@@ -49,7 +49,7 @@ def sparsify(ising: Ising, count: int) -> Ising:
     return Ising(ising.h, torch.where(kept.view_as(ising.J), ising.J, 0.0), ising.constant)
 
 
-def thinned(ising: Ising, share: float) -> Ising:
+def sparsified(ising: Ising, share: float) -> Ising:
     """The problem with a share of its couplings, the strongest; at least one."""
     edges = int((ising.J != 0).sum())
     return ising if share >= 1 else sparsify(ising, max(1, round(share * edges)))
@@ -58,7 +58,7 @@ def thinned(ising: Ising, share: float) -> Ising:
 def fit_to_device(
     ising: Ising,
     layers: int,
-    estimate: Callable[[Ising, int], Loss | None],
+    estimate: Callable[[Ising, int], CircuitEstimate | None],
     min_fidelity: float,
     force: bool,
 ) -> Fit:
@@ -80,7 +80,7 @@ def fit_to_device(
         )
     layers = min(layers, MAX_LAYERS)
     for share in SHARES:
-        loss = estimate(thinned(ising, share), layers)
+        loss = estimate(sparsified(ising, share), layers)
         assert loss is not None
         if loss.fidelity >= min_fidelity:
             return Fit(layers, share, loss.fidelity)

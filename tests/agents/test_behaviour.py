@@ -13,7 +13,7 @@ from qdreamer.agents.behaviour import behaviour_losses, replay_value_loss
 from qdreamer.agents.critic import Critic
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.imagination import Rollout, imagine
-from qdreamer.agents.returns import ReturnScale
+from qdreamer.agents.returns import ReturnNormalizer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.model import Batch
 
@@ -197,7 +197,9 @@ def test_rollouts_follow_their_actions(config, discrete):
     noise, carry = rssm.noise(HORIZON, 7, generator=torch.Generator().manual_seed(5)), rssm.initial(7)
     with torch.no_grad():
         for t in range(HORIZON):
-            features, carry = rssm.imagine(rssm.sequence.drive(rollout.actions[t], None), carry, noise[t])
+            features, carry = rssm.imagine(
+                rssm.sequence.action_embedding(rollout.actions[t], None), carry, noise[t]
+            )
             torch.testing.assert_close(features, rollout.features[t + 1])
 
 
@@ -222,12 +224,12 @@ class Stub:
 
 @pytest.fixture
 def parts(config):
-    """Actor, critic and scale on four features."""
+    """ActingLoop, critic and scale on four features."""
     torch.manual_seed(0)
     settings = config.agent
     actor = CategoricalActor(4, ACTIONS, 8, 1, settings.unimix)
     critic = Critic(4, 8, 1, 21, settings.slow_rate)
-    return actor, critic, ReturnScale(1.0, settings.return_limit, settings.return_percentiles)
+    return actor, critic, ReturnNormalizer(1.0, settings.return_limit, settings.return_percentiles)
 
 
 def test_behaviour_losses_against_numpy(config, parts):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.agents.returns import ReturnScale, lambda_return
+from qdreamer.agents.returns import ReturnNormalizer, lambda_return
 
 
 def recursive(reward, discount, bootstrap, last, lambda_):
@@ -108,7 +108,7 @@ def test_limits():
 
 
 def test_scale_follows_the_percentiles():
-    scale = ReturnScale(0.25, 1.0, (5.0, 95.0)).double()
+    scale = ReturnNormalizer(0.25, 1.0, (5.0, 95.0)).double()
     random = np.random.default_rng(0)
     low = high = 0.0
     for size in (10.0, 20.0, 5.0):
@@ -120,22 +120,22 @@ def test_scale_follows_the_percentiles():
 
 
 def test_scale_by_hand():
-    scale = ReturnScale(1.0, 1.0, (0.0, 75.0))
+    scale = ReturnNormalizer(1.0, 1.0, (0.0, 75.0))
     assert scale.update(torch.tensor([[4.0, 0.0], [8.0, 2.0]])).item() == 5.0  # 75th percentile of 0 2 4 8
 
 
 def test_scale_never_falls_below_the_limit():
-    scale = ReturnScale(1.0, 1.5, (5.0, 95.0))
+    scale = ReturnNormalizer(1.0, 1.5, (5.0, 95.0))
     assert scale.update(torch.linspace(0.0, 0.1, 50)).item() == 1.5
     assert scale.update(torch.full((50,), 7.0)).item() == 1.5
     assert scale.update(torch.linspace(-100.0, 100.0, 201)).item() == pytest.approx(180.0, rel=1e-6)
 
 
 def test_scale_is_part_of_the_state_and_has_no_gradient():
-    scale = ReturnScale(0.5, 1.0, (5.0, 95.0))
+    scale = ReturnNormalizer(0.5, 1.0, (5.0, 95.0))
     spread = scale.update(torch.randn(100).requires_grad_() * 10.0)
     assert not spread.requires_grad
-    other = ReturnScale(0.5, 1.0, (5.0, 95.0))
+    other = ReturnNormalizer(0.5, 1.0, (5.0, 95.0))
     other.load_state_dict(scale.state_dict())
     returns = torch.randn(100)
     assert torch.equal(scale.update(returns), other.update(returns))

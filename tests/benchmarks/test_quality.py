@@ -35,14 +35,14 @@ def test_elu_linear_observes_as_it_steps(dtype):
     action = torch.rand(3, 7, 2, generator=generator, dtype=dtype)
     is_first = (torch.rand(3, 7, generator=generator) < 0.3).to(dtype)
     h, states = sequence.observe(stoch, action, is_first, sequence.initial(3))
-    state, drive = sequence.initial(3), sequence.drive(action, is_first)
+    state, action_embedding = sequence.initial(3), sequence.action_embedding(action, is_first)
     for t in range(7):
-        out, state = sequence.step(stoch[:, t], drive[:, t], is_first[:, t], state)
+        out, state = sequence.step(stoch[:, t], action_embedding[:, t], is_first[:, t], state)
         assert_close(out, h[:, t], **close)
     imagined = sequence.select(states, torch.arange(3), torch.full((3,), 6))
     more = torch.rand(3, 2, generator=generator, dtype=dtype)
-    expected, _ = sequence.step(stoch[:, 0], sequence.drive(more, None), None, state)
-    found, _ = sequence.step(stoch[:, 0], sequence.drive(more, None), None, imagined)
+    expected, _ = sequence.step(stoch[:, 0], sequence.action_embedding(more, None), None, state)
+    found, _ = sequence.step(stoch[:, 0], sequence.action_embedding(more, None), None, imagined)
     assert_close(found, expected, **close)
 
 

@@ -271,7 +271,7 @@ def test_recreate_is_exact(env_id: str, steps: int) -> None:
             observation, _ = old.reset(seed=20)
             actions.clear()
     new = make_env(env_config(env_id), index=1)
-    back = new.recreate([0, 20], [[], actions])
+    back = new.restore_by_replay([0, 20], [[], actions])
     np.testing.assert_array_equal(back, observation)
     for _ in range(20):
         action = old.action_space.sample()
@@ -291,7 +291,7 @@ def test_recreate_reaches_every_member_of_a_vector() -> None:
     taken = [old.action_space.sample() for _ in range(5)]
     for action in taken:
         observation, *_ = old.step(action)
-    back = new.call("recreate", seeds, [[action[i] for action in taken] for i in range(3)])
+    back = new.call("restore_by_replay", seeds, [[action[i] for action in taken] for i in range(3)])
     np.testing.assert_array_equal(np.stack(back), observation)
     old.close()
     new.close()

@@ -61,8 +61,8 @@ def outcome(model, stoch, action, is_first):
     gradients = torch.autograd.grad((h * direction).sum(), [stoch, action, *model.parameters()])
     with torch.no_grad():
         starts = model.select(trail, None, torch.arange(len(stoch)).unsqueeze(1) % stoch.shape[1])
-        imagined = model.step(stoch[:, 0], model.drive(action[:, 0], None), None, starts)[0]
-        after = model.step(stoch[:, 0], model.drive(action[:, 0], None), None, last)[0]
+        imagined = model.step(stoch[:, 0], model.action_embedding(action[:, 0], None), None, starts)[0]
+        after = model.step(stoch[:, 0], model.action_embedding(action[:, 0], None), None, last)[0]
     return h, imagined, after, *gradients
 
 
@@ -112,7 +112,7 @@ def test_what_blocks_do_not_know_takes_the_modules(build, native, settings):
     model = build(settings[0], "small", 300, *settings[1:])
     x = torch.zeros(2, 5, 20)
     past = model.initial(2).layers[0]
-    assert not block_native.covers(model.layers()[0], x, past)
+    assert not block_native.supports(model.layers()[0], x, past)
 
 
 @given(
@@ -151,9 +151,11 @@ def test_one_hot_actions_are_looked_up(build):
     direction = torch.randn_like(exact)
     weights = [*model.action_in.parameters(), *model.mix_action.parameters()]
     expected = torch.autograd.grad((exact * direction).sum(), weights)
-    drive = model.drive(action, is_first)
-    assert_close(drive, exact, rtol=1e-5, atol=1e-5)
-    for got, wanted in zip(torch.autograd.grad((drive * direction).sum(), weights), expected, strict=True):
+    action_embedding = model.action_embedding(action, is_first)
+    assert_close(action_embedding, exact, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(
+        torch.autograd.grad((action_embedding * direction).sum(), weights), expected, strict=True
+    ):
         assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 

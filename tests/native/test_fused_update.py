@@ -34,13 +34,13 @@ def test_losses_and_gradients_stay_the_same(make_config, tmp_path, env, posterio
             if "out" not in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     batch = learner.to_batch(learner.replay.sample(40))
-    returns = copy.deepcopy(agent.scale.state_dict())
+    returns = copy.deepcopy(agent.return_normalizer.state_dict())
 
     def losses_and_gradients():
         agent.zero_grad()
         outcome = agent.loss(batch, torch.Generator().manual_seed(5))
         outcome.total.backward()
-        agent.scale.load_state_dict(returns)
+        agent.return_normalizer.load_state_dict(returns)
         return outcome.losses, {n: p.grad for n, p in agent.named_parameters() if p.grad is not None}
 
     fused, fused_gradients = losses_and_gradients()

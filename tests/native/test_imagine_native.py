@@ -1,13 +1,13 @@
-"""Imagined futures in C against the torch code that they stand in for."""
+"""RolloutState futures in C against the torch code that they stand in for."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from qdreamer.native import kernels
-from qdreamer.native.imagine_native import SLOTS, Futures
+from qdreamer.native.imagine_native import SLOTS, NativeRolloutState
 from qdreamer.worldmodel.sequence_models.factory import make_sequence
-from qdreamer.worldmodel.sequence_models.transformer import Imagined, Transformer
+from qdreamer.worldmodel.sequence_models.transformer import RolloutState, Transformer
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -74,8 +74,10 @@ def imagined(model, states, b, t, steps=SLOTS + 3):
         stoch = torch.nn.functional.one_hot(torch.randint(5, (futures, STOCH // 5), generator=generator), 5)
         if step % 3 == 1:  # mixtures of classes count as well
             stoch = torch.softmax(torch.randn(futures, STOCH // 5, 5, generator=generator), -1)
-        drive = model.drive(torch.randn(futures, ACTION, generator=generator).to(model.norm.scale), None)
-        h_t, state = model.step(stoch.flatten(1).to(drive), drive, None, state)
+        action_embedding = model.action_embedding(
+            torch.randn(futures, ACTION, generator=generator).to(model.norm.scale), None
+        )
+        h_t, state = model.step(stoch.flatten(1).to(action_embedding), action_embedding, None, state)
         h.append(h_t.clone())
     return torch.stack(h), begin
 
@@ -96,13 +98,13 @@ def test_equals_torch(make, name, starts):
     b, t = STARTS[starts]
     states = observed(model)
     plain, begin = imagined(model, states, b, t)
-    assert isinstance(begin, Imagined)
+    assert isinstance(begin, RolloutState)
     kernels.use(True)
     try:
         fused, begin = imagined(model, states, b, t)
     finally:
         kernels.use(False)
-    assert isinstance(begin, Futures)
+    assert isinstance(begin, NativeRolloutState)
     error = (fused - plain).norm(dim=-1) / plain.norm(dim=-1)
     assert error.max() < 1e-5
     assert_close(fused, plain, rtol=1e-5, atol=3e-5)  # two float32 sums in different orders
@@ -118,10 +120,10 @@ def test_gradients_and_mixtures_take_torch(make, attention):
     try:
         with torch.no_grad():
             futures = model.select(observed(model), b, t)
-            assert isinstance(mixed.select(observed(mixed), b, t), Imagined)
-        assert isinstance(model.select(observed(model), b, t), Imagined)
-        stoch, drive = torch.zeros(t.numel(), STOCH), torch.zeros(t.numel(), 48)
+            assert isinstance(mixed.select(observed(mixed), b, t), RolloutState)
+        assert isinstance(model.select(observed(model), b, t), RolloutState)
+        stoch, action_embedding = torch.zeros(t.numel(), STOCH), torch.zeros(t.numel(), 48)
         with pytest.raises(ValueError, match="record no gradients"):
-            model.step(stoch, drive, None, futures)
+            model.step(stoch, action_embedding, None, futures)
     finally:
         kernels.use(False)

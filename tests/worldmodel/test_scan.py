@@ -55,7 +55,7 @@ def everything(model, monkeypatch, scan, seed, steps, resets, dtype=torch.float6
     is_first = (torch.rand(BATCH, steps, generator=generator) < resets).to(dtype)
     noise = torch.rand(BATCH, steps, rssm.stoch, generator=generator).to(dtype)
     with monkeypatch.context() as patch:
-        patch.setattr("qdreamer.worldmodel.rssm.covers", lambda *_: scan)
+        patch.setattr("qdreamer.worldmodel.rssm.supports", lambda *_: scan)
         trajectory = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
         carry = rssm.last(trajectory)
     outputs = [trajectory.features, trajectory.posterior, trajectory.prior, trajectory.states, *carry]

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from qdreamer.worldmodel.attention import born_forms
 from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
 from qdreamer.worldmodel.attention.born_forms import Steps
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.unit import unit
 
 LEAST_FLOOR = 1e-3
 
 
-class Born(Kind):
+class Born(AttentionKernel):
     """See the module's docstring.
 
     Args:

@@ -86,7 +86,7 @@ class Circuit(Born):
         if self._node is None:
             from qdreamer.quantum.backends.pennylane_backend import overlap_node
 
-            noise = None if self._quantum is None or self._quantum.noise.silent else self._quantum.noise
+            noise = None if self._quantum is None or self._quantum.noise.is_noiseless else self._quantum.noise
             self._node = overlap_node(qubits_for(self.width), noise)
         assert self._node is not None
         return self._node

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.masks import as_bias
 
 
-class DotProduct(Kind):
+class DotProduct(AttentionKernel):
     """log κ = scale·q'·k', where `operands` makes q' and k' of queries and keys."""
 
     scale = 1.0

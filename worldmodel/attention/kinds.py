@@ -7,11 +7,11 @@ from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.circuit import Circuit
 from qdreamer.worldmodel.attention.coherent import Coherent
 from qdreamer.worldmodel.attention.controls import RandomKeys, Uniform
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.sampled import Sampled
 from qdreamer.worldmodel.attention.softmax import Softmax
 
-KINDS: dict[str, type[Kind]] = {
+KINDS: dict[str, type[AttentionKernel]] = {
     "softmax": Softmax,
     "coherent": Coherent,
     "born": Born,
@@ -22,7 +22,7 @@ KINDS: dict[str, type[Kind]] = {
 }
 
 
-def make_kind(name: str, heads: int, width: int, **settings: Any) -> Kind:
+def make_kind(name: str, heads: int, width: int, **settings: Any) -> AttentionKernel:
     """The kind called `name` for h heads of d features; `settings` are those of its class.
 
     Raises ValueError for an unknown name or setting, or a wrong value.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, predicted_error
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.spread import effective_keys
 
 
@@ -24,7 +24,7 @@ class Measurement(NamedTuple):
     predicted: Tensor  # (B, h, N): √((N_eff − 1)/S)
 
 
-class Sampled(Kind):
+class Sampled(AttentionKernel):
     """See the module's docstring. Exact inside `weights` and `attend_encoded`.
 
     Args:

@@ -73,14 +73,14 @@ def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
     """One-hot draw from `probs` (…, K) whose gradient is that of `probs`.
 
     `uniform` (…) holds independent U[0, 1) variables: one number per draw instead of one per class.
-    With `uniform` (…, K) from `held`, the draws do not follow the probabilities.
+    With `uniform` (…, K) from `frozen_sample`, the draws do not follow the probabilities.
     """
     if uniform.dim() == probs.dim():
         return probs + uniform
     return _StraightThrough.apply(probs, uniform)
 
 
-def held(one_hot: Tensor, probs: Tensor) -> Tensor:
+def frozen_sample(one_hot: Tensor, probs: Tensor) -> Tensor:
     """Holds drawn classes (…, K) as they are: c = z₀ − p₀, to be given in place of U[0, 1) variables.
 
     With them a latent is z = p(θ) + c. At the weights of the draw it is the drawn class, and its gradient

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdreamer.native.norm_silu import NormSiLU
-from qdreamer.worldmodel.networks.layers import MLP, Linear, spread_biases
+from qdreamer.worldmodel.networks.layers import MLP, Linear, init_random_bias
 
 
 class VectorEncoder(nn.Module):
@@ -13,7 +13,7 @@ class VectorEncoder(nn.Module):
     def __init__(self, size: int, units: int, layers: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            spread_biases(Linear(size, units), std=2.0), NormSiLU(units), MLP(units, units, layers - 1)
+            init_random_bias(Linear(size, units), std=2.0), NormSiLU(units), MLP(units, units, layers - 1)
         )
 
     def forward(self, observation: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Linear(nn.Linear):
         return out.view(*x.shape[:-1], -1)
 
 
-def spread_biases(layer: nn.Linear, std: float) -> nn.Linear:
+def init_random_bias(layer: nn.Linear, std: float) -> nn.Linear:
     """Start the biases of a layer that faces raw numbers at random instead of zero; returns it.
 
     RMSNorm of W·x without a bias depends on the direction of x alone: a cart at 1.5 and one at 2.3
@@ -104,7 +104,7 @@ class _RMSNorm(torch.autograd.Function):
         return kernels.rms_norm_backward(grad.contiguous(), *ctx.saved_tensors)
 
 
-Kept = list[tuple[Tensor, Tensor, Tensor]]
+Activations = list[tuple[Tensor, Tensor, Tensor]]
 """What the layers of a stack made of R rows: unit (R, units), inverse (R, 1) and y (R, units) of each."""
 
 
@@ -133,7 +133,7 @@ class MLP(nn.Sequential):
         y = _Stack.apply(None, rows, *self.weights()) if torch.is_grad_enabled() else self._values(rows)
         return y.view(*x.shape[:-1], -1)
 
-    def recorded(self, x: Tensor, kept: Kept) -> Tensor:
+    def from_activations(self, x: Tensor, kept: Activations) -> Tensor:
         """`forward` of a pass that has been made already, by what it made."""
         y: Tensor = _Stack.apply(kept, x.reshape(-1, x.shape[-1]), *self.weights())
         return y.view(*x.shape[:-1], -1)
@@ -165,7 +165,7 @@ class _Stack(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, kept: Kept | None, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, kept: Activations | None, x: Tensor, *parameters: Tensor) -> Tensor:
         layers = list(zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True))
         out = x.new_empty(len(x), len(parameters[-1])) if kept is None else kept[-1][2]
         saved: list[Tensor] = []

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
 
-class Heads(NamedTuple):
+class QKV(NamedTuple):
     """What one layer asks and offers at some steps; q and k carry their phases."""
 
     qk: Tensor  # (B, 2·h, T, d): queries, then keys
@@ -34,7 +34,7 @@ class Heads(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sight:
+class Visibility:
     """Who sees whom among T steps of B rows and the c steps before them; all layers share it."""
 
     segments: Tensor  # (B, c + T), episode numbers: 0 goes on with the past, −1 is seen by nobody
@@ -64,7 +64,7 @@ class CausalAttention(Protocol):
     """One layer's attention over time. Pasts, trails and memories are pytrees of tensors."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> AttentionKernel:
         """What attends."""
         ...
 
@@ -72,23 +72,23 @@ class CausalAttention(Protocol):
         """The past before anything happened."""
         ...
 
-    def remember(self, heads: Heads, past: Any) -> Any:
+    def append(self, heads: QKV, past: Any) -> Any:
         """The trail that T steps leave behind a past."""
         ...
 
-    def attend(self, heads: Heads, trail: Any, sight: Sight) -> Tensor:
+    def attend(self, heads: QKV, trail: Any, visibility: Visibility) -> Tensor:
         """All T steps at once → outputs (B, h, T, d)."""
         ...
 
-    def keep(self, trail: Any, sight: Sight, window: int) -> Any:
+    def truncate(self, trail: Any, visibility: Visibility, window: int) -> Any:
         """The past of the step after the last one."""
         ...
 
-    def select(self, trail: Any, sight: Sight, b: Tensor, t: Tensor) -> Any:
+    def select(self, trail: Any, visibility: Visibility, b: Tensor, t: Tensor) -> Any:
         """Memories to imagine from, after steps t (R, G) of rows b (R,)."""
         ...
 
-    def imagine(self, heads: Heads, memory: Any, future: Future) -> tuple[Tensor, Any]:
+    def imagine(self, heads: QKV, memory: Any, future: Future) -> tuple[Tensor, Any]:
         """One step of N futures: heads (N, h, 1, d) → (N, h, d), memory; the memory is used up."""
         ...
 
@@ -105,32 +105,32 @@ class KeyValueAttention(nn.Module):
         window: how many steps back, itself included, a step sees.
     """
 
-    def __init__(self, kind: Kind, window: int) -> None:
+    def __init__(self, kind: AttentionKernel, window: int) -> None:
         super().__init__()
-        self.kind: Kind = kind
+        self.kind: AttentionKernel = kind
         self.window = window
 
     def empty(self, batch: int, like: Tensor) -> KeyValues:
         nothing = like.new_zeros(batch, self.kind.heads, 0, self.kind.width)
         return KeyValues(nothing, nothing)
 
-    def remember(self, heads: Heads, past: KeyValues) -> KeyValues:
+    def append(self, heads: QKV, past: KeyValues) -> KeyValues:
         if not past.k.shape[2]:
             return KeyValues(heads.k, heads.v)
         return KeyValues(torch.cat([past.k, heads.k], 2), torch.cat([past.v, heads.v], 2))
 
-    def attend(self, heads: Heads, trail: KeyValues, sight: Sight) -> Tensor:
+    def attend(self, heads: QKV, trail: KeyValues, visibility: Visibility) -> Tensor:
         self.kind.train(torch.is_grad_enabled())  # noise is for learning
-        return self.kind.attend(heads.q, trail.k, trail.v, sight.mask)
+        return self.kind.attend(heads.q, trail.k, trail.v, visibility.mask)
 
-    def keep(self, trail: KeyValues, sight: Sight, window: int) -> KeyValues:
+    def truncate(self, trail: KeyValues, visibility: Visibility, window: int) -> KeyValues:
         return KeyValues(*(x[:, :, -window:] for x in trail))
 
-    def select(self, trail: KeyValues, sight: Sight, b: Tensor, t: Tensor) -> KeyValues:
+    def select(self, trail: KeyValues, visibility: Visibility, b: Tensor, t: Tensor) -> KeyValues:
         past = KeyValues(self.kind.encode(trail.k)[b], trail.v[b])
         return KeyValues(*(_with_room(x, SLOTS * t.shape[1]) for x in past))
 
-    def imagine(self, heads: Heads, memory: KeyValues, future: Future) -> tuple[Tensor, KeyValues]:
+    def imagine(self, heads: QKV, memory: KeyValues, future: Future) -> tuple[Tensor, KeyValues]:
         group = future.bias.shape[2]
         used = future.bias.shape[3]
         if memory.k.shape[2] < used:
@@ -144,7 +144,7 @@ class KeyValueAttention(nn.Module):
 
 
 SLOTS = 16
-"""Imagined steps for which there is room at first; when it is full it doubles."""
+"""RolloutState steps for which there is room at first; when it is full it doubles."""
 
 
 def _with_room(x: Tensor, keys: int) -> Tensor:
@@ -155,7 +155,7 @@ def _with_room(x: Tensor, keys: int) -> Tensor:
 
 
 class RecurrentTrail(NamedTuple):
-    heads: Heads
+    heads: QKV
     before: Tensor  # (B, h, φ, d + 1), or nothing if there was no past
 
 
@@ -169,30 +169,30 @@ class RecurrentAttention(nn.Module):
     def empty(self, batch: int, like: Tensor) -> Tensor:
         return like.new_zeros(batch, 0)
 
-    def remember(self, heads: Heads, past: Tensor) -> RecurrentTrail:
+    def append(self, heads: QKV, past: Tensor) -> RecurrentTrail:
         return RecurrentTrail(heads, past)
 
-    def attend(self, heads: Heads, trail: RecurrentTrail, sight: Sight) -> Tensor:
+    def attend(self, heads: QKV, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
         q, k, v, log_decay = heads.q, heads.k, heads.v, heads.log_decay
-        segments = sight.segments[:, -q.shape[2] :]
+        segments = visibility.segments[:, -q.shape[2] :]
         self.kind.train(torch.is_grad_enabled())
         state = trail.before if trail.before.numel() else None
         return self.kind.attend_causal(q, k, v, segments, None, log_decay, state=state)
 
-    def keep(self, trail: RecurrentTrail, sight: Sight, window: int) -> Tensor:
+    def truncate(self, trail: RecurrentTrail, visibility: Visibility, window: int) -> Tensor:
         rows, _, steps = trail.heads.v.shape[:3]
         b = torch.arange(rows, device=trail.heads.v.device)
-        return self.select(trail, sight, b, torch.full_like(b, steps - 1).unsqueeze(1))
+        return self.select(trail, visibility, b, torch.full_like(b, steps - 1).unsqueeze(1))
 
-    def select(self, trail: RecurrentTrail, sight: Sight, b: Tensor, t: Tensor) -> Tensor:
+    def select(self, trail: RecurrentTrail, visibility: Visibility, b: Tensor, t: Tensor) -> Tensor:
         (_, v, log_decay), before = trail
         k = trail.heads.k
-        segments = sight.segments[:, -k.shape[2] :]
+        segments = visibility.segments[:, -k.shape[2] :]
         state = before if before.numel() else None
         b = b.repeat_interleave(t.shape[1])
         return self.kind.state_at(k, v, b, t.flatten(), segments, log_decay, state)
 
-    def imagine(self, heads: Heads, memory: Tensor, future: Future) -> tuple[Tensor, Tensor]:
+    def imagine(self, heads: QKV, memory: Tensor, future: Future) -> tuple[Tensor, Tensor]:
         q, k, v = (x.squeeze(2) for x in (heads.q, heads.k, heads.v))
         log_decay = None if heads.log_decay is None else heads.log_decay.squeeze(2)
         return self.kind.step(q, k, v, memory, log_decay)
@@ -213,7 +213,7 @@ class MixedAttention(nn.Module):
         self.schedule(0)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> AttentionKernel:
         return self.approximate.kind
 
     def schedule(self, update: int) -> None:
@@ -229,22 +229,22 @@ class MixedAttention(nn.Module):
     def empty(self, batch: int, like: Tensor) -> tuple[Any, ...]:
         return self.exact.empty(batch, like), self.approximate.empty(batch, like)
 
-    def remember(self, heads: Heads, past: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.exact.remember(heads, past[0]), self.approximate.remember(heads, past[1])
+    def append(self, heads: QKV, past: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.exact.append(heads, past[0]), self.approximate.append(heads, past[1])
 
-    def attend(self, heads: Heads, trail: tuple[Any, ...], sight: Sight) -> Tensor:
-        outs = [part.attend(heads, trail[i], sight) for i, part in self.active()]
+    def attend(self, heads: QKV, trail: tuple[Any, ...], visibility: Visibility) -> Tensor:
+        outs = [part.attend(heads, trail[i], visibility) for i, part in self.active()]
         return self._mixed(outs)
 
-    def keep(self, trail: tuple[Any, ...], sight: Sight, window: int) -> tuple[Any, ...]:
-        return self.exact.keep(trail[0], sight, window), self.approximate.keep(trail[1], sight, window)
+    def truncate(self, trail: tuple[Any, ...], visibility: Visibility, window: int) -> tuple[Any, ...]:
+        return self.exact.truncate(trail[0], visibility, window), self.approximate.truncate(
+            trail[1], visibility, window
+        )
 
-    def select(self, trail: tuple[Any, ...], sight: Sight, b: Tensor, t: Tensor) -> tuple[Any, ...]:
-        return tuple(part.select(trail[i], sight, b, t) for i, part in self.active())
+    def select(self, trail: tuple[Any, ...], visibility: Visibility, b: Tensor, t: Tensor) -> tuple[Any, ...]:
+        return tuple(part.select(trail[i], visibility, b, t) for i, part in self.active())
 
-    def imagine(
-        self, heads: Heads, memory: tuple[Any, ...], future: Future
-    ) -> tuple[Tensor, tuple[Any, ...]]:
+    def imagine(self, heads: QKV, memory: tuple[Any, ...], future: Future) -> tuple[Tensor, tuple[Any, ...]]:
         pairs = [
             part.imagine(heads, part_memory, future)
             for (_, part), part_memory in zip(self.active(), memory, strict=True)

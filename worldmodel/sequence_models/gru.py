@@ -6,7 +6,7 @@
 
 The part of the first layer that x feeds is repeated for every block, so it is one dense product
 [3·hidden → D]; its rows that belong to the action do not depend on the recurrence and are hoisted
-out of the time loop (`drive`).
+out of the time loop (`action_embedding`).
 """
 
 import torch
@@ -16,7 +16,7 @@ from qdreamer.native import kernels
 from qdreamer.native.norm_silu import NormSiLU
 from qdreamer.native.processor import INTEL
 from qdreamer.native.products import add_blockwise_, affine, affine_add, blockwise
-from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, init_weight, spread_biases
+from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, init_random_bias, init_weight
 
 MANY_ROWS = 128
 """From so many rows on, a CPU is faster when it finishes one block of the gates before the next."""
@@ -37,7 +37,7 @@ class BlockGRU(nn.Module):
         self.deter_in = MLP(deter, hidden, 1)
         self.stoch_in = MLP(stoch, hidden, 1)
         self.action_in = MLP(action, hidden, 1)
-        spread_biases(self.action_in.layer(0)[0], std=1.0)
+        init_random_bias(self.action_in.layer(0)[0], std=1.0)
         # The reference counts the whole grouped input, repeats included, as fan-in.
         fan_in = deter + blocks * 3 * hidden
         self.recur = BlockLinear(deter, deter, blocks, fan_in)
@@ -58,7 +58,7 @@ class BlockGRU(nn.Module):
     def initial(self, batch: int) -> Tensor:
         return self.norm.scale.new_zeros(batch, self.deter)
 
-    def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
+    def action_embedding(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         if is_first is not None:
             action = action * (1.0 - is_first).unsqueeze(-1)
         # Actions of any size enter with magnitude at most 1, as in the reference.
@@ -68,7 +68,7 @@ class BlockGRU(nn.Module):
     def step(
         self,
         stoch: Tensor,
-        drive: Tensor,
+        action_embedding: Tensor,
         is_first: Tensor | None,
         state: Tensor,
         out: Tensor | None = None,
@@ -76,7 +76,7 @@ class BlockGRU(nn.Module):
         if is_first is not None:
             keep = (1.0 - is_first).unsqueeze(-1)  # (B, 1)
             state, stoch = state * keep, stoch * keep
-        h = self._cell(state, self.stoch_in(stoch), drive, out)
+        h = self._cell(state, self.stoch_in(stoch), action_embedding, out)
         return h, h
 
     def observe(
@@ -84,9 +84,9 @@ class BlockGRU(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         keep = (1.0 - is_first).unsqueeze(-1)  # (B, T, 1)
         z_in = self.stoch_in(stoch * keep)  # (B, T, hidden)
-        drive = self.drive(action, is_first)  # (B, T, D)
+        action_embedding = self.action_embedding(action, is_first)  # (B, T, D)
         hs = []
-        for z, u, k in zip(z_in.unbind(1), drive.unbind(1), keep.unbind(1), strict=True):
+        for z, u, k in zip(z_in.unbind(1), action_embedding.unbind(1), keep.unbind(1), strict=True):
             state = self._cell(state * k, z, u)
             hs.append(state)
         h = torch.stack(hs, 1)  # (B, T, D)
@@ -95,15 +95,20 @@ class BlockGRU(nn.Module):
     def last(self, states: Tensor) -> Tensor:
         return states[:, -1]
 
-    def _cell(self, h: Tensor, z_in: Tensor, drive: Tensor, out: Tensor | None = None) -> Tensor:
-        """h (B, D), f(z) (B, hidden), drive (B, D) → the next h; without gradients also into `out`."""
+    def _cell(self, h: Tensor, z_in: Tensor, action_embedding: Tensor, out: Tensor | None = None) -> Tensor:
+        """h (B, D), f(z) (B, hidden), action's (B, D) → the next h; without gradients into `out`."""
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
-        if not torch.is_grad_enabled() and not len(self.more) and kernels.fit(h) and kernels.fit(drive):
+        if (
+            not torch.is_grad_enabled()
+            and not len(self.more)
+            and kernels.fit(h)
+            and kernels.fit(action_embedding)
+        ):
             y = affine(x, self.mix_state.weight)
             out = h.new_empty(h.shape) if out is None else out
             return kernels.gru_update(
                 y,
-                drive,
+                action_embedding,
                 h,
                 self.recur.weight,
                 self.norm.scale,
@@ -113,10 +118,12 @@ class BlockGRU(nn.Module):
             )
         if len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
             y = self.norm.values(
-                add_blockwise_(affine_add(x, self.mix_state.weight, drive), h, self.recur.weight)
+                add_blockwise_(affine_add(x, self.mix_state.weight, action_embedding), h, self.recur.weight)
             )
             return self._update_blocks(h, self.more(y), torch.empty_like(h) if out is None else out)
-        y = self.norm(blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, drive)))  # (B, D)
+        y = self.norm(
+            blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, action_embedding))
+        )  # (B, D)
         gates = self.gates(self.more(y)).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
         reset, candidate, update = gates.unbind(2)
         candidate = tanh(torch.sigmoid(reset) * candidate)

@@ -24,19 +24,19 @@ class SequenceModel(Protocol):
         """The state before the first step of an episode."""
         ...
 
-    def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
+    def action_embedding(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         """The action's contribution to the step, for all times at once: (…, A), (…) → (…, ·)."""
         ...
 
     def step(
         self,
         stoch: Tensor,
-        drive: Tensor,
+        action_embedding: Tensor,
         is_first: Tensor | None,
         state: State,
         out: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """One step: stoch (B, S·K), drive (B, ·), is_first (B) or None → h (B, D), state.
+        """One step: stoch (B, S·K), action_embedding (B, ·), is_first (B) or None → h (B, D), state.
 
         Without gradients h may be written to `out`, which may be a part of wider rows.
         """

@@ -1,6 +1,6 @@
 """A pre-norm transformer as sequence model (Vaswani et al. 2017; Xiong et al. 2020), with any attention.
 
-    x_t = W_z z_{t−1} + drive(a_{t−1})
+    x_t = W_z z_{t−1} + action_embedding(a_{t−1})
     x  ← x + W_o·attention(norm(x)),   x ← x + W_2·SiLU(norm(W_1 x))      L times;      h_t = norm(x_t)
 
 A step sees itself and the steps before it in the same episode, at most `window` back (`born`: all,
@@ -18,24 +18,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdreamer.native import block_native
-from qdreamer.native.imagine_native import Futures, LayerWeights, Weights, covers
+from qdreamer.native.imagine_native import LayerWeights, NativeRolloutState, Weights, supports
 from qdreamer.native.products import affine_add
 from qdreamer.native.shared_past import Starts
 from qdreamer.worldmodel.attention.decay import DecayGate
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
-from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_weight, spread_biases
+from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias, init_weight
 from qdreamer.worldmodel.sequence_models.context import (
+    QKV,
     CausalAttention,
     Future,
-    Heads,
     KeyValueAttention,
     MixedAttention,
-    Sight,
+    Visibility,
 )
 
 
-class Past(NamedTuple):
+class KVCache(NamedTuple):
     """The state between steps: what happened before."""
 
     layers: tuple[Any, ...]
@@ -43,15 +43,15 @@ class Past(NamedTuple):
     position: Tensor  # (), of the next step
 
 
-class Trail(NamedTuple):
+class ObservedStates(NamedTuple):
     """What `observe` leaves behind: enough to go on from any of its steps."""
 
     layers: tuple[Any, ...]
-    sight: Sight
+    visibility: Visibility
     position: Tensor  # (), of the first of the T steps
 
 
-class Imagined(NamedTuple):
+class RolloutState(NamedTuple):
     """The state of N = R·G imagined futures, G sharing the past of a row; stepping from it uses it up."""
 
     layers: tuple[Any, ...]
@@ -81,27 +81,27 @@ class Block(nn.Module):
         self.norm = RMSNorm(width)
         self.qkv = Linear(width, 3 * heads * head)
         if not attention.kind.learned_keys:
-            _hold(self.qkv, heads * head, 2 * heads * head)
+            freeze_rows(self.qkv, heads * head, 2 * heads * head)
         self.out = _branch(heads * head, width, layers)
         self.mlp = MLP(width, hidden, 1)
         self.mlp_out = _branch(hidden, width, layers)
         self.decay = DecayGate(width, heads) if decay else None
 
-    def ask(self, x: Tensor, turn: Phases) -> Heads:
+    def project(self, x: Tensor, turn: Phases) -> QKV:
         """Tokens (B, T, E) and the phases of their positions → heads."""
         y = self.norm(x)
         parts = self.qkv(y).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
         qk, v = parts.split([2 * self.heads, self.heads], 1)
         log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
-        return Heads(rotate_by(qk, turn), v, log_decay)
+        return QKV(rotate_by(qk, turn), v, log_decay)
 
-    def add(self, x: Tensor, attended: Tensor) -> Tensor:
+    def residual(self, x: Tensor, attended: Tensor) -> Tensor:
         """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
         x = _added(x, attended.transpose(1, 2).flatten(-2), self.out.weight)
         return _added(x, self.mlp(x), self.mlp_out.weight)
 
 
-def _hold(linear: nn.Linear, first: int, end: int) -> None:
+def freeze_rows(linear: nn.Linear, first: int, end: int) -> None:
     """No gradient for these outputs: they stay as they are."""
     learns = torch.ones(linear.out_features)
     learns[first:end] = 0.0
@@ -147,7 +147,7 @@ class Transformer(nn.Module):
         self.deter, self.head, self.window = deter, head, window
         self.stoch_in = Linear(stoch, deter)
         self.action_in = MLP(action, hidden, 1)
-        spread_biases(self.action_in.layer(0)[0], std=1.0)
+        init_random_bias(self.action_in.layer(0)[0], std=1.0)
         self.mix_action = Linear(hidden, deter)
         layers = len(attentions)
         self.blocks = nn.ModuleList(
@@ -158,13 +158,13 @@ class Transformer(nn.Module):
     def layers(self) -> list[Block]:
         return cast("list[Block]", self.blocks)
 
-    def initial(self, batch: int) -> Past:
+    def initial(self, batch: int) -> KVCache:
         like = self.norm.scale
         layers = tuple(block.attention.empty(batch, like) for block in self.layers())
         nobody = torch.zeros(batch, 0, dtype=torch.long, device=like.device)
-        return Past(layers, nobody, torch.zeros((), dtype=torch.long, device=like.device))
+        return KVCache(layers, nobody, torch.zeros((), dtype=torch.long, device=like.device))
 
-    def drive(self, action: Tensor, is_first: Tensor | None) -> Tensor:
+    def action_embedding(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         if is_first is not None:
             action = action * (1.0 - is_first).unsqueeze(-1)
         if action.shape[:-1].numel() > MANY_ACTIONS and _one_hot(action):
@@ -175,38 +175,44 @@ class Transformer(nn.Module):
         return self._drive(action / action.detach().abs().clamp(min=1.0))
 
     def _drive(self, action: Tensor) -> Tensor:
-        drive: Tensor = self.mix_action(self.action_in(action))
-        return drive
+        action_embedding: Tensor = self.mix_action(self.action_in(action))
+        return action_embedding
 
-    def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: Past) -> tuple[Tensor, Trail]:
-        return self._observe(stoch, self.drive(action, is_first), is_first, state)
+    def observe(
+        self, stoch: Tensor, action: Tensor, is_first: Tensor, state: KVCache
+    ) -> tuple[Tensor, ObservedStates]:
+        return self._observe(stoch, self.action_embedding(action, is_first), is_first, state)
 
-    def _observe(self, stoch: Tensor, drive: Tensor, is_first: Tensor, state: Past) -> tuple[Tensor, Trail]:
-        x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + drive  # (B, T, D)
-        sight = self.sight(is_first, state.segments)
+    def _observe(
+        self, stoch: Tensor, action_embedding: Tensor, is_first: Tensor, state: KVCache
+    ) -> tuple[Tensor, ObservedStates]:
+        x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + action_embedding  # (B, T, D)
+        visibility = self.visibility(is_first, state.segments)
         positions = state.position + torch.arange(x.shape[1], device=x.device)
         turn = phases(positions, self.head, x.dtype)
         trails: list[Any] = []
         for block, past in zip(self.layers(), state.layers, strict=True):
-            if block_native.covers(block, x, past):
+            if block_native.supports(block, x, past):
                 x, heads = block_native.run(block, x, self._first(block, is_first), turn)
-                trails.append(block.attention.remember(heads, past))
+                trails.append(block.attention.append(heads, past))
                 continue
-            heads = block.ask(x, turn)
-            trails.append(block.attention.remember(heads, past))
-            x = block.add(x, block.attention.attend(heads, trails[-1], sight))
-        return self.norm(x), Trail(tuple(trails), sight, state.position)
+            heads = block.project(x, turn)
+            trails.append(block.attention.append(heads, past))
+            x = block.residual(x, block.attention.attend(heads, trails[-1], visibility))
+        return self.norm(x), ObservedStates(tuple(trails), visibility, state.position)
 
     @torch.no_grad()
-    def last(self, states: Trail) -> Past:
-        trails, sight, position = states
+    def last(self, states: ObservedStates) -> KVCache:
+        trails, visibility, position = states
         layers = tuple(
-            block.attention.keep(trail, sight, self.window - 1)
+            block.attention.truncate(trail, visibility, self.window - 1)
             for block, trail in zip(self.layers(), trails, strict=True)
         )
-        segments = sight.segments[:, max(0, sight.segments.shape[1] - self.window + 1) :]
+        segments = visibility.segments[:, max(0, visibility.segments.shape[1] - self.window + 1) :]
         # As the next step sees them: 0 for its own episode, −1 for others.
-        return Past(layers, (segments == sight.segments[:, -1:]).long() - 1, position + sight.steps)
+        return KVCache(
+            layers, (segments == visibility.segments[:, -1:]).long() - 1, position + visibility.steps
+        )
 
     def _first(self, block: Block, is_first: Tensor) -> Tensor:
         """The first step that each of T steps sees, if none came before them: (B, T)."""
@@ -215,44 +221,46 @@ class Transformer(nn.Module):
         windowed = isinstance(block.attention, KeyValueAttention)
         return torch.maximum(begun, n - (self.window - 1)) if windowed else begun
 
-    def sight(self, is_first: Tensor, before: Tensor) -> Sight:
+    def visibility(self, is_first: Tensor, before: Tensor) -> Visibility:
         own = (is_first > 0.5).long().cumsum(1)  # (B, T)
-        return Sight(torch.cat([before, own], 1), own.shape[1], self.window)
+        return Visibility(torch.cat([before, own], 1), own.shape[1], self.window)
 
     def step(
         self,
         stoch: Tensor,
-        drive: Tensor,
+        action_embedding: Tensor,
         is_first: Tensor | None,
-        state: Past | Imagined | Futures,
+        state: KVCache | RolloutState | NativeRolloutState,
         out: Tensor | None = None,
-    ) -> tuple[Tensor, Past | Imagined | Futures]:
-        new: Past | Imagined
-        if isinstance(state, Imagined | Futures) and is_first is not None:
+    ) -> tuple[Tensor, KVCache | RolloutState | NativeRolloutState]:
+        new: KVCache | RolloutState
+        if isinstance(state, RolloutState | NativeRolloutState) and is_first is not None:
             raise ValueError("imagined futures hold no resets: pass is_first=None")
-        if isinstance(state, Futures):
-            return state.step(stoch, drive, out), state
-        if isinstance(state, Imagined):
-            h, new = self._imagine(stoch, drive, state)
+        if isinstance(state, NativeRolloutState):
+            return state.step(stoch, action_embedding, out), state
+        if isinstance(state, RolloutState):
+            h, new = self._imagine(stoch, action_embedding, state)
         else:
             first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
-            hs, trail = self._observe(stoch.unsqueeze(1), drive.unsqueeze(1), first, state)
+            hs, trail = self._observe(stoch.unsqueeze(1), action_embedding.unsqueeze(1), first, state)
             h, new = hs.squeeze(1), self.last(trail)
         return (h if out is None else out.copy_(h)), new
 
-    def _imagine(self, stoch: Tensor, drive: Tensor, state: Imagined) -> tuple[Tensor, Imagined]:
-        x = (self.stoch_in(stoch) + drive).unsqueeze(1)  # (N, 1, D)
+    def _imagine(
+        self, stoch: Tensor, action_embedding: Tensor, state: RolloutState
+    ) -> tuple[Tensor, RolloutState]:
+        x = (self.stoch_in(stoch) + action_embedding).unsqueeze(1)  # (N, 1, D)
         future = Future(state.step, state.distance.shape[-1], self._bias(state))
         turn = self._next(state.turn)
         memories = []
         for block, memory in zip(self.layers(), state.layers, strict=True):
-            attended, memory = block.attention.imagine(block.ask(x, turn), memory, future)
+            attended, memory = block.attention.imagine(block.project(x, turn), memory, future)
             memories.append(memory)
-            x = block.add(x, attended.unsqueeze(2))
+            x = block.residual(x, attended.unsqueeze(2))
         new = state._replace(layers=tuple(memories), turn=turn, step=state.step + 1)
         return self.norm(x.squeeze(1)), new
 
-    def _bias(self, state: Imagined) -> Tensor:
+    def _bias(self, state: RolloutState) -> Tensor:
         """0 for keys that a future sees, −∞ for others: those of the past, then those of the G futures."""
         rows, _, group, context = state.distance.shape
         now = state.step + 1
@@ -270,8 +278,10 @@ class Transformer(nn.Module):
             torch.addcmul(turn.sin * tick.cos, turn.cos, tick.sin),
         )
 
-    def select(self, states: Trail, b: Tensor | None, t: Tensor) -> Imagined | Futures:
-        segments, steps = states.sight.segments, states.sight.steps  # (B, C), T
+    def select(
+        self, states: ObservedStates, b: Tensor | None, t: Tensor
+    ) -> RolloutState | NativeRolloutState:
+        segments, steps = states.visibility.segments, states.visibility.steps  # (B, C), T
         columns = segments.shape[1]
         if b is None:
             b = torch.arange(len(t), device=t.device)
@@ -279,11 +289,11 @@ class Transformer(nn.Module):
             b, t = b.repeat_interleave(t.shape[1] // group), t.reshape(-1, group)  # (R,), (R, G)
         else:
             t = t.unsqueeze(1)
-        if (parts := self._alone(states)) is not None:
+        if (parts := self._native_parts(states)) is not None:
             starts = Starts(b, t, segments, steps)
-            return Futures(self._weights(), *parts, starts, self.window, int(states.position))
+            return NativeRolloutState(self._weights(), *parts, starts, self.window, int(states.position))
         layers = tuple(
-            block.attention.select(trail, states.sight, b, t)
+            block.attention.select(trail, states.visibility, b, t)
             for block, trail in zip(self.layers(), states.layers, strict=True)
         )
         segments, at = segments[b], t + (columns - steps)  # (R, C), (R, G)
@@ -294,9 +304,9 @@ class Transformer(nn.Module):
             states.position + torch.arange(steps, device=t.device), self.head, self.norm.scale.dtype
         )
         turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
-        return Imagined(layers, distance.unsqueeze(1), turn, 0)
+        return RolloutState(layers, distance.unsqueeze(1), turn, 0)
 
-    def _alone(self, states: Trail) -> tuple[list[Kind], list[Any]] | None:
+    def _native_parts(self, states: ObservedStates) -> tuple[list[AttentionKernel], list[Any]] | None:
         """Kinds and trails of all layers, if the kernel knows them; in a mixture it knows none."""
         pairs = [(block.attention, trail) for block, trail in zip(self.layers(), states.layers, strict=True)]
         for i, (attention, trail) in enumerate(pairs):
@@ -306,7 +316,7 @@ class Transformer(nn.Module):
                     return None
                 pairs[i] = parts[0][1], trail[parts[0][0]]
         kinds = [attention.kind for attention, _ in pairs]
-        return (kinds, [trail for _, trail in pairs]) if covers(kinds, self.norm.scale) else None
+        return (kinds, [trail for _, trail in pairs]) if supports(kinds, self.norm.scale) else None
 
     def _weights(self) -> Weights:
         layers = []
@@ -324,13 +334,13 @@ class Transformer(nn.Module):
             if isinstance(block.attention, MixedAttention):
                 block.attention.schedule(update)
 
-    def pack(self, state: Past | Trail) -> Tensor:
+    def pack(self, state: KVCache | ObservedStates) -> Tensor:
         """Nothing, (B, 0) or (B, T, 0): see the module's docstring."""
-        if isinstance(state, Trail):
-            return self.norm.scale.new_zeros(len(state.sight.segments), state.sight.steps, 0)
+        if isinstance(state, ObservedStates):
+            return self.norm.scale.new_zeros(len(state.visibility.segments), state.visibility.steps, 0)
         return self.norm.scale.new_zeros(len(state.segments), 0)
 
-    def unpack(self, packed: Tensor) -> Past:
+    def unpack(self, packed: Tensor) -> KVCache:
         return self.initial(len(packed))
 
 

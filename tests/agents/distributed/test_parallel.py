@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.distributed.orders import checksum, verify
 from qdreamer.agents.distributed.parallel import ALONE, Alone, RanksError, Together, join
-from qdreamer.agents.interaction.acting import Actor
+from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector
 from qdreamer.agents.replay import UniformSampler
 from qdreamer.agents.reporting.progress import Progress
@@ -76,7 +76,7 @@ def learn(ranks: Alone | Together, env: str, dtype: torch.dtype) -> dict[str, An
     config = load_config([*LEARNER, *limit, f"env={env}"])
     learner = make_learner(config, ROOT, ranks)
     learner.replay.sampler = sampler = Weighted(1, config.train.batch_length, False, 0)
-    collector = Collector(config.env, learner.replay, Actor(learner.agent, 1, 0), 0)
+    collector = Collector(config.env, learner.replay, ActingLoop(learner.agent, 1, 0), 0)
     for _ in range(60):
         collector.step(random=True)
     collector.close()

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from qdreamer.agents.optim.blocks import Block
 from qdreamer.agents.optim.direction_search import QueueSearch, SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.laprop import LaProp
+from qdreamer.agents.optim.parameter_groups import ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, FinishedJob, Measurement, Usage
 from qdreamer.quantum.config import NoiseConfig, QuantumConfig
 from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.qaoa.solvers import QAOA, Exact, make_solver
 
 HALF = Levels.of([0.5, 1.5])
@@ -31,11 +31,11 @@ class Everywhere:
         self.loss, self.other = loss, fresh or loss
         self.calls = 0
 
-    def whole(self):
+    def full_batch(self):
         self.calls += 1
         return self.loss
 
-    def part(self):
+    def sub_batch(self):
         return self.loss
 
     def fresh(self, seed):
@@ -58,7 +58,7 @@ def quadratic(n: int = 6, seed: int = 0):
 
 
 def blocks_of(parameters):
-    return [Block(str(k), [p]) for k, p in enumerate(parameters)]
+    return [ParameterGroup(str(k), [p]) for k, p in enumerate(parameters)]
 
 
 def hybrid(parameters, base=None, search=None, levels=HALF, **options):
@@ -248,7 +248,7 @@ def test_blocks_must_be_the_bases_and_disjoint():
     x, _, _ = quadratic()
     search = SolverSearch(Exact(), 1)
     with pytest.raises(ValueError, match="disjoint"):
-        HybridOptimizer(LaProp(x), [*blocks_of(x), Block("again", [x[0]])], search, HALF, 1)
+        HybridOptimizer(LaProp(x), [*blocks_of(x), ParameterGroup("again", [x[0]])], search, HALF, 1)
     with pytest.raises(ValueError, match="base optimizer's"):
         HybridOptimizer(LaProp(x[:2]), blocks_of(x), search, HALF, 1)
 

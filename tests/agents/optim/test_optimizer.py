@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qdreamer.agents.averages import follow
+from qdreamer.agents.averages import ema_update
 from qdreamer.agents.optim.agc import clip_gradients_
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.native import compiler, kernels
@@ -232,6 +232,6 @@ def test_lengths_and_averages(with_kernels):
     torch.testing.assert_close(kernels.norms(tensors).double(), expected, rtol=1e-6, atol=0)
     averages, others = nn.Linear(40, 30), nn.Linear(40, 30)
     before = [p.detach().double() for p in averages.parameters()]
-    follow(averages, others, 0.02)
+    ema_update(averages, others, 0.02)
     for p, was, other in zip(averages.parameters(), before, others.parameters(), strict=True):
         torch.testing.assert_close(p.double(), torch.lerp(was, other.double(), 0.02), rtol=1e-6, atol=1e-7)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qdreamer.agents.optim.blocks import balanced, by_module, partition
+from qdreamer.agents.optim.parameter_groups import balanced, by_module, partition
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
 from qdreamer.quantum.qaoa.ising import all_bits, energy
-from qdreamer.worldmodel.networks.categorical import held, sample_straight_through
+from qdreamer.worldmodel.networks.categorical import frozen_sample, sample_straight_through
 
 LEVELS = [[0.0, 1.0], [0.5, 1.5], [-1.0, 1.0], [0.0, 0.5, 1.0, 1.5], [1.5, 1.0, 0.5, 0.0]]
 
@@ -61,7 +61,7 @@ def world():
     x, noise = torch.randn(40, 3).double(), torch.rand(40, 2).double()
     with torch.no_grad():
         _, z, probs = model(x, noise)
-    frozen = held(z, probs)
+    frozen = frozen_sample(z, probs)
     parameters = list(model.parameters())
     step = [0.1 * torch.randn_like(p) for p in parameters]
     block = torch.arange(4).repeat_interleave(2)
@@ -145,7 +145,7 @@ def test_a_quadratic_is_met_exactly_at_any_length():
 
 def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
     """In float64, against second differences of the loss itself: gradients by hand take no part."""
-    from qdreamer.agents.optim.landscape import held_loss
+    from qdreamer.agents.optim.landscape import frozen_loss
     from qdreamer.agents.training.training import make_agent
     from qdreamer.worldmodel.model import Batch
 
@@ -168,7 +168,7 @@ def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
     losses, trajectory = model.loss(batch, generator=torch.Generator().manual_seed(0))
     scales = model.config.loss_scales
     total = sum((losses[k] * batch.weight[:, None]).mean() * scale for k, scale in scales.items())
-    objective = held_loss(model, batch, trajectory)
+    objective = frozen_loss(model, batch, trajectory)
     parameters = list(model.parameters())
     for a, b in zip(
         torch.autograd.grad(objective(), parameters), torch.autograd.grad(total, parameters), strict=True

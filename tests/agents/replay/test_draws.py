@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Starts, UniformSampler
-from qdreamer.agents.replay.pool import Pool
-from qdreamer.agents.replay.proposals import Exact
+from qdreamer.agents.replay.pool import ShotPool
+from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.agents.replay.transforms import Power
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 
 DRAWS = 1_000_000
 SHOTS = 200_000  # of circuits; all holds with a million too, which takes five times as long
@@ -34,7 +34,7 @@ def prioritized(weights, floor=0.0, proposal=None, stratified=False):
     eligible = Eligible(np.zeros(1, np.int64), np.array([len(weights)]))
     priorities.sync(eligible)
     priorities.tree.set(np.arange(len(weights)), np.asarray(weights, np.float64))
-    made = Exact(priorities.tree, stratified) if proposal is None else proposal(priorities.tree)
+    made = TreeDistribution(priorities.tree, stratified) if proposal is None else proposal(priorities.tree)
     return Sampled(PrioritizedSampler(priorities, made, (1.0, 1.0), 0, floor, seed=0), eligible)
 
 
@@ -158,7 +158,7 @@ def pools(make_config):
             config = make_config("replay=quantum", f"quantum={name}", *settings).quantum
             backends[key] = make_backend(config)
         queue = JobQueue(backends[key], Limits(60.0), pytest.fail, inline=True)
-        return lambda tree: Pool(tree, qubits, shots, 1e9, queue, seed=0)
+        return lambda tree: ShotPool(tree, qubits, shots, 1e9, queue, seed=0)
 
     return make
 

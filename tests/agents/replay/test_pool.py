@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Starts
-from qdreamer.agents.replay.pool import Pool
+from qdreamer.agents.replay.pool import ShotPool
 from qdreamer.agents.replay.sum_tree import SumTree
 from qdreamer.agents.replay.transforms import Power
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, Measurement, Usage
 from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 
@@ -54,7 +54,7 @@ def make(backend, size=64, qubits=3, shots=1000, reuse=1.0, floor=0.1):
     warnings = []
     queue = JobQueue(backend, Limits(30.0), warnings.append)
     priorities = Priorities(1, size, Power(1.0, 1e-9))
-    pool = Pool(priorities.tree, qubits, shots, reuse, queue, seed=0)
+    pool = ShotPool(priorities.tree, qubits, shots, reuse, queue, seed=0)
     return PrioritizedSampler(priorities, pool, (1.0, 1.0), 0, floor, 0), pool, queue, warnings
 
 
@@ -206,7 +206,7 @@ def test_probabilities_sum_to_one_whatever_was_measured(weights, blocks, seed):
     tree = SumTree(len(weights))
     tree.set(np.arange(len(weights)), np.array(weights))
     queue = JobQueue(Uneven(blocks, 3), Limits(5.0), pytest.fail, inline=True)
-    pool = Pool(tree, 3, len(blocks), 1e9, queue, 0)
+    pool = ShotPool(tree, 3, len(blocks), 1e9, queue, 0)
     pool.prepare(len(weights))
     q = pool.probability(np.arange(len(weights)))
     assert q.sum() == pytest.approx(1.0)
@@ -228,7 +228,7 @@ def test_shots_of_another_buffer_are_not_taken():
 
 def test_level_covers_what_is_filled():
     tree = SumTree(1000)
-    pool = Pool(tree, 3, 10, 1.0, JobQueue(Held(), Limits(1.0), pytest.fail), 0)
+    pool = ShotPool(tree, 3, 10, 1.0, JobQueue(Held(), Limits(1.0), pytest.fail), 0)
     for filled in (1, 7, 8, 9, 500, 1000):
         level = pool._level_for(filled)
         width = 2 ** (tree.depth - level)
@@ -242,7 +242,7 @@ def test_state_round_trip():
     def fresh(seed):
         priorities = Priorities(1, 64, Power(1.0, 1e-9))
         queue = JobQueue(backend, Limits(5.0), pytest.fail, inline=True)
-        pool = Pool(priorities.tree, 3, 50, 1.0, queue, 7)
+        pool = ShotPool(priorities.tree, 3, 50, 1.0, queue, 7)
         return PrioritizedSampler(priorities, pool, (1.0, 1.0), 0, 0.1, seed)
 
     def go_on(sampler, begin, end):

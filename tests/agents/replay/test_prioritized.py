@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Replay, Starts
-from qdreamer.agents.replay.proposals import Exact
+from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.agents.replay.transforms import Boltzmann, Power, Rank
 
 MANY = settings(max_examples=100)
@@ -23,7 +23,7 @@ TRANSFORMS = {
 
 def make(envs=1, size=10, length=3, transform="power", floor=0.0, seed=0, **settings):
     priorities = Priorities(envs, size, TRANSFORMS[transform](), **settings)
-    sampler = PrioritizedSampler(priorities, Exact(priorities.tree), (1.0, 1.0), 0, floor, seed)
+    sampler = PrioritizedSampler(priorities, TreeDistribution(priorities.tree), (1.0, 1.0), 0, floor, seed)
     return Replay(envs * size, envs, length, FIELDS, sampler)
 
 
@@ -144,7 +144,7 @@ def test_ranks_are_those_of_the_buffer():
 
 def test_importance_weights_and_their_exponent():
     priorities = Priorities(1, 4, Power(1.0, 1e-9))
-    sampler = PrioritizedSampler(priorities, Exact(priorities.tree), (0.5, 1.0), 10, 0.0, 0)
+    sampler = PrioritizedSampler(priorities, TreeDistribution(priorities.tree), (0.5, 1.0), 10, 0.0, 0)
     eligible = Eligible(np.zeros(1, np.int64), np.array([4]))
     sampler.draw(1, eligible)
     every = Starts(np.zeros(4, np.int64), np.arange(4))
@@ -159,7 +159,7 @@ def test_importance_weights_and_their_exponent():
 
 def test_metrics_of_known_draws():
     priorities = Priorities(1, 2, Power(1.0, 1e-9))
-    sampler = PrioritizedSampler(priorities, Exact(priorities.tree), (1.0, 1.0), 0, 0.0, 0)
+    sampler = PrioritizedSampler(priorities, TreeDistribution(priorities.tree), (1.0, 1.0), 0, 0.0, 0)
     eligible = Eligible(np.zeros(1, np.int64), np.array([2]))
     sampler.draw(1, eligible)
     sampler.update(Starts(np.zeros(2, np.int64), np.arange(2)), np.array([1.0, 3.0], np.float32))

@@ -5,8 +5,8 @@ import pytest
 from qdreamer.agents.cli.command_line import load_config, prepare
 from qdreamer.agents.replay.config import PrioritizedReplay, QuantumReplay, UniformReplay
 from qdreamer.agents.replay.factory import make_sampler
-from qdreamer.agents.replay.pool import Pool
-from qdreamer.agents.replay.proposals import Exact
+from qdreamer.agents.replay.pool import ShotPool
+from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.configs.strict import ConfigError
 from qdreamer.quantum.jobs.budget import Budget
 
@@ -55,7 +55,7 @@ def test_wrong_settings_are_refused_in_one_line(overrides, words):
 
 
 def test_backends_choose_what_draws(tmp_path):
-    for overrides, kind in (([], Exact), (["quantum=aer"], Pool)):
+    for overrides, kind in (([], TreeDistribution), (["quantum=aer"], ShotPool)):
         config = load_config(["replay=quantum", "replay.capacity=500", *overrides])
         sampler = make_sampler(config, tmp_path, Budget())
         assert type(sampler.proposal) is kind

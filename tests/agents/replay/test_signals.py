@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from qdreamer.agents.replay import Starts
-from qdreamer.agents.replay.signals import Evidence, reward_error, td_error
-from qdreamer.agents.training.handover import Handover
+from qdreamer.agents.replay.signals import PriorityInputs, reward_error, td_error
 from qdreamer.agents.training.learner import diversity
+from qdreamer.agents.training.replay_writer import AsyncReplayWriter
 from qdreamer.agents.training.training import make_agent
 from qdreamer.worldmodel.model import Batch
 
@@ -27,7 +27,7 @@ def test_td_error_by_hand():
         [[0.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]],
     )
     value = torch.tensor([[4.0, 2.0, 6.0], [4.0, 2.0, 6.0]])  # of the last three rows
-    evidence = Evidence(None, {}, batch, None, value, horizon=2.0)  # type: ignore[arg-type]
+    evidence = PriorityInputs(None, {}, batch, None, value, horizon=2.0)  # type: ignore[arg-type]
     first = (abs(2.0 + 1.0 - 4.0) + abs(3.0 + 0.0 - 2.0)) / 2
     # Row 1 is the last of its episode: only the step from row 2 to row 3 counts.
     second = abs(3.0 + 3.0 - 2.0)
@@ -39,7 +39,7 @@ def test_reward_error_of_an_untrained_model_is_the_reward(make_config):
     features = torch.randn(2, 3, agent.world_model.features)
     batch = batch_of([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]], *torch.zeros(2, 2, 3).tolist())
     with torch.no_grad():  # the reward head begins at exactly 0
-        error = reward_error(Evidence(agent.world_model, {}, batch, features, None, 1.0))  # type: ignore[arg-type]
+        error = reward_error(PriorityInputs(agent.world_model, {}, batch, features, None, 1.0))  # type: ignore[arg-type]
     assert error.tolist() == pytest.approx([2.0, 2.0], abs=1e-4)
 
 
@@ -62,18 +62,18 @@ class Recorder:
 
 
 @pytest.mark.parametrize("deferred", [False, True])
-def test_handover_comes_at_once_or_with_the_next_update(deferred):
+def test_replay_writer_comes_at_once_or_with_the_next_update(deferred):
     replay = Recorder()
-    handover = Handover(replay, deferred)
+    replay_writer = AsyncReplayWriter(replay, deferred)
     for number in (1.0, 2.0):
         starts = Starts(np.zeros(1, np.int64), np.array([int(number)]))
-        handover.give(starts, torch.tensor([number]), {"state": torch.tensor([[number]])})
+        replay_writer.submit(starts, torch.tensor([number]), {"state": torch.tensor([[number]])})
     all_calls = [
         call
         for number in (1.0, 2.0)
         for call in (("write", [number], {"state": [[number]]}), ("update", [number], [number]))
     ]
     assert replay.calls == (all_calls[:2] if deferred else all_calls)
-    handover.take_in()
-    handover.take_in()
+    replay_writer.flush()
+    replay_writer.flush()
     assert replay.calls == all_calls

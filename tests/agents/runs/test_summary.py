@@ -20,8 +20,8 @@ from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.jobs.job_queue import JobQueue
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.jobs.spending import Spending, spending
-from qdreamer.quantum.jobs.ticket import Limits
 
 SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qdreamer.agents.cli.command_line import load_config, plan_sweep
-from qdreamer.agents.runs.lock import exclusive, taken
+from qdreamer.agents.runs.lock import exclusive, is_locked
 from qdreamer.agents.runs.run_directory import run_directory, write_config
 from qdreamer.agents.sweeps.sweep import Member, refuse_doubles
 from qdreamer.configs.strict import ConfigError
@@ -158,15 +158,15 @@ def test_who_only_looks_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
     timer = threading.Timer(0.1, probe.close)
     timer.start()
     with exclusive(tmp_path):
-        assert taken(tmp_path)
+        assert is_locked(tmp_path)
     timer.join()
 
 
 def test_the_lock_tells_whether_it_is_taken(tmp_path: Path) -> None:
-    assert not taken(tmp_path / "missing")
+    assert not is_locked(tmp_path / "missing")
     with exclusive(tmp_path):
-        assert taken(tmp_path)
-    assert not taken(tmp_path)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_the_real_command(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from qdreamer.quantum.backends.factory import make_backend, open_backend
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError, run
 from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.qaoa.ising import bits_to_index
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 

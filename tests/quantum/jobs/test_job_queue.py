@@ -26,7 +26,7 @@ from qdreamer.quantum.circuits.backend import (
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.jobs.job_queue import MAX_FAILURES, JobQueue
 from qdreamer.quantum.jobs.journal import NAME, Entry, Journal
-from qdreamer.quantum.jobs.ticket import Limits
+from qdreamer.quantum.jobs.pending_job import Limits
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 TASK = AmplitudeTask(torch.tensor([[1.0, 0.0, 0.0, 3.0]]))

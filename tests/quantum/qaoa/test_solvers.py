@@ -22,7 +22,7 @@ from qdreamer.quantum.qaoa.solvers import (
     make_solver,
     new_seed,
 )
-from qdreamer.quantum.qaoa.sparsify import DeviceLimitError, fit_to_device, sparsify, thinned
+from qdreamer.quantum.qaoa.sparsify import DeviceLimitError, fit_to_device, sparsified, sparsify
 
 
 def source(seed=0):
@@ -123,10 +123,10 @@ def test_sparsify_keeps_the_strongest():
     two = sparsify(ising, 2)
     assert two.edges == ((0, 1), (1, 2)) and two.constant == 5.0
     assert sparsify(ising, 0).edges == () and sparsify(ising, 9).edges == ising.edges
-    assert thinned(ising, 1.0) is ising and thinned(ising, 0.01).edges == ((0, 1),)
+    assert sparsified(ising, 1.0) is ising and sparsified(ising, 0.01).edges == ((0, 1),)
 
 
-class Loss:
+class CircuitEstimate:
     """Fidelity that falls with gates: 0.99 for each."""
 
     def __init__(self, ising, layers):
@@ -135,17 +135,17 @@ class Loss:
 
 
 def test_problems_are_cut_to_the_device(random_ising):
-    small = fit_to_device(random_ising(5, 0), 3, Loss, 0.5, force=False)
+    small = fit_to_device(random_ising(5, 0), 3, CircuitEstimate, 0.5, force=False)
     assert (small.layers, small.share) == (1, 1.0)
     eight = random_ising(8, 0)
-    fit = fit_to_device(eight, 3, Loss, 0.5, force=False)
+    fit = fit_to_device(eight, 3, CircuitEstimate, 0.5, force=False)
     assert (fit.layers, fit.share) == (1, 0.75)
-    assert fit.fidelity == Loss(thinned(eight, 0.75), 1).fidelity >= 0.5
+    assert fit.fidelity == CircuitEstimate(sparsified(eight, 0.75), 1).fidelity >= 0.5
     with pytest.raises(DeviceLimitError, match=r"12 qubits at 3 layers: estimated fidelity 0\.0026"):
-        fit_to_device(random_ising(12, 0), 3, Loss, 0.5, force=False)
+        fit_to_device(random_ising(12, 0), 3, CircuitEstimate, 0.5, force=False)
     with pytest.raises(DeviceLimitError, match=r"below quantum.min_fidelity=0\.9"):
-        fit_to_device(eight, 1, Loss, 0.9, force=False)
-    forced = fit_to_device(random_ising(12, 0), 3, Loss, 0.5, force=True)
+        fit_to_device(eight, 1, CircuitEstimate, 0.9, force=False)
+    forced = fit_to_device(random_ising(12, 0), 3, CircuitEstimate, 0.5, force=True)
     assert (forced.layers, forced.share) == (3, 1.0)
     assert fit_to_device(eight, 3, lambda ising, layers: None, 0.5, force=False).layers == 3
 

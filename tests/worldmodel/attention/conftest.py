@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qdreamer.worldmodel.attention.kind import Kind
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.kinds import make_kind
 
 HEADS, WIDTH = 2, 6
@@ -29,7 +29,9 @@ NAMES = list(SETTINGS)
 DIFFERENTIABLE = [name for name in NAMES if not name.startswith("sampled")]
 
 
-def build(name: str, heads: int = HEADS, width: int = WIDTH, dtype: torch.dtype = torch.float64) -> Kind:
+def build(
+    name: str, heads: int = HEADS, width: int = WIDTH, dtype: torch.dtype = torch.float64
+) -> AttentionKernel:
     """The kind called `name`, photon numbers and all other parameters spread."""
     base, settings = SETTINGS[name]
     kind = make_kind(base, heads, width, **settings)
@@ -40,7 +42,7 @@ def build(name: str, heads: int = HEADS, width: int = WIDTH, dtype: torch.dtype 
 
 
 @pytest.fixture(scope="session")
-def make() -> Callable[..., Kind]:
+def make() -> Callable[..., AttentionKernel]:
     return build
 
 

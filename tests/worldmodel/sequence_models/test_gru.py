@@ -88,8 +88,8 @@ def test_step(blocks, layers, grad):
     gru = make_gru(blocks, layers)
     deter, stoch, action = random_inputs()
     with torch.set_grad_enabled(grad):
-        drive = gru.drive(torch.from_numpy(action), None)
-        h, state = gru.step(torch.from_numpy(stoch), drive, None, torch.from_numpy(deter))
+        action_embedding = gru.action_embedding(torch.from_numpy(action), None)
+        h, state = gru.step(torch.from_numpy(stoch), action_embedding, None, torch.from_numpy(deter))
     expected = reference_step(gru, deter, stoch, action)
     np.testing.assert_allclose(h.detach().numpy(), expected, rtol=1e-11, atol=1e-13)
     assert torch.equal(state, h)
@@ -101,8 +101,10 @@ def test_is_first_zeroes_state_latent_and_action(blocks):
     deter, stoch, action = random_inputs()
     first = np.array([1.0, 0.0, 1.0, 0.0])
     with torch.no_grad():
-        drive = gru.drive(torch.from_numpy(action), torch.from_numpy(first))
-        h, _ = gru.step(torch.from_numpy(stoch), drive, torch.from_numpy(first), torch.from_numpy(deter))
+        action_embedding = gru.action_embedding(torch.from_numpy(action), torch.from_numpy(first))
+        h, _ = gru.step(
+            torch.from_numpy(stoch), action_embedding, torch.from_numpy(first), torch.from_numpy(deter)
+        )
     keep = 1 - first[:, None]
     np.testing.assert_allclose(
         h.numpy(), reference_step(gru, deter * keep, stoch * keep, action * keep), rtol=1e-11, atol=1e-13

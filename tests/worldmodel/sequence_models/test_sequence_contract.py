@@ -152,10 +152,10 @@ def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
         torch.randn(BATCH, STEPS, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), -1
     )
     h, states = sequence.observe(stoch, action, is_first, carry.state)
-    drive, state = sequence.drive(action, is_first), carry.state
+    action_embedding, state = sequence.action_embedding(action, is_first), carry.state
     rows = torch.arange(BATCH)
     for t in range(STEPS):
-        h_t, state = sequence.step(stoch[:, t], drive[:, t], is_first[:, t], state)
+        h_t, state = sequence.step(stoch[:, t], action_embedding[:, t], is_first[:, t], state)
         assert_close(h[:, t], h_t, **CLOSE)
         if isinstance(sequence, BlockGRU):
             assert_close(sequence.select(states, rows, torch.full((BATCH,), t)), state, **CLOSE)
@@ -165,7 +165,7 @@ def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
 @pytest.mark.parametrize("kind", DECOUPLED)
 @given(seeds, resets, st.lists(times, min_size=2, max_size=2))
 def test_futures_equal_folding_step(models, kind, seed, is_first, starts):
-    """Futures that share their row's past go on as if each had its own; further than the window."""
+    """Imagined futures that share their row's past go on as if each had its own; further than the window."""
     model = models[kind]
     sequence = model.rssm.sequence
     _, action, _, carry, _ = random_inputs(model, seed, is_first)
@@ -186,7 +186,7 @@ def test_futures_equal_folding_step(models, kind, seed, is_first, starts):
         ):
             state, imagined = selected, []
             for s in range(steps):
-                h, state = sequence.step(later[s], sequence.drive(moves[s], None), None, state)
+                h, state = sequence.step(later[s], sequence.action_embedding(moves[s], None), None, state)
                 imagined.append(h)
             for n in range(BATCH * futures):
                 end = int(t.flatten()[n]) + 1
@@ -217,7 +217,7 @@ def test_imagination_continues_the_trajectory(models, kind, seed, is_first):
     features, carry = model.rssm.start(trajectory, t, b)
     assert torch.equal(features, trajectory.features[:, -2])
     imagined, after = model.rssm.imagine(
-        model.rssm.sequence.drive(inputs[1][:, -1], None), carry, inputs[4][:, -1]
+        model.rssm.sequence.action_embedding(inputs[1][:, -1], None), carry, inputs[4][:, -1]
     )
     assert_close(imagined[:, :16], trajectory.features[:, -1, :16], **CLOSE)
     assert torch.equal(model.rssm.start(trajectory, t.unsqueeze(1))[0], features)

@@ -15,14 +15,14 @@ from torch import Tensor
 from qdreamer.agents.replay import Replay, Starts
 
 
-class _Parcel(NamedTuple):
+class PendingWrite(NamedTuple):
     starts: Starts
     priority: Tensor  # (B,)
     latents: dict[str, Tensor]  # (B, T, ·)
     arrived: Callable[[], None]  # waits
 
 
-class Handover:
+class AsyncReplayWriter:
     """`give` during an update, `take_in` before the next draw and before a checkpoint.
 
     `deferred` puts taking in off until the next update.
@@ -30,19 +30,19 @@ class Handover:
 
     def __init__(self, replay: Replay, deferred: bool) -> None:
         self._replay, self._deferred = replay, deferred
-        self._parcel: _Parcel | None = None
+        self._parcel: PendingWrite | None = None
 
-    def give(self, starts: Starts, priority: Tensor, latents: dict[str, Tensor]) -> None:
+    def submit(self, starts: Starts, priority: Tensor, latents: dict[str, Tensor]) -> None:
         """Priorities (B,) and latents (B, T, ·) of the sequences at `starts`."""
-        self.take_in()
+        self.flush()
         cuda = priority.is_cuda
         copies = {name: _to_host(tensor) for name, tensor in latents.items()}
-        parcel = _Parcel(starts, _to_host(priority), copies, _event() if cuda else _nothing)
+        parcel = PendingWrite(starts, _to_host(priority), copies, _event() if cuda else _nothing)
         self._parcel = parcel
         if not self._deferred:
-            self.take_in()
+            self.flush()
 
-    def take_in(self) -> None:
+    def flush(self) -> None:
         """Tell the replay, if there is something to tell."""
         if self._parcel is None:
             return

@@ -50,7 +50,7 @@ class Outcome:
 
 
 @dataclass(eq=False)
-class Ticket:
+class PendingJob:
     """A job under way."""
 
     number: int

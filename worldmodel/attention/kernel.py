@@ -17,7 +17,7 @@ from qdreamer.worldmodel.attention.depolarizing import depolarize, depolarize_we
 from qdreamer.worldmodel.attention.masks import allowed, causal, segment_causal
 
 
-class Kind(nn.Module):
+class AttentionKernel(nn.Module):
     """Attention on heads; see the module's docstring.
 
     Args:
@@ -110,7 +110,7 @@ class Kind(nn.Module):
 
         Args:
             segments: (B, N) episode numbers (`masks.segment_ids`); nothing crosses their boundaries.
-            valid: (B, N) boolean, False for keys that nobody may see.
+            valid: (B, N) boolean, False for keys that fully_masked may see.
             log_decay: (B, h, N) logarithms of the gates γ_t; see `decay.py`.
         """
         mask = causal(q.shape[-2], q.device) if segments is None else segment_causal(segments)
@@ -140,10 +140,10 @@ class Kind(nn.Module):
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Softmax over the allowed keys; zeros where none is. Shapes as in `Kind.attend`."""
+    """Softmax over the allowed keys; zeros where none is. Shapes as in `AttentionKernel.attend`."""
     if bias is not None:
         scores = scores + bias
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    nobody = (scores == -torch.inf).all(-1, keepdim=True)
-    return torch.softmax(scores.masked_fill(nobody, 0.0), -1).masked_fill(nobody, 0.0)
+    fully_masked = (scores == -torch.inf).all(-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(fully_masked, 0.0), -1).masked_fill(fully_masked, 0.0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 
-class Block(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Parameters that are moved together."""
 
     name: str
@@ -17,7 +17,7 @@ class Block(NamedTuple):
         return sum(p.numel() for p in self.parameters)
 
 
-def partition(module: nn.Module, kind: str, count: int) -> list[Block]:
+def partition(module: nn.Module, kind: str, count: int) -> list[ParameterGroup]:
     """Blocks of all trainable parameters: `module` or `balanced`.
 
     Raises ValueError for another kind, or for more blocks than there are parameters.
@@ -28,13 +28,13 @@ def partition(module: nn.Module, kind: str, count: int) -> list[Block]:
     return kinds[kind](module, count)
 
 
-def by_module(module: nn.Module, count: int) -> list[Block]:
+def by_module(module: nn.Module, count: int) -> list[ParameterGroup]:
     """At most `count` blocks along the borders of submodules.
 
     The largest block is split into its submodules as long as there are not too many of them. Fewer than
     the module's own parts cannot be: then the neighbours with the smallest sum are merged.
     """
-    blocks = _split(Block("", _trainable(module)), module)
+    blocks = _split(ParameterGroup("", _trainable(module)), module)
     whole = set()  # blocks that cannot be split further
     while True:
         splittable = [block for block in blocks if block.name not in whole]
@@ -50,12 +50,12 @@ def by_module(module: nn.Module, count: int) -> list[Block]:
     while len(blocks) > count:
         at = min(range(len(blocks) - 1), key=lambda k: blocks[k].size + blocks[k + 1].size)
         first, second = blocks[at : at + 2]
-        merged = Block(f"{first.name}+{second.name}", first.parameters + second.parameters)
+        merged = ParameterGroup(f"{first.name}+{second.name}", first.parameters + second.parameters)
         blocks[at : at + 2] = [merged]
     return blocks
 
 
-def balanced(module: nn.Module, count: int) -> list[Block]:
+def balanced(module: nn.Module, count: int) -> list[ParameterGroup]:
     """Exactly `count` blocks of neighbouring parameters, the largest block as small as can be."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if len(named) < count:
@@ -70,7 +70,7 @@ def balanced(module: nn.Module, count: int) -> list[Block]:
             low = middle + 1
     blocks, at = [], 0
     for k, length in enumerate(_cuts(sizes, low, count)):
-        blocks.append(Block(f"{k:02d}", [p for _, p in named[at : at + length]]))
+        blocks.append(ParameterGroup(f"{k:02d}", [p for _, p in named[at : at + length]]))
         at += length
     return blocks
 
@@ -92,11 +92,11 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def _split(block: Block, root: nn.Module) -> list[Block]:
+def _split(block: ParameterGroup, root: nn.Module) -> list[ParameterGroup]:
     """The block's submodules with parameters; itself if it has one or none, or parameters of its own."""
     module = root.get_submodule(block.name)
     parts = [
-        Block(f"{block.name}.{name}".lstrip("."), _trainable(child))
+        ParameterGroup(f"{block.name}.{name}".lstrip("."), _trainable(child))
         for name, child in module.named_children()
         if _trainable(child)
     ]
