@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("agents", "envs", "quantum", "worldmodel")  # what a run executes
+ROOMS = ("agents", "envs", "native", "quantum", "worldmodel")  # what a run executes
 LIBRARIES = ("torch", "numpy", "gymnasium", "pennylane", "qiskit", "qiskit-aer", "qiskit-ibm-runtime")
 
 
@@ -38,7 +38,12 @@ def code() -> str:
 
 
 def commit() -> str | None:
-    """The commit that is checked out, with '+' for edits on top; None outside a repository."""
+    """The commit that is checked out, with '+' for edits on top.
+
+    None outside a checkout: an installed wheel may lie in a repository that is not ours.
+    """
+    if not (ROOT / ".git").exists():
+        return None
     try:
         return _git("rev-parse", "--short=12", "HEAD") + "+" * bool(_git("status", "--porcelain", "-uno"))
     except (OSError, subprocess.SubprocessError):

@@ -4,17 +4,18 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from qdreamer.agents.runs.orphan import VARIABLE
 from qdreamer.agents.sweeps.sweep import OUTPUT, Member
 
-TRAIN = Path(__file__).parents[2] / "train.py"
-
 
 def command(member: Member) -> list[str]:
-    """The run's own command line."""
-    return [sys.executable, str(TRAIN), *member.arguments]
+    """The run's own command line.
+
+    -P keeps the current folder out of the import path, as the console command does: a folder of the
+    user's there, called qdreamer or queue, is not imported.
+    """
+    return [sys.executable, "-P", "-m", "qdreamer", "train", *member.arguments]
 
 
 def environment(member: Member) -> dict[str, str]:

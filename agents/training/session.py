@@ -130,6 +130,6 @@ def summary(finished: Finished, config: Config, directory: Path) -> str:
     lines += [
         f"run:      {directory}",
         f"curves:   tensorboard --logdir {config.runs}",
-        f"evaluate: python evaluate.py {directory}",
+        f"evaluate: qdreamer evaluate {directory}",
     ]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         result = compare(a.folder, [read_run(path) for path in found], settings)
         output = a.output or a.folder / OUTPUT
         output.mkdir(parents=True, exist_ok=True)
-        command = shlex.join(["python", "compare.py", *given])
+        command = shlex.join(["qdreamer", "compare", *given])
         written = report.write(result, pictures.draw(result, output), output, command)
         board.write(result, output)
     except (CompareError, OSError) as error:

@@ -60,7 +60,7 @@ def test_a_run_fills_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     out = capsys.readouterr().out
     assert "done: 200 steps" in out
-    assert f"python evaluate.py {run}" in out
+    assert f"qdreamer evaluate {run}" in out
     assert "tensorboard --logdir" in out
 
 

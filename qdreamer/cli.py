@@ -1,0 +1,34 @@
+"""The console command `qdreamer train|evaluate|compare`: train.py, evaluate.py and compare.py, installed."""
+
+import sys
+from importlib import import_module
+
+from qdreamer import __version__
+
+COMMANDS = {
+    "train": "qdreamer.agents.cli.command_line",
+    "evaluate": "qdreamer.agents.cli.evaluate_command",
+    "compare": "qdreamer.analysis.report.compare_command",
+}
+USAGE = f"""usage: qdreamer {{{",".join(COMMANDS)}}} …
+
+  qdreamer train env=CartPole                     train an agent; the same command again resumes the run
+  qdreamer evaluate runs/CartPole/hybrid/seed_0   returns over unseen episodes, and a video
+  qdreamer compare runs/CartPole                  one report on many runs, with a verdict
+
+qdreamer <command> --help says more; qdreamer --version prints {__version__}."""
+
+
+def main() -> None:
+    """Hand the rest of the command line to the command that its first word names."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if word in ("-h", "--help"):
+        print(USAGE)
+    elif word == "--version":
+        print(__version__)
+    elif word in COMMANDS:
+        sys.argv[:2] = [f"qdreamer {word}"]
+        import_module(COMMANDS[word]).main()
+    else:
+        print(f"error: {word} is not one of {', '.join(COMMANDS)}; see qdreamer --help", file=sys.stderr)
+        sys.exit(2)
