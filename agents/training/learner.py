@@ -100,14 +100,19 @@ class Learner:
             self.optimizer.close()
 
     def to_batch(self, sample: Sample) -> Batch:
-        """Replayed rows as tensors on the device; row −1 gives the carry and the first action."""
+        """Replayed rows as tensors on the device, numbers and flags in the agent's type.
+
+        Row −1 gives the carry and the first action.
+        """
         rows = {name: torch.from_numpy(values).to(self.device) for name, values in sample.rows.items()}
-        flag = {name: rows[name][:, 1:].float() for name in ("is_first", "is_last", "is_terminal")}
+        dtype = next(self.agent.parameters()).dtype
+        flag = {name: rows[name][:, 1:].to(dtype) for name in ("is_first", "is_last", "is_terminal")}
+        observation = rows["observation"][:, 1:]
         return Batch(
-            observation=rows["observation"][:, 1:],
-            previous_action=rows["action"][:, :-1],
-            reward=rows["reward"][:, 1:],
-            weight=torch.from_numpy(sample.weights).to(self.device),
+            observation=observation if self.agent.observation.discrete else observation.to(dtype),
+            previous_action=rows["action"][:, :-1].to(dtype),
+            reward=rows["reward"][:, 1:].to(dtype),
+            weight=torch.from_numpy(sample.weights).to(self.device, dtype),
             carry=unpack_carry(self.agent, rows["state"][:, 0], rows["stoch"][:, 0]),
             **flag,
         )
