@@ -8,14 +8,14 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
 
-from agents.command_line import load_config
-from agents.training import Run
-from worldmodel.symlog import symlog
+from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.training.training import Run
+from qdreamer.worldmodel.networks.symlog import symlog
 
 UPDATES = 20
 ROWS = 260  # collected steps: more than an episode of Pendulum
@@ -38,14 +38,13 @@ def open_run(*overrides: str, dtype: torch.dtype = torch.float64, rows: int = RO
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with tempfile.TemporaryDirectory() as directory:
-            run = Run(load_config(["logging.tensorboard=false", *overrides]), Path(directory))
+        config = load_config(["logging.tensorboard=false", *overrides])
+        with tempfile.TemporaryDirectory() as directory, closing(Run(config, Path(directory))) as run:
             run.agent.to(dtype)
             for _ in range(rows):
                 run.collector.step(random=True)
             _train_heads(run)
             yield run
-            run.close()
     finally:
         torch.set_default_dtype(before)
 

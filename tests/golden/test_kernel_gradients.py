@@ -11,8 +11,8 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
+from qdreamer.native import kernels
 from tests.golden.run import open_run
-from worldmodel import kernels
 
 LIMIT = 1e-3  # relative error of a gradient; float32 makes 3e-5 at most
 ROWS = 8  # sequences of a batch
