@@ -52,13 +52,10 @@ def fake_members(folder: Path, kinds: Sequence[str] = ("good",) * 8, config: Any
 
 
 def fake_sweep(members: list[Member], jobs: int, say: Callable[[str], None] = lambda text: None) -> Sweep:
-    def launch(member: Member) -> local_launcher.LocalHandle:
-        member.directory.mkdir(parents=True, exist_ok=True)
+    def launch(member: Member) -> subprocess.Popen[bytes]:
         script = FAKE.format(root=str(ROOT))
         command = [sys.executable, "-c", script, str(member.directory), *member.arguments]
-        environment = local_launcher.environment(member)
-        with (member.directory / "console.log").open("ab") as output:
-            return local_launcher.LocalHandle(subprocess.Popen(command, stdout=output, env=environment))
+        return local_launcher.start(command, member.directory, member.config.threads)
 
     return Sweep(members, launch, jobs, say)
 

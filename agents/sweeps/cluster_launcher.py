@@ -6,7 +6,6 @@ once if that has finished it: so nothing is trained twice, even if a sweep was k
 what still waits in the queue. That rests on flock, which the shared file system must support.
 """
 
-import os
 import subprocess
 import time
 from contextlib import suppress
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from qdreamer.agents.runs.lock import is_locked
-from qdreamer.agents.runs.orphan import VARIABLE
 from qdreamer.agents.sweeps.launcher_config import ClusterLauncher
-from qdreamer.agents.sweeps.local_launcher import command
+from qdreamer.agents.sweeps.local_launcher import command, start
 from qdreamer.agents.sweeps.sweep import OUTPUT, Launch, Member
 from qdreamer.configs.strict import ConfigError
 
@@ -28,27 +26,22 @@ _SAVING = 60.0  # seconds for a run to save and leave
 
 @dataclass
 class Training:
-    """What a job executes; submitit pickles it."""
+    """A run as a job executes it; submitit pickles this object."""
 
     arguments: list[str]
     directory: Path
     threads: int
 
     def __call__(self) -> int:
-        """Run the command; its exit code."""
+        """Run the command and return its exit code."""
         self._process: subprocess.Popen[bytes] | None = None
         while is_locked(self.directory):
             time.sleep(_PAUSE)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), VARIABLE: str(os.getpid())}
-        with (self.directory / OUTPUT).open("ab") as output:
-            self._process = subprocess.Popen(
-                self.arguments, stdout=output, stderr=subprocess.STDOUT, env=environment
-            )
-            return self._process.wait()
+        self._process = start(self.arguments, self.directory, self.threads)
+        return self._process.wait()
 
     def checkpoint(self) -> Any:
-        """Called by submitit when the job's time is over: save, and queue again."""
+        """Save the run and queue it again: submitit calls this when the job's time is over."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:  # else it was still waiting for another process
@@ -60,12 +53,13 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class ClusterHandle:
-    """A job of submitit."""
+    """A job of submitit, as a sweep handles it."""
 
     job: Any
     directory: Path
 
     def poll(self) -> int | None:
+        """Return the run's exit code once the job has ended."""
         if not self.job.done():
             return None
         error = self.job.exception()
@@ -76,17 +70,19 @@ class ClusterHandle:
             output.write(f"\njob {self.job.job_id} ended: {text[-1]}\n")
         return 1
 
-    def stop(self) -> None:
-        """The run saves at SIGTERM, which Slurm sends before it kills."""
+    def terminate(self) -> None:
+        """Cancel the job: the run saves at SIGTERM, which Slurm sends before it kills."""
         self.job.cancel()
 
 
 def make_launch(config: ClusterLauncher, runs: Path) -> Launch:
-    """Starts runs as jobs. Raises ConfigError if submitit is missing or Slurm not here."""
+    """Return what starts runs as jobs. Raises ConfigError without submitit, or without Slurm here."""
     try:
         import submitit
     except ImportError as error:
-        raise ConfigError(f"launcher={config.name} needs submitit: pip install -e '.[cluster]'") from error
+        raise ConfigError(
+            f"launcher={config.name} needs submitit: pip install 'qdreamer[cluster]', or -e '.[cluster]'"
+        ) from error
     kind = {"slurm": "slurm", "submitit": "local"}[config.name]
     try:
         executor = submitit.AutoExecutor(folder=runs / FOLDER, cluster=kind)
@@ -97,7 +93,7 @@ def make_launch(config: ClusterLauncher, runs: Path) -> Launch:
     executor.update_parameters(**parameters(config))
 
     def launch(member: Member) -> ClusterHandle:
-        member.directory.mkdir(parents=True, exist_ok=True)
+        member.directory.mkdir(parents=True, exist_ok=True)  # the handle may write there before the job
         training = Training(command(member), member.directory.absolute(), member.config.threads)
         return ClusterHandle(executor.submit(training), member.directory)
 
@@ -105,7 +101,7 @@ def make_launch(config: ClusterLauncher, runs: Path) -> Launch:
 
 
 def parameters(config: ClusterLauncher) -> dict[str, Any]:
-    """As submitit calls them."""
+    """Return the job's settings under submitit's names."""
     out: dict[str, Any] = {
         "timeout_min": config.minutes,
         "cpus_per_task": config.cpus,

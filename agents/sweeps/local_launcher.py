@@ -3,14 +3,15 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 
 from qdreamer.agents.runs.orphan import VARIABLE
 from qdreamer.agents.sweeps.sweep import OUTPUT, Member
 
 
 def command(member: Member) -> list[str]:
-    """The run's own command line.
+    """Return the run's own command line.
 
     -P keeps the current folder out of the import path, as the console command does: a folder of the
     user's there, called qdreamer or queue, is not imported.
@@ -18,37 +19,20 @@ def command(member: Member) -> list[str]:
     return [sys.executable, "-P", "-m", "qdreamer", "train", *member.arguments]
 
 
-def environment(member: Member) -> dict[str, str]:
-    """Of the run's process: libraries that count threads themselves get as many as the run."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(member.config.threads),
-        VARIABLE: str(os.getpid()),
-    }
+def start(arguments: Sequence[str], directory: Path, threads: int) -> subprocess.Popen[bytes]:
+    """Start a run. What it prints goes to its directory, behind what earlier sessions printed.
 
-
-@dataclass(frozen=True, eq=False)
-class LocalHandle:
-    """A process."""
-
-    process: subprocess.Popen[bytes]
-
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self) -> None:
-        self.process.terminate()
-
-
-def launch(member: Member) -> LocalHandle:
-    """Start the run; what it prints goes to its directory, behind what earlier sessions printed."""
-    member.directory.mkdir(parents=True, exist_ok=True)
-    with (member.directory / OUTPUT).open("ab") as output:
-        process = subprocess.Popen(
-            command(member),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment(member),
+    Args:
+        threads: for libraries that count threads themselves: as many as the run takes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), VARIABLE: str(os.getpid())}
+    with (directory / OUTPUT).open("ab") as output:
+        return subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
-    return LocalHandle(process)
+
+
+def launch(member: Member) -> subprocess.Popen[bytes]:
+    """Start a member of the sweep."""
+    return start(command(member), member.directory, member.config.threads)

@@ -1,16 +1,15 @@
 """A sweep: many runs, each in a process of its own.
 
 The same command finishes what is missing: runs that are complete are skipped, others resumed. A run that
-fails costs nobody else anything; it is told at the end. Several sweeps may share their work: each run is
-trained by whoever holds its lock.
+fails does not touch the others; the sweep names it at its end. Several sweeps may share their work: each
+run is trained by whoever holds its lock.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from qdreamer.agents.reporting.progress import duration
 from qdreamer.agents.runs.lock import is_locked
@@ -21,11 +20,10 @@ from qdreamer.configs.strict import ConfigError
 
 OUTPUT = "console.log"  # what a run printed, in its directory
 _PAUSE = 0.05  # seconds between looks at the runs
-_WAIT = 3600.0  # seconds that a run may be locked by somebody else after all others have ended
+_WAIT = 3600.0  # seconds that a run may be locked by another process after all others have ended
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One run of a sweep."""
 
     directory: Path
@@ -33,20 +31,19 @@ class Member:
     arguments: tuple[str, ...]  # of train.py
 
     def finished(self) -> bool:
-        """Whether it has all its steps. Raises ConfigError if the directory holds another run."""
+        """Tell whether it has all its steps. Raises ConfigError if the directory holds another run."""
         check_same_run(self.directory, self.config)
-        summary = read_summary(self.directory)
-        return bool(summary.get("step", 0) >= self.config.steps)
+        return bool(read_summary(self.directory).get("step", 0) >= self.config.steps)
 
 
 class Handle(Protocol):
-    """A run that was started."""
+    """A run that was started; subprocess.Popen is one."""
 
     def poll(self) -> int | None:
-        """Its exit code, once it has ended."""
+        """Return its exit code, once it has ended."""
         ...
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         """Ask it to save and leave."""
         ...
 
@@ -54,8 +51,7 @@ class Handle(Protocol):
 Launch = Callable[[Member], Handle]
 
 
-@dataclass(frozen=True)
-class _Running:
+class _Running(NamedTuple):
     member: Member
     handle: Handle
     begin: float
@@ -65,7 +61,8 @@ class Sweep:
     """Keeps `jobs` runs going until none is left.
 
     Args:
-        launch: starts a run. say: takes a line for the user.
+        launch: starts a run.
+        say: takes a line for the user.
     """
 
     def __init__(
@@ -80,8 +77,10 @@ class Sweep:
         self._locked_since: float | None = None
 
     def run(self) -> int:
-        """The exit code: 0 if all runs are complete, 1 if some failed, 128 + n after signal n."""
-        self._skip_finished()
+        """Return the exit code: 0 if all runs are complete, 1 if some failed, 128 + n after signal n."""
+        self._waiting = deque(member for member in self._waiting if not self._is_done(member))
+        before = f", {self._complete} complete already" if self._complete else ""
+        self._say(f"sweep: {self._total} runs{before}; {self._jobs} at a time, each prints to its {OUTPUT}")
         stopped = False
         with Interrupt() as interrupt:
             while self._running or (self._waiting and not stopped):
@@ -89,25 +88,21 @@ class Sweep:
                     stopped = True
                     self._say(f"stopping: {len(self._running)} runs save and leave")
                     for running in self._running:
-                        running.handle.stop()
+                        running.handle.terminate()
                 if not stopped:
                     self._start()
                 self._collect(stopped)
                 time.sleep(_PAUSE)
-        self._tell_end()
+        left = f", {len(self._waiting)} left: the same command goes on" if self._waiting else ""
+        self._say(f"{self._complete} of {self._total} runs are complete, {len(self._failed)} failed{left}")
+        for member, reason in self._failed:
+            self._say(f"failed: {member.directory}: {reason}")
         if interrupt.signal is not None:
             return 128 + interrupt.signal
         return 1 if self._failed else 0
 
-    def _skip_finished(self) -> None:
-        for member in list(self._waiting):
-            if self._is_done(member):
-                self._waiting.remove(member)
-        before = f", {self._complete} complete already" if self._complete else ""
-        self._say(f"sweep: {self._total} runs{before}; {self._jobs} at a time, each prints to its {OUTPUT}")
-
     def _is_done(self, member: Member) -> bool:
-        """Whether nothing is left to do for it."""
+        """Tell whether nothing is left to do for a run, and count it."""
         try:
             finished = member.finished()
         except ConfigError as error:
@@ -117,69 +112,58 @@ class Sweep:
         return finished
 
     def _start(self) -> None:
-        """Fill the free places; what another process holds waits at the end of the queue."""
+        """Fill the free places. A run that another process holds goes to the end of the queue."""
         for _ in range(len(self._waiting)):
             if len(self._running) >= self._jobs:
-                return
+                break
             member = self._waiting.popleft()
             try:
                 if is_locked(member.directory):
                     self._waiting.append(member)
-                    continue
-                self._locked_since = None
-                if not self._is_done(member):  # another sweep may have done it meanwhile
+                elif not self._is_done(member):  # another sweep may have done it meanwhile
                     self._running.append(_Running(member, self._launch(member), time.monotonic()))
             except (OSError, RuntimeError) as error:  # a disk, a lock, a cluster that says no
                 self._fail(member, (str(error).strip().splitlines() or [type(error).__name__])[-1])
         self._give_up_locked()
 
     def _give_up_locked(self) -> None:
-        """Nothing runs here, and all that is left is held by others: wait for them, but not for ever."""
+        """Wait, but not for ever, when nothing runs here and other processes hold all that is left."""
         if self._running or not self._waiting:
             self._locked_since = None
-            return
-        now = time.monotonic()
-        if self._locked_since is None:
-            self._locked_since = now
+        elif self._locked_since is None:
+            self._locked_since = time.monotonic()
             self._say(f"waiting for {len(self._waiting)} runs that other processes are training")
-        if now - self._locked_since > _WAIT:
+        elif time.monotonic() - self._locked_since > _WAIT:
             for member in self._waiting:
                 self._fail(member, "it is being trained by another process")
             self._waiting.clear()
 
     def _collect(self, stopped: bool) -> None:
+        """Note what has ended."""
         for running in list(self._running):
-            code = running.handle.poll()
-            if code is None:
+            member, handle, begin = running
+            if (code := handle.poll()) is None:
                 continue
             self._running.remove(running)
-            member = running.member
-            seconds = duration(time.monotonic() - running.begin)
             if code == 0:
                 self._complete += 1
-                self._say(f"[{self._ended}/{self._total}] {member.directory} · complete, {seconds}")
+                self._tell(member, f"complete, {duration(time.monotonic() - begin)}")
             elif stopped or (code == 2 and is_locked(member.directory)):
                 self._waiting.append(member)
             else:
                 self._fail(member, f"{last_output_line(member.directory)} (exit code {code})")
 
-    @property
-    def _ended(self) -> int:
-        return self._complete + len(self._failed)
-
     def _fail(self, member: Member, reason: str) -> None:
         self._failed.append((member, reason))
-        self._say(f"[{self._ended}/{self._total}] {member.directory} · FAILED: {reason}")
+        self._tell(member, f"FAILED: {reason}")
 
-    def _tell_end(self) -> None:
-        left = f", {len(self._waiting)} left: the same command goes on" if self._waiting else ""
-        self._say(f"{self._complete} of {self._total} runs are complete, {len(self._failed)} failed{left}")
-        for member, reason in self._failed:
-            self._say(f"failed: {member.directory}: {reason}")
+    def _tell(self, member: Member, what: str) -> None:
+        ended = self._complete + len(self._failed)
+        self._say(f"[{ended}/{self._total}] {member.directory} · {what}")
 
 
 def last_output_line(directory: Path) -> str:
-    """The last line that a run printed."""
+    """Return the last line that a run printed."""
     try:
         lines = (directory / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
