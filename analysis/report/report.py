@@ -8,16 +8,7 @@ import numpy as np
 from qdreamer.analysis.bootstrap import Interval
 from qdreamer.analysis.comparison import Agent, ComparisonResult, Report
 from qdreamer.analysis.metric import METRICS, Metric
-from qdreamer.analysis.report.document import (
-    Block,
-    Callout,
-    Heading,
-    Paragraph,
-    Picture,
-    Table,
-    markdown,
-    page,
-)
+from qdreamer.analysis.report.document import page, picture, table
 from qdreamer.analysis.report.pictures import SHOWN
 from qdreamer.analysis.verdict import MIN_SEEDS, MIN_SEEDS_DIFFERENCE
 
@@ -39,30 +30,32 @@ _CAPTIONS = {
 
 
 def write(report: Report, pictures: dict[str, Path], folder: Path, command: str) -> list[Path]:
-    """report.md and report.html in `folder`."""
-    content = blocks(report, pictures, command)
+    """Write report.md and report.html into `folder`, where the pictures lie; return their paths."""
+    content = document(report, pictures, command)
     text, web = folder / "report.md", folder / "report.html"
-    text.write_text(markdown(content), encoding="utf-8")
-    web.write_text(page(content, f"{report.env}: comparison of agents"), encoding="utf-8")
+    text.write_text(content, encoding="utf-8")
+    word = report.main.verdict.word if report.main else ""
+    tone = word if word in ("better", "worse") else "neutral"
+    web.write_text(page(content, f"{report.env}: comparison of agents", tone, folder), encoding="utf-8")
     return [web, text]
 
 
-def blocks(report: Report, pictures: dict[str, Path], command: str) -> list[Block]:
-    """The whole document."""
-    out: list[Block] = [Heading(_title(report), 1), _verdict(report), Paragraph(rules(report))]
+def document(report: Report, pictures: dict[str, Path], command: str) -> str:
+    """Return the whole document as Markdown."""
+    out = [f"# {_title(report)}", f"> {_verdict(report)}", rules(report)]
     if report.ceiling:
-        out.append(Paragraph(f"**Ceiling.** {report.ceiling}."))
-    out += [Heading("Agents"), _agents(report)]
+        out.append(f"**Ceiling.** {report.ceiling}.")
+    out += ["## Agents", _agents(report)]
     out += _picture(pictures, "curves", report) + _picture(pictures, "profiles", report)
-    out += [Heading("What it cost"), _costs(report), Paragraph(_COST_NOTE)]
+    out += ["## What it cost", _costs(report), _COST_NOTE]
     if report.others:
-        out += [Heading("Parts and controls"), _comparisons(report), Paragraph(_holm_note(report))]
+        out += ["## Parts and controls", _comparisons(report), _holm_note(report)]
     out += _picture(pictures, "comparisons", report)
     if report.main or report.others:
-        out += [Heading("Beside the primary metric"), _beside(report), Paragraph(_BESIDE_NOTE)]
-    out += [Heading("What was compared"), Paragraph(_compared(report))]
-    out += [Paragraph(note) for note in report.notes]
-    return [*out, Paragraph(f"Made by `{command}`. What each figure means: docs/comparing.md.")]
+        out += ["## Beside the primary metric", _beside(report), _BESIDE_NOTE]
+    out += ["## What was compared", _compared(report), *report.notes]
+    out.append(f"Made by `{command}`. What each figure means: docs/comparing.md.")
+    return "\n\n".join(out) + "\n"
 
 
 def _title(report: Report) -> str:
@@ -71,15 +64,14 @@ def _title(report: Report) -> str:
     return f"{report.env}: {len(report.agents)} agents, baseline {report.baseline}"
 
 
-def _verdict(report: Report) -> Callout:
+def _verdict(report: Report) -> str:
     if report.main is None:
-        return Callout("**No single comparison**: see the table of parts and controls.", "neutral")
-    word = report.main.verdict.word
-    return Callout(sentence(report.main, report), word if word in ("better", "worse") else "neutral")
+        return "**No single comparison**: see the table of parts and controls."
+    return sentence(report.main, report)
 
 
 def sentence(judged: ComparisonResult, report: Report) -> str:
-    """A verdict with its figures."""
+    """Return a verdict with its figures."""
     pair, verdict, metric = judged.comparison, judged.verdict, report.metric
     a, b = (report.agent(name).estimates[metric.name] for name in (pair.first, pair.second))
     words = {
@@ -99,14 +91,14 @@ def sentence(judged: ComparisonResult, report: Report) -> str:
 
 
 def change(interval: Interval, metric: Metric) -> str:
-    """The interval of a difference, in the metric's own direction: fewer steps are negative."""
+    """Return the interval of a difference, in the metric's own direction: fewer steps are negative."""
     values = sorted(metric.sign * x for x in (interval.low, interval.high))
     point, low, high = metric.sign * interval.point, *values
     return f"{_signed(point, metric)} [{_signed(low, metric)}, {_signed(high, metric)}]"
 
 
 def rules(report: Report) -> str:
-    """What was declared before any run was looked at."""
+    """Return what was declared before any run was looked at."""
     metric = report.metric
     who = "chosen on the command line" if report.chosen else "fixed by the environment"
     text = f"Primary metric, {who}: **{metric.title}**"
@@ -125,7 +117,7 @@ def rules(report: Report) -> str:
     )
 
 
-def _agents(report: Report) -> Table:
+def _agents(report: Report) -> str:
     shown = [metric for name, metric in METRICS.items() if name in report.agents[0].estimates]
     header = ["agent", "seeds"] + (["reached"] if report.threshold is not None else [])
     header += [f"{metric.title}{' (primary)' if metric is report.metric else ''}" for metric in shown]
@@ -136,7 +128,7 @@ def _agents(report: Report) -> Table:
         if agent.failures is not None:
             row.append(f"{n - agent.failures} of {n}")
         rows.append(row + [_estimate(agent.estimates[metric.name], metric) for metric in shown])
-    return Table(header, rows)
+    return table(header, rows)
 
 
 _COST_NOTE = (
@@ -149,12 +141,12 @@ _COST_NOTE = (
 )
 
 
-def _costs(report: Report) -> Table:
+def _costs(report: Report) -> str:
     header = [
         "agent", "parameters, classical", "quantum", "updates", "circuits", "shots", "simulator s", "QPU s",
         "share of searches and jobs", "minutes a run", "ms of it per update",
     ]  # fmt: skip
-    return Table(header, [_cost_row(agent) for agent in report.agents])
+    return table(header, [_cost_row(agent) for agent in report.agents])
 
 
 def _cost_row(agent: Agent) -> list[str]:
@@ -174,7 +166,7 @@ def _cost_row(agent: Agent) -> list[str]:
     ]  # fmt: skip
 
 
-def _comparisons(report: Report) -> Table:
+def _comparisons(report: Report) -> str:
     metric = report.metric
     header = ["comparison", "seeds", "difference [interval]", "level", "P(first better) [95 %]",
               "verdict on the first"]  # fmt: skip
@@ -191,7 +183,7 @@ def _comparisons(report: Report) -> Table:
                 f"**{verdict.word}**: {verdict.reason}",
             ]
         )
-    return Table(header, rows, frozenset({0, 5}))
+    return table(header, rows, (0, 5))
 
 
 _BESIDE_NOTE = (
@@ -200,7 +192,7 @@ _BESIDE_NOTE = (
 )
 
 
-def _beside(report: Report) -> Table:
+def _beside(report: Report) -> str:
     judged = [*([report.main] if report.main else []), *report.others]
     names = list(judged[0].beside)
     rows = [
@@ -210,7 +202,7 @@ def _beside(report: Report) -> Table:
         ]
         for item in judged
     ]
-    return Table(["comparison", *(METRICS[name].title for name in names)], rows)
+    return table(["comparison", *(METRICS[name].title for name in names)], rows)
 
 
 def _holm_note(report: Report) -> str:
@@ -243,13 +235,13 @@ def _compared(report: Report) -> str:
     return text
 
 
-def _picture(pictures: dict[str, Path], name: str, report: Report) -> list[Block]:
+def _picture(pictures: dict[str, Path], name: str, report: Report) -> list[str]:
     if name not in pictures:
         return []
     more = len(report.agents) - SHOWN
     hidden = more > 0 and name != "comparisons"
     also = f" The first {SHOWN} of {len(report.agents)} agents." if hidden else ""
-    return [Picture(pictures[name], _CAPTIONS[name] + also)]
+    return [picture(pictures[name], _CAPTIONS[name] + also)]
 
 
 def _estimate(interval: Interval, metric: Metric) -> str:
@@ -265,5 +257,5 @@ def _percent(interval: Interval) -> str:
 
 
 def plain(judged: Sequence[ComparisonResult], report: Report) -> list[str]:
-    """Sentences for a terminal."""
+    """Return sentences for a terminal."""
     return [sentence(item, report).replace("**", "") for item in judged]
