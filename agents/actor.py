@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.envs.spaces import ActionSpec
+from qdreamer.native import Activations
 from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, unimix_probs
-from qdreamer.worldmodel.networks.layers import MLP, Activations, Linear
+from qdreamer.worldmodel.networks.layers import MLP, Linear
 
 
 class Policy(Protocol):

@@ -7,22 +7,18 @@ every call does the same to rounding. They record no gradients.
 """
 
 import ctypes
-from collections.abc import Callable
-from pathlib import Path
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from qdreamer.native.compiler import load, no_op
+from qdreamer.native import dispatch
+from qdreamer.native.library import load_library
 
 INTEGER, LONG, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES = {
-    "norm_silu": [INTEGER, LONG, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
-    "norm_silu_backward": [INTEGER, LONG, LONG, *[POINTER] * 6],
     "gru_update": [INTEGER, LONG, LONG, LONG, POINTER, POINTER, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
     "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
-    "log_softmax": [INTEGER, LONG, LONG, POINTER, POINTER, INTEGER, POINTER, POINTER],
-    "cross_entropy_backward": [INTEGER, LONG, LONG, LONG, *[POINTER] * 5],
     "laprop": [INTEGER, LONG, *[POINTER] * 5, *[FLOAT] * 7],
     "lerp": [LONG, *[POINTER] * 3, FLOAT],
     "norms": [LONG, *[POINTER] * 3],
@@ -49,88 +45,29 @@ SIGNATURES = {
 }
 RESULTS = {"imagine_scratch": LONG}
 
-_library: ctypes.CDLL | None = None  # while they are on
-_made: ctypes.CDLL | None = None
-
-
-def use(wanted: bool, announce: Callable[[], None] = no_op) -> None:
-    """Switch the kernels on or off for this process. Raises CompileError where they cannot be made.
-
-    `announce` is called if they must be compiled first.
-    """
-    global _library
-    _library = _make(announce) if wanted else None
-
-
-def _make(announce: Callable[[], None] = no_op) -> ctypes.CDLL:
-    global _made
-    if _made is not None:
-        return _made
-    files = (Path(__file__).parent / "c").iterdir()
-    library = load(sorted(file for file in files if file.suffix in (".c", ".h")), announce)
-    for name, arguments in SIGNATURES.items():
-        function = getattr(library, name)
-        function.argtypes, function.restype = arguments, RESULTS.get(name)
-    _made = library
-    return library
-
-
-def on() -> bool:
-    return _library is not None
+use, on = dispatch.use, dispatch.on
 
 
 def fit(x: Tensor) -> bool:
     """Whether the kernels are on and know such tensors: float32 on a CPU, rows without gaps inside."""
-    return _library is not None and x.is_cpu and x.dtype == torch.float32 and x.stride(-1) == 1
+    return on() and dispatch.fits(x)
 
 
 def fit_all(*lists: list[Tensor]) -> bool:
     """Whether the kernels are on and know all of these tensors, whose memory is without gaps."""
-    return _library is not None and all(
+    return on() and all(
         x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() for tensors in lists for x in tensors
     )
 
 
+@cache
 def functions() -> ctypes.CDLL:
     """The library. Gradients end with it what began with it, also after it was switched off."""
-    return _library if _library is not None else _make()
-
-
-def _pointer(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
-def norm_silu(
-    x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """SiLU(RMSNorm(x + bias)) of rows x (R, D), into `out` (R, D) if given.
-
-    Returns y, and where they are to be kept unit and inverse as `native.norm_silu` has them; the
-    memory of x goes to unit, or to y where nothing is kept.
-    """
-    rows, width = x.shape
-    if keep:
-        x = x.contiguous()
-    inverse = x.new_empty(rows, 1) if keep else x
-    y = out if out is not None else torch.empty_like(x) if keep else x
-    functions().norm_silu(
-        torch.get_num_threads(), rows, width, x.data_ptr(), x.stride(0), _pointer(bias),
-        scale.data_ptr(), x.data_ptr() if keep else None, inverse.data_ptr() if keep else None,
-        y.data_ptr(), y.stride(0),
-    )  # fmt: skip
-    return y, x, inverse
-
-
-def norm_silu_backward(grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tensor, sums: Tensor) -> Tensor:
-    """Gradient of x (R, D), given that of y; `sums` (threads, 2, D) takes up those of scale and bias."""
-    rows, width = unit.shape
-    grad = grad.contiguous()
-    grad_x = torch.empty_like(unit)
-    functions().norm_silu_backward(
-        len(sums), rows, width, grad.data_ptr(), unit.data_ptr(), inverse.data_ptr(), scale.data_ptr(),
-        grad_x.data_ptr(), sums.data_ptr(),
-    )  # fmt: skip
-    return grad_x
+    library = load_library()
+    for name, arguments in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, RESULTS.get(name)
+    return library
 
 
 def gru_update(
@@ -194,34 +131,6 @@ def draw_prior(h: Tensor, weights: list[Tensor], uniform: Tensor, unimix: float)
 
 ROOM = 32
 """The largest panel of native/c/products.h and the rows of a block of native/c/prior.c."""
-
-
-def log_softmax_(logits: Tensor, bias: Tensor | None, positive: Tensor | None, keep: bool) -> Tensor:
-    """logits (R, K) ← log softmax(logits + bias) if `keep`; returns the expectation (R,) of paired bins.
-
-    `positive` holds the upper half of the bins; without it the expectation is left empty.
-    """
-    rows, classes = logits.shape
-    expectation = logits.new_empty(rows)
-    functions().log_softmax(
-        torch.get_num_threads(), rows, classes, logits.data_ptr(), _pointer(bias), keep, _pointer(positive),
-        None if positive is None else expectation.data_ptr(),
-    )  # fmt: skip
-    return expectation
-
-
-def cross_entropy_backward(log_probs: Tensor, position: Tensor, weight: Tensor, sums: Tensor) -> Tensor:
-    """Gradient (R, K) by the logits of −Σ_m w_m·log p[position_m], positions and w (R, M).
-
-    `sums` (threads, K) takes up its sum over the rows.
-    """
-    rows, classes = log_probs.shape
-    grad = torch.empty_like(log_probs)
-    functions().cross_entropy_backward(
-        len(sums), rows, classes, position.shape[1], log_probs.data_ptr(), position.data_ptr(),
-        weight.data_ptr(), grad.data_ptr(), sums.data_ptr(),
-    )  # fmt: skip
-    return grad
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,105 +1,192 @@
-"""RMSNorm followed by SiLU, the non-linearity of every network here, with hand-written gradients.
+"""RMSNorm followed by SiLU, the non-linearity of every network here, alone and in stacks of layers.
 
-    rms² = mean(x²) + ε;   unit = x/rms;   y = SiLU(scale·unit)
+    rms² = mean(x²) + ε;   x̂ = x/rms;   y = SiLU(scale·x̂)
 
-As separate autograd operations the pair costs more than the matrix product before it on a CPU.
+As separate operations the pair costs more than the matrix product before it on a CPU. In C it is one pass
+over the rows, and a stack records nothing between its layers: what the gradients need is x̂ and 1/rms.
 """
 
-from functools import cache
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from qdreamer.native import kernels
-from qdreamer.native.products import affine
+from qdreamer.native.dispatch import Kernel, fits
+from qdreamer.native.library import INT32, INT64, TENSOR, Function
+from qdreamer.native.products import affine, linear, product
 
-NORM_EPS = 1e-4
+EPS = 1e-4
+
+ELEMENTS_AT_ONCE = 2**17
+"""Activations of one layer that are treated together: with those of its gradient they fit the L2 cache."""
+
+_forward = Function("norm_silu", INT32, INT64, INT64, TENSOR, INT64, *[TENSOR] * 5, INT64)
+_backward = Function("norm_silu_backward", INT32, INT64, INT64, *[TENSOR] * 6)
 
 
-def dense_norm_silu(
-    x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, out: Tensor | None = None, keep: bool = True
+class Layer(NamedTuple):
+    """The weights of SiLU(RMSNorm(weight·x + bias))."""
+
+    weight: Tensor  # (out, in)
+    bias: Tensor  # (out,)
+    scale: Tensor  # (out,), of the norm
+
+
+Activations = Sequence[tuple[Tensor, Tensor, Tensor]]
+"""x̂ (R, out), 1/rms (R, 1) and y (R, out) of every layer of a stack, as its gradients need them."""
+
+
+def norm_silu_reference(x: Tensor, scale: Tensor) -> Tensor:
+    """Return SiLU(RMSNorm(x)) over the last axis, (…, D) → (…, D)."""
+    return F.silu(F.rms_norm(x, scale.shape, scale, EPS))
+
+
+def norm_silu_call(x: Tensor, scale: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        return _NormSiLU.apply(x, scale)
+    return _values(x.reshape(-1, x.shape[-1]), None, scale).view(x.shape)
+
+
+def norm_silu_supports(x: Tensor, scale: Tensor) -> bool:
+    return fits(x, scale)
+
+
+def mlp_reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Return rows x (R, in) after all layers, (R, out)."""
+    for weight, bias, scale in layers:
+        x = norm_silu_reference(linear(x, weight, bias), scale)
+    return x
+
+
+def mlp_call(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    if torch.is_grad_enabled():
+        return _MLP.apply(None, x, *(tensor for layer in layers for tensor in layer))
+    out = x.new_empty(len(x), len(layers[-1].bias))
+    for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+        for weight, bias, scale in layers[:-1]:
+            y = affine(y, weight)
+            _values(y, bias, scale, y)
+        weight, bias, scale = layers[-1]
+        _values(affine(y, weight), bias, scale, part)
+    return out
+
+
+def mlp_supports(x: Tensor, layers: Sequence[Layer]) -> bool:
+    return bool(layers) and fits(x, *layers[0])
+
+
+def mlp_from_activations(x: Tensor, layers: Sequence[Layer], activations: Activations) -> Tensor:
+    """Return what the layers made of rows x in a pass that kept its activations, with gradients."""
+    return _MLP.apply(activations, x, *(tensor for layer in layers for tensor in layer))
+
+
+def _values(x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return SiLU(RMSNorm(x + bias)) of rows x (R, D), in `out` if given, which may be x."""
+    rows, width = x.shape
+    y = x.new_empty(rows, width) if out is None else out
+    threads = torch.get_num_threads()
+    _forward(threads, rows, width, x, x.stride(0), bias, scale, None, None, y, y.stride(0))
+    return y
+
+
+def _activations(
+    x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`norm_silu` of the affine map of rows x (R, in); without `keep` only y is of use. No gradients."""
-    if kernels.fit(x):
-        return kernels.norm_silu(affine(x, weight), bias, scale, out, keep)
-    return norm_silu(affine(x, weight, bias), scale, out)
+    """Return x̂ (R, D), 1/rms (R, 1) and y (R, D) of x + bias; x̂ takes the memory of x (R, D)."""
+    rows, width = x.shape
+    rstd = x.new_empty(rows, 1)
+    y = torch.empty_like(x) if out is None else out
+    _forward(torch.get_num_threads(), rows, width, x, width, bias, scale, x, rstd, y, y.stride(0))
+    return x, rstd, y
 
 
-def norm_silu(x: Tensor, scale: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """SiLU(RMSNorm(x)) over the last axis, written to `out` if given; overwrites x.
-
-    Returns:
-        y (…, D); unit (…, D), x/rms in the memory of x; inverse (…, 1), 1/rms.
-    """
-    inverse = inverse_rms(x)
-    unit = x.mul_(inverse)
-    return F.silu(torch.mul(unit, scale, out=out), inplace=True), unit, inverse
-
-
-def inverse_rms(x: Tensor) -> Tensor:
-    """1/rms(x) along the last axis, (…, D) → (…, 1)."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.addcmul(_epsilon(x.dtype, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()  # (…, 1)
-
-
-@cache
-def _epsilon(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.full((), NORM_EPS, dtype=dtype, device=device)
-
-
-def norm_silu_backward(
-    grad: Tensor, unit: Tensor, inverse: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (R, D), scale (D,) and a bias before x (D,), given that of y (R, D)."""
-    if kernels.fit(unit):
-        sums = kernels.make_sums(2, unit.shape[-1])
-        grad_x = kernels.norm_silu_backward(grad, unit, inverse, scale, sums)
-        grad_scale, grad_bias = sums.sum(0)
-        return grad_x, grad_scale, grad_bias
-    scaled = torch.ops.aten.silu_backward(grad, unit * scale)  # with respect to scale·unit
-    along = scaled * unit
-    grad_scale = along.sum(0)
-    # d unit/d x is (I − unit·unitᵀ/D)/rms; ε only enters through `inverse`.
-    mean = torch.mv(along, scale).div_(unit.shape[-1]).unsqueeze(-1)  # (R, 1)
-    grad_x = scaled.mul_(scale).addcmul_(unit, mean, value=-1.0).mul_(inverse)
-    return grad_x, grad_scale, grad_x.sum(0)
+def _backward_rows(grad: Tensor, x_hat: Tensor, rstd: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x (R, D), scale and a bias before x (D,), given that of y (R, D)."""
+    rows, width = x_hat.shape
+    threads = torch.get_num_threads()
+    sums = x_hat.new_zeros(threads, 2, width)  # each thread adds up its own
+    grad_x = torch.empty_like(x_hat)
+    _backward(threads, rows, width, grad.contiguous(), x_hat, rstd, scale, grad_x, sums)
+    grad_scale, grad_bias = sums.sum(0)
+    return grad_x, grad_scale, grad_bias
 
 
 class _NormSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        y, unit, inverse = norm_silu(x.clone(memory_format=torch.contiguous_format), scale)
-        ctx.save_for_backward(unit, inverse, scale)
-        return y
+        rows = x.reshape(-1, x.shape[-1]).clone(memory_format=torch.contiguous_format)
+        x_hat, rstd, y = _activations(rows, None, scale)
+        ctx.save_for_backward(x_hat, rstd, scale)
+        return y.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        unit, inverse, scale = ctx.saved_tensors
-        width = unit.shape[-1]
-        grad_x, grad_scale, _ = norm_silu_backward(
-            grad.reshape(-1, width), unit.view(-1, width), inverse.view(-1, 1), scale
-        )
-        return grad_x.view_as(unit), grad_scale
+        grad_x, grad_scale, _ = _backward_rows(grad.reshape(-1, grad.shape[-1]), *ctx.saved_tensors)
+        return grad_x.view(grad.shape), grad_scale
 
 
-class NormSiLU(nn.Module):
-    """RMSNorm (ε = 1e-4, learned scale) followed by SiLU, on the last axis."""
+class _MLP(torch.autograd.Function):
+    """x (R, in), then weight, bias and scale of every layer → (R, out); some rows after others.
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
+    With `activations` all has been computed before.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return _NormSiLU.apply(x, self.scale)
-        return F.silu((x * inverse_rms(x)).mul_(self.scale), inplace=True)
+    @staticmethod
+    def forward(ctx: Any, activations: Activations | None, x: Tensor, *parameters: Tensor) -> Tensor:
+        layers = list(zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True))
+        saved: list[Tensor] = []
+        if activations is None:
+            out = x.new_empty(len(x), len(parameters[-1]))
+            for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+                for i, (weight, bias, scale) in enumerate(layers):
+                    given, to = y, part if i == len(layers) - 1 else None
+                    x_hat, rstd, y = _activations(affine(given, weight), bias, scale, to)
+                    saved += [given, x_hat, rstd]
+        else:
+            out = activations[-1][2]
+            inputs = [x, *(y for _, _, y in activations[:-1])]
+            tensors = [
+                tensor
+                for given, (x_hat, rstd, _) in zip(inputs, activations, strict=True)
+                for tensor in (given, x_hat, rstd)
+            ]
+            for parts in zip(*(_parts(tensor, out) for tensor in tensors), strict=True):
+                saved += parts
+        ctx.save_for_backward(*parameters, *saved)
+        ctx.parameters = len(parameters)
+        return out
 
-    def values(self, x: Tensor) -> Tensor:
-        """The same without gradients, in the memory of x (R, D)."""
-        if kernels.fit(x):
-            return kernels.norm_silu(x, None, self.scale, None, keep=False)[0]
-        return F.silu(x.mul_(inverse_rms(x)).mul_(self.scale), inplace=True)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parameters, saved = ctx.saved_tensors[: ctx.parameters], ctx.saved_tensors[ctx.parameters :]
+        gradients: list[Tensor] = []
+        grad_x = []
+        for part, g in enumerate(_parts(grad, grad)):
+            here: list[Tensor] = []
+            for i in range(len(parameters) - 3, -1, -3):
+                x, x_hat, rstd = saved[part * len(parameters) + i :][:3]
+                g, grad_scale, grad_bias = _backward_rows(g, x_hat, rstd, parameters[i + 2])
+                here = [product(g.t(), x), grad_bias, grad_scale, *here]
+                if i or ctx.needs_input_grad[1]:
+                    g = product(g, parameters[i])
+            if ctx.needs_input_grad[1]:
+                grad_x.append(g)
+            if gradients:
+                torch._foreach_add_(gradients, here)
+            else:
+                gradients = here
+        return (None, torch.cat(grad_x) if grad_x else None, *gradients)
+
+
+def _parts(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """Cut x (R, ·) into rows of which `like` (R, ·) has at most ELEMENTS_AT_ONCE elements."""
+    return x.split(max(1, ELEMENTS_AT_ONCE // like.shape[1]))
+
+
+norm_silu = Kernel("norm_silu", norm_silu_reference, norm_silu_call, norm_silu_supports)
+mlp = Kernel("mlp", mlp_reference, mlp_call, mlp_supports)

@@ -125,9 +125,12 @@ def _worthwhile(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-class Affine(torch.autograd.Function):
-    """`affine` with gradients by the same library."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return `affine`, with gradients by the same library where they are wanted."""
+    return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else affine(x, weight, bias)
 
+
+class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)

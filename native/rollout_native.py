@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor
-from qdreamer.native import kernels
+from qdreamer.native import Activations, kernels
 from qdreamer.native.imagine_native import NativeRolloutState
-from qdreamer.worldmodel.networks.layers import MLP, Activations, Linear
+from qdreamer.worldmodel.networks.layers import MLP, Linear
 from qdreamer.worldmodel.rssm import RSSM, Carry
 from qdreamer.worldmodel.sequence_models.gru import BlockGRU
 from qdreamer.worldmodel.sequence_models.transformer import Transformer

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from qdreamer import native
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.training.config import Config
-from qdreamer.native import compiler, kernels, products
+from qdreamer.native import compiler, products
 
 torch.set_num_threads(1)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)
@@ -21,7 +22,7 @@ settings.load_profile("qdreamer")
 def as_before_a_run() -> Iterator[None]:
     """Runs switch kernels, precision and the flushing of denormal numbers for the whole process."""
     yield
-    kernels.use(False)
+    native.use(False)
     products.use_bfloat16(False)
     torch.set_flush_denormal(False)
 
@@ -30,11 +31,11 @@ def as_before_a_run() -> Iterator[None]:
 def compiled() -> None:
     """Tests of the kernels are skipped where there is no C compiler."""
     try:
-        kernels.use(True)
+        native.use(True)
     except compiler.CompileError as error:
         pytest.skip(str(error))
     finally:
-        kernels.use(False)
+        native.use(False)
 
 
 @pytest.fixture(params=[1, 2])

@@ -8,8 +8,7 @@ that attention needs, and the fair control for it on the GRU.
 import torch
 from torch import Tensor, nn
 
-from qdreamer.native.norm_silu import NormSiLU
-from qdreamer.worldmodel.networks.layers import MLP, Linear, init_weight
+from qdreamer.worldmodel.networks.layers import MLP, Linear, NormSiLU, init_weight
 
 
 class CoupledPosterior(nn.Module):

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from qdreamer.native import kernels, scan_native
-from qdreamer.native.norm_silu import norm_silu
+from qdreamer.native.norm_silu import EPS
 from qdreamer.native.products import affine, affine_add, blockwise, product
 from qdreamer.native.scan_weights import ScanWeights
 from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, softmax
@@ -232,6 +233,13 @@ class _Kept:
     def stacked(self, reverse: bool = False) -> dict[str, Tensor]:
         order = -1 if reverse else 1
         return {name: torch.stack(tensors[::order]) for name, tensors in self._lists.items()}
+
+
+def norm_silu(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SiLU(RMSNorm(x)), x/rms and 1/rms; overwrites x."""
+    inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
+    unit = x.mul_(inverse)
+    return F.silu(unit * scale, inplace=True), unit, inverse
 
 
 def _block_product(x: Tensor, grad: Tensor, blocks: int) -> Tensor:

@@ -58,7 +58,7 @@ def test_without_a_compiler_one_line_warns(make_config, monkeypatch, capsys):
     def fail(_):
         raise compiler.CompileError("no C compiler (cc, gcc, clang) is installed")
 
-    monkeypatch.setattr(kernels, "_make", lambda *_: fail(None))
+    monkeypatch.setattr("qdreamer.native.dispatch.load_library", fail)
     use_kernels(make_config())
     assert not kernels.on()
     lines = capsys.readouterr().err.splitlines()

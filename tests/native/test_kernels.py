@@ -1,8 +1,5 @@
 """The kernels in C against the torch code that they stand in for, and what happens without a compiler."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from qdreamer.native import compiler, kernels
-from qdreamer.native.norm_silu import norm_silu, norm_silu_backward
+from qdreamer import native
+from qdreamer.native import kernels
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.networks.categorical import one_hot, unimix_probs
-from qdreamer.worldmodel.networks.layers import MLP
 from qdreamer.worldmodel.networks.two_hot import TwoHot, symexp_bins
 from qdreamer.worldmodel.rssm import Carry
 from qdreamer.worldmodel.sequence_models.gru import MANY_ROWS, BlockGRU
@@ -39,41 +35,6 @@ def both(function):
 
 def normal(*shape, seed=0, scale=1.0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-@given(rows=st.integers(1, 9), width=st.integers(1, 70), seed=st.integers(0, 99), scale=st.floats(1e-3, 30.0))
-def test_norm_silu_and_its_gradient(rows, width, seed, scale):
-    x, bias = normal(rows, width, seed=seed, scale=scale), normal(width, seed=seed + 1)
-    gain, grad = normal(width, seed=seed + 2), normal(rows, width, seed=seed + 3)
-    exact = [t.double() for t in norm_silu((x + bias).double(), gain.double())]
-    kernels.use(True)
-    y, unit, inverse = kernels.norm_silu(x.clone(), bias, gain, None, keep=True)
-    only = kernels.norm_silu(x.clone(), bias, gain, None, keep=False)[0]
-    fused = norm_silu_backward(grad, unit, inverse, gain)
-    kernels.use(False)
-    for got, expected in zip((y, unit, inverse), exact, strict=True):
-        assert_close(got.double(), expected, **CLOSE)
-    assert torch.equal(only, y)
-    for got, expected in zip(fused, norm_silu_backward(grad, unit, inverse, gain), strict=True):
-        assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(1 + inverse.max()))
-
-
-def test_layers_over_more_rows_than_are_treated_at_once(threads):
-    torch.manual_seed(1)
-    stack = MLP(20, 64, 3)
-    with torch.no_grad():
-        for parameter in stack.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    x, direction = normal(5000, 20).requires_grad_(), normal(5000, 64, seed=3)
-
-    def run():
-        y = stack(x)
-        with torch.no_grad():
-            values = stack(x)
-        return y, values, *torch.autograd.grad((y * direction).sum(), [x, *stack.parameters()])
-
-    for got, expected in zip(*both(run), strict=True):
-        assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()))
 
 
 @given(extra=st.integers(0, 40), blocks=st.sampled_from([1, 2]), seed=st.integers(0, 20))
@@ -120,47 +81,13 @@ def test_draws_invert_the_distribution_function(rows, latents, classes, unimix, 
     assert (out[:, -1] == 7.0).all()
 
 
-@given(
-    rows=st.integers(1, 30), count=st.sampled_from([3, 4, 11, 255]), scale=st.sampled_from([0.0, 1.0, 60.0])
-)
-def test_two_hot(rows, count, scale):
-    bins = symexp_bins(count, -5.0, 5.0)
-    inputs, weight, bias = normal(rows, 6, scale=scale), normal(count, 6, seed=1), normal(count, seed=2)
-    target, other = normal(rows, seed=3, scale=20.0), normal(rows, seed=4)
-
-    def run(dtype):
-        x, w, b = (t.to(dtype, copy=True).requires_grad_() for t in (inputs, weight, bias))
-        output = TwoHot(x, bins.to(dtype), w, b)
-        loss = output.loss(target.to(dtype), other.to(dtype), scales=(1.0, 0.5))
-        gradients = torch.autograd.grad((loss * other).sum(), [x, w, b])
-        return output.pred(), TwoHot(x.detach(), bins.to(dtype), w, b).pred(), loss, *gradients
-
-    kernels.use(True)
-    fused, exact = run(torch.float32), run(torch.float64)
-    kernels.use(False)
-    # Probabilities are as exact as the logits, whose rounding grows with them.
-    largest = float((inputs.abs() @ weight.abs().t()).max())
-    close = max(1e-5, 4 * torch.finfo(torch.float32).eps * largest)
-    for got, expected in zip(fused, exact, strict=True):
-        size = max(1.0, float(expected.detach().abs().max()))
-        assert_close(got.double(), expected, rtol=close, atol=close * size)
-
-
-@pytest.mark.parametrize("count", [3, 255, 256])
-def test_uniform_bins_predict_exactly_zero(count):
-    kernels.use(True)
-    pred = TwoHot(torch.full((5, count), 3.3), symexp_bins(count)).pred()
-    kernels.use(False)
-    assert torch.equal(pred, torch.zeros(5))
-
-
 def test_what_is_no_number_shows():
     kernels.use(True)
     bad = torch.full((1, 8), torch.nan)
     results = [
-        kernels.norm_silu(bad.clone(), None, torch.ones(8), None, keep=False)[0],
-        TwoHot(bad, symexp_bins(8)).pred(),
-        TwoHot(bad, symexp_bins(8)).loss(torch.zeros(1)),
+        native.norm_silu(bad, torch.ones(8)),
+        TwoHot(bad, symexp_bins(8), torch.eye(8), torch.zeros(8)).pred(),
+        TwoHot(bad, symexp_bins(8), torch.eye(8), torch.zeros(8)).loss(torch.zeros(1)),
     ]
     gru = BlockGRU(stoch=6, action=2, deter=8, hidden=4, blocks=2)
     with torch.no_grad():
@@ -244,58 +171,3 @@ def test_results_repeat(make_config, threads):
     first, second = run(), run()
     kernels.use(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_a_library_is_made_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    sources = sorted(NATIVE.iterdir())
-    told = []
-    compiler.load(sources, lambda: told.append("begins"))
-    (made,) = (tmp_path / "qdreamer").iterdir()  # and nothing else is left there
-    monkeypatch.setattr(compiler, "build", lambda *_: pytest.fail("built again"))
-    compiler.load(sources, lambda: told.append("begins"))
-    assert told == ["begins"]
-    (changed := tmp_path / "kernels.c").write_text("int changed;")
-    flags = [*compiler.FLAGS, "-fopenmp"]
-    names = {compiler.fingerprint(files, compiler.find_compiler(), flags) for files in (sources, [changed])}
-    assert made.stem in names
-    assert len(names) == 2
-
-
-@pytest.mark.parametrize("trouble", ["no compiler", "failing compiler", "no place", "wrong code"])
-def test_without_a_library_it_says_why(tmp_path, monkeypatch, trouble):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    sources = sorted(NATIVE.iterdir())
-    if trouble == "no compiler":
-        monkeypatch.setenv("PATH", str(tmp_path))
-    elif trouble == "failing compiler":
-        monkeypatch.setenv("CC", "false")
-    elif trouble == "no place":
-        (tmp_path / "qdreamer").write_text("a file, no folder")
-    else:
-        sources = [tmp_path / "wrong.c"]
-        sources[0].write_text("int f(void) { return x; }")
-    with pytest.raises(compiler.CompileError) as caught:
-        compiler.load(sources)
-    assert "\n" not in str(caught.value)
-    assert {"no compiler": "no C compiler", "wrong code": "wrong.c"}.get(trouble, "made no library") in str(
-        caught.value
-    )
-
-
-def test_threads_of_the_library_are_those_of_torch():
-    """A second pool beside torch's would have both cores wait for each other."""
-    code = (
-        "import torch; from qdreamer.native import kernels; kernels.use(True); torch.set_num_threads(2);"
-        "x = torch.randn(4096, 64); kernels.norm_silu(x, None, x[0].clone(), None, True); torch.mm(x, x.t());"
-        "files = {line.split()[-1] for line in open('/proc/self/maps')};"
-        "print(sum('gomp' in f or 'iomp' in f or 'libomp' in f for f in files))"
-    )
-    if not Path("/proc/self/maps").exists():
-        pytest.skip("no list of loaded libraries")
-    root = Path(kernels.__file__).parents[1]
-    out = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=os.environ, capture_output=True, text=True, check=True
-    )
-    assert out.stdout.strip() == "1"

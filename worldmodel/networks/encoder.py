@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qdreamer.native.norm_silu import NormSiLU
-from qdreamer.worldmodel.networks.layers import MLP, Linear, init_random_bias
+from qdreamer.worldmodel.networks.layers import MLP, Linear, NormSiLU, init_random_bias
 
 
 class VectorEncoder(nn.Module):

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.native import kernels
-from qdreamer.native.norm_silu import NormSiLU
 from qdreamer.native.processor import INTEL
 from qdreamer.native.products import add_blockwise_, affine, affine_add, blockwise
-from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, init_random_bias, init_weight
+from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_random_bias, init_weight
 
 MANY_ROWS = 128
 """From so many rows on, a CPU is faster when it finishes one block of the gates before the next."""
@@ -117,7 +116,7 @@ class BlockGRU(nn.Module):
                 out,
             )
         if len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
-            y = self.norm.values(
+            y = self.norm(
                 add_blockwise_(affine_add(x, self.mix_state.weight, action_embedding), h, self.recur.weight)
             )
             return self._update_blocks(h, self.more(y), torch.empty_like(h) if out is None else out)

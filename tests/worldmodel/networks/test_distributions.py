@@ -23,6 +23,11 @@ def two_hot(target, bins):
     return np.stack([np.interp(target, bins, unit) for unit in np.eye(len(bins))], -1)
 
 
+def of_logits(logits, bins):
+    """The distribution whose last layer is the identity."""
+    return TwoHot(logits, bins, torch.eye(len(bins)).to(bins), torch.zeros(len(bins)).to(bins))
+
+
 def log_softmax(logits):
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
@@ -48,14 +53,14 @@ def log_softmax(logits):
 def test_two_hot_golden_weights(target, weights):
     # The gradient of a cross-entropy is softmax − target vector, which reveals the vector.
     logits = double([0.3, -1.0, 0.8, 0.0, 2.0]).requires_grad_()
-    (grad,) = torch.autograd.grad(TwoHot(logits, BINS).loss(double(target)), logits)
+    (grad,) = torch.autograd.grad(of_logits(logits, BINS).loss(double(target)), logits)
     torch.testing.assert_close(torch.softmax(logits, -1).detach() - grad, double(weights), rtol=0, atol=1e-14)
     np.testing.assert_allclose(two_hot(target, BINS.numpy()), weights, atol=1e-14)
 
 
 def test_two_hot_golden_loss_and_prediction():
     probs = double([0.1, 0.2, 0.3, 0.25, 0.15])
-    output = TwoHot(torch.log(probs) + 7.0, BINS)
+    output = of_logits(torch.log(probs) + 7.0, BINS)
     assert output.loss(double(0.25)).item() == pytest.approx(
         -(0.75 * math.log(0.3) + 0.25 * math.log(0.25)), rel=1e-13
     )
@@ -81,7 +86,7 @@ def test_two_hot_loss_is_the_cross_entropy(dtype, rtol):
     target = np.sinh(random.uniform(-22, 22, size=(4, 50)))  # also beyond the end bins
     assert (np.abs(target) > bins[-1].item()).any()
     expected = -(two_hot(target, bins.double().numpy()) * log_softmax(logits)).sum(-1)
-    output = TwoHot(torch.from_numpy(logits).to(dtype), bins.to(dtype))
+    output = of_logits(torch.from_numpy(logits).to(dtype), bins.to(dtype))
     loss = output.loss(torch.from_numpy(target).to(dtype))
     np.testing.assert_allclose(loss.numpy(), expected, rtol=rtol)
 
@@ -92,13 +97,16 @@ def test_two_hot_loss_to_several_targets():
     logits = torch.randn(3, 4, 41, dtype=torch.float64, requires_grad=True)
     one, two, weight = (5.0 * torch.randn(3, 4, dtype=torch.float64) for _ in range(3))
     two[0, 0] = one[0, 0]  # the same two bins
-    output = TwoHot(logits, bins)
+    output = of_logits(logits, bins)
     both = output.loss(one, two, scales=(1.0, 0.3))
     separate = output.loss(one) + 0.3 * output.loss(two)
     torch.testing.assert_close(both, separate)
     vectors = [torch.from_numpy(two_hot(target.numpy(), bins.numpy())) for target in (one, two)]
     plain = -((vectors[0] + 0.3 * vectors[1]) * torch.log_softmax(logits, -1)).sum(-1)
-    gradients = [torch.autograd.grad((loss * weight).sum(), logits)[0] for loss in (both, separate, plain)]
+    gradients = [
+        torch.autograd.grad((loss * weight).sum(), logits, retain_graph=True)[0]
+        for loss in (both, separate, plain)
+    ]
     torch.testing.assert_close(both, plain)
     torch.testing.assert_close(gradients[0], gradients[2])
     torch.testing.assert_close(gradients[1], gradients[2])
@@ -109,14 +117,14 @@ def test_two_hot_prediction(rows):
     logits = np.random.default_rng(1).normal(size=(rows, 41))
     bins = symexp_bins(41, -5.0, 5.0).double()
     expected = (np.exp(log_softmax(logits)) * bins.numpy()).sum(-1)
-    np.testing.assert_allclose(TwoHot(torch.from_numpy(logits), bins).pred().numpy(), expected, rtol=1e-11)
+    np.testing.assert_allclose(of_logits(torch.from_numpy(logits), bins).pred().numpy(), expected, rtol=1e-11)
 
 
 def test_two_hot_loss_keeps_its_gradient_after_a_prediction_without():
     # Fails if the log-probabilities are kept that a call under no_grad has computed; then the
     # critic's value loss, which follows such a call in behaviour_losses, teaches nothing.
     logits = torch.zeros(5, requires_grad=True)
-    output = TwoHot(logits, BINS.float())
+    output = of_logits(logits, BINS.float())
     with torch.no_grad():
         output.pred()
     assert output.loss(torch.tensor(0.25)).requires_grad
@@ -126,7 +134,7 @@ def test_two_hot_loss_keeps_its_gradient_after_a_prediction_without():
 @pytest.mark.parametrize("count", [3, 4, 40, 41, 254, 255])
 @pytest.mark.parametrize("level", [0.0, 3.7])
 def test_uniform_logits_predict_exactly_zero(count, level):
-    pred = TwoHot(torch.full((5, count), level), symexp_bins(count)).pred()
+    pred = of_logits(torch.full((5, count), level), symexp_bins(count)).pred()
     assert torch.equal(pred, torch.zeros(5))
 
 
@@ -190,7 +198,7 @@ def test_two_hot_with_its_layer_is_two_hot_of_the_logits():
     for layered in (True, False):
         inputs = [v.clone().requires_grad_() for v in (x, weight, bias)]
         a, w, b = inputs
-        output = TwoHot(a, bins, w, b) if layered else TwoHot(a @ w.t() + b, bins)
+        output = TwoHot(a, bins, w, b) if layered else of_logits(a @ w.t() + b, bins)
         pred = output.pred()
         loss = output.loss(*targets, scales=(1.0, 0.3))
         gradients = torch.autograd.grad((loss * targets[0].cos()).sum(), inputs)

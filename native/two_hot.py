@@ -1,0 +1,137 @@
+"""A softmax over many paired bins ±b: its expectation, and its cross-entropy to targets on a few bins.
+
+The bins (255) are many more numbers than the inputs, so the last linear layer belongs to the kernel: logits
+are made, used and dropped for some rows after others, and the gradient p·Σw − w is one pass over them.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qdreamer.native.dispatch import Kernel, fits
+from qdreamer.native.library import INT32, INT64, TENSOR, Function
+from qdreamer.native.products import affine, linear, product
+
+ROWS_AT_ONCE = 1024
+"""Rows treated together: their probabilities of 255 bins fit the L2 cache."""
+
+_log_softmax = Function("log_softmax", INT32, INT64, INT64, TENSOR, TENSOR, INT32, TENSOR, TENSOR)
+_cross_entropy_backward = Function("cross_entropy_backward", INT32, *[INT64] * 3, *[TENSOR] * 5)
+
+
+class BinDistribution(Protocol):
+    """A categorical distribution over bins (K,) for each of R rows."""
+
+    def expectation(self) -> Tensor:
+        """Return Σ_k p_k·b_k, (R,), without gradients; exactly 0 for uniform probabilities."""
+        ...
+
+    def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
+        """Return −Σ_m w_m·log p[position_m], (R,): positions and weights (R, M)."""
+        ...
+
+
+class Reference:
+    """rows (R, U), weight (K, U) and bias (K,) of the logits, bins (K,) ascending and antisymmetric."""
+
+    def __init__(self, rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> None:
+        self.log_probs = torch.log_softmax(linear(rows, weight, bias), -1)  # (R, K)
+        self.bins = bins
+
+    def expectation(self) -> Tensor:
+        # Taking each pair's difference first makes uniform probabilities give exactly 0 instead of the
+        # rounding error of ±4.8e8.
+        probs = self.log_probs.detach().exp()
+        half = probs.shape[-1] // 2
+        return torch.mv(probs[:, -half:] - probs[:, :half].flip(-1), self.bins[-half:])
+
+    def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
+        return -(self.log_probs.gather(-1, position) * weight).sum(-1)
+
+
+class Fused:
+    """The same in C, without logits in memory where no loss will need them."""
+
+    def __init__(self, rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> None:
+        self.rows, self.weight, self.bias = rows, weight, bias
+        self.upper = bins[-(len(bins) // 2) :]
+        self._log_probs: list[Tensor] | None = None
+        self._expectation: Tensor | None = None
+
+    def expectation(self) -> Tensor:
+        if self._expectation is None:
+            self._expectation = self._pass(keep=self.rows.requires_grad)
+        return self._expectation
+
+    def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
+        if self._log_probs is None:
+            self._expectation = self._pass(keep=True)
+        return _CrossEntropy.apply(self.rows, self.weight, self.bias, self._log_probs, position, weight)
+
+    @torch.no_grad()
+    def _pass(self, keep: bool) -> Tensor:
+        """Return the expectation (R,), and keep log p of the rows for a loss if told so."""
+        out = self.rows.new_empty(len(self.rows))
+        kept = []
+        for rows, expectation in zip(_parts(self.rows), _parts(out), strict=True):
+            logits = affine(rows, self.weight)  # become log p in place
+            _log_softmax(
+                torch.get_num_threads(), *logits.shape, logits, self.bias, keep, self.upper, expectation
+            )
+            kept.append(logits)
+        self._log_probs = kept if keep else None
+        return out
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """By hand, the gradient is one pass over the K bins: p·Σw minus w at the M positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        log_probs: list[Tensor],
+        position: Tensor,
+        w: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(rows, weight, position, w, *log_probs)
+        parts = zip(log_probs, _parts(position), _parts(w), strict=True)
+        return torch.cat([-(log.gather(-1, at) * v).sum(-1) for log, at, v in parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, position, w, *log_probs = ctx.saved_tensors
+        threads = torch.get_num_threads()
+        grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
+        sums = weight.new_zeros(threads, len(weight))  # of the bias; each thread adds up its own
+        parts = map(_parts, (rows, grad_rows, position, grad.unsqueeze(-1) * w))
+        for log, x, grad_x, at, v in zip(log_probs, *parts, strict=True):
+            grad_logits = torch.empty_like(log)
+            _cross_entropy_backward(threads, *log.shape, at.shape[1], log, at, v, grad_logits, sums)
+            grad_x.copy_(product(grad_logits, weight))
+            grad_weight.add_(product(grad_logits.t(), x))
+        return grad_rows, grad_weight, sums.sum(0), None, None, None
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(ROWS_AT_ONCE)
+
+
+def reference(rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> BinDistribution:
+    return Reference(rows, weight, bias, bins)
+
+
+def call(rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> BinDistribution:
+    return Fused(rows, weight, bias, bins)
+
+
+def supports(rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> bool:
+    return fits(rows, weight, bias, bins)
+
+
+two_hot = Kernel("two_hot", reference, call, supports)

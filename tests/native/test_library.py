@@ -1,0 +1,86 @@
+"""How the library is compiled and loaded, what happens without a compiler, and what Python and C share."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qdreamer.native import compiler
+from qdreamer.native.library import SOURCES, LayoutError, Struct, check_layout, load_library
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
+def test_a_library_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sources = sorted(SOURCES.iterdir())
+    told = []
+    compiler.load(sources, lambda: told.append("begins"))
+    (made,) = (tmp_path / "qdreamer").iterdir()  # and nothing else is left there
+    monkeypatch.setattr(compiler, "build", lambda *_: pytest.fail("built again"))
+    compiler.load(sources, lambda: told.append("begins"))
+    assert told == ["begins"]
+    (changed := tmp_path / "kernels.c").write_text("int changed;")
+    flags = [*compiler.FLAGS, "-fopenmp"]
+    names = {compiler.fingerprint(files, compiler.find_compiler(), flags) for files in (sources, [changed])}
+    assert made.stem in names
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "failing compiler", "no place", "wrong code"])
+def test_without_a_library_it_says_why(tmp_path, monkeypatch, trouble):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    sources = sorted(SOURCES.iterdir())
+    if trouble == "no compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif trouble == "failing compiler":
+        monkeypatch.setenv("CC", "false")
+    elif trouble == "no place":
+        (tmp_path / "qdreamer").write_text("a file, no folder")
+    else:
+        sources = [tmp_path / "wrong.c"]
+        sources[0].write_text("int f(void) { return x; }")
+    with pytest.raises(compiler.CompileError) as caught:
+        compiler.load(sources)
+    assert "\n" not in str(caught.value)
+    assert {"no compiler": "no C compiler", "wrong code": "wrong.c"}.get(trouble, "made no library") in str(
+        caught.value
+    )
+
+
+def test_threads_of_the_library_are_those_of_torch():
+    """A second pool beside torch's would have both cores wait for each other."""
+    code = (
+        "import torch; from qdreamer import native; native.use(True); torch.set_num_threads(2);"
+        "x = torch.randn(4096, 64); native.norm_silu(x, x[0].clone()); torch.mm(x, x.t());"
+        "files = {line.split()[-1] for line in open('/proc/self/maps')};"
+        "print(sum('gomp' in f or 'iomp' in f or 'libomp' in f for f in files))"
+    )
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("no list of loaded libraries")
+    root = SOURCES.parents[1]
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=os.environ, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "1"
+
+
+def test_structs_lie_in_memory_as_c_has_them():
+    library = load_library()
+    for name, struct in Struct.known.items():
+        check_layout(library, name, struct)
+
+        class Longer(ctypes.Structure):
+            _fields_ = [*struct._fields_, ("more", ctypes.c_int64)]
+
+        class Swapped(ctypes.Structure):
+            first, second, *rest = struct._fields_
+            _fields_ = [(first[0], ctypes.c_int8), *rest, second]
+
+        for wrong in (Longer, Swapped):
+            with pytest.raises(LayoutError, match=name):
+                check_layout(library, name, wrong)

@@ -1,0 +1,89 @@
+"""RMSNorm with SiLU and stacks of layers: C against the torch code that defines them."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from qdreamer import native
+
+pytestmark = pytest.mark.usefixtures("compiled")
+
+
+def normal(*shape, seed=0, scale=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+@given(rows=st.integers(1, 9), width=st.integers(1, 70), seed=st.integers(0, 99), scale=st.floats(1e-3, 30.0))
+def test_norm_silu_and_its_gradient(rows, width, seed, scale):
+    x, gain, grad = (
+        normal(rows, width, seed=seed, scale=scale),
+        normal(width, seed=1),
+        normal(rows, width, seed=2),
+    )
+
+    def run(dtype):
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, gain)]
+        y = native.norm_silu(*inputs)
+        with torch.no_grad():
+            values = native.norm_silu(*inputs)
+        return values, y, *torch.autograd.grad((y * grad).sum(), inputs)
+
+    native.use(True)
+    fused, exact = run(torch.float32), run(torch.float64)  # which C does not know
+    native.use(False)
+    assert torch.equal(fused[0], fused[1])
+    for got, expected in zip(fused, exact, strict=True):
+        largest = float(expected.detach().abs().max())
+        assert_close(got.double(), expected, rtol=1e-5, atol=1e-5 * max(1.0, largest))
+
+
+@pytest.mark.parametrize("rows", [1, 5000])  # less, and more, than what is treated at once
+@pytest.mark.parametrize("inner", [True, False])  # whether the input wants a gradient
+def test_a_stack_of_layers_and_its_gradients(rows, inner, threads):
+    layers = [
+        native.Layer(0.3 * normal(64, width, seed=width), normal(64, seed=1), 1.0 + 0.2 * normal(64, seed=2))
+        for width in (20, 64, 64)
+    ]
+    x, direction = normal(rows, 20), normal(rows, 64, seed=3)
+
+    def run(dtype):
+        given = x.to(dtype, copy=True).requires_grad_(inner)
+        copies = [native.Layer(*(t.to(dtype, copy=True).requires_grad_() for t in layer)) for layer in layers]
+        y = native.mlp(given, copies)
+        with torch.no_grad():
+            values = native.mlp(given, copies)
+        wanted = [tensor for layer in copies for tensor in layer] + ([given] if inner else [])
+        return y, values, *torch.autograd.grad((y * direction).sum(), wanted)
+
+    native.use(True)
+    fused, exact = run(torch.float32), run(torch.float64)
+    native.use(False)
+    for got, expected in zip(fused, exact, strict=True):
+        assert_close(got.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()))
+
+
+def test_a_pass_that_kept_its_activations_has_the_same_gradients():
+    layers = [
+        native.Layer(*(t.requires_grad_() for t in (normal(6, width, seed=1), normal(6), normal(6, seed=2))))
+        for width in (4, 6)
+    ]
+    x, direction, wanted = normal(9, 4), normal(9, 6, seed=3), [t for layer in layers for t in layer]
+    y, activations = x, []
+    for weight, bias, scale in layers:
+        before = torch.nn.functional.linear(y, weight, bias)
+        rstd = torch.rsqrt(before.square().mean(-1, keepdim=True) + 1e-4)
+        y = torch.nn.functional.silu(before * rstd * scale)
+        activations.append(((before * rstd).detach(), rstd.detach(), y.detach()))
+    expected = torch.autograd.grad((y * direction).sum(), wanted)
+    again = native.mlp_from_activations(x, layers, activations)
+    assert_close(again, y)
+    assert_close(torch.autograd.grad((again * direction).sum(), wanted), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_a_number_shows():
+    native.use(True)
+    y = native.norm_silu(torch.full((1, 8), torch.nan), torch.ones(8))
+    native.use(False)
+    assert y.isnan().all()
