@@ -1,10 +1,11 @@
 """Kernels in C for a CPU behind one door: `native.NAME(…)` runs C where it can and torch elsewhere."""
 
-from qdreamer.native.dispatch import Kernel, fits, on, use, without
+from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
 from qdreamer.native.norm_silu import Activations, Layer, mlp, mlp_from_activations, norm_silu
 from qdreamer.native.two_hot import BinDistribution, two_hot
 
 __all__ = [
+    "KERNELS",
     "Activations",
     "BinDistribution",
     "Kernel",

@@ -8,7 +8,7 @@ whether C is there. Without a compiler, on a GPU, in float64 and under torch.com
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,10 @@ _on = False
 _switched_off: frozenset[str] = frozenset()
 
 
+KERNELS: dict[str, "Kernel[Any, Any]"] = {}
+"""All kernels by name."""
+
+
 class Kernel(Generic[P, R]):
     """A function of two implementations: `call` where kernels are on and it `supports` the arguments."""
 
@@ -30,6 +34,7 @@ class Kernel(Generic[P, R]):
         self, name: str, reference: Callable[P, R], call: Callable[P, R], supports: Callable[P, bool]
     ) -> None:
         self.name = name
+        KERNELS[name] = self
         self.reference, self.call, self.supports = reference, call, supports
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -59,8 +64,13 @@ def on() -> bool:
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Let the references of these kernels run meanwhile, to test them or to measure their worth."""
+    """Let the references of these kernels run meanwhile, to test them or to measure their worth.
+
+    Raises KeyError for a name that no kernel has.
+    """
     global _switched_off
+    for name in names:
+        KERNELS[name]
     before = _switched_off
     _switched_off = before | set(names)
     try:
