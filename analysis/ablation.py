@@ -7,7 +7,7 @@ of their settings agree.
 from dataclasses import dataclass
 from typing import Any
 
-from qdreamer.analysis.matching import FREE, SHARED, flat
+from qdreamer.analysis.matching import PER_SEED, SHARED, flat
 
 PARTS = ("attention", "replay", "optimizer")
 SIZES = ("deter", "hidden", "blocks", "layers")  # of a sequence model
@@ -39,7 +39,7 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
         "replay": config["replay"],
         "optimizer": config["optimizer"],
     }
-    rest = {k: v for k, v in config.items() if k not in (*own, *FREE, *SHARED, "sequence")}
+    rest = {k: v for k, v in config.items() if k not in (*own, *PER_SEED, *SHARED, "sequence")}
     rest["agent"] = {k: v for k, v in rest["agent"].items() if k != "name"}
     rest["world_model"] = {
         k: v for k, v in rest["world_model"].items() if k not in ("posterior", "loss_scales")

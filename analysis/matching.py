@@ -9,7 +9,7 @@ from qdreamer.analysis.run_record import CompareError, RunRecord
 # Settings that every run of a comparison must share: the task, the budget, the examination.
 SHARED = ("env", "steps", "evaluation")
 # Settings that may differ between the seeds of one agent.
-FREE = ("seed", "runs", "resume", "device", "threads", "logging", "checkpoint")
+PER_SEED = ("seed", "runs", "resume", "device", "threads", "logging", "checkpoint")
 _DEFAULT = "env.steps"  # of `steps`, which alone counts: it may change from one version to the next
 _LISTED = 3  # runs that a message names
 
@@ -43,7 +43,7 @@ def _check_agents(runs: Sequence[RunRecord]) -> None:
     for run in runs:
         agents[run.agent].append(run)
     for agent, members in agents.items():
-        values = [dict(flat({k: v for k, v in m.config.items() if k not in FREE})) for m in members]
+        values = [dict(flat({k: v for k, v in m.config.items() if k not in PER_SEED})) for m in members]
         for key in sorted({key for value in values for key in value} - {_DEFAULT}):
             shown = [value.get(key) for value in values]
             _refuse_split(members, shown, f"{agent} was trained with different settings: {key}")

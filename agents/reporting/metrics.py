@@ -15,7 +15,7 @@ from qdreamer.agents.reporting.monitor import Layout
 
 
 class RunningMeans:
-    """Sums of scalar tensors, read out (and synchronised) only when a line is written."""
+    """Means of scalar tensors, read out (and the device waited for) only when a line is written."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
@@ -23,16 +23,18 @@ class RunningMeans:
         self._count = 0
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        names = list(metrics)
-        values = torch.stack([metrics[name].detach() for name in names])
+        """Add one update's scalars. Raises ValueError for other names than since the last `read`."""
         if self._sum is None:
-            self._names, self._sum = names, values.double()
-        else:
-            self._sum = self._sum.to(values.device) + values
+            self._names = list(metrics)
+        elif metrics.keys() != set(self._names):
+            odd = ", ".join(sorted(metrics.keys() ^ set(self._names)))
+            raise ValueError(f"updates log different metrics: {odd}")
+        values = torch.stack([metrics[name].detach() for name in self._names])
+        self._sum = values.double() if self._sum is None else self._sum.to(values.device) + values
         self._count += 1
 
     def read(self) -> dict[str, float]:
-        """The means since the last `read`; empty when nothing was added."""
+        """Return the means since the last `read`; empty when nothing was added."""
         if self._sum is None:
             return {}
         means = dict(zip(self._names, (self._sum / self._count).tolist(), strict=True))

@@ -105,6 +105,18 @@ def test_running_means_match_plain_means_and_survive_a_checkpoint() -> None:
     assert means.read() == {}
 
 
+def test_running_means_go_by_name() -> None:
+    means = RunningMeans()
+    means.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
+    means.add({"b": torch.tensor(4.0), "a": torch.tensor(3.0)})
+    for other in ({"a": torch.tensor(1.0)}, {"a": torch.tensor(1.0), "c": torch.tensor(1.0)}):
+        with pytest.raises(ValueError, match=r"different metrics: .*b"):
+            means.add(other)
+    assert means.read() == {"a": 2.0, "b": 3.0}
+    means.add({"c": torch.tensor(5.0)})  # a new line may have other names
+    assert means.read() == {"c": 5.0}
+
+
 def test_log_is_cut_back_on_resume(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, tensorboard=False)
     log.scalars(1, {"a": 1.0})
