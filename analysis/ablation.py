@@ -24,7 +24,7 @@ class Comparison:
 
 
 def parts(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of each part, comparable. The attention of a GRU is none."""
+    """Return the settings of each part, comparable. A GRU has no attention."""
     sequence = config["sequence"]
     transformer = sequence["name"] == "transformer"
     sizes = {k: sequence[k] for k in SIZES if k in sequence}
@@ -52,7 +52,7 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """The parts in which two agents differ. Widths of different sequence models are no difference."""
+    """Return the parts in which two agents differ. Different sequence models may differ in width."""
     names = [name for name in a if a[name] != b[name]]
     if "attention" in names and _keys(a["attention"], b["attention"]) == {"representation"}:
         names[names.index("attention")] = _OTHER  # the weight alone is a setting
@@ -65,14 +65,14 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def _keys(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
-    """What differs."""
+    """Return the keys whose values differ."""
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
 
 def classify(
     agent: str, configs: dict[str, dict[str, Any]], candidate: str | None, baseline: str
 ) -> Comparison:
-    """The one comparison that `agent` is there for."""
+    """Return the one comparison that `agent` is there for."""
     own, base = parts(configs[agent]), parts(configs[baseline])
     if candidate is None or agent == candidate:
         return Comparison("against the baseline", agent, baseline)

@@ -34,19 +34,19 @@ class Interval:
 
 
 def draw(runs: int, tasks: int, resamples: int, random: np.random.Generator) -> NDArray[np.intp]:
-    """Indices of runs (resamples, R, M), drawn for each task on its own."""
+    """Return indices of runs (resamples, R, M), drawn for each task on its own."""
     return random.integers(runs, size=(resamples, runs, tasks), dtype=np.intp)
 
 
 def resampled(scores: Floats, index: NDArray[np.intp]) -> Floats:
-    """Scores (R, M) at the runs `index` (…, R, M): (…, R, M)."""
+    """Return scores (R, M) at the runs `index` (…, R, M): (…, R, M)."""
     return scores[index, np.arange(scores.shape[1])]
 
 
 def replicates(
     statistic: Statistic, scores: Floats, random: np.random.Generator, resamples: int = RESAMPLES
 ) -> Floats:
-    """The statistic of each resample of scores (R, M): (resamples,)."""
+    """Return the statistic of each resample of scores (R, M): (resamples,)."""
     runs, tasks = scores.shape
     parts = _parts(resamples, scores.size)
     return np.concatenate([statistic(resampled(scores, draw(runs, tasks, n, random))) for n in parts])
@@ -55,7 +55,7 @@ def replicates(
 def contrast_replicates(
     contrast: Contrast, x: Floats, y: Floats, random: np.random.Generator, resamples: int = RESAMPLES
 ) -> Floats:
-    """The contrast of resamples of two independent groups (R, M) and (R', M): (resamples,)."""
+    """Return the contrast of resamples of two independent groups (R, M) and (R', M): (resamples,)."""
     parts = _parts(resamples, x.size + y.size)
     return np.concatenate(
         [
@@ -73,9 +73,15 @@ def _parts(resamples: int, size: int) -> list[int]:
     return [min(block, resamples - start) for start in range(0, resamples, block)]
 
 
+def bounds(samples: Floats, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """Return the (1 ± level)/2 quantiles of the replicates, (resamples, …) → two of (…)."""
+    low, high = np.quantile(samples, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
+    return low, high
+
+
 def percentile(point: float, samples: Floats, level: float = LEVEL) -> Interval:
-    """The interval between the (1 ± level)/2 quantiles of the replicates."""
-    low, high = np.quantile(samples, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    """Return the interval between the (1 ± level)/2 quantiles of the replicates."""
+    low, high = bounds(samples, level)
     return Interval(float(point), float(low), float(high), level)
 
 
@@ -86,13 +92,13 @@ def interval(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
-    """Point estimate of scores (R, M) and its interval."""
+    """Return the point estimate of scores (R, M) and its interval."""
     samples = replicates(statistic, scores, random, resamples)
     return percentile(float(statistic(scores)), samples, level)
 
 
 def p_value(samples: Floats) -> float:
-    """Two-sided p of 'no difference': 1 − the level at which the interval begins to hold 0.
+    """Return the two-sided p of 'no difference': 1 − the level at which the interval begins to hold 0.
 
     One is added to both counts, so that no p is exactly 0 (Davison & Hinkley 1997, 4.2).
     """
@@ -104,7 +110,7 @@ def p_value(samples: Floats) -> float:
 def curve_band(
     curves: Floats, random: np.random.Generator, resamples: int = 2_000, level: float = LEVEL
 ) -> tuple[Floats, Floats, Floats]:
-    """IQM of R curves (R, T) at each point, and the ends of its interval: three of (T,).
+    """Return the IQM of R curves (R, T) at each point, and the ends of its interval: three of (T,).
 
     A resample draws whole curves, and the interval is that of each point on its own.
     """
@@ -115,5 +121,4 @@ def curve_band(
             for n in _parts(resamples, runs * points)
         ]
     )
-    low, high = np.quantile(samples, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
-    return iqm(curves, axis=0), low, high
+    return iqm(curves, axis=0), *bounds(samples, level)

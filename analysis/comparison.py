@@ -58,7 +58,7 @@ class ComparisonResult:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything."""
+    """All figures of a comparison of agents."""
 
     folder: Path
     env: str  # in words
@@ -90,7 +90,7 @@ class Settings:
 
 
 def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Report:
-    """Raises CompareError for runs that must not be compared."""
+    """Compare finished runs of one environment. Raises CompareError if they do not match."""
     notes = check(runs, settings.allow_versions)
     groups: dict[str, list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: (run.agent, run.seed)):
@@ -111,14 +111,14 @@ def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Repo
 
 
 def _task(run: RunRecord) -> str:
-    """The environment in words."""
+    """Return the environment in words."""
     env = run.config["env"]
     hidden = ", ".join(map(str, env.get("hide") or ()))
     return f"{env['id']} without entries {hidden}" if hidden else str(env["id"])
 
 
 def choose(agents: list[str], wanted: str | None) -> tuple[str, str | None]:
-    """Baseline and candidate: `classical` and `hybrid` where they exist. Raises CompareError."""
+    """Return baseline and candidate: `classical` and `hybrid` where they exist. Raises CompareError."""
     if wanted is not None and wanted not in agents:
         raise CompareError(f"--baseline {wanted} is not one of {', '.join(agents)}")
     if wanted is None and "classical" not in agents and len(agents) > 1:
@@ -131,7 +131,7 @@ def choose(agents: list[str], wanted: str | None) -> tuple[str, str | None]:
 
 
 def _stream(*names: str) -> np.random.Generator:
-    """Draws that depend on these names alone: other agents in a report change no figure of a pair."""
+    """Return draws that depend on these names alone: other agents change no figure of a pair."""
     return np.random.default_rng([zlib.crc32(name.encode()) for name in names])
 
 
@@ -159,7 +159,7 @@ def _judge(
     threshold: float | None,
     stated: float | None,
 ) -> tuple[ComparisonResult | None, list[ComparisonResult]]:
-    """The main comparison stands alone; all others share Holm's correction."""
+    """Return the main comparison, which stands alone, and the others, which share Holm's correction."""
     configs = {name: runs[0].config for name, runs in groups.items()}
     every = {
         key: {name: m.sign * m.scores(runs, threshold) for name, runs in groups.items()}
@@ -186,7 +186,7 @@ def _difference(pair: Comparison, metric: str, scores: dict[str, Floats]) -> Dif
 
 
 def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: float | None) -> Floats:
-    """Scores for comparisons of one run with another: a failure is worse than the last evaluation."""
+    """Return scores that rank runs: a failure is worse than reaching the threshold at the end."""
     if threshold is None or not metric.needs_threshold:
         return scores
     failed = np.array([run.returns.max() < threshold for run in runs])

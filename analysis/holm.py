@@ -6,7 +6,7 @@ from qdreamer.analysis.interquartile import Floats
 
 
 def levels(p_values: Floats, alpha: float = 0.05) -> Floats:
-    """The α that each of m comparisons must hold, (m,) → (m,).
+    """Return the α that each of m comparisons must hold, (m,) → (m,).
 
     The smallest p is held against α/m, the next against α/(m − 1), and so on; from the first that
     fails, the others are held against the same α, so that they fail with it. A comparison is claimed
@@ -20,14 +20,4 @@ def levels(p_values: Floats, alpha: float = 0.05) -> Floats:
         if failed is None and p_values[i] > own:
             failed = own
         out[i] = own if failed is None else failed
-    return out
-
-
-def adjusted(p_values: Floats) -> Floats:
-    """p-values that may be held against α itself, (m,) → (m,)."""
-    m = len(p_values)
-    order = np.argsort(p_values, kind="stable")
-    steps = np.maximum.accumulate(p_values[order] * (m - np.arange(m))).clip(max=1.0)
-    out = np.empty(m)
-    out[order] = steps
     return out

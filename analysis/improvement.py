@@ -6,7 +6,7 @@ from qdreamer.analysis.interquartile import Floats
 
 
 def probability_of_improvement(x: Floats, y: Floats) -> Floats:
-    """P(X > Y) + ½·P(X = Y), the mean over tasks: (…, R, M) and (…, R', M) → (…).
+    """Return P(X > Y) + ½·P(X = Y), the mean over tasks: (…, R, M) and (…, R', M) → (…).
 
     It is the Mann–Whitney U divided by the number of pairs. Infinite scores (a goal that was never
     reached) compare as they should.

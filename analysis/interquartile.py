@@ -7,7 +7,7 @@ Floats = NDArray[np.float64]
 
 
 def iqm(scores: Floats, axis: int = -1) -> Floats:
-    """Mean of what remains when ⌊n/4⌋ of the n scores along `axis` are cut off at either end.
+    """Return the mean of what remains when ⌊n/4⌋ of the n scores along `axis` are cut off at either end.
 
     With less than four scores this is their mean. Raises ValueError for no scores.
     """
@@ -22,5 +22,5 @@ def iqm(scores: Floats, axis: int = -1) -> Floats:
 
 
 def iqm_of_tasks(scores: Floats) -> Floats:
-    """IQM over all runs and tasks together, (…, R, M) → (…)."""
+    """Return the IQM over all runs and tasks together, (…, R, M) → (…)."""
     return iqm(scores.reshape(*scores.shape[:-2], -1))

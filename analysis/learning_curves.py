@@ -16,7 +16,7 @@ class Reached:
 
 
 def on_grid(positions: Floats, values: Floats, grid: Floats) -> Floats:
-    """The last value at or before each point of the grid, (T,) → (G,); NaN before the first.
+    """Return the last value at or before each point of the grid, (T,) → (G,); NaN before the first.
 
     An agent that is trained no longer keeps its last value.
     """
@@ -25,7 +25,7 @@ def on_grid(positions: Floats, values: Floats, grid: Floats) -> Floats:
 
 
 def area(steps: Floats, returns: Floats) -> float:
-    """Mean height of the curve between its first and last evaluation (trapezoids).
+    """Return the mean height of the curve between its first and last evaluation (trapezoids).
 
     In units of the return, so that it does not depend on the length of the run.
     """
@@ -35,7 +35,7 @@ def area(steps: Floats, returns: Floats) -> float:
 
 
 def reached(positions: Floats, returns: Floats, threshold: float, budget: float) -> Reached:
-    """First position (in steps or seconds) whose return is at least the threshold."""
+    """Return the first position (in steps or seconds) whose return is at least the threshold."""
     over = np.flatnonzero(returns >= threshold)
     if len(over):
         return Reached(float(positions[over[0]]), False)

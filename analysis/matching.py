@@ -15,7 +15,7 @@ _LISTED = 3  # runs that a message names
 
 
 def check(runs: Sequence[RunRecord], allow_versions: bool = False) -> list[str]:
-    """Raises CompareError for runs that must not be compared; notes for the report otherwise.
+    """Return notes for the report. Raises CompareError for runs that must not be compared.
 
     Args:
         allow_versions: other code or libraries are noted instead of refused.
@@ -38,7 +38,7 @@ def _check_shared(runs: Sequence[RunRecord]) -> None:
 
 
 def _check_agents(runs: Sequence[RunRecord]) -> None:
-    """All seeds of an agent must have the same settings, and be different seeds."""
+    """Check that all runs of an agent have the same settings and different seeds."""
     agents: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         agents[run.agent].append(run)
@@ -53,7 +53,7 @@ def _check_agents(runs: Sequence[RunRecord]) -> None:
 
 
 def _check_streams(runs: Sequence[RunRecord]) -> None:
-    """Two runs that logged the same, to the digit, are one run."""
+    """Check that no two runs logged the same to the digit: they would be one run."""
     seen: dict[str, RunRecord] = {}
     for run in runs:
         other = seen.setdefault(run.stream, run)
@@ -100,7 +100,7 @@ def _note_processors(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def flat(values: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Every dotted key with its value, lists as tuples."""
+    """Return every dotted key with its value, lists as tuples."""
     if not isinstance(values, dict):
         return [(path, tuple(values) if isinstance(values, list) else values)]
     return [

@@ -29,11 +29,11 @@ class Metric:
     needs_threshold: bool = False
 
     def scores(self, runs: Sequence[RunRecord], threshold: float | None) -> Floats:
-        """(R,), in the metric's unit."""
+        """Return the runs' scores (R,), in the metric's unit."""
         return np.array([self.score(run, np.nan if threshold is None else threshold) for run in runs])
 
     def show(self, value: float) -> str:
-        """A value for a table, the unit left out."""
+        """Return a value for a table, without its unit."""
         if self.name == "steps":
             return f"{value:,.0f}"
         return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
@@ -63,7 +63,7 @@ METRICS = {
 
 
 def primary(name: str | None, threshold: float | None) -> Metric:
-    """The metric that decides; `name` overrules the environment's. Raises CompareError."""
+    """Return the metric that decides; `name` overrules the environment's. Raises CompareError."""
     metric = METRICS[name or ("area" if threshold is None else "steps")]
     if metric.needs_threshold and threshold is None:
         raise CompareError(f"--primary {metric.name} needs --threshold: this environment has none")
@@ -71,19 +71,19 @@ def primary(name: str | None, threshold: float | None) -> Metric:
 
 
 def failures(runs: Sequence[RunRecord], threshold: float) -> int:
-    """Runs that never reached the threshold."""
+    """Count the runs that never reached the threshold."""
     return sum(reached(run.steps, run.returns, threshold, run.budget).censored for run in runs)
 
 
 def margin(metric: Metric, stated: float | None, runs: Sequence[RunRecord]) -> float | None:
-    """What counts as no difference: as stated, else a tenth of the budget in steps, else nothing."""
+    """Return the margin of no difference: as stated, else a tenth of the budget in steps, else None."""
     if stated is not None:
         return stated
     return MARGIN_SHARE * runs[0].budget if metric.name == "steps" else None
 
 
 def ceiling(runs: Sequence[RunRecord]) -> str | None:
-    """A sentence, if half of the runs or more end at the best return that any evaluation saw."""
+    """Return a sentence if half of the runs or more end at the best return that any evaluation saw."""
     best = max(float(run.returns.max()) for run in runs)
     at = sum(run.final >= best for run in runs)
     if 2 * at < len(runs):

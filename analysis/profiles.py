@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from qdreamer.analysis.bootstrap import LEVEL, RESAMPLES, draw, resampled
+from qdreamer.analysis.bootstrap import LEVEL, RESAMPLES, bounds, draw, resampled
 from qdreamer.analysis.interquartile import Floats
 
 
 def profile(scores: Floats, levels: Floats) -> Floats:
-    """Share of all runs and tasks with a score above each of the levels: (…, R, M), (K,) → (…, K).
+    """Return the share of runs and tasks with a score above each level: (…, R, M), (K,) → (…, K).
 
     Tasks count alike: the mean over tasks of the share of runs.
     """
@@ -24,8 +24,7 @@ def profile_band(
     resamples: int = RESAMPLES // 5,
     level: float = LEVEL,
 ) -> tuple[Floats, Floats, Floats]:
-    """The profile of scores (R, M) and the ends of its pointwise bootstrap interval: three of (K,)."""
+    """Return the profile of scores (R, M) and the ends of its pointwise interval: three of (K,)."""
     runs, tasks = scores.shape
     samples = profile(resampled(scores, draw(runs, tasks, resamples, random)), levels)  # (resamples, K)
-    low, high = np.quantile(samples, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=0)
-    return profile(scores, levels), low, high
+    return profile(scores, levels), *bounds(samples, level)

@@ -26,7 +26,7 @@ class CompareError(ValueError):
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run took. None: an old run, of which it is not known."""
+    """What a run took; None where an old run did not record it."""
 
     updates: int
     seconds: float  # wall-clock, of all sessions
@@ -58,29 +58,29 @@ class RunRecord:
 
     @property
     def budget(self) -> float:
-        """Environment steps."""
+        """Return the run's environment steps."""
         return float(self.config["steps"])
 
     @property
     def final(self) -> float:
-        """Mean of the last three evaluations."""
+        """Return the mean of the last three evaluations."""
         return float(self.returns[-3:].mean())
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Run directories <agent>/seed_<k> below the folder of one environment. Raises CompareError."""
+    """Find runs <agent>/seed_<k> in the folder of one environment. Raises CompareError without any."""
     found = sorted(path.parent for path in folder.glob("*/seed_*/config.yaml"))
     if found:
         return found
     if not folder.is_dir():
-        raise CompareError(f"{folder} is no folder")
+        raise CompareError(f"{folder} is not a folder")
     inside = sorted({path.parents[2] for path in folder.glob("*/*/seed_*/config.yaml")})
     hint = f": choose one environment, as {inside[0]}" if inside else ": give runs/<env>"
     raise CompareError(f"{folder} holds no runs <agent>/seed_<k>{hint}")
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Raises CompareError for runs that are broken, unfinished or hold a value that is not finite."""
+    """Read a run. Raises CompareError if it is broken, unfinished or holds a value that is not finite."""
     config = _read_config(directory)
     steps, returns, seconds, updates, elapsed = [], [], [], 0, 0.0
     digest = hashlib.sha256()
@@ -190,6 +190,6 @@ def _costs(summary: dict[str, Any], updates: int, seconds: float) -> Costs:
 
 
 def _versions(summary: dict[str, Any], directory: Path) -> tuple[tuple[str, str | None], ...] | None:
-    """Of the run's sessions, which must agree."""
+    """Return the versions that the run's sessions recorded."""
     found = [tuple(sorted(session["versions"].items())) for session in summary.get("sessions", [])]
     return tuple(dict.fromkeys(item for versions in found for item in versions)) or None

@@ -50,12 +50,12 @@ class Verdict:
 
 
 def iqm_difference(x: Floats, y: Floats) -> Floats:
-    """IQM of X less that of Y."""
+    """Return the IQM of X less that of Y."""
     return iqm_of_tasks(x) - iqm_of_tasks(y)
 
 
 def difference(x: Floats, y: Floats, random: np.random.Generator, resamples: int = RESAMPLES) -> Difference:
-    """X against Y, scores (R,) and (R',) of their runs. Raises ValueError for scores that are not finite."""
+    """Hold the scores X (R,) against Y (R',). Raises ValueError for scores that are not finite."""
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a score is not finite")
     a, b = x[:, None], y[:, None]
@@ -65,7 +65,7 @@ def difference(x: Floats, y: Floats, random: np.random.Generator, resamples: int
 
 
 def decide(difference: Difference, margin: float | None, level: float = LEVEL) -> Verdict:
-    """The verdict on the first agent of a difference.
+    """Return the verdict on the first agent of a difference.
 
     Args:
         margin: what counts as no difference, in units of the score; None: nothing does.
@@ -94,7 +94,7 @@ def decide(difference: Difference, margin: float | None, level: float = LEVEL) -
 def decide_all(
     differences: list[Difference], margin: float | None, alpha: float = 1.0 - LEVEL
 ) -> list[Verdict]:
-    """Verdicts on a family of comparisons: each interval has the level that Holm's correction asks for."""
+    """Return the verdicts on a family: each interval has the level that Holm's correction asks for."""
     if not differences:
         return []
     alphas = levels(np.array([d.p for d in differences]), alpha)

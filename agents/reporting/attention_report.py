@@ -37,7 +37,7 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
 
 
 def attention_numbers(views: list[LayerView]) -> dict[str, float]:
-    """attention/<number>/layer_<l>_head_<i> → value."""
+    """Return the views' numbers as attention/<number>/layer_<l>_head_<i>."""
     return {
         f"attention/{name}/layer_{i}_head_{j}": float(value)
         for i, view in enumerate(views)
@@ -47,7 +47,7 @@ def attention_numbers(views: list[LayerView]) -> dict[str, float]:
 
 
 def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
-    """Maps of all heads: RGB (H, W, 3). Row n of a map is what step n attends to."""
+    """Draw the maps of all heads: RGB (H, W, 3). Row n of a map is what step n attends to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # lazily: half a second
     from matplotlib.figure import Figure
 
@@ -69,5 +69,5 @@ def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
 
 
 def _rows_to_one(weights: Tensor) -> NDArray[np.float32]:
-    """Every row by its largest weight, so that wide attention shows too."""
+    """Divide every row by its largest weight, so that wide attention shows too."""
     return (weights / weights.amax(-1, keepdim=True).clamp(min=1e-12)).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Open-loop prediction: how far can the world model see without looking?
+"""Open-loop prediction: how far ahead the world model predicts without observations.
 
 Held-out episodes are filtered from their beginning. From many of their steps the prior is rolled
 forward under the true actions, decoded, and compared with what really happened. Errors are
@@ -82,7 +82,7 @@ def open_loop(
 def _pad(
     agent: Dreamer, episodes: Sequence[EvaluationEpisode], longest: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Episodes side by side: observations (E, L, ·), previous actions (E, L, A), is_first (E, L)."""
+    """Return episodes side by side: observations (E, L, ·), previous actions (E, L, A), is_first (E, L)."""
     device = next(agent.parameters()).device
     first = episodes[0]
     shape = (len(episodes), longest + 1)
@@ -103,7 +103,7 @@ def _as_vectors(agent: Dreamer, observation: Tensor) -> Tensor:
 
 
 def _deviation(target: Tensor, lengths: list[int]) -> Tensor:
-    """Standard deviation of each entry over all real steps, (O,)."""
+    """Return the standard deviation of each entry over all real steps, (O,)."""
     real = torch.cat([target[e, : n + 1] for e, n in enumerate(lengths)])
     return real.std(0, correction=0)
 

@@ -20,7 +20,7 @@ MAX_TRACES = 6
 
 
 def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
-    """Three predictions beside the truth, and the error against the horizon: RGB (H, W, 3)."""
+    """Draw three predictions beside the truth, and the error against the horizon: RGB (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # lazily: half a second
     from matplotlib.figure import Figure
 
@@ -58,7 +58,7 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
 def record_video(
     agent: Dreamer, env_config: EnvConfig, seed: int, deterministic: bool, frames: int, width: int = 300
 ) -> list[Image.Image]:
-    """Frames of one evaluation episode. Raises EnvError when the environment cannot render."""
+    """Return frames of one evaluation episode. Raises EnvError when the environment cannot render."""
     env = make_env(env_config, render_mode="rgb_array")
     try:
         actor = ActingLoop(agent, 1, seed, deterministic, averaged=True)
@@ -82,7 +82,7 @@ def record_video(
 
 
 def gif(frames: list[Image.Image], fps: float = 30.0) -> bytes:
-    """An endless GIF; frames share one palette, which keeps it small."""
+    """Encode an endless GIF. Its frames share one palette, which keeps it small."""
     shown = [frames[i] for i in {0, len(frames) // 2, len(frames) - 1}]
     together = Image.new("RGB", (shown[0].width, sum(frame.height for frame in shown)))
     for i, frame in enumerate(shown):

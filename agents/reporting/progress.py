@@ -46,7 +46,7 @@ class Progress:
         self._evaluation = score
 
     def show(self, step: int, updates: int, force: bool = False) -> None:
-        """Refresh, at most every few moments."""
+        """Refresh what is shown, at most every few moments unless `force`."""
         now = perf_counter()
         interval = BAR_INTERVAL if self._bar is not None else PLAIN_INTERVAL
         if now - self._shown < interval and not force:
@@ -73,7 +73,7 @@ class Progress:
         )
 
     def message(self, text: str) -> None:
-        """A line that stays above the bar."""
+        """Print a line that stays above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
@@ -85,7 +85,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """'–', '42 s', '3:05 min' or '2:10 h'."""
+    """Return a duration as '–' (infinite), '42 s', '3:05 min' or '2:10 h'."""
     if seconds == float("inf"):
         return "–"
     total = round(seconds)

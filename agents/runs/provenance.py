@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "numpy", "gymnasium", "pennylane", "qiskit", "qiskit-aer",
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Versions of all that decides what is learned, the commit, and the machine."""
+    """Return versions of all that decides what is learned, the commit, and the machine."""
     return {
         "versions": {
             "code": code(),
@@ -29,7 +29,7 @@ def provenance() -> dict[str, Any]:
 
 
 def code() -> str:
-    """Hash of the rooms' sources: changes with every edit that a run could notice, unlike a commit."""
+    """Hash the rooms' sources: the hash changes with every edit that a run could notice, unlike a commit."""
     digest = hashlib.sha256()
     files = (path for room in ROOMS for path in (ROOT / room).rglob("*"))
     for path in sorted(path for path in files if path.suffix in (".py", ".c", ".h")):
@@ -38,7 +38,7 @@ def code() -> str:
 
 
 def commit() -> str | None:
-    """The commit that is checked out, with '+' for edits on top.
+    """Return the commit that is checked out, with '+' for edits on top.
 
     None outside a checkout: an installed wheel may lie in a repository that is not ours.
     """
@@ -63,7 +63,7 @@ def _version(name: str) -> str | None:
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """Return the processor's name, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

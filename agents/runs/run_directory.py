@@ -22,12 +22,12 @@ _MAX_NAME = 200  # bytes; file systems end at 255
 
 
 def is_free(key: str) -> bool:
-    """Whether the (dotted) key may differ between sessions of one run."""
+    """Tell whether the (dotted) key may differ between sessions of one run."""
     return key.split(".")[0] in FREE
 
 
 def run_directory(config: Config, env_name: str, overrides: list[str]) -> Path:
-    """runs/<env>/<agent>[+sorted overrides]/seed_<k>."""
+    """Return runs/<env>/<agent>[+sorted overrides]/seed_<k>."""
     named = sorted({o.lstrip("+") for o in overrides if _names_run(o)})
     agent = "+".join([config.agent.name, *named])
     return Path(config.runs) / _safe(env_name) / _safe(agent) / f"seed_{config.seed}"
@@ -40,7 +40,7 @@ def _names_run(override: str) -> bool:
 
 
 def _safe(text: str) -> str:
-    """A folder's name that needs no quotes, in a shell or behind resume=.
+    """Return a folder's name that needs no quotes, in a shell or behind resume=.
 
     Brackets and quotes go, other odd signs become '_'. A long text ends in a hash of the whole.
     """
@@ -51,7 +51,7 @@ def _safe(text: str) -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """Hash of all settings that change what is learned."""
+    """Hash all settings that change what is learned."""
     return hashlib.sha256(json.dumps(_learning(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -71,10 +71,10 @@ def write_config(directory: Path, config: Config) -> None:
 
 
 def read_config(directory: Path) -> Config:
-    """The config of an earlier session. Raises ConfigError."""
+    """Read the config of an earlier session. Raises ConfigError."""
     path = directory / CONFIG_NAME
     if not path.is_file():
-        raise ConfigError(f"{directory} is no run directory: it has no {CONFIG_NAME}")
+        raise ConfigError(f"{directory} is not a run directory: it has no {CONFIG_NAME}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -85,7 +85,7 @@ def read_config(directory: Path) -> Config:
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """The run's summary; empty if there is none that can be read."""
+    """Read the run's summary; empty if there is none that can be read."""
     try:
         values = json.loads((directory / SUMMARY_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def check_same_run(directory: Path, config: Config) -> None:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """The keys whose values differ, as 'key before → now'."""
+    """Return the keys whose values differ, as 'key before → now'."""
     found = []
     for key in {**before, **now}:
         old, new = before.get(key), now.get(key)

@@ -24,7 +24,7 @@ QUANTUM_PARTS = ("quantum", "search")
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a run so far, over all its sessions."""
+    """What a run has cost so far, over all its sessions."""
 
     step: int
     updates: int

@@ -1,4 +1,4 @@
-"""Where the runs of a sweep go. No part of a run: the same run may be made anywhere."""
+"""Where the runs of a sweep go. Runs do not know it: the same run may be made anywhere."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ class LocalLauncher:
 
 @dataclass(frozen=True)
 class ClusterLauncher:
-    """Jobs through submitit: of Slurm, or for trying out on this machine."""
+    """Jobs through submitit, of Slurm or of its executor on this machine."""
 
     name: str = field(metadata={"choices": ("slurm", "submitit")})
     jobs: int = field(metadata={"min": 1})  # queued or running at a time

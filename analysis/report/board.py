@@ -18,9 +18,9 @@ OURS = ".compare"  # ends the names of our files
 
 
 def write(report: Report, folder: Path) -> None:
-    """Events in `folder` and in one folder for each agent; those of an earlier comparison are replaced.
+    """Write events into `folder` and into one folder for each agent.
 
-    No others are: `folder` may be one that holds runs.
+    Only events of an earlier comparison are replaced: `folder` may be one that holds runs.
     """
     for old in (*folder.glob(f"events.*{OURS}"), *folder.glob(f"*/events.*{OURS}")):
         old.unlink()
@@ -35,7 +35,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _tag(report: Report, axis: str) -> str:
-    """Environments have their own, so that several may lie in one logdir."""
+    """Return the tag's beginning, one for each environment: several may lie in one logdir."""
     return f"compare/{report.folder.resolve().name}/{axis}"
 
 
@@ -46,7 +46,7 @@ def _curve(writer: SummaryWriter, tag: str, band: Band) -> None:
 
 
 def _layout(report: Report) -> Summary:
-    """One chart for each axis: a line and its margin, of every agent."""
+    """Return one chart for each axis, with every agent's line and margin."""
     layout = layout_pb2.Layout(
         category=[
             layout_pb2.Category(

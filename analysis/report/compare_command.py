@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All options; none of them is needed."""
+    """Return the parser of all options; none of them is needed."""
     out = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("folder", type=Path, help="runs of one environment, as runs/CartPole")
     out.add_argument("--baseline", help="agent that others are held against (default: classical)")

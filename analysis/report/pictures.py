@@ -49,7 +49,7 @@ _STYLE: Any = {
 
 
 def draw(report: Report, folder: Path) -> dict[str, Path]:
-    """All pictures as PNG files in `folder`, by name."""
+    """Draw all pictures as PNG files in `folder`; return their paths by name."""
     makers = {"curves": curves, "profiles": profiles, "comparisons": forest}
     out = {}
     with plt.rc_context(_STYLE):
@@ -63,14 +63,14 @@ def draw(report: Report, folder: Path) -> dict[str, Path]:
 
 
 def colours(agents: Sequence[Agent], report: Report) -> dict[str, str]:
-    """The same colour for an agent in every picture."""
+    """Return each agent's colour, which it has in every picture."""
     rest = iter(OTHERS)
     fixed = {report.baseline: BASELINE, report.candidate: CANDIDATE}
     return {agent.name: fixed.get(agent.name) or next(rest) for agent in agents}
 
 
 def curves(report: Report) -> Figure:
-    """Learning curves against environment steps and against minutes."""
+    """Draw learning curves against environment steps and against minutes."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     shown = report.agents[:SHOWN]
     paint, main = colours(shown, report), (report.baseline, report.candidate)
@@ -96,7 +96,7 @@ def curves(report: Report) -> Figure:
 
 
 def profiles(report: Report) -> Figure:
-    """Share of runs that came to the threshold by a step; share of runs above a final return."""
+    """Draw the share of runs that came to the threshold by a step, and that above a final return."""
     shown = report.agents[:SHOWN]
     paint, main = colours(shown, report), (report.baseline, report.candidate)
     columns = 1 if report.threshold is None else 2
@@ -132,7 +132,7 @@ def profiles(report: Report) -> Figure:
 
 
 def forest(report: Report) -> Figure | None:
-    """Every comparison's difference with its interval, and the probability of improvement."""
+    """Draw every comparison's difference with its interval, and the probability of improvement."""
     judged = ([report.main] if report.main else []) + report.others
     if not judged:
         return None
@@ -180,14 +180,14 @@ def _short(name: str, width: int = 44) -> str:
 
 
 def _band(axis: Axes, band: Band, scale: float, colour: str, wide: bool) -> None:
-    """A curve, and its interval if it is `wide`."""
+    """Draw a curve, and its interval if it is `wide`."""
     if wide:
         axis.fill_between(band.at * scale, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
     axis.plot(band.at * scale, band.mid, color=colour, linewidth=2.2 if wide else 1.3)
 
 
 def _profile(axis: Axes, scores: Floats, at: Floats, levels: Floats, colour: str, wide: bool) -> None:
-    """A profile, and its interval if it is `wide`."""
+    """Draw a profile, and its interval if it is `wide`."""
     order = np.argsort(levels)
     mid, low, high = profile_band(scores[:, None], levels[order], np.random.default_rng(0))
     back = np.argsort(order)
@@ -197,7 +197,7 @@ def _profile(axis: Axes, scores: Floats, at: Floats, levels: Floats, colour: str
 
 
 def _ends(axis: Axes, shown: Sequence[Agent], budget: float) -> list[tuple[str, float, float]]:
-    """Where the drawn lines end."""
+    """Return where the drawn lines end."""
     return [
         (a.name, budget, float(np.asarray(line.get_ydata())[-1]))
         for a, line in zip(shown, axis.get_lines(), strict=True)
@@ -205,7 +205,7 @@ def _ends(axis: Axes, shown: Sequence[Agent], budget: float) -> list[tuple[str, 
 
 
 def _label_ends(axis: Axes, ends: list[tuple[str, float, float]], paint: dict[str, str]) -> None:
-    """Names beside the ends of lines, moved apart where they would lie on each other."""
+    """Write names beside the ends of lines, moved apart where they would lie on each other."""
     low, high = axis.get_ylim()
     gap = 0.062 * (high - low)
     right = max(x for _, x, _ in ends)

@@ -265,7 +265,7 @@ def test_refuses_unfinished_and_broken_runs(runs: Path, refused: Refused, tmp_pa
     assert "cannot be read" in refused(runs)
     (run / "metrics.jsonl").write_text("".join(lines))
     assert "choose one environment" in refused(tmp_path)
-    assert "is no folder" in refused(tmp_path / "nothing")
+    assert "is not a folder" in refused(tmp_path / "nothing")
     assert "--baseline random is not one of classical, hybrid" in refused(runs, "--baseline", "random")
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdreamer.analysis.bootstrap import contrast_replicates, interval, p_value, percentile
-from qdreamer.analysis.holm import adjusted, levels
+from qdreamer.analysis.holm import levels
 from qdreamer.analysis.improvement import probability_of_improvement
-from qdreamer.analysis.interquartile import iqm, iqm_of_tasks
+from qdreamer.analysis.interquartile import Floats, iqm, iqm_of_tasks
 from qdreamer.analysis.learning_curves import area, on_grid, reached
 from qdreamer.analysis.profiles import profile
 from qdreamer.analysis.verdict import decide, decide_all, difference
@@ -67,6 +67,15 @@ def test_resamples_stay_within_their_task() -> None:
     scores = np.array([[0.0, 100.0], [1.0, 101.0], [2.0, 102.0]])
     found = interval(lambda s: s.mean((-2, -1)), scores, np.random.default_rng(0), 2_000)
     assert 50.0 <= found.low < found.point == 51.0 < found.high <= 52.0
+
+
+def adjusted(p_values: Floats) -> Floats:
+    """Return Holm's adjusted p-values, which may be held against α itself, (m,) → (m,)."""
+    m = len(p_values)
+    order = np.argsort(p_values, kind="stable")
+    out = np.empty(m)
+    out[order] = np.maximum.accumulate(p_values[order] * (m - np.arange(m))).clip(max=1.0)
+    return out
 
 
 @given(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=12))

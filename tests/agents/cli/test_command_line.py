@@ -144,7 +144,7 @@ MALFORMED = [
     ("device=tpu", ["device=tpu is not one of cpu, cuda"]),
     ("device=meta", ["device=meta is not one of cpu, cuda"]),
     (f"runs={Path(__file__)}/below", ["is not a folder that can be written to"]),
-    ("resume=/nonexistent", ["/nonexistent is no run directory"]),
+    ("resume=/nonexistent", ["/nonexistent is not a run directory"]),
     ("resume=/nonexistent seed=3", ["takes seed from the run", "steps, device, threads"]),
     ("resume=/nonexistent env=Acrobot", ["takes env from the run"]),
     ("resume=3", ["resume=3 must be a word, or null"]),

@@ -50,7 +50,7 @@ def test_report_and_video(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["/nonexistent"], "is no run directory"),
+        (["/nonexistent"], "is not a run directory"),
         (["RUN", "--episodes", "0"], "--episodes must be at least 1"),
         (["RUN", "--seed", "-1"], "--seed must be from 0"),
         (["RUN", "--frames", "3"], "unrecognized arguments"),
