@@ -22,11 +22,16 @@ from benchmarks.quality import train
 from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream
 from benchmarks.quality_models import build
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, expected_error, relative_error
-from qdreamer.worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.draws import (
+    STRATEGIES,
+    Budget,
+    effective_keys,
+    expected_error,
+    relative_error,
+)
+from qdreamer.worldmodel.attention.kernel import causal
 from qdreamer.worldmodel.attention.rotary import phases
 from qdreamer.worldmodel.attention.softmax import Softmax
-from qdreamer.worldmodel.attention.spread import effective_keys
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 KEYS, QUERIES = 512, 32

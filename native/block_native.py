@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from qdreamer.native import kernels
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.born_encodings import RealAmplitudes
 from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.encodings import RealAmplitudes
 from qdreamer.worldmodel.attention.rotary import Phases
 from qdreamer.worldmodel.attention.softmax import Softmax
 from qdreamer.worldmodel.sequence_models.context import QKV, KeyValueAttention, RecurrentAttention

@@ -15,8 +15,8 @@ from torch import Tensor
 from qdreamer.native import kernels
 from qdreamer.native.shared_past import PANEL, SharedCache, Starts, rounded, share_keys, share_states
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes
 from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.encodings import ComplexAmplitudes
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.sampled import Sampled
 from qdreamer.worldmodel.attention.softmax import Softmax

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qdreamer.native import kernels
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes
+from qdreamer.worldmodel.attention.encodings import ComplexAmplitudes
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.sequence_models.context import KeyValues, RecurrentTrail
 

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from qdreamer.worldmodel.attention.coherent import Coherent
 from qdreamer.worldmodel.attention.decay import decay_bias
-from qdreamer.worldmodel.attention.draws import relative_error
+from qdreamer.worldmodel.attention.draws import effective_keys, entropy, relative_error
 from qdreamer.worldmodel.attention.rotary import phases
 from qdreamer.worldmodel.attention.sampled import Sampled
-from qdreamer.worldmodel.attention.spread import effective_keys, entropy
 from qdreamer.worldmodel.sequence_models.context import QKV, Visibility
 from qdreamer.worldmodel.sequence_models.transformer import Block, Transformer
 

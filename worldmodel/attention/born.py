@@ -6,7 +6,7 @@ Queries and keys are amplitude-encoded in log₂ d qubits; the weights are Born'
 
 so that attention has three equal forms: parallel (`attend`), chunked (`attend_causal`, linear in N) and
 recurrent (`step`, constant cost and memory per step). The floor is a depolarizing channel on the query
-(`born_encodings.py`), the decay gate is damping (`decay.py`), rotary phases are unitary evolution.
+(`encodings.py`), the decay gate is damping (`decay.py`), rotary phases are unitary evolution.
 """
 
 import torch
@@ -14,10 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qdreamer.worldmodel.attention import born_forms
-from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
 from qdreamer.worldmodel.attention.born_forms import Steps
+from qdreamer.worldmodel.attention.encodings import (
+    ComplexAmplitudes,
+    Encoding,
+    Overlaps,
+    RealAmplitudes,
+    unit,
+)
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
-from qdreamer.worldmodel.attention.unit import unit
 
 LEAST_FLOOR = 1e-3
 

@@ -2,7 +2,7 @@
 
     o_n = Σ_m κ_nm v_m / Σ_m κ_nm      κ_nm = (|⟨φ(q_n)|φ(k_m)⟩|² + f) Π_{m<j≤n} γ_j
 
-over the keys m ≤ n of the same episode. The overlap is a product of φ features (`born_encodings.py`), so
+over the keys m ≤ n of the same episode. The overlap is a product of φ features (`encodings.py`), so
 
     S_n = γ_n S_{n−1} + φ(k_n) [v_n, 1]ᵀ      [numerator, denominator] = read(φ(q_n), S_n)
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qdreamer.worldmodel.attention.born_encodings import Encoding
 from qdreamer.worldmodel.attention.decay import remains, running_total
-from qdreamer.worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.encodings import Encoding
+from qdreamer.worldmodel.attention.kernel import causal
 
 CHUNKS_AT_ONCE = 128
 """So many chunks are treated together; a loop over such blocks keeps the form linear in N."""

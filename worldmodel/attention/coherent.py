@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from qdreamer.worldmodel.attention.dot_product import DotProduct
-from qdreamer.worldmodel.attention.unit import unit
+from qdreamer.worldmodel.attention.encodings import unit
+from qdreamer.worldmodel.attention.softmax import DotProduct
 
 PHOTONS = (0.25, 256.0)
 """Range of s²: log κ lies within ±2s²."""

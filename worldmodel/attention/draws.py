@@ -20,8 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qdreamer.worldmodel.attention.spread import effective_keys, entropy
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -106,6 +104,17 @@ STRATEGIES: dict[str, Strategy] = {
     "topk_rest": topk_rest,
     "control": control,
 }
+
+
+def entropy(p: Tensor) -> Tensor:
+    """−Σ p log p in nats, (…, N): 0 for one key, log M for all alike."""
+    return torch.special.entr(p).sum(-1)
+
+
+def effective_keys(p: Tensor) -> Tensor:
+    """N_eff = 1/Σp², (…, N): the inverse participation ratio; 0 where no key is allowed."""
+    squares = p.square().sum(-1)
+    return torch.where(squares > 0, 1.0 / squares, 0.0)
 
 
 def predicted_error(p: Tensor, draws: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdreamer.worldmodel.attention.decay import decay_bias
-from qdreamer.worldmodel.attention.depolarizing import depolarize, depolarize_weights
-from qdreamer.worldmodel.attention.masks import allowed, causal, segment_causal
 
 
 class AttentionKernel(nn.Module):
@@ -22,7 +20,7 @@ class AttentionKernel(nn.Module):
 
     Args:
         heads: h. width: d of queries and keys.
-        noise: strength of the depolarizing channel, in training only (`depolarizing.py`).
+        noise: strength of the depolarizing channel, in training only (`depolarize`).
     Raises ValueError for a noise outside [0, 1].
     """
 
@@ -109,7 +107,7 @@ class AttentionKernel(nn.Module):
         """Each of N steps attends to itself and the steps before it: (B, h, N, ·) → (B, h, N, dv).
 
         Args:
-            segments: (B, N) episode numbers (`masks.segment_ids`); nothing crosses their boundaries.
+            segments: (B, N) episode numbers (`segment_ids`); nothing crosses their boundaries.
             valid: (B, N) boolean, False for keys that fully_masked may see.
             log_decay: (B, h, N) logarithms of the gates γ_t; see `decay.py`.
         """
@@ -147,3 +145,87 @@ def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | No
         scores = scores.masked_fill(~mask, -torch.inf)
     fully_masked = (scores == -torch.inf).all(-1, keepdim=True)
     return torch.softmax(scores.masked_fill(fully_masked, 0.0), -1).masked_fill(fully_masked, 0.0)
+
+
+def segment_ids(is_first: Tensor) -> Tensor:
+    """is_first (B, T) → the number of the episode that each step belongs to, (B, T) int64.
+
+    Steps before the first reset have number 0: they continue whatever came before.
+    """
+    return (is_first > 0.5).long().cumsum(-1)
+
+
+def causal(steps: int, device: torch.device | None = None, window: int | None = None) -> Tensor:
+    """(T, T): key m ≤ query n, and n − m < window if there is one."""
+    n = torch.arange(steps, device=device)
+    distance = n.unsqueeze(1) - n  # (T, T)
+    mask = distance >= 0
+    return mask if window is None else mask & (distance < window)
+
+
+def segment_causal(segments: Tensor, window: int | None = None) -> Tensor:
+    """Segment ids (B, T) → (B, 1, T, T): causal ∧ same episode ∧ window."""
+    same = segments.unsqueeze(-1) == segments.unsqueeze(-2)  # (B, T, T)
+    return (same & causal(segments.shape[-1], segments.device, window)).unsqueeze(1)
+
+
+def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """What both masks allow; None allows everything."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a & b
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of two biases; None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def allowed(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """The mask of what a mask and a bias allow together: a bias of −∞ forbids."""
+    return mask if bias is None else both(mask, bias > -torch.inf)
+
+
+def as_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """A mask and a bias in one tensor, the form that SDPA takes: boolean if there is no bias."""
+    if bias is None:
+        return mask
+    return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+
+
+def depolarize(out: Tensor, v: Tensor, mask: Tensor | None, strength: float) -> Tensor:
+    """Return outputs (B, h, N, dv) after the depolarizing channel, a regulariser in closed form.
+
+    Attention measures which key a query finds: the state of that index register over the M allowed keys is
+    ρ_n = Σ_m w_nm |m⟩⟨m|. The channel of strength ε (Nielsen & Chuang 2010, eq. 8.102, for dimension M)
+    replaces it with the maximally mixed state with probability ε,
+
+        E(ρ) = (1 − ε) ρ + ε 1/M,   so   w'_nm = (1 − ε) w_nm + ε/M,   o'_n = (1 − ε) o_n + ε·mean(allowed v).
+
+    Depolarizing a query's own state instead adds a constant to each overlap before normalisation: that is
+    the floor f of `born`. A query that may see no key keeps its output.
+
+    Args:
+        v: values (B, h, M, dv). mask: who may see them. strength: ε.
+    """
+    if mask is None:
+        return out.lerp(v.mean(-2, keepdim=True).expand_as(out), strength)
+    uniform, some = _uniform(mask, v.shape[-2], v.dtype)
+    return out.lerp((uniform @ v).expand_as(out), strength).where(some, out)
+
+
+def depolarize_weights(weights: Tensor, mask: Tensor | None, strength: float) -> Tensor:
+    """Return weights (B, h, N, M) after the channel of `depolarize`."""
+    if mask is None:
+        return weights * (1.0 - strength) + strength / weights.shape[-1]
+    uniform, some = _uniform(mask, weights.shape[-1], weights.dtype)
+    return weights.lerp(uniform.expand_as(weights), strength).where(some, weights)
+
+
+def _uniform(mask: Tensor, keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Equal weights on the allowed keys, (…, N or 1, M), and whether there are any, (…, N or 1, 1)."""
+    allowed = mask.expand(*mask.shape[:-1], keys).to(dtype)
+    count = allowed.sum(-1, keepdim=True)
+    return allowed / count.clamp(min=1.0), count > 0

@@ -1,24 +1,62 @@
 """Drop-in for `torch.nn.MultiheadAttention` with any kind of attention inside."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.cache import Cache, KeyValueCache, RecurrentCache
 from qdreamer.worldmodel.attention.decay import DecayGate, decay_bias
+from qdreamer.worldmodel.attention.kernel import both, causal, plus, segment_causal, segment_ids
 from qdreamer.worldmodel.attention.kinds import make_kind
-from qdreamer.worldmodel.attention.masks import (
-    both,
-    causal,
-    from_multihead,
-    plus,
-    segment_causal,
-    segment_ids,
-)
 from qdreamer.worldmodel.attention.rotary import rotate
+
+
+class KeyValueCache(NamedTuple):
+    """Room for L steps, filled from the left, in place."""
+
+    keys: Tensor  # (B, h, L, d), encoded
+    values: Tensor  # (B, h, L, dv)
+    seen: Tensor  # (B, L) boolean: filled, and of the running episode
+    since: Tensor  # (B, h, L): Σ log γ since each step
+    length: int  # steps filled
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, room: int, width: int, like: Tensor) -> "KeyValueCache":
+        shape = batch, heads, room, width
+        seen = torch.zeros(batch, room, dtype=torch.bool, device=like.device)
+        return cls(like.new_zeros(shape), like.new_zeros(shape), seen, like.new_zeros(shape[:-1]), 0)
+
+    def append(
+        self, k: Tensor, v: Tensor, is_first: Tensor | None = None, log_decay: Tensor | None = None
+    ) -> "KeyValueCache":
+        """Add k (B, h, d), v (B, h, dv), and damp what is there by log γ (B, h).
+
+        Rows that begin an episode forget what they hold.
+
+        Raises ValueError when the cache is full.
+        """
+        if self.length == self.keys.shape[2]:
+            raise ValueError(f"the cache is full after {self.length} steps: begin with a larger `room`")
+        if is_first is not None:
+            self.seen.logical_and_((is_first <= 0.5).unsqueeze(-1))
+        if log_decay is not None:
+            self.since[:, :, : self.length] += log_decay.unsqueeze(-1)
+        self.keys[:, :, self.length] = k
+        self.values[:, :, self.length] = v
+        self.seen[:, self.length] = True
+        return self._replace(length=self.length + 1)
+
+
+class RecurrentCache(NamedTuple):
+    """The state of a kind that is linear in time: constant size."""
+
+    state: Tensor  # (B, h, φ, dv + 1)
+    length: int
+
+
+Cache = KeyValueCache | RecurrentCache
 
 
 class QuantumMultiheadAttention(nn.Module):
@@ -242,3 +280,31 @@ class QuantumMultiheadAttention(nn.Module):
             mask = None if mask is None else F.pad(mask, (0, extra), value=True)
             bias = None if bias is None else F.pad(bias, (0, extra))
         return k, v, mask, bias
+
+
+def from_multihead(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None, heads: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Masks of `nn.MultiheadAttention` → (mask, bias), both broadcastable to (B, h, N, M) or None.
+
+    Args:
+        attn_mask: (N, M) or (B·h, N, M); boolean with True = not allowed, or float, added.
+        key_padding_mask: (B, M), likewise.
+    Raises TypeError for a mask that is neither boolean nor floating-point.
+    """
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+    for given, name in ((attn_mask, "attn_mask"), (key_padding_mask, "key_padding_mask")):
+        if given is None:
+            continue
+        if name == "key_padding_mask":
+            shaped = given[:, None, None]  # (B, 1, 1, M)
+        else:
+            shaped = given if given.dim() == 2 else given.unflatten(0, (-1, heads))
+        if given.dtype == torch.bool:
+            mask = both(mask, ~shaped)
+        elif given.is_floating_point():
+            bias = plus(bias, shaped)
+        else:
+            raise TypeError(f"{name} must be boolean or floating-point, not {given.dtype}")
+    return mask, bias

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, predicted_error
+from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, effective_keys, predicted_error
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
-from qdreamer.worldmodel.attention.spread import effective_keys
 
 
 class Measurement(NamedTuple):

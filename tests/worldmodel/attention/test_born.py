@@ -10,9 +10,9 @@ from torch.testing import assert_close
 
 from qdreamer.worldmodel.attention import born_forms
 from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.born_encodings import ComplexAmplitudes, RealAmplitudes
 from qdreamer.worldmodel.attention.born_forms import Steps
-from qdreamer.worldmodel.attention.masks import segment_causal, segment_ids
+from qdreamer.worldmodel.attention.encodings import ComplexAmplitudes, RealAmplitudes
+from qdreamer.worldmodel.attention.kernel import segment_causal, segment_ids
 from qdreamer.worldmodel.attention.rotary import rotate
 
 seeds = st.integers(0, 2**31)

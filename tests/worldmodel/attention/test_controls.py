@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from qdreamer.worldmodel.attention.masks import segment_causal, segment_ids
+from qdreamer.worldmodel.attention.kernel import segment_causal, segment_ids
 from qdreamer.worldmodel.sequence_models.factory import make_sequence
 
 

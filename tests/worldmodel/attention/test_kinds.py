@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from qdreamer.worldmodel.attention.kernel import causal, segment_causal, segment_ids
 from qdreamer.worldmodel.attention.kinds import KINDS, make_kind
-from qdreamer.worldmodel.attention.masks import causal, segment_causal, segment_ids
 from qdreamer.worldmodel.attention.rotary import rotate
 
 NAMES = [

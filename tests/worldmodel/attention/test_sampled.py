@@ -7,14 +7,15 @@ from torch.testing import assert_close
 from qdreamer.worldmodel.attention.draws import (
     STRATEGIES,
     Budget,
+    effective_keys,
+    entropy,
     expected_error,
     predicted_error,
     relative_error,
 )
-from qdreamer.worldmodel.attention.masks import causal
+from qdreamer.worldmodel.attention.kernel import causal
 from qdreamer.worldmodel.attention.sampled import Sampled
 from qdreamer.worldmodel.attention.softmax import Softmax
-from qdreamer.worldmodel.attention.spread import effective_keys, entropy
 
 UNBIASED = ["importance", "stratified", "systematic", "adaptive", "topk_rest"]
 INDEPENDENT = ["importance", "adaptive"]
