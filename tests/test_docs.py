@@ -1,0 +1,37 @@
+"""What the documents name exists: files, benchmarks, and words of the command line."""
+
+import re
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from qdreamer.agents.cli.command_line import prepare
+from qdreamer.quantum.circuits.backend import CredentialsError
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
+LINES = "\n".join(TEXTS.values()).replace("\\\n", "")
+COMMANDS = sorted(
+    {
+        match[1].split("#")[0].strip()
+        for match in re.finditer(r"^(?:python train\.py|qdreamer train) (.+)$", LINES, re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_and_benchmarks_exist(name: str) -> None:
+    named = set(re.findall(r"[`(]((?:[\w.-]+/)+[\w-]+\.(?:py|yaml|c|h|md|json|xz))\b", TEXTS[name]))
+    named |= {f"benchmarks/{module}.py" for module in re.findall(r"benchmarks\.([a-z_]+)", TEXTS[name])}
+    beside = (ROOT / name).parent
+    missing = [path for path in sorted(named) if not (ROOT / path).exists() and not (beside / path).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_accepted(command: str) -> None:
+    with suppress(CredentialsError):  # well written, and there is no account here
+        prepare(shlex.split(command))
