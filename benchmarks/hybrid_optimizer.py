@@ -31,10 +31,10 @@ from benchmarks.learning import Row, print_table, summarise
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.optim.direction_search import SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
-from qdreamer.agents.optim.landscape import LocalObjective
+from qdreamer.agents.optim.optimizer import LocalObjective, Objective, adapt
 from qdreamer.agents.optim.optimizer_config import HybridConfig
 from qdreamer.agents.optim.parameter_groups import ParameterGroup, partition
-from qdreamer.agents.optim.quadratic_model import Levels, Objective, measure
+from qdreamer.agents.optim.quadratic_model import Levels, measure
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.training import Run
@@ -81,10 +81,10 @@ class Still:
     def full_batch(self) -> Objective:
         return self._loss
 
-    def sub_batch(self) -> Objective:
+    def sub_batch(self, rows: int) -> Objective:
         return self._loss
 
-    def fresh(self, seed: int) -> Objective:
+    def fresh(self, rows: int, seed: int) -> Objective:
         return self._loss
 
 
@@ -135,7 +135,7 @@ def steps_to(name: str, toy: str, levels: Levels, seed: int, limit: int) -> int 
     """Updates of Adam, alone or searched at every update, until the loss is at the target."""
     x, loss, target = toys()[toy](torch.Generator().manual_seed(seed))
     base = torch.optim.Adam(x, lr=0.05)
-    optimizer: torch.optim.Optimizer = base
+    optimizer = adapt(base)
     if name != "Adam":
         search = SolverSearch(solvers(levels.bits)[name], SHOTS)
         blocks = [ParameterGroup(str(k), [p]) for k, p in enumerate(x)]
@@ -143,10 +143,7 @@ def steps_to(name: str, toy: str, levels: Levels, seed: int, limit: int) -> int 
     for step in range(1, limit + 1):
         optimizer.zero_grad()
         loss().backward()
-        if isinstance(optimizer, HybridOptimizer):
-            optimizer.step(landscape=Still(loss))
-        else:
-            optimizer.step()
+        optimizer.step(landscape=lambda: Still(loss))
         if loss().item() <= target:
             return step
     return None
@@ -220,10 +217,11 @@ class Panel(HybridOptimizer):
 
     def _ask(self, landscape: LocalObjective, step: list[Tensor]) -> dict[str, Any]:
         model = measure(
-            landscape.full_batch(), landscape.sub_batch(), self._parameters, self._block, step, self.epsilon
-        )
+            landscape.full_batch(), landscape.sub_batch(self.slice), self._parameters, self._block, step,
+            self.epsilon,
+        )  # fmt: skip
         before = [p.clone() for p in self._parameters]
-        check, third = (landscape.fresh(new_seed(self.source)) for _ in range(2))
+        check, third = (landscape.fresh(self.fresh, new_seed(self.source)) for _ in range(2))
 
         def losses(multipliers: Tensor) -> tuple[float, float]:
             self._move(before, step, multipliers)
@@ -261,7 +259,9 @@ class Panel(HybridOptimizer):
         sizes = torch.tensor([len(block.parameters) for block in blocks])
         block = torch.arange(len(blocks)).repeat_interleave(sizes)
         moved = [steps[id(p)] for p in parameters]
-        model = measure(landscape.full_batch(), landscape.sub_batch(), parameters, block, moved, self.epsilon)
+        model = measure(
+            landscape.full_batch(), landscape.sub_batch(self.slice), parameters, block, moved, self.epsilon
+        )
         return model.ising(self.levels)
 
 

@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from qdreamer.agents.optim.direction_search import DirectionSearch, SearchResult
-from qdreamer.agents.optim.landscape import LocalObjective
+from qdreamer.agents.optim.optimizer import Landscape, LocalObjective, WrappedOptimizer
 from qdreamer.agents.optim.parameter_groups import ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
 from qdreamer.agents.optim.search_log import SearchLog
+from qdreamer.native.products import in_float32
+from qdreamer.quantum.jobs.spending import Spending
 from qdreamer.quantum.qaoa.solvers import new_seed
 
 
@@ -28,7 +30,7 @@ def identity(values: Tensor) -> Tensor:
     return values
 
 
-class HybridOptimizer(Optimizer):
+class HybridOptimizer(WrappedOptimizer):
     """Wraps any optimizer. Without a landscape, `step` is the base's own.
 
     Clipping, momentum, warm-up and learning rates are the base's, and its state goes on as if every
@@ -40,6 +42,7 @@ class HybridOptimizer(Optimizer):
         epsilon: length of the differences of gradients, in proposed steps.
         reuse: apply the last accepted multipliers between searches as well, unchecked.
         seed: of solvers and of fresh data.
+        slice, fresh: sequences that curvature is measured on, and that a step is checked on.
         average: mean of a small float64 tensor over all processes that train the same weights, so that
             all of them come to the same decisions.
     """
@@ -54,15 +57,16 @@ class HybridOptimizer(Optimizer):
         epsilon: float = 1.0,
         reuse: bool = False,
         seed: int = 0,
+        slice: int = 4,
+        fresh: int = 16,
         average: Callable[[Tensor], Tensor] = identity,
     ) -> None:
         if every < 1 or not blocks:
             raise ValueError(f"every={every} and {len(blocks)} blocks must be at least 1")
-        self.base = base
-        super().__init__(base.param_groups, base.defaults)
-        self._share()
+        super().__init__(base)
         self.search, self.levels, self.every = search, levels, every
         self.epsilon, self.reuse, self.average = epsilon, reuse, average
+        self.slice, self.fresh = slice, fresh
         self.blocks = list(blocks)
         self._parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
         known = {id(p) for group in base.param_groups for p in group["params"]}
@@ -75,32 +79,28 @@ class HybridOptimizer(Optimizer):
         self.updates = 0
         self.log = SearchLog([block.name for block in blocks])
 
-    def _share(self) -> None:
-        """Groups and state are the base's own: schedulers may change them through either."""
-        self.param_groups, self.state = self.base.param_groups, self.base.state
-
-    def due(self) -> bool:
-        """Whether the next `step` can use a landscape: only then is it worth making."""
-        searches = (self.updates + 1) % self.every == 0
-        return searches or self.search.busy or (self.reuse and self._kept is not None)
-
     @torch.no_grad()
     def step(  # type: ignore[override]
-        self, closure: Callable[[], float] | None = None, landscape: LocalObjective | None = None
+        self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
     ) -> float | None:
-        """One update. `landscape` belongs to the weights before it, and is used if there is need."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        begin = perf_counter()
         self.updates += 1
-        found = None if landscape is None else self.search.poll(self.updates)
-        searches = landscape is not None and self.updates % self.every == 0 and not self.search.busy
-        reuses = self.reuse and self._kept is not None
-        if landscape is None or not (searches or reuses or found is not None):
+        due = self.updates % self.every == 0 or self.search.busy or (self.reuse and self._kept is not None)
+        if landscape is None or not due:
             self.base.step()
-            return loss
+        else:
+            begin = perf_counter()
+            with in_float32():  # differences of gradients are small
+                self._step_with(landscape())
+            self.log.seconds += perf_counter() - begin
+        return loss
+
+    def _step_with(self, landscape: LocalObjective) -> None:
+        found = self.search.poll(self.updates)
+        searches = self.updates % self.every == 0 and not self.search.busy
         before = [p.clone() for p in self._parameters]
         self.base.step()
         after = [p.clone() for p in self._parameters]
@@ -111,18 +111,16 @@ class HybridOptimizer(Optimizer):
             found = self.search.poll(self.updates) or found
         if found is not None:
             self._accept_or_revert(found, landscape, before, list(step), after)
-        elif reuses:
-            assert self._kept is not None
+        elif self.reuse and self._kept is not None:
             self._move(before, list(step), self._kept)
         else:
             self._set(after)
-        self.log.seconds += perf_counter() - begin
-        return loss
 
     def _search(self, landscape: LocalObjective, step: list[Tensor]) -> None:
         model = measure(
-            landscape.full_batch(), landscape.sub_batch(), self._parameters, self._block, step, self.epsilon
-        )
+            landscape.full_batch(), landscape.sub_batch(self.slice), self._parameters, self._block, step,
+            self.epsilon,
+        )  # fmt: skip
         linear, curvature = self.average(torch.cat([model.linear[None], model.curvature])).split(
             [1, len(model.linear)]
         )
@@ -141,7 +139,7 @@ class HybridOptimizer(Optimizer):
         """Take the step that was found if it is no worse than the base's on fresh data."""
         multipliers = self.levels.multipliers(found.bits)  # (M,)
         self._set(before)
-        objective = landscape.fresh(new_seed(self._generator))
+        objective = landscape.fresh(self.fresh, new_seed(self._generator))
         losses = [objective()]
         self._set(after)
         losses.append(objective())
@@ -170,14 +168,11 @@ class HybridOptimizer(Optimizer):
         """Means over the searches since the last call, and what circuits cost."""
         return self.log.read() | self.search.metrics()
 
+    def spending(self) -> Spending:
+        return self.search.spending()
+
     def close(self) -> None:
         self.search.close()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "log"):  # else the base's own groups, at the beginning
-            self.base.add_param_group(param_group)
-        else:
-            super().add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """The base's, and under `hybrid` all that the search needs to go on exactly."""
@@ -188,14 +183,13 @@ class HybridOptimizer(Optimizer):
             "log": self.log.state_dict(),
             "search": self.search.state_dict(),
         }
-        return self.base.state_dict() | {"hybrid": own}
+        return super().state_dict() | {"hybrid": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Also takes the state of the base alone: then the search begins anew."""
         state = dict(state_dict)
         own = state.pop("hybrid", None)
-        self.base.load_state_dict(state)
-        self._share()
+        super().load_state_dict(state)
         if own is None:
             return
         self.updates, self._kept = own["updates"], own["kept"]

@@ -16,35 +16,15 @@ a second-order model of this loss is one.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qdreamer.agents.optim.quadratic_model import Objective
+from qdreamer.agents.optim.optimizer import Objective
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import frozen_sample
 from qdreamer.worldmodel.rssm import Carry, Trajectory
-
-
-class LocalObjective(Protocol):
-    """Losses of the parameters that are searched over, to be asked for at the present weights θ₀.
-
-    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀.
-    """
-
-    def full_batch(self) -> Objective:
-        """On the update's own batch: its gradient at θ₀ is what the search takes for the gradient."""
-        ...
-
-    def sub_batch(self) -> Objective:
-        """The same on less data, for the curvature."""
-        ...
-
-    def fresh(self, seed: int) -> Objective:
-        """On data drawn anew; the same data for the same seed."""
-        ...
 
 
 class WorldModelObjective:
@@ -52,7 +32,7 @@ class WorldModelObjective:
 
     Args:
         batch, trajectory: of the update, seen with the present weights.
-        rows: sequences of the batch for `part`. draw: a new batch from a seed.
+        draw: a new batch of so many sequences, from a generator.
     """
 
     def __init__(
@@ -60,17 +40,15 @@ class WorldModelObjective:
         model: WorldModel,
         batch: Batch,
         trajectory: Trajectory,
-        rows: int,
-        draw: Callable[[int], Batch],
+        draw: Callable[[int, np.random.Generator], Batch],
     ) -> None:
         self._model, self._batch, self._trajectory = model, batch, trajectory
-        self._rows, self._draw = rows, draw
+        self._draw = draw
 
     def full_batch(self) -> Objective:
         return frozen_loss(self._model, self._batch, self._trajectory)
 
-    def sub_batch(self) -> Objective:
-        rows = self._rows
+    def sub_batch(self, rows: int) -> Objective:
         if rows >= len(self._batch.reward):
             return self.full_batch()
         trajectory = self._trajectory
@@ -82,8 +60,8 @@ class WorldModelObjective:
         return frozen_loss(self._model, first_rows(self._model, self._batch, rows), few)
 
     @torch.no_grad()
-    def fresh(self, seed: int) -> Objective:
-        batch = self._draw(seed)
+    def fresh(self, rows: int, seed: int) -> Objective:
+        batch = self._draw(rows, fresh_random(seed))
         device = batch.reward.device
         source = torch.Generator(device).manual_seed(seed)
         _, trajectory = self._model.loss(batch, generator=source)

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from qdreamer.agents.optim.agc import clip_gradients_
+from qdreamer.agents.optim.optimizer import AgentOptimizer, Landscape
 from qdreamer.native import kernels
 
 
-class LaProp(Optimizer):
+class LaProp(AgentOptimizer):
     """LaProp after adaptive gradient clipping, with a linear warm-up of the learning rate.
 
     Args:
@@ -40,7 +40,9 @@ class LaProp(Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
+    ) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():

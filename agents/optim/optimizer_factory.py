@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.optim import Optimizer
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim.direction_search import DirectionSearch, QueueSearch, SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.laprop import LaProp
+from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.optim.optimizer_config import HybridConfig
 from qdreamer.agents.optim.parameter_groups import partition
 from qdreamer.agents.optim.quadratic_model import Levels
@@ -28,7 +28,7 @@ from qdreamer.quantum.qaoa.solvers import QAOA, make_solver
 from qdreamer.quantum.qaoa.tasks import IsingTask
 
 
-def make_optimizer(config: Config, agent: Dreamer, directory: Path, budget: Budget) -> Optimizer:
+def make_optimizer(config: Config, agent: Dreamer, directory: Path, budget: Budget) -> AgentOptimizer:
     """The optimizer called `optimizer.name`, for all trainable parameters; `directory` and `budget` are the
     run's."""
     base = laprop(config, agent)
@@ -40,8 +40,9 @@ def make_optimizer(config: Config, agent: Dreamer, directory: Path, budget: Budg
     search = make_search(config, len(blocks) * levels.bits, directory, budget)
     seed = stream_seed(SEARCH, config.seed)
     return HybridOptimizer(
-        base, blocks, search, levels, settings.every, settings.epsilon, settings.reuse, seed
-    )
+        base, blocks, search, levels, settings.every, settings.epsilon, settings.reuse, seed,
+        settings.slice, settings.fresh,
+    )  # fmt: skip
 
 
 def laprop(config: Config, agent: Dreamer) -> LaProp:

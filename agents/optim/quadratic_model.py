@@ -10,16 +10,14 @@ The loss must be a smooth function of the weights. A world model's is not: its l
 gradients are straight-through and stopped. `agents.optim.landscape` says what takes its place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qdreamer.agents.optim.optimizer import Objective
 from qdreamer.quantum.qaoa.ising import Ising, from_qubo
-
-Objective = Callable[[], Tensor]
-"""The loss (), differentiable, at whatever the weights are when it is called."""
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import pack_carry, unpack_carry
-from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
-from qdreamer.agents.optim.landscape import WorldModelObjective, fresh_random
-from qdreamer.agents.optim.optimizer_config import HybridConfig
+from qdreamer.agents.optim.landscape import WorldModelObjective
+from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from qdreamer.agents.replay import Replay
 from qdreamer.agents.replay.storage import Sample
 from qdreamer.agents.stopwatch import Stopwatch
 from qdreamer.agents.training.replay_writer import AsyncReplayWriter
 from qdreamer.native import kernels
-from qdreamer.native.products import in_float32
 from qdreamer.quantum.jobs.spending import Spending
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
@@ -27,7 +24,13 @@ class Learner:
     """Owns the optimizer and the learner's random generator; learns together with the agent's ranks."""
 
     def __init__(
-        self, agent: Dreamer, optimizer: Optimizer, replay: Replay, batch_size: int, forget: float, seed: int
+        self,
+        agent: Dreamer,
+        optimizer: AgentOptimizer,
+        replay: Replay,
+        batch_size: int,
+        forget: float,
+        seed: int,
     ) -> None:
         self.agent, self.optimizer, self.replay = agent, optimizer, replay
         self.batch_size, self.forget = batch_size, forget  # B of all ranks together
@@ -62,42 +65,30 @@ class Learner:
             metrics = self.ranks.average(self.agent, outcome.metrics)
             norms = self._gradient_norms()
         with self.watch("optimizer"):
-            self._step(batch, outcome.trajectory)
+            self.optimizer.step(landscape=lambda: self._landscape(batch, outcome.trajectory))
             self.agent.update_averages()
         self.updates += 1
         return metrics | norms | {"replay/diversity": diversity(mean_features)}
 
-    def _step(self, batch: Batch, trajectory: Trajectory) -> None:
-        """The optimizer's; one that searches is shown the world-model loss around the present weights."""
-        optimizer, settings = self.optimizer, self.agent.config.optimizer
-        if not isinstance(optimizer, HybridOptimizer) or not optimizer.due():
-            optimizer.step()
-            return
-        assert isinstance(settings, HybridConfig)
-        fresh = settings.fresh
-        with in_float32():  # its differences of gradients are small
-            optimizer.step(
-                landscape=WorldModelObjective(
-                    self.agent.world_model,
-                    batch,
-                    trajectory,
-                    settings.slice,
-                    lambda seed: self.to_batch(self.replay.peek(fresh, fresh_random(seed))),
-                )
-            )
+    def _landscape(self, batch: Batch, trajectory: Trajectory) -> WorldModelObjective:
+        """The world-model loss around the present weights, for an optimizer that searches."""
+        return WorldModelObjective(
+            self.agent.world_model,
+            batch,
+            trajectory,
+            draw=lambda rows, random: self.to_batch(self.replay.peek(rows, random)),
+        )
 
     def search_metrics(self) -> dict[str, float]:
         """Of an optimizer that searches, since the last call."""
-        return self.optimizer.metrics() if isinstance(self.optimizer, HybridOptimizer) else {}
+        return self.optimizer.metrics()
 
     def spending(self) -> Spending:
         """What circuits have cost in the whole run."""
-        own = self.optimizer.search.spending() if isinstance(self.optimizer, HybridOptimizer) else Spending()
-        return own + self.replay.sampler.spending()
+        return self.optimizer.spending() + self.replay.sampler.spending()
 
     def close(self) -> None:
-        if isinstance(self.optimizer, HybridOptimizer):
-            self.optimizer.close()
+        self.optimizer.close()
 
     def to_batch(self, sample: Sample) -> Batch:
         """Replayed rows as tensors on the device, numbers and flags in the agent's type.

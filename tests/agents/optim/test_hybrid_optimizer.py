@@ -4,6 +4,7 @@ import copy
 import io
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -35,10 +36,10 @@ class Everywhere:
         self.calls += 1
         return self.loss
 
-    def sub_batch(self):
+    def sub_batch(self, rows):
         return self.loss
 
-    def fresh(self, seed):
+    def fresh(self, rows, seed):
         return self.other
 
 
@@ -86,7 +87,7 @@ def test_a_search_takes_the_best_of_all_multipliers():
         twin.load_state_dict({k: v for k, v in state.items() if k != "hybrid"})
         for p, q in zip(x, twins, strict=True):
             q.grad = p.grad.clone()
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
         twin.step()
         points = before + every * (torch.cat(twins).detach() - before)
         least = (0.5 * (points @ hessian) * points).sum(1).min()
@@ -98,7 +99,7 @@ def test_predicted_decrease_of_a_quadratic_is_what_happens():
     optimizer = hybrid(x)
     for _ in range(5):
         backward(loss, optimizer)
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
         log = optimizer.metrics()
         assert log["optimizer/predicted_chosen"] == pytest.approx(log["optimizer/decrease_chosen"], rel=1e-8)
         assert log["optimizer/predicted_base"] == pytest.approx(log["optimizer/decrease_base"], rel=1e-8)
@@ -122,7 +123,7 @@ def test_a_step_that_is_worse_on_fresh_data_is_the_bases_to_the_bit():
             q.grad = p.grad.clone()
         base.step()
         best = torch.cat(twins).detach()
-        optimizer.step(landscape=Everywhere(loss, contrary))
+        optimizer.step(landscape=lambda: Everywhere(loss, contrary))
         assert all(torch.equal(p, q) for p, q in zip(x, twins, strict=True))
         assert optimizer.metrics()["optimizer/accepted"] == 0.0
 
@@ -136,7 +137,7 @@ def test_a_loss_that_is_not_finite_keeps_the_bases_step(bad):
     for p, q in zip(x, twins, strict=True):
         q.grad = p.grad.clone()
     base.step()
-    optimizer.step(landscape=Everywhere(lambda: loss() * bad))
+    optimizer.step(landscape=lambda: Everywhere(lambda: loss() * bad))
     assert all(torch.equal(p, q) for p, q in zip(x, twins, strict=True))
     assert optimizer.metrics()["optimizer/failed"] == 1.0
 
@@ -173,7 +174,7 @@ def test_the_loss_on_fresh_data_is_never_above_the_bases():
             return (model(features[pick]) - targets[pick]).square().mean()
 
         backward(loss, optimizer)
-        optimizer.step(landscape=Everywhere(loss, lambda pick=pick[1]: loss(pick)))
+        optimizer.step(landscape=partial(Everywhere, loss, partial(loss, pick[1])))
         log = optimizer.metrics()
         if log["optimizer/tried"]:
             tried += 1
@@ -191,7 +192,7 @@ def test_parameters_outside_the_blocks_take_the_bases_step():
         backward(loss, optimizer)
         outside.grad = torch.full_like(outside, k - 2.0)
         twin.grad = outside.grad.clone()
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
         other.step()
         assert torch.equal(outside, twin)
 
@@ -206,7 +207,7 @@ def test_state_dict_round_trip_continues_identically():
     def run(optimizer, loss, steps):
         for _ in range(steps):
             backward(loss, optimizer)
-            optimizer.step(landscape=Everywhere(loss))
+            optimizer.step(landscape=lambda: Everywhere(loss))
 
     def fresh(**options):
         x, loss, _ = quadratic(seed=3)
@@ -298,13 +299,13 @@ def test_training_goes_on_while_a_job_is_under_way_and_tries_its_result_later():
         backward(loss, optimizer)
         for p, q in zip(x, twins, strict=True):
             q.grad = p.grad.clone()
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
         base.step()
     assert len(backend.jobs) == 1  # one at a time
     assert all(torch.equal(p, q) for p, q in zip(x, twins, strict=True))
     queue.open = True
     backward(loss, optimizer)
-    optimizer.step(landscape=Everywhere(loss))
+    optimizer.step(landscape=lambda: Everywhere(loss))
     log = optimizer.metrics()
     assert (log["optimizer/tried"], log["optimizer/age"], log["optimizer/late"]) == (1.0, 5.0, 0.0)
 
@@ -316,7 +317,7 @@ def test_a_result_that_comes_too_late_is_dropped_and_counted():
     for k in range(7):
         queue.open = k == 6
         backward(loss, optimizer)
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
     log = optimizer.metrics()
     assert (log["optimizer/late"], log["optimizer/tried"]) == (1.0, 0.0)
 
@@ -342,7 +343,7 @@ def test_a_broken_backend_does_not_stop_training(how):
     first = loss().item()
     for _ in range(8):
         backward(loss, optimizer)
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
     log = optimizer.metrics()
     assert loss().item() < first
     assert len(warnings) == 1
@@ -355,7 +356,7 @@ def test_twenty_qubits_and_three_layers():
     optimizer = hybrid(x, search=qaoa_search(), every=2)
     for _ in range(2):
         backward(loss, optimizer)
-        optimizer.step(landscape=Everywhere(loss))
+        optimizer.step(landscape=lambda: Everywhere(loss))
     log = optimizer.metrics()
     assert (log["optimizer/tried"], log["optimizer/shots"]) == (1.0, 256.0)
     assert log["optimizer/decrease_taken"] >= log["optimizer/decrease_base"]
@@ -375,8 +376,8 @@ def test_every_control_runs_and_none_beats_brute_force(kind):
     one, best = hybrid(x, search=SolverSearch(solver, 16)), hybrid(y)
     backward(loss, one)
     backward(other, best)
-    one.step(landscape=Everywhere(loss))
-    best.step(landscape=Everywhere(other))
+    one.step(landscape=lambda: Everywhere(loss))
+    best.step(landscape=lambda: Everywhere(other))
     a, b = one.metrics(), best.metrics()
     assert a["optimizer/predicted_chosen"] <= b["optimizer/predicted_chosen"] + 1e-12
     assert a["optimizer/approximation_ratio"] <= 1.0 + 1e-12
@@ -402,7 +403,7 @@ def test_all_processes_decide_alike():
         optimizer = hybrid(x, average=average, seed=5)
         for _ in range(5):
             backward(loss, optimizer)  # gradients are averaged elsewhere
-            optimizer.step(landscape=Everywhere(lambda: loss() + 3.0 * torch.cat(x) @ noise))
+            optimizer.step(landscape=lambda: Everywhere(lambda: loss() + 3.0 * torch.cat(x) @ noise))
         weights[k], own[k] = torch.cat(x).detach(), given[k]
 
     threads = [threading.Thread(target=train, args=(k,)) for k in range(2)]

@@ -1,0 +1,94 @@
+"""What the learner asks of an optimizer, whichever it is."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qdreamer.quantum.jobs.spending import Spending
+
+Objective = Callable[[], Tensor]
+"""The loss (), differentiable, at whatever the weights are when it is called."""
+
+
+class LocalObjective(Protocol):
+    """Losses of the parameters that are searched over, to be asked for at the present weights θ₀.
+
+    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀.
+    """
+
+    def full_batch(self) -> Objective:
+        """On the update's own batch: its gradient at θ₀ is what the search takes for the gradient."""
+        ...
+
+    def sub_batch(self, rows: int) -> Objective:
+        """The same on the batch's first `rows` sequences, for the curvature."""
+        ...
+
+    def fresh(self, rows: int, seed: int) -> Objective:
+        """On `rows` sequences drawn anew; the same data for the same seed."""
+        ...
+
+
+Landscape = Callable[[], LocalObjective]
+"""Makes the losses around the present weights for an optimizer that wants to see them."""
+
+
+class AgentOptimizer(Optimizer):
+    """An optimizer of torch that may ask for the losses around the weights before its step."""
+
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
+    ) -> float | None:
+        """One update. `landscape` belongs to the weights before it."""
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars for the log, over the updates since the last call."""
+        return {}
+
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run."""
+        return Spending()
+
+    def close(self) -> None:
+        """The run ends: give up what is under way."""
+
+
+class WrappedOptimizer(AgentOptimizer):
+    """Any optimizer of torch, which ignores the losses around the weights.
+
+    Parameter groups and state are those of `base`, so that schedulers reach it through either.
+    """
+
+    def __init__(self, base: Optimizer) -> None:
+        self.base = base
+        super().__init__(base.param_groups, base.defaults)
+        self._share()
+
+    def _share(self) -> None:
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
+    ) -> float | None:
+        return self.base.step(closure)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self.param_groups is self.base.param_groups:
+            self.base.add_param_group(param_group)
+        else:  # the base's own groups, while this is made
+            super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.base.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.base.load_state_dict(state_dict)
+        self._share()
+
+
+def adapt(optimizer: Optimizer) -> AgentOptimizer:
+    """The optimizer itself if it answers what the learner asks, else wrapped so that it does."""
+    return optimizer if isinstance(optimizer, AgentOptimizer) else WrappedOptimizer(optimizer)
