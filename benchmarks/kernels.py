@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 
 from qdreamer import native
 from qdreamer.agents.cli.command_line import load_config
@@ -41,7 +41,7 @@ def main() -> None:
 def measure(
     size: str, agent: str, kernels: Sequence[str], rounds: int, overrides: Sequence[str]
 ) -> dict[str, float]:
-    """Return the median seconds of an update, by what is left out: a kernel, nothing, or all of them."""
+    """Return median processor seconds of an update, by what is left out: a kernel, nothing, or all."""
     off: dict[str, tuple[str, ...]] = {"nothing": (), **{name: (name,) for name in kernels}}
     off["all of them"] = tuple(native.KERNELS)
     settings = [f"agent={agent}", *SIZES[size], "threads=1", "logging.tensorboard=false", *overrides]
@@ -61,9 +61,9 @@ def measure(
 
 
 def timed(work: Callable[[], object]) -> float:
-    begin = perf_counter()
+    begin = process_time()
     work()
-    return perf_counter() - begin
+    return process_time() - begin
 
 
 if __name__ == "__main__":

@@ -17,15 +17,12 @@ from qdreamer.native.library import load_library
 
 INTEGER, LONG, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 SIGNATURES = {
-    "gru_update": [INTEGER, LONG, LONG, LONG, POINTER, POINTER, LONG, POINTER, LONG, *[POINTER] * 5, LONG],
     "draw_latents": [INTEGER, LONG, LONG, LONG, FLOAT, *[POINTER] * 4, LONG],
     "laprop": [INTEGER, LONG, *[POINTER] * 5, *[FLOAT] * 7],
     "lerp": [LONG, *[POINTER] * 3, FLOAT],
     "norms": [LONG, *[POINTER] * 3],
     "draw_prior": [POINTER],
     "rollout": [POINTER],
-    "scan": [POINTER],
-    "scan_backward": [POINTER],
     "pack": [LONG, LONG, POINTER, POINTER],
     "share_past": [POINTER],
     "phase_table": [LONG, LONG, LONG, POINTER, POINTER],
@@ -68,23 +65,6 @@ def functions() -> ctypes.CDLL:
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, RESULTS.get(name)
     return library
-
-
-def gru_update(
-    y: Tensor, drive: Tensor, h: Tensor, w_recur: Tensor, scale: Tensor, w_gates: Tensor, bias: Tensor,
-    out: Tensor,
-) -> Tensor:  # fmt: skip
-    """The block GRU from its hidden layer on, into `out` (R, D), which must not be h's memory.
-
-    y (R, D), overwritten, has x's part of the hidden layer; drive and h (R, D). `bias` is that of the gates.
-    """
-    rows, deter = y.shape
-    functions().gru_update(
-        torch.get_num_threads(), rows, deter, len(w_recur), y.data_ptr(), drive.data_ptr(), drive.stride(0),
-        h.data_ptr(), h.stride(0), w_recur.data_ptr(), scale.data_ptr(), w_gates.data_ptr(), bias.data_ptr(),
-        out.data_ptr(), out.stride(0),
-    )  # fmt: skip
-    return out
 
 
 def draw_latents(logits: Tensor, bias: Tensor, uniform: Tensor, unimix: float, out: Tensor) -> None:

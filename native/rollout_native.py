@@ -165,11 +165,12 @@ def roll(
 def _gru(call: "_Call", gru: BlockGRU, state: Tensor) -> _GRU:
     stoch_in, stoch_norm = gru.stoch_in.layer(0)
     width = gru.deter // gru.blocks
+    gate_bias = gru.gates.bias.view(gru.blocks, 3, width) - state.new_tensor([[0.0], [0.0], [1.0]])
     packed = [state.new_empty(gru.blocks * width * (columns + PANEL)) for columns in (width, 3 * width)]
     tensors = {
         "w_z": call.rows(stoch_in.weight), "b_z": stoch_in.bias, "s_z": stoch_norm.scale,
         "w_recur": gru.recur.weight, "s_y": gru.norm.scale,
-        "w_gates": gru.gates.weight, "b_gates": gru.gate_bias(),
+        "w_gates": gru.gates.weight, "b_gates": gate_bias.flatten(),
         "packed_recur": packed[0], "packed_gates": packed[1], "state": state,
     }  # fmt: skip
     return _GRU(

@@ -8,6 +8,7 @@ that attention needs, and the fair control for it on the GRU.
 import torch
 from torch import Tensor, nn
 
+from qdreamer import native
 from qdreamer.worldmodel.networks.layers import MLP, Linear, NormSiLU, init_weight
 
 
@@ -30,6 +31,14 @@ class CoupledPosterior(nn.Module):
 
     def forward(self, h: Tensor, prepared: Tensor) -> Tensor:
         return self.out(self.hidden(self.norm(torch.addmm(prepared, h, self.from_deter.weight.t()))))
+
+    def native_weights(self) -> native.PosteriorWeights | None:
+        """Return what the kernel of the scan needs; it knows no hidden layers behind the first."""
+        if len(self.hidden):
+            return None
+        return native.PosteriorWeights(
+            self.from_deter.weight, self.norm.scale, self.out.weight, self.out.bias
+        )
 
 
 class DecoupledPosterior(nn.Module):

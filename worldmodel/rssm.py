@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qdreamer import native
 from qdreamer.native import kernels
 from qdreamer.native.products import affine
 from qdreamer.worldmodel.networks.categorical import (
@@ -19,8 +20,6 @@ from qdreamer.worldmodel.networks.categorical import (
 )
 from qdreamer.worldmodel.networks.layers import MLP, Linear
 from qdreamer.worldmodel.posterior import CoupledPosterior, DecoupledPosterior
-from qdreamer.worldmodel.scan import coupled_scan, supports
-from qdreamer.worldmodel.sequence_models.gru import BlockGRU
 from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
 
 
@@ -155,49 +154,32 @@ class CoupledRSSM(RSSM):
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
     ) -> Trajectory:
-        prepared = self.posterior.prepare(embed)  # (B, T, units)
-        action_embedding = self.sequence.action_embedding(action, is_first)  # (B, T, D)
-        if torch.is_grad_enabled() and supports(self.sequence, self.posterior):
-            return self._scan(self.sequence, prepared, action_embedding, is_first, carry, noise)
-        state, stoch = carry
-        hs, zs, posts = [], [], []
-        for e, u, first, noise_t in zip(
-            prepared.unbind(1), action_embedding.unbind(1), is_first.unbind(1), noise.unbind(1), strict=True
-        ):
-            h, state = self.sequence.step(stoch, u, first, state)
-            probs = self._probs(self.posterior(h, e))  # (B, S, K)
-            stoch = sample_straight_through(probs, noise_t).flatten(-2)
-            hs.append(h)
-            zs.append(stoch)
-            posts.append(probs)
-        h = torch.stack(hs, 1)  # (B, T, D)
-        features = torch.cat([h, torch.stack(zs, 1)], -1)
-        return Trajectory(features, torch.stack(posts, 1), self._probs(self.prior(h)), h)
+        h, stoch, posterior = native.scan(
+            self._step,
+            self.sequence.native_weights(),
+            self.posterior.native_weights(),
+            self.unimix,
+            self.posterior.prepare(embed),
+            self.sequence.action_embedding(action, is_first),
+            is_first,
+            noise,
+            *carry,
+        )
+        return Trajectory(torch.cat([h, stoch], -1), posterior, self._probs(self.prior(h)), h)
 
-    def _scan(
+    def _step(
         self,
-        sequence: BlockGRU,
+        state: State,
+        stoch: Tensor,
         prepared: Tensor,
         action_embedding: Tensor,
         is_first: Tensor,
-        carry: Carry,
         noise: Tensor,
-    ) -> Trajectory:
-        """The same as the loop above, several times faster where gradients are wanted."""
-        out = coupled_scan(
-            sequence,
-            self.posterior,
-            self.unimix,
-            prepared.transpose(0, 1),
-            action_embedding.transpose(0, 1),
-            is_first.t(),
-            noise.transpose(0, 1),
-            *carry,
-        )
-        h, stoch, posterior = (x.transpose(0, 1) for x in out)  # (B, T, ·)
-        h = h.contiguous()
-        features = torch.cat([h, stoch], -1)
-        return Trajectory(features, posterior, self._probs(self.prior(h)), h)
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
+        """Return state, h (B, D), z (B, S·K) and its probabilities (B, S, K) after one step."""
+        h, state = self.sequence.step(stoch, action_embedding, is_first, state)
+        probs = self._probs(self.posterior(h, prepared))
+        return state, h, sample_straight_through(probs, noise).flatten(-2), probs
 
 
 class DecoupledRSSM(RSSM):

@@ -13,62 +13,29 @@
 #define MIN_PARALLEL 32768 /* elements for which waking a second thread pays */
 #define TEAM(threads, elements) (elements) >= MIN_PARALLEL ? (threads) : 1
 
-/* x ← x + bias, unit = x/rms(x), y = SiLU(scale·unit) for each row. bias, unit, inverse may be null. */
+/* x ← x + bias, x_hat = x/rms(x), y = SiLU(scale·x_hat) for each row. bias, x_hat and rstd may be null; x_hat may be x. */
 void norm_silu(int32_t threads, int64_t rows, int64_t width, const float *x, int64_t x_stride,
-               const float *bias, const float *scale, float *unit, float *inverse, float *y,
+               const float *bias, const float *scale, float *x_hat, float *rstd, float *y,
                int64_t y_stride) {
 #pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * width))
     for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
         int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
-        float factors[ROWS_AT_ONCE]; /* a row's root and quotient keep the next one waiting: all at once */
-        for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(width, x + (first + r) * x_stride, bias);
-        for (int64_t r = 0; r < count; r++) {
-            int64_t at = first + r;
-            unit_silu_row(width, x + at * x_stride, bias, factors[r], scale, unit ? unit + at * width : 0,
-                          y + at * y_stride);
-        }
-        if (inverse) memcpy(inverse + first, factors, count * sizeof *factors);
+        float factors[ROWS_AT_ONCE];
+        norm_silu_rows(count, width, x + first * x_stride, x_stride, bias, scale,
+                       x_hat ? x_hat + first * width : 0, rstd ? rstd + first : factors, 1, y + first * y_stride, y_stride);
     }
 }
 
 /* Gradient of x from that of y; adds those of scale and bias to sums (threads, 2, width). */
-void norm_silu_backward(int32_t threads, int64_t rows, int64_t width, const float *grad, const float *unit,
-                        const float *inverse, const float *scale, float *grad_x, float *sums) {
+void norm_silu_backward(int32_t threads, int64_t rows, int64_t width, const float *grad, const float *x_hat,
+                        const float *rstd, const float *scale, float *grad_x, float *sums) {
 #pragma omp parallel num_threads(TEAM(threads, rows * width))
     {
         float *mine = sums + 2 * width * omp_get_thread_num();
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++)
-            norm_silu_backward_row(width, grad + r * width, unit + r * width, inverse[r], scale,
+            norm_silu_backward_row(width, grad + r * width, x_hat + r * width, rstd[r], scale,
                                    grad_x + r * width, mine, mine + width);
-    }
-}
-
-/* The block GRU from its hidden layer on: y (rows, deter), which is used up, has x's part of it; drive and
- * h's part are added, then come RMSNorm, SiLU and the gates [reset, candidate, update] of every block. */
-void gru_update(int32_t threads, int64_t rows, int64_t deter, int64_t blocks, float *y, const float *drive,
-                int64_t drive_stride, const float *h, int64_t h_stride, const float *w_recur,
-                const float *scale, const float *w_gates, const float *bias, float *out, int64_t out_stride) {
-    int64_t width = deter / blocks;
-#pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * deter))
-    for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
-        int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
-        float *hidden = y + first * deter;
-        float gates[ROWS_AT_ONCE * 3 * width];
-        for (int64_t b = 0; b < blocks; b++)
-            multiply(count, width, width, h + first * h_stride + b * width, h_stride,
-                     w_recur + b * width * width, hidden + b * width, deter, 1);
-        for (int64_t r = 0; r < count; r++)
-            norm_silu_row(deter, hidden + r * deter, drive + (first + r) * drive_stride, scale, 0,
-                          hidden + r * deter);
-        for (int64_t b = 0; b < blocks; b++) {
-            multiply(count, width, 3 * width, hidden + b * width, deter, w_gates + b * width * 3 * width, gates,
-                     3 * width, 0);
-            const float *add = bias + b * 3 * width;
-            for (int64_t r = 0; r < count; r++)
-                gru_step(width, gates + r * 3 * width, add, h + (first + r) * h_stride + b * width,
-                         out + (first + r) * out_stride + b * width);
-        }
     }
 }
 

@@ -84,6 +84,17 @@ static inline float norm_silu_row(int64_t width, const float *x, const float *bi
     return factor;
 }
 
+/* The same for rows `x_stride` and `y_stride` apart: x_hat lies as x does, and both x_hat and y may be x. Keeps
+ * 1/rms, `rstd_stride` apart: a row's root and quotient keep the next one waiting, so they come all at once. */
+static inline void norm_silu_rows(int64_t rows, int64_t width, const float *x, int64_t x_stride, const float *bias,
+                                  const float *scale, float *x_hat, float *rstd, int64_t rstd_stride, float *y,
+                                  int64_t y_stride) {
+    for (int64_t r = 0; r < rows; r++) rstd[r * rstd_stride] = inverse_row(width, x + r * x_stride, bias);
+    for (int64_t r = 0; r < rows; r++)
+        unit_silu_row(width, x + r * x_stride, bias, rstd[r * rstd_stride], scale,
+                      x_hat ? x_hat + r * x_stride : 0, y + r * y_stride);
+}
+
 /* Gradient of x from that of y, grad; adds those of scale and, unless null, of bias to the sums. */
 static inline void norm_silu_backward_row(int64_t width, const float *grad, const float *unit, float factor,
                                           const float *scale, float *grad_x, float *scale_sum,

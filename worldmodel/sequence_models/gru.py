@@ -12,13 +12,9 @@ out of the time loop (`action_embedding`).
 import torch
 from torch import Tensor, nn
 
-from qdreamer.native import kernels
-from qdreamer.native.processor import INTEL
-from qdreamer.native.products import add_blockwise_, affine, affine_add, blockwise
+from qdreamer import native
+from qdreamer.native.products import affine_add, blockwise
 from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_random_bias, init_weight
-
-MANY_ROWS = 128
-"""From so many rows on, a CPU is faster when it finishes one block of the gates before the next."""
 
 
 class BlockGRU(nn.Module):
@@ -75,7 +71,8 @@ class BlockGRU(nn.Module):
         if is_first is not None:
             keep = (1.0 - is_first).unsqueeze(-1)  # (B, 1)
             state, stoch = state * keep, stoch * keep
-        h = self._cell(state, self.stoch_in(stoch), action_embedding, out)
+        h = self._cell(state, self.stoch_in(stoch), action_embedding)
+        h = h if out is None else out.copy_(h)
         return h, h
 
     def observe(
@@ -94,61 +91,28 @@ class BlockGRU(nn.Module):
     def last(self, states: Tensor) -> Tensor:
         return states[:, -1]
 
-    def _cell(self, h: Tensor, z_in: Tensor, action_embedding: Tensor, out: Tensor | None = None) -> Tensor:
-        """h (B, D), f(z) (B, hidden), action's (B, D) → the next h; without gradients into `out`."""
+    def _cell(self, h: Tensor, z_in: Tensor, action_embedding: Tensor) -> Tensor:
+        """h (B, D), f(z) (B, hidden), action's (B, D) → the next h."""
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
-        if (
-            not torch.is_grad_enabled()
-            and not len(self.more)
-            and kernels.fit(h)
-            and kernels.fit(action_embedding)
-        ):
-            y = affine(x, self.mix_state.weight)
-            out = h.new_empty(h.shape) if out is None else out
-            return kernels.gru_update(
-                y,
-                action_embedding,
-                h,
-                self.recur.weight,
-                self.norm.scale,
-                self.gates.weight,
-                self.gate_bias().flatten(),
-                out,
-            )
-        if len(h) >= MANY_ROWS and h.is_cpu and not torch.is_grad_enabled():
-            y = self.norm(
-                add_blockwise_(affine_add(x, self.mix_state.weight, action_embedding), h, self.recur.weight)
-            )
-            return self._update_blocks(h, self.more(y), torch.empty_like(h) if out is None else out)
-        y = self.norm(
-            blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, action_embedding))
-        )  # (B, D)
-        gates = self.gates(self.more(y)).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
+        y = blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, action_embedding))
+        gates = self.gates(self.more(self.norm(y))).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
         reset, candidate, update = gates.unbind(2)
-        candidate = tanh(torch.sigmoid(reset) * candidate)
-        h_next = torch.lerp(h.view_as(candidate), candidate, torch.sigmoid(update - 1.0)).view_as(h)
-        return h_next if out is None else out.copy_(h_next)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        return torch.lerp(h.view_as(candidate), candidate, torch.sigmoid(update - 1.0)).view_as(h)
 
-    def _update_blocks(self, h: Tensor, y: Tensor, out: Tensor) -> Tensor:
-        """The same block after block: with many rows, what one block needs stays in the cache."""
-        width = self.deter // self.blocks
-        for weight, bias, h_in, y_in, h_out in zip(
+    def native_weights(self) -> native.GRUWeights | None:
+        """Return what kernels of the recurrence need; none knows more than one layer."""
+        if len(self.more):
+            return None
+        return native.GRUWeights(
+            *self.deter_in.layers()[0],
+            *self.stoch_in.layers()[0],
+            self.recur.weight,
+            self.mix_state.weight,
+            self.norm.scale,
             self.gates.weight,
-            self.gate_bias(),
-            h.split(width, -1),
-            y.split(width, -1),
-            out.split(width, -1),
-            strict=True,
-        ):
-            reset, candidate, update = affine(y_in, weight.t(), bias).chunk(3, -1)
-            candidate = tanh_(reset.sigmoid_().mul_(candidate))
-            torch.lerp(h_in, candidate, update.sigmoid_(), out=h_out)
-        return out
-
-    def gate_bias(self) -> Tensor:
-        """(g, 3·D/g); the update gate's −1 belongs to it."""
-        bias = self.gates.bias.view(self.blocks, 3, -1)
-        return (bias - bias.new_tensor([0.0, 0.0, 1.0]).view(1, 3, 1)).view(self.blocks, -1)
+            self.gates.bias,
+        )
 
     def select(self, states: Tensor, b: Tensor | None, t: Tensor) -> Tensor:
         if b is None:
@@ -163,14 +127,3 @@ class BlockGRU(nn.Module):
 
     def unpack(self, packed: Tensor) -> Tensor:
         return packed
-
-
-def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent. On processors other than Intel's torch takes four times longer for it than
-    for the sigmoid, so there it is 2σ(2x) − 1."""
-    return torch.tanh(x) if INTEL else torch.sigmoid(2.0 * x) * 2.0 - 1.0
-
-
-def tanh_(x: Tensor) -> Tensor:
-    """The same in place."""
-    return x.tanh_() if INTEL else x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)

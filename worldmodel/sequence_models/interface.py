@@ -58,6 +58,10 @@ class SequenceModel(Protocol):
         """
         ...
 
+    def native_weights(self) -> object:
+        """Return the weights for kernels that know this model, in a type of `native`; None if none does."""
+        ...
+
     def schedule(self, update: int) -> None:
         """Told the number of the update that comes, for what follows a schedule."""
         ...

@@ -328,6 +328,9 @@ class Transformer(nn.Module):
             layers.append(LayerWeights(*qkv, block.out.weight, *mlp, *decay))
         return Weights(self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers)
 
+    def native_weights(self) -> None:
+        """Return None: no kernel takes them all."""
+
     def schedule(self, update: int) -> None:
         """Set the mix of a curriculum for update number `update`."""
         for block in self.layers():

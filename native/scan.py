@@ -1,0 +1,239 @@
+"""The scan of block GRU and coupled posterior over time, in C with hand-written gradients (native/c/scan.c).
+
+The reference is the loop itself, whose step is the caller's; autograd records some fifty small operations for
+each of the T steps. In C nothing is recorded, the derivatives of all non-linearities are taken at once, and
+every weight's gradient is one product over all B·T rows after the loop.
+
+Notation: h state, z latent, x = [f(h), f(z)] the GRU's input, y its hidden layer, q the posterior's; x̂ and
+1/rms as in `norm_silu`; g_… are gradients, `_pre` is before RMSNorm and SiLU.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qdreamer.native.dispatch import Kernel, fits
+from qdreamer.native.gru import GRUStruct, GRUWeights
+from qdreamer.native.library import FLOAT, INT64, POINTER, Function, Struct
+from qdreamer.native.products import product
+
+
+class PosteriorWeights(NamedTuple):
+    """The weights of a coupled posterior with one layer, (out, in)."""
+
+    w_q: Tensor  # h → q
+    s_q: Tensor
+    w_out: Tensor  # q → logits
+    b_out: Tensor
+
+
+class ScanOutput(NamedTuple):
+    h: Tensor  # (B, T, D)
+    z: Tensor  # (B, T, S·K), one-hot, straight-through
+    posterior: Tensor  # (B, T, S, K), probabilities
+
+
+Step = Callable[..., tuple[Any, Tensor, Tensor, Tensor]]
+"""state, z, prepared (B, U), action_embedding (B, D), is_first (B), noise (B, S) → state, h, z, posterior"""
+
+
+def reference(
+    step: Step,
+    gru: object,
+    posterior: PosteriorWeights | None,
+    unimix: float,
+    prepared: Tensor,
+    action_embedding: Tensor,
+    is_first: Tensor,
+    noise: Tensor,
+    state: Any,
+    z: Tensor,
+) -> ScanOutput:
+    """Filter T steps.
+
+    Args:
+        step: one step of the loop. gru, posterior: the weights in it, if C may take all steps instead.
+        prepared: (B, T, U), the embedding's half of the posterior. action_embedding: (B, T, D), the action's
+            part of the GRU's hidden layer. is_first: (B, T). noise: (B, T, S), U[0, 1); or (B, T, S, K),
+            frozen draws.
+        state: the sequence model's before the first step, the GRU's is (B, D). z: (B, S·K), likewise.
+    """
+    outputs = []
+    for inputs in zip(*(x.unbind(1) for x in (prepared, action_embedding, is_first, noise)), strict=True):
+        state, h, z, probs = step(state, z, *inputs)
+        outputs.append((h, z, probs))
+    return ScanOutput(*(torch.stack(steps, 1) for steps in zip(*outputs, strict=True)))
+
+
+def supports(
+    step: Step,
+    gru: object,
+    posterior: PosteriorWeights | None,
+    unimix: float,
+    prepared: Tensor,
+    action_embedding: Tensor,
+    is_first: Tensor,
+    noise: Tensor,
+    state: Any,
+    z: Tensor,
+) -> bool:
+    known = isinstance(gru, GRUWeights) and posterior is not None and noise.dim() == 3
+    return known and fits(prepared, action_embedding, is_first, noise, state, z)
+
+
+def call(
+    step: Step,
+    gru: object,
+    posterior: PosteriorWeights | None,
+    unimix: float,
+    prepared: Tensor,
+    action_embedding: Tensor,
+    is_first: Tensor,
+    noise: Tensor,
+    state: Any,
+    z: Tensor,
+) -> ScanOutput:
+    assert isinstance(gru, GRUWeights)
+    assert posterior is not None
+    keep = 1.0 - is_first
+    by_time = (x.transpose(0, 1).contiguous() for x in (prepared, action_embedding, keep, noise))
+    outputs = _Scan.apply(unimix, *by_time, state, z, *gru, *posterior)
+    h, z, probs = (x.transpose(0, 1) for x in outputs)
+    return ScanOutput(h.contiguous(), z, probs)
+
+
+class _Scan(torch.autograd.Function):
+    """Time comes first inside: (T, B, ·)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        unimix: float,
+        prepared: Tensor,
+        action_embedding: Tensor,
+        keep: Tensor,
+        noise: Tensor,
+        state: Tensor,
+        z: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        gru, posterior = GRUWeights(*weights[:-4]), PosteriorWeights(*weights[-4:])
+        (steps, rows, latents), hidden, units = noise.shape, len(gru.w_h), len(posterior.w_q)
+        deter, width = gru.w_h.shape[1], len(posterior.b_out)
+        shapes: dict[str, tuple[int, ...]] = {
+            "h_in": (deter,), "z_in": (width,),
+            "x_hat": (2, hidden), "x_rstd": (2,), "x": (2 * hidden,),
+            "y_hat": (deter,), "y_rstd": (1,), "y": (deter,), "slopes": (3 * deter,), "stay": (deter,),
+            "q_hat": (units,), "q_rstd": (1,), "q": (units,), "pure": (latents, width // latents),
+            "posterior": (latents, width // latents), "h": (deter,), "z": (width,),
+        }  # fmt: skip
+        kept = {name: prepared.new_empty(steps, rows, *shape) for name, shape in shapes.items()}
+        inputs = {
+            "prepared": prepared, "action_embedding": action_embedding, "keep": keep, "noise": noise,
+            "state": state, "stoch": z, "w_q": posterior.w_q.t(), "s_q": posterior.s_q,
+            "w_out": posterior.w_out.t(), "b_out": posterior.b_out,
+        }  # fmt: skip
+        _run(_scan, unimix, gru._replace(w_z=gru.w_z.t()), gru.place(), units, inputs | kept)
+        outputs = kept["h"], kept.pop("z"), kept.pop("posterior")
+        ctx.unimix, ctx.names = unimix, list(kept)
+        ctx.save_for_backward(keep, *weights, *kept.values())
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_h: Tensor, grad_z: Tensor, grad_posterior: Tensor) -> tuple[Any, ...]:
+        keep, *saved = ctx.saved_tensors
+        count = len(saved) - len(ctx.names)
+        gru, posterior = GRUWeights(*saved[: count - 4]), PosteriorWeights(*saved[count - 4 : count])
+        kept = dict(zip(ctx.names, saved[count:], strict=True))
+        (steps, rows), threads = keep.shape, _threads(keep.shape[1])
+        (hidden, deter), (width, units), blocks = gru.w_h.shape, posterior.w_out.shape, len(gru.w_recur)
+        sizes = {"logits": width, "q_pre": units, "gates": 3 * deter, "y_pre": deter, "x_pre": 2 * hidden}
+        g = {f"g_{name}": keep.new_empty(steps, rows, size) for name, size in sizes.items()}
+        scales = {"g_s_x": 2 * hidden, "g_s_y": deter, "g_s_q": units}
+        g |= {name: keep.new_zeros(threads, size) for name, size in scales.items()}
+        g |= {"next_h": keep.new_empty(rows, deter), "next_z": keep.new_empty(rows, width)}
+        inputs = {
+            "keep": keep, "w_q": posterior.w_q, "s_q": posterior.s_q, "w_out": posterior.w_out,
+            "grad_h": grad_h, "grad_z": grad_z, "grad_posterior": grad_posterior,
+            "wide": keep.new_empty(2, rows, deter),
+        }  # fmt: skip
+        transposed = gru._replace(w_recur=gru.w_recur.mT, w_gates=gru.w_gates.mT)
+        _run(_scan_backward, ctx.unimix, transposed, None, units, kept | g | inputs)
+
+        # Every gradient is a product over all steps and rows.
+        g = {
+            name: gradient.flatten(0, 1) if gradient.dim() == 3 else gradient for name, gradient in g.items()
+        }
+        kept = {name: tensor.flatten(0, 1) for name, tensor in kept.items()}
+        (h_pre, z_pre), (s_h, s_z) = g["g_x_pre"].chunk(2, -1), g["g_s_x"].sum(0).chunk(2)
+        of_gru = GRUWeights(
+            w_h=product(h_pre.t(), kept["h_in"]), b_h=h_pre.sum(0), s_h=s_h,
+            w_z=product(z_pre.t(), kept["z_in"]), b_z=z_pre.sum(0), s_z=s_z,
+            w_recur=_block_product(kept["h_in"], g["g_y_pre"], blocks),
+            w_mix=product(g["g_y_pre"].t(), kept["x"]), s_y=g["g_s_y"].sum(0),
+            w_gates=_block_product(kept["y"], g["g_gates"], blocks), b_gates=g["g_gates"].sum(0),
+        )  # fmt: skip
+        of_posterior = PosteriorWeights(
+            w_q=product(g["g_q_pre"].t(), kept["h"]), s_q=g["g_s_q"].sum(0),
+            w_out=product(g["g_logits"].t(), kept["q"]), b_out=g["g_logits"].sum(0),
+        )  # fmt: skip
+        of_inputs = (g["g_q_pre"].view(steps, rows, -1), g["g_y_pre"].view(steps, rows, -1), None, None)
+        return None, *of_inputs, g["next_h"], g["next_z"], *of_gru, *of_posterior
+
+
+def _block_product(x: Tensor, grad: Tensor, blocks: int) -> Tensor:
+    """Return the gradient (g, in/g, out/g) of the blocks' weight, from x (R, in) and grad (R, out)."""
+    x, grad = (t.unflatten(-1, (blocks, -1)).transpose(0, 1) for t in (x, grad))  # (g, R, ·/g)
+    return torch.bmm(x.mT, grad)
+
+
+SIZES = "threads T B U S K"
+TENSORS = """
+    prepared action_embedding keep noise state stoch w_q s_q w_out b_out
+    h_in z_in x_hat x_rstd x y_hat y_rstd y slopes stay q_hat q_rstd q pure posterior h z
+    grad_h grad_z grad_posterior
+    g_logits g_q_pre g_gates g_y_pre g_x_pre g_s_x g_s_y g_s_q next_h next_z
+    wide
+"""
+"""The struct's members in their order; see native/c/scan.c."""
+
+
+class ScanStruct(Struct, name="scan"):
+    _fields_ = (
+        *((name, INT64) for name in SIZES.split()),
+        ("gru", POINTER),
+        *((name, POINTER) for name in TENSORS.split()),
+        ("unimix", FLOAT),
+    )
+
+
+_scan, _scan_backward = (Function(name, ctypes.POINTER(ScanStruct)) for name in ("scan", "scan_backward"))
+
+
+def _threads(rows: int) -> int:
+    return min(torch.get_num_threads(), rows)
+
+
+def _run(
+    function: Function,
+    unimix: float,
+    gru: GRUWeights,
+    packed: Tensor | None,
+    units: int,
+    tensors: dict[str, Tensor],
+) -> None:
+    steps, rows, latents, classes = tensors["pure"].shape
+    weights = GRUWeights(*(weight.contiguous() for weight in gru))
+    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    cell = GRUStruct.of(weights, packed)
+    pointers = {name: tensor.data_ptr() for name, tensor in held.items()}
+    sizes = (_threads(rows), steps, rows, units, latents, classes)
+    function(ScanStruct(*sizes, gru=ctypes.addressof(cell), unimix=unimix, **pointers))
+
+
+scan = Kernel("scan", reference, call, supports)
