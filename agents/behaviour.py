@@ -3,27 +3,87 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdreamer.agents.critic import Critic
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout
-from qdreamer.agents.returns import ReturnNormalizer, lambda_return
 from qdreamer.agents.training.config import AgentConfig
 from qdreamer.worldmodel.model import Batch, WorldModel
 
 
 class BehaviourLosses(NamedTuple):
+    """What imagined trajectories teach actor and critic."""
+
     losses: dict[str, Tensor]  # policy (H, N), value (H, N)
     returns: Tensor  # λ-returns (H, N)
     value: Tensor  # (H + 1, N), without gradients
     metrics: dict[str, Tensor]  # scalars
 
 
+def lambda_return(
+    reward: Tensor, discount: Tensor, bootstrap: Tensor, last: Tensor | None, lambda_: float
+) -> Tensor:
+    """λ-returns of steps 0 … T−2, for sequences of T steps (eq. 7).
+
+    R_t = r_{t+1} + d_{t+1}·((1 − λ_{t+1})·b_{t+1} + λ_{t+1}·R_{t+1}),  R_{T-1} = b_{T-1}
+
+    Args:
+        reward: r, (B, T). discount: d, (B, T), 0 at terminal steps. bootstrap: b, (B, T), values.
+        last: (B, T) or None; where 1 the recursion stops at the bootstrap (λ_t = 0).
+        lambda_: λ.
+    Returns:
+        (B, T − 1).
+    """
+    keep = torch.full_like(reward, lambda_) if last is None else lambda_ * (1.0 - last)
+    inputs = (reward + (1.0 - keep) * discount * bootstrap).unbind(1)
+    weights = (keep * discount).unbind(1)
+    returns = bootstrap[:, -1]
+    out = []
+    for t in range(len(inputs) - 1, 0, -1):
+        returns = torch.addcmul(inputs[t], weights[t], returns)
+        out.append(returns)
+    return torch.stack(out[::-1], 1)
+
+
+class ReturnNormalizer(nn.Module):
+    """max(1, P95 − P5) of the returns, each percentile an exponential moving average (eq. 11).
+
+    Small returns are not blown up to full scale, so sparse rewards do not amplify noise. Percentiles
+    are those of all ranks' returns.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        rate: float,
+        limit: float,
+        percentiles: tuple[float, float],
+        ranks: SingleProcess = SINGLE_PROCESS,
+    ) -> None:
+        super().__init__()
+        self._ranks = ranks
+        self.rate, self.limit, self.percentiles = rate, limit, percentiles
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Take in a batch of returns (any shape) and give the scale, ()."""
+        quantiles = torch.tensor(self.percentiles, device=returns.device, dtype=returns.dtype) / 100.0
+        low, high = torch.quantile(self._ranks.gather(returns.flatten()), quantiles)
+        self.low.lerp_(low, self.rate)
+        self.high.lerp_(high, self.rate)
+        return (self.high - self.low).clamp(min=self.limit)
+
+
 def behaviour_losses(
     rollout: Rollout,
     world_model: WorldModel,
     critic: Critic,
-    scale: ReturnNormalizer,
+    normalizer: ReturnNormalizer,
     config: AgentConfig,
 ) -> BehaviourLosses:
     """REINFORCE with normalised advantages for the actor, two-hot regression for the critic.
@@ -41,7 +101,7 @@ def behaviour_losses(
     with torch.no_grad():
         value = torch.cat([output.pred(), critic(features[-1:]).pred()])  # (H+1, N)
     returns = lambda_return(reward.t(), discount.t(), value.t(), None, config.lambda_).t().contiguous()
-    spread = scale.update(returns)  # (H, N) → ()
+    spread = normalizer.update(returns)  # (H, N) → ()
     advantage = (returns - value[:-1]) / spread  # (H, N)
 
     log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (H, N)

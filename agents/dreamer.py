@@ -7,13 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.agents.actor import make_actor
-from qdreamer.agents.averages import ema_update
-from qdreamer.agents.behaviour import behaviour_losses, replay_value_loss
-from qdreamer.agents.critic import Critic
-from qdreamer.agents.distributed.parallel import ALONE, Ranks
+from qdreamer.agents.behaviour import ReturnNormalizer, behaviour_losses, replay_value_loss
+from qdreamer.agents.critic import Critic, ema_update
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout, imagine
-from qdreamer.agents.replay.signals import SIGNALS, PriorityInputs
-from qdreamer.agents.returns import ReturnNormalizer
 from qdreamer.agents.stopwatch import Watch, no_watch
 from qdreamer.agents.training.config import Config
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
@@ -28,18 +25,22 @@ class Outcome(NamedTuple):
     total: Tensor  # (), scaled sum of the mean losses
     losses: dict[str, Tensor]  # unscaled, (B, T); behaviour losses (B, K) for K starts per sequence
     trajectory: Trajectory
-    priority: Tensor  # (B,), error of each sequence by the replay's signal (agents.replay.signals)
+    value: Tensor  # (B, K), the critic's, of the imagination's starts; without gradients
     metrics: dict[str, Tensor]  # scalars
 
 
 class Dreamer(nn.Module):
     """DreamerV3 (Hafner et al. 2023). One optimizer updates everything from one joint loss.
 
-    With several `ranks` a batch holds this rank's rows of theirs.
+    With several `ranks` a batch holds this rank's rows of the joint batch.
     """
 
     def __init__(
-        self, config: Config, observation: ObservationSpec, action: ActionSpec, ranks: Ranks = ALONE
+        self,
+        config: Config,
+        observation: ObservationSpec,
+        action: ActionSpec,
+        ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         super().__init__()
         agent = config.agent
@@ -65,7 +66,6 @@ class Dreamer(nn.Module):
         self.return_normalizer = ReturnNormalizer(
             agent.return_rate, agent.return_limit, agent.return_percentiles, ranks
         )
-        self.signal = SIGNALS[config.replay.signal]
         self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
 
     def update_averages(self) -> None:
@@ -115,11 +115,6 @@ class Dreamer(nn.Module):
             raise ValueError(f"losses {sorted(means)} do not match loss scales {sorted(self.loss_scales)}")
         total = torch.stack([means[name] * scale for name, scale in self.loss_scales.items()]).sum()
         with torch.no_grad():
-            value = behaviour.value[0].view(rows, steps)
-            horizon = self.config.world_model.horizon
-            priority = self.signal(
-                PriorityInputs(self.world_model, losses, batch, trajectory.features, value, horizon)
-            )
             kl = kl_divergence(trajectory.posterior, trajectory.prior)  # (B, T), before free nats
             metrics = {
                 **behaviour.metrics,
@@ -129,7 +124,7 @@ class Dreamer(nn.Module):
                 "world_model/prior_entropy": entropy(trajectory.prior).mean(),
             }
             metrics |= {f"loss/{name}": mean.detach() for name, mean in means.items()}
-        return Outcome(total, losses, trajectory, priority, metrics)
+        return Outcome(total, losses, trajectory, behaviour.value[0].view(rows, steps), metrics)
 
     def imagine(self, trajectory: Trajectory, first: int, generator: torch.Generator | None) -> Rollout:
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""

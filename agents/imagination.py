@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor, Policy
-from qdreamer.agents.distributed.parallel import ALONE, Ranks
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.native import rollout_native
 from qdreamer.worldmodel.rssm import RSSM, Carry
 
@@ -27,7 +27,7 @@ def imagine(
     carry: Carry,
     horizon: int,
     generator: torch.Generator | None = None,
-    ranks: Ranks = ALONE,
+    ranks: SingleProcess = SINGLE_PROCESS,
 ) -> Rollout:
     """Imagine `horizon` steps from start features (N, F) and their carries.
 

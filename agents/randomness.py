@@ -7,11 +7,17 @@ import torch
 
 WEIGHTS, ACTING, LEARNING, EVALUATION = 5, 6, 7, 8  # NumPy's streams use 0 … 4, 9 and 10, see their owners
 SEARCH = 11
+SHARD = 1000  # and the rank
 
 
 def stream_seed(stream: int, seed: int) -> int:
     """A 63-bit seed for torch; streams of one run, and equal streams of two runs, are independent."""
     return int(np.random.SeedSequence([stream, seed]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def shard_seed(seed: int, rank: int) -> int:
+    """A rank's seed for draws from its own shard of the replay buffer; rank 0's is the run's."""
+    return stream_seed(SHARD + rank, seed) if rank else seed
 
 
 def make_generator(device: torch.device, stream: int, seed: int) -> torch.Generator:

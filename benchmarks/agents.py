@@ -61,7 +61,8 @@ def filled(overrides: list[str], rounds: int) -> Learner:
         run = Run(load_config(overrides), Path(directory))
         for _ in range(rounds):
             run.collector.step(random=True)
-        for part in (run.log, run.collector, run.evaluator):  # the learner goes on
+        assert run.observer is not None
+        for part in (run.observer, run.collector):  # the learner goes on
             part.close()
     return run.learner
 

@@ -216,7 +216,7 @@ def saved(steps: int, directory: Path) -> None:
     fill(replay, steps)
     replay.sample(1)
     begin = perf_counter()
-    checkpoint.save(directory, {"replay": replay.state_dict()})
+    checkpoint.save(directory, {}, {"replay": replay.state_dict()})
     middle = perf_counter()
     make().load_state_dict(checkpoint.load(directory)["replay"])
     end = perf_counter()

@@ -41,7 +41,8 @@ from qdreamer.agents.cli.overrides import (
     parse,
     read,
 )
-from qdreamer.agents.distributed.parallel import Alone, Ranks, RanksError, Together, join
+from qdreamer.agents.distributed.process_group import join
+from qdreamer.agents.distributed.ranks import RanksError, SingleProcess
 from qdreamer.agents.optim.optimizer_factory import check_optimizer
 from qdreamer.agents.replay.factory import check_backend
 from qdreamer.agents.runs.checkpoint import CheckpointError
@@ -51,7 +52,7 @@ from qdreamer.agents.sweeps import cluster_launcher, local_launcher
 from qdreamer.agents.sweeps.launcher_config import ClusterLauncher, SweepConfig
 from qdreamer.agents.sweeps.sweep import Launch, Member, Sweep, refuse_doubles
 from qdreamer.agents.training.config import Config
-from qdreamer.agents.training.session import check_device, run_session
+from qdreamer.agents.training.session import check_device, check_ranks, run_session
 from qdreamer.configs.strict import ConfigError, build, closest, did_you_mean
 from qdreamer.envs.factory import EnvError, check_env
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
@@ -66,14 +67,15 @@ def main() -> None:
     try:
         _main(ranks)
     except SystemExit as end:
-        ranks.quit(end)
-    ranks.leave()
+        ranks.exit(end.code)
+    if ranks.size > 1:
+        ranks.exit(0)
 
 
-def _main(ranks: Alone | Together) -> None:
+def _main(ranks: SingleProcess) -> None:
     gymnasium.logger.min_level = gymnasium.logger.WARN
     try:
-        with ranks.together():
+        with ranks.collective_errors():
             arguments, sys.argv[1:] = sys.argv[1:], prepare(sys.argv[1:])
             sweep = _plan(arguments, ranks)
     except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
@@ -146,11 +148,11 @@ def _default_env() -> str:
     return str(next(entry["env"] for entry in defaults if "env" in entry))
 
 
-def _plan(arguments: list[str], ranks: Ranks) -> Sweep | None:
+def _plan(arguments: list[str], ranks: SingleProcess) -> Sweep | None:
     """The sweep that -m asks for."""
     if not any(flag in SWEEP for flag in arguments) or any(flag in HELP for flag in arguments):
         return None
-    if isinstance(ranks, Together):
+    if ranks.size > 1:
         raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
     found, where = plan_sweep(arguments)
     launcher = where.launcher
@@ -173,7 +175,7 @@ def _check_run(member: list[Override], checked: set[str]) -> None:
     if re.fullmatch(r"cpu|cuda(:\d+)?", config.device) is None:
         raise ConfigError(f"device={config.device} is not one of cpu, cuda, cuda:<number>")
     ranks = join()
-    ranks.check(config)
+    check_ranks(config, ranks)
     check_device(ranks.device(config.device))
     try:
         check_backend(config)
@@ -222,7 +224,6 @@ def _job(composed: DictConfig) -> None:
     except (MemoryError, torch.OutOfMemoryError) as error:
         fail(f"not enough memory: {error}; try a smaller replay.capacity or world_model", 1)
     if code:
-        join().leave()
         sys.exit(code)
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
 from qdreamer.worldmodel.rssm import Carry
@@ -25,13 +26,19 @@ class ActingLoop:
     """The agent's side of N running episodes: carries, last actions, its own random generator.
 
     Actions always come from the posterior of the current observation. `averaged` plays the actor's
-    moving average, as evaluations do.
+    moving average, as evaluations do. With several `ranks` these are N of W·N episodes.
     """
 
     def __init__(
-        self, agent: Dreamer, num_envs: int, seed: int, deterministic: bool = False, averaged: bool = False
+        self,
+        agent: Dreamer,
+        num_envs: int,
+        seed: int,
+        deterministic: bool = False,
+        averaged: bool = False,
+        ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
-        self.agent = agent
+        self.agent, self.ranks = agent, ranks
         self.deterministic = deterministic
         self.network = agent.average_actor if averaged else agent.actor
         self.device = next(agent.parameters()).device
@@ -50,21 +57,21 @@ class ActingLoop:
 
         `override` replaces the actions where its mask (N,) holds by its own (N, A).
         """
-        world_model = self.agent.world_model
+        world_model, count = self.agent.world_model, len(is_first)
         first = torch.from_numpy(is_first.astype(np.float32)).to(self.device).unsqueeze(1)
         trajectory = world_model.observe(
             torch.from_numpy(observation).to(self.device).unsqueeze(1),
             self._action.unsqueeze(1),
             first,
             self._carry,
-            generator=self.generator,
+            self.ranks.draw(world_model.rssm.noise, count, 1, generator=self.generator),
         )
         self._carry = world_model.rssm.last(trajectory)
         policy = self.network(trajectory.features[:, 0])
         action = (
             policy.mode()
             if self.deterministic
-            else policy.sample(self.network.noise(len(first), generator=self.generator))
+            else policy.sample(self.ranks.draw(self.network.noise, count, generator=self.generator))
         )
         if override is not None:
             mask, other = (torch.from_numpy(array).to(self.device) for array in override)

@@ -1,14 +1,14 @@
 """Collects experience: steps the training environments and stores every row."""
 
 import json
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
-from qdreamer.agents.replay.storage import Rows
+from qdreamer.agents.replay import Replay
 from qdreamer.agents.stopwatch import Watch, no_watch
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import make_vector
@@ -21,12 +21,6 @@ class Episode(NamedTuple):
 
     score: float  # undiscounted return
     length: int
-
-
-class Store(Protocol):
-    """Where rows go: `Replay`, or what passes them on to it."""
-
-    def add(self, env: NDArray[np.int64], rows: Rows) -> None: ...
 
 
 def random_actions(spec: ActionSpec, count: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -54,13 +48,15 @@ class Collector:
     """N training environments, the agent acting in them, and the replay that they fill.
 
     Autoreset is exact: an episode of L steps stores L + 1 rows (its final observation is one of
-    them, with no action), no dummy row exists, and each environment step counts once.
+    them, with no action), no dummy row exists, and each environment step counts once. On several ranks
+    these are N of W·N environments, which are numbered, seeded and given random actions jointly.
     """
 
     def __init__(
-        self, env: EnvConfig, replay: Store, actor: ActingLoop, seed: int, watch: Watch = no_watch
+        self, env: EnvConfig, replay: Replay, actor: ActingLoop, seed: int, watch: Watch = no_watch
     ) -> None:
         self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
+        self._ranks = actor.ranks
         self.envs = make_vector(env, env.num_envs)
         self._observation_spec = observation_spec(self.envs.single_observation_space)
         self._action_spec = action_spec(self.envs.single_action_space)
@@ -167,10 +163,12 @@ class Collector:
         )
 
     def _seeds(self) -> list[int | None]:
-        return [training_seed(self._seed, e, int(k)) for e, k in enumerate(self._episode)]
+        first = self._ranks.rank * len(self._all)
+        return [training_seed(self._seed, first + e, int(k)) for e, k in enumerate(self._episode)]
 
     def _random_actions(self) -> NDArray[np.float32]:
-        return random_actions(self._action_spec, len(self._all), self._random)
+        joint = random_actions(self._action_spec, self._ranks.size * len(self._all), self._random)
+        return self._ranks.own(joint)
 
 
 def replay_state_shape(agent: Dreamer) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim.direction_search import DirectionSearch, QueueSearch, SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
@@ -13,6 +14,7 @@ from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.optim.optimizer_config import HybridConfig
 from qdreamer.agents.optim.parameter_groups import partition
 from qdreamer.agents.optim.quadratic_model import Levels
+from qdreamer.agents.optim.shared_search import SharedSearch
 from qdreamer.agents.randomness import SEARCH, stream_seed
 from qdreamer.agents.training.config import Config
 from qdreamer.quantum.backends.factory import open_backend
@@ -28,7 +30,13 @@ from qdreamer.quantum.qaoa.solvers import QAOA, make_solver
 from qdreamer.quantum.qaoa.tasks import IsingTask
 
 
-def make_optimizer(config: Config, agent: Dreamer, directory: Path, budget: Budget) -> AgentOptimizer:
+def make_optimizer(
+    config: Config,
+    agent: Dreamer,
+    directory: Path,
+    budget: Budget,
+    ranks: SingleProcess = SINGLE_PROCESS,
+) -> AgentOptimizer:
     """The optimizer called `optimizer.name`, for all trainable parameters; `directory` and `budget` are the
     run's."""
     base = laprop(config, agent)
@@ -37,11 +45,16 @@ def make_optimizer(config: Config, agent: Dreamer, directory: Path, budget: Budg
         return base
     levels = Levels.of(settings.levels)
     blocks = partition(agent.world_model, settings.blocks, settings.num_qubits // levels.bits)
-    search = make_search(config, len(blocks) * levels.bits, directory, budget)
+    qubits = len(blocks) * levels.bits
+    search: DirectionSearch
+    if ranks.size == 1:
+        search = make_search(config, qubits, directory, budget)
+    else:
+        search = SharedSearch(ranks, lambda: make_search(config, qubits, directory, budget))
     seed = stream_seed(SEARCH, config.seed)
     return HybridOptimizer(
         base, blocks, search, levels, settings.every, settings.epsilon, settings.reuse, seed,
-        settings.slice, settings.fresh,
+        *(-(-rows // ranks.size) for rows in (settings.slice, settings.fresh)), ranks.mean,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ class UniformReplay:
     mapped: bool  # observations in a file of the run directory instead of in memory
     online: bool  # new sequences are replayed once before uniform draws
 
-    signal: ClassVar[str] = "model"  # measured, though nobody goes by it
+    signal: ClassVar[None] = None  # errors of sequences are not used
 
 
 @dataclass(frozen=True)

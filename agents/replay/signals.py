@@ -43,7 +43,9 @@ def reward_error(evidence: PriorityInputs) -> Tensor:
     return (predicted - evidence.batch.reward).abs().mean(1)
 
 
-SIGNALS: dict[str, Callable[[PriorityInputs], Tensor]] = {
+Signal = Callable[[PriorityInputs], Tensor]
+
+SIGNALS: dict[str, Signal] = {
     "model": model_loss,
     "td": td_error,
     "reward": reward_error,

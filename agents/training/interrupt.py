@@ -6,11 +6,10 @@ from typing import Any
 
 
 class Interrupt:
-    """Context manager; `signal` is the number received, here or by another rank, or None."""
+    """Context manager; `signal` is the number received, or None."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._here = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -22,12 +21,7 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def note(self, elsewhere: int | None) -> None:
-        """What another rank received. The launcher passes signals on one by one: it may still come here."""
-        if elsewhere is not None:
-            self.signal = elsewhere
-
     def _received(self, number: int, frame: FrameType | None) -> None:
-        if self._here and number == signal.SIGINT:
+        if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal, self._here = number, True
+        self.signal = number

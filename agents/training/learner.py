@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.dreamer import Dreamer, Outcome
 from qdreamer.agents.interaction.acting import pack_carry, unpack_carry
 from qdreamer.agents.optim.landscape import WorldModelObjective
 from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
-from qdreamer.agents.replay import Replay
+from qdreamer.agents.replay import Replay, Starts
+from qdreamer.agents.replay.signals import PriorityInputs, Signal
 from qdreamer.agents.replay.storage import Sample
 from qdreamer.agents.stopwatch import Stopwatch
 from qdreamer.agents.training.replay_writer import AsyncReplayWriter
@@ -21,7 +22,12 @@ from qdreamer.worldmodel.rssm import Carry, Trajectory
 
 
 class Learner:
-    """Owns the optimizer and the learner's random generator; learns together with the agent's ranks."""
+    """Owns the optimizer and the learner's random generator; learns together with the agent's ranks.
+
+    Args:
+        replay: this rank's shard. batch_size: B, of all ranks together. forget: see `drop_context`.
+        signal: the error of a sequence that the replay's sampler goes by, if it does.
+    """
 
     def __init__(
         self,
@@ -31,10 +37,11 @@ class Learner:
         batch_size: int,
         forget: float,
         seed: int,
+        signal: Signal | None = None,
     ) -> None:
         self.agent, self.optimizer, self.replay = agent, optimizer, replay
-        self.batch_size, self.forget = batch_size, forget  # B of all ranks together
-        self.ranks = agent.ranks
+        self.ranks, self.signal, self.forget = agent.ranks, signal, forget
+        self.rows = batch_size // self.ranks.size  # this rank's sequences of an update
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
         self._parameters = {name: list(part.parameters()) for name, part in self._modules().items()}
@@ -47,28 +54,27 @@ class Learner:
         self.agent.world_model.rssm.sequence.schedule(self.updates)
         with self.watch("replay"):
             self.replay_writer.flush()
-            sample = self.replay.sample(self.batch_size)
-            batch = self._drop_context(self.to_batch(sample))
-            self.agent.world_model.obs_normalizer.update(batch.observation)
-            batch = self.ranks.share(batch)
+            # A rank weighs its draws by its own shard's number of starts. Shards are equally large (but for
+            # the final rows of episodes) and give B/W sequences each: the mean of their estimates is one of
+            # the mean over the whole buffer.
+            sample = self.replay.sample(self.rows)
+            batch = self.drop_context(self.to_batch(sample))
+            self.agent.world_model.obs_normalizer.update(self.ranks.gather(batch.observation))
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("replay"):
-            state, stoch = self._latents(outcome.trajectory)
+            self._write_back(sample.starts, batch, outcome)
             mean_features = outcome.trajectory.features.detach().mean(1)  # (B, F)
-            state, stoch, priority, mean_features = self.ranks.gather(
-                state, stoch, outcome.priority, mean_features
-            )
-            self.replay_writer.submit(sample.starts, priority, {"state": state, "stoch": stoch})
+            metrics = outcome.metrics | {"replay/diversity": diversity(mean_features)}
         with self.watch("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()
-            metrics = self.ranks.average(self.agent, outcome.metrics)
+            metrics = self.ranks.average(self.agent, metrics)
             norms = self._gradient_norms()
         with self.watch("optimizer"):
             self.optimizer.step(landscape=lambda: self._landscape(batch, outcome.trajectory))
             self.agent.update_averages()
         self.updates += 1
-        return metrics | norms | {"replay/diversity": diversity(mean_features)}
+        return metrics | norms
 
     def _landscape(self, batch: Batch, trajectory: Trajectory) -> WorldModelObjective:
         """The world-model loss around the present weights, for an optimizer that searches."""
@@ -108,20 +114,34 @@ class Learner:
             **flag,
         )
 
-    def _drop_context(self, batch: Batch) -> Batch:
+    def drop_context(self, batch: Batch) -> Batch:
         """Let a share `forget` of the sequences begin without memory, as an episode does.
 
-        A filter that always starts from a fitting memory learns to trust it more than its eyes: on
+        A filter that always starts from a fitting memory comes to over-rely on its recurrent state: on
         motions it never saw it then loses its way, and does not find back.
         """
-        chance = torch.empty_like(batch.is_first[:, 0]).uniform_(generator=self.generator)  # (B,)
+        first = batch.is_first
+        chance = self.ranks.draw(
+            lambda n, generator: first.new_empty(n).uniform_(generator=generator),
+            len(first),
+            generator=self.generator,
+        )  # (B,)
         batch.is_first[:, 0].masked_fill_(chance < self.forget, 1.0)
         return batch
 
     @torch.no_grad()
-    def _latents(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-        """Replayed context should fit the current weights, so it is refreshed at every visit: (B, T, ·)."""
-        return pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
+    def _write_back(self, starts: Starts, batch: Batch, outcome: Outcome) -> None:
+        """Hand fresh latents (B, T, ·) to the replay, whose context should fit the current weights, and the
+        errors (B,) of the sequences."""
+        model, trajectory = self.agent.world_model, outcome.trajectory
+        state, stoch = pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
+        error = None
+        if self.signal is not None:
+            horizon = model.config.horizon
+            error = self.signal(
+                PriorityInputs(model, outcome.losses, batch, trajectory.features, outcome.value, horizon)
+            )
+        self.replay_writer.submit(starts, error, {"state": state, "stoch": stoch})
 
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:

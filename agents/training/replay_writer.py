@@ -1,7 +1,7 @@
-"""What an update hands back to replay: priorities and fresh latents, without stopping the device.
+"""Fresh latents and priorities on their way from an update back into replay, without stopping the device.
 
-On a CPU they are there at once. Copies from a GPU are started as soon as they are computed and taken
-in with the next update, by when they have arrived: the learner waits for nothing but their own
+On a CPU they are there at once. Copies from a GPU are started as soon as they are computed and written into
+the replay with the next update, by when they have arrived: the learner waits for nothing but their own
 computation, and the backward pass goes on meanwhile.
 """
 
@@ -16,40 +16,42 @@ from qdreamer.agents.replay import Replay, Starts
 
 
 class PendingWrite(NamedTuple):
+    """What one update writes back, on the host."""
+
     starts: Starts
-    priority: Tensor  # (B,)
+    priority: Tensor | None  # (B,)
     latents: dict[str, Tensor]  # (B, T, ·)
-    arrived: Callable[[], None]  # waits
+    wait: Callable[[], None]  # until the copies have arrived
 
 
 class AsyncReplayWriter:
-    """`give` during an update, `take_in` before the next draw and before a checkpoint.
+    """`submit` during an update, `flush` before the next draw and before a checkpoint.
 
-    `deferred` puts taking in off until the next update.
+    With `deferred` nothing is written before `flush`; else `submit` writes at once.
     """
 
     def __init__(self, replay: Replay, deferred: bool) -> None:
         self._replay, self._deferred = replay, deferred
-        self._parcel: PendingWrite | None = None
+        self._pending: PendingWrite | None = None
 
-    def submit(self, starts: Starts, priority: Tensor, latents: dict[str, Tensor]) -> None:
-        """Priorities (B,) and latents (B, T, ·) of the sequences at `starts`."""
+    def submit(self, starts: Starts, priority: Tensor | None, latents: dict[str, Tensor]) -> None:
+        """Write priorities (B,), if there are any, and latents (B, T, ·) of the sequences at `starts`."""
         self.flush()
-        cuda = priority.is_cuda
         copies = {name: _to_host(tensor) for name, tensor in latents.items()}
-        parcel = PendingWrite(starts, _to_host(priority), copies, _event() if cuda else _nothing)
-        self._parcel = parcel
+        error = None if priority is None else _to_host(priority)
+        self._pending = PendingWrite(starts, error, copies, _event() if self._deferred else lambda: None)
         if not self._deferred:
             self.flush()
 
     def flush(self) -> None:
-        """Tell the replay, if there is something to tell."""
-        if self._parcel is None:
+        """Write what is pending."""
+        if self._pending is None:
             return
-        parcel, self._parcel = self._parcel, None
-        parcel.arrived()
-        self._replay.write(parcel.starts, {name: t.numpy() for name, t in parcel.latents.items()})
-        self._replay.update(parcel.starts, np.asarray(parcel.priority.numpy(), np.float32))
+        pending, self._pending = self._pending, None
+        pending.wait()
+        self._replay.write(pending.starts, {name: t.numpy() for name, t in pending.latents.items()})
+        if pending.priority is not None:
+            self._replay.update(pending.starts, np.asarray(pending.priority.numpy(), np.float32))
 
 
 def _to_host(tensor: Tensor) -> Tensor:
@@ -60,10 +62,9 @@ def _to_host(tensor: Tensor) -> Tensor:
 
 
 def _event() -> Callable[[], None]:
+    """Waits for the copies that were started before this call."""
+    if not torch.cuda.is_available():
+        return lambda: None
     event = torch.cuda.Event()
     event.record()
     return event.synchronize
-
-
-def _nothing() -> None:
-    """It is there."""

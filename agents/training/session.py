@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from qdreamer.agents.distributed.follower import Follower
-from qdreamer.agents.distributed.parallel import ALONE, Alone, RanksError, Together
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, SingleProcess
 from qdreamer.agents.optim.optimizer_factory import planned as optimizer_jobs
 from qdreamer.agents.replay.factory import planned
 from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.runs.lock import exclusive
 from qdreamer.agents.runs.run_directory import check_same_run, write_config
 from qdreamer.agents.training.config import Config
-from qdreamer.agents.training.training import Finished, Run
+from qdreamer.agents.training.observer import Finished
+from qdreamer.agents.training.training import Run
 from qdreamer.configs.strict import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.jobs.dry_run import report
@@ -32,26 +32,59 @@ def check_device(device: str) -> None:
         ) from error
 
 
-def run_session(config: Config, directory: Path, ranks: Alone | Together = ALONE) -> int:
+def check_ranks(config: Config, ranks: SingleProcess) -> None:
+    """Raises ConfigError for settings that these ranks cannot share."""
+    if ranks.size == 1:
+        return
+    train, size = config.train, ranks.size
+    if train.batch_size % size:
+        near = max(train.batch_size // size, 1) * size
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} cannot be shared by {size} processes: "
+            f"use a multiple, as train.batch_size={near}"
+        )
+    least = size * config.env.num_envs * (train.batch_length + 1)
+    if config.replay.capacity < least:
+        raise ConfigError(
+            f"replay.capacity={config.replay.capacity} leaves too few rows for each environment of {size} "
+            f"processes: use at least replay.capacity={least}"
+        )
+    if config.replay.name == "quantum" and config.quantum.name != "statevector":
+        raise ConfigError(
+            f"replay=quantum on quantum={config.quantum.name} would pay for the jobs of {size} processes: "
+            "use quantum=statevector, or one process"
+        )
+    if config.device.startswith("cuda:"):
+        raise ConfigError(
+            f"device={config.device} is one GPU for {size} processes: use device=cuda, one for each"
+        )
+
+
+def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> int:
     """Train in `directory`; returns the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
     if config.quantum.dry_run:
         return _dry_run(config, ranks)
-    if isinstance(ranks, Together) and ranks.rank > 0:
-        return _follow(config, directory, ranks)
     with ExitStack() as stack:
-        with ranks.together():
-            _check(config, ranks)
-            stack.enter_context(exclusive(directory))
-            check_same_run(directory, config)
-            write_config(directory, config)
+        with ranks.collective_errors():
+            check_ranks(config, ranks)
+            check_device(ranks.device(config.device))
+            if ranks.rank == 0:
+                stack.enter_context(exclusive(directory))
+                check_same_run(directory, config)
+                write_config(directory, config)
             run = Run(config, directory, ranks)
             stack.callback(run.close)
-        signal = _train(run, config, directory)
-        run.followers.dismiss(signal)
-    return _code(signal)
+        try:
+            signal = _train(run, config, directory)
+            ranks.barrier()  # a launcher that sees one rank end may stop the others, which still write
+        except (RanksError, FloatingPointError):
+            if ranks.rank > 0:  # rank 0 says the same
+                sys.exit(1)
+            raise
+    return 0 if signal is None else 128 + signal
 
 
-def _dry_run(config: Config, ranks: Alone | Together) -> int:
+def _dry_run(config: Config, ranks: SingleProcess) -> int:
     """What the run would ask of its quantum backend; nothing is spent."""
     if ranks.rank == 0:
         quantum = config.quantum
@@ -62,36 +95,18 @@ def _dry_run(config: Config, ranks: Alone | Together) -> int:
     return 0
 
 
-def _follow(config: Config, directory: Path, ranks: Together) -> int:
-    """The session of the other ranks, which rank 0 speaks for."""
-    with ranks.together():
-        _check(config, ranks)
-        follower = Follower(config, directory, ranks)
-    try:
-        return _code(follower.run())
-    except RanksError:
-        sys.exit(1)
-
-
-def _check(config: Config, ranks: Alone | Together) -> None:
-    ranks.check(config)
-    check_device(ranks.device(config.device))
-
-
-def _code(signal: int | None) -> int:
-    return 0 if signal is None else 128 + signal
-
-
 def _train(run: Run, config: Config, directory: Path) -> int | None:
     """The signal that interrupted the run."""
-    run.summarise()
+    if run.observer is not None:
+        run.observer.summarise(run.step)
     if run.step >= config.steps:
         print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
         return None
     parameters = sum(p.numel() for p in run.agent.trainable())
     begin = f"resuming at step {run.step}" if run.step else "starting"
-    print(f"{directory} · {config.env.id} · {parameters:,} parameters · {begin}", flush=True)
-    if run.step and not run.same_episodes:
+    on = f" · {run.ranks.size} processes" if run.ranks.size > 1 else ""
+    print(f"{directory} · {config.env.id} · {parameters:,} parameters{on} · {begin}", flush=True)
+    if run.step and run.ranks.maximum(int(not run.same_episodes)) and run.observer is not None:
         print(
             "warning: this environment did not come back to the same state from its seed and actions; "
             "the resumed run will differ from an unbroken one",
@@ -102,9 +117,10 @@ def _train(run: Run, config: Config, directory: Path) -> int | None:
         finished = run.train(progress)
     finally:
         progress.close()
-    print(summary(finished, config, directory))
-    if run.reporter.video_problem:
-        print(f"no videos: {run.reporter.video_problem}")
+    if run.observer is not None:
+        print(summary(finished, config, directory))
+        if run.observer.reporter.video_problem:
+            print(f"no videos: {run.observer.reporter.video_problem}")
     return finished.signal
 
 

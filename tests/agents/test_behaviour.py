@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor
-from qdreamer.agents.behaviour import behaviour_losses, replay_value_loss
+from qdreamer.agents.behaviour import ReturnNormalizer, behaviour_losses, replay_value_loss
 from qdreamer.agents.critic import Critic
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.imagination import Rollout, imagine
-from qdreamer.agents.returns import ReturnNormalizer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.model import Batch
 
@@ -366,13 +365,6 @@ def test_importance_weights_scale_what_was_drawn(agent, batch):
     for name, mean in means[0].items():
         expected = mean if name in ("policy", "value") else 2.0 * mean
         assert means[1][name] == pytest.approx(expected, rel=1e-3), name
-
-
-def test_priority_is_the_scaled_model_loss_of_each_sequence(agent, batch):
-    outcome = agent.loss(batch, torch.Generator().manual_seed(0))
-    scales = agent.config.world_model.loss_scales
-    expected = sum(scale * outcome.losses[name].mean(1) for name, scale in scales.items())
-    torch.testing.assert_close(outcome.priority, expected.detach())
 
 
 def test_averages_follow_their_networks(agent):

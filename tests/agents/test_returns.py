@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.agents.returns import ReturnNormalizer, lambda_return
+from qdreamer.agents.behaviour import ReturnNormalizer, lambda_return
 
 
 def recursive(reward, discount, bootstrap, last, lambda_):

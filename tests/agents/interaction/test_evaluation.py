@@ -67,11 +67,12 @@ def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
     for evaluates in (False, True):
         (tmp_path / str(evaluates)).mkdir()
         run = Run(load_config(small), tmp_path / str(evaluates))
+        assert run.observer is not None
         found = []
         for step in range(60):
             found += run.collector.step(random=False)
             if evaluates and step % 20 == 0:
-                run.evaluator.run(run.agent)
+                run.observer.evaluator.run(run.agent)
         scores.append(found)
         run.close()
     assert scores[0] == scores[1]

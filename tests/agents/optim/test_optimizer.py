@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qdreamer.agents.averages import ema_update
+from qdreamer.agents.critic import ema_update
 from qdreamer.agents.optim.agc import clip_gradients_
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.native import compiler, kernels

@@ -37,7 +37,7 @@ def test_share_of_sequences_that_begin_without_memory(make_learner, forget):
     for _ in range(40):
         batch = learner.to_batch(learner.replay.sample(64))
         before = batch.is_first.clone()
-        after = learner._drop_context(batch).is_first
+        after = learner.drop_context(batch).is_first
         assert torch.equal(after[:, 1:], before[:, 1:])
         assert bool((after >= before).all())
         inside = before[:, 0] == 0.0
@@ -51,7 +51,7 @@ def test_share_of_sequences_that_begin_without_memory(make_learner, forget):
 def test_without_memory_the_context_has_no_effect(make_learner):
     learner = make_learner(1.0)
     model = learner.agent.world_model
-    batch = learner._drop_context(learner.to_batch(learner.replay.sample(64)))
+    batch = learner.drop_context(learner.to_batch(learner.replay.sample(64)))
     noise = model.rssm.noise(*batch.is_first.shape)
     losses, _ = model.loss(batch, noise)
     batch.carry.state.normal_()

@@ -124,7 +124,7 @@ def test_sigkill_at_random_moments(unbroken: list[dict[str, Any]], tmp_path: Pat
 def test_a_kill_while_saving_keeps_the_old_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint.save(tmp_path, {"value": 1})
+    checkpoint.save(tmp_path, {"value": 1}, {})
 
     def die(state: Any, file: Any) -> None:
         file.write(b"half of it")
@@ -132,7 +132,7 @@ def test_a_kill_while_saving_keeps_the_old_checkpoint(
 
     monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.save(tmp_path, {"value": 2})
+        checkpoint.save(tmp_path, {"value": 2}, {})
     assert checkpoint.load(tmp_path)["value"] == 1
 
 
@@ -143,10 +143,10 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no checkpoint at all")
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.load(tmp_path)
-    torch.save({"format": 0}, path)
-    with pytest.raises(checkpoint.CheckpointError, match="format"):
+    torch.save({"format": 1}, path)
+    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 2"):
         checkpoint.load(tmp_path)
-    torch.save({"format": 1, "code": os.system}, path)  # pickled code is never run
+    torch.save({"format": checkpoint.FORMAT, "code": os.system}, path)  # pickled code is never run
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.load(tmp_path)
 

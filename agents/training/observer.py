@@ -1,0 +1,179 @@
+"""What rank 0 alone does in a run: evaluate, log, and keep account of what it costs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from qdreamer.agents.interaction.collector import Episode
+from qdreamer.agents.interaction.evaluation import Evaluator, Stopped, mean_and_interval
+from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
+from qdreamer.agents.reporting.progress import Progress
+from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.runs.summary import QUANTUM_PARTS, Costs, Summary
+from qdreamer.agents.training.config import Config
+from qdreamer.agents.training.interrupt import Interrupt
+from qdreamer.agents.training.learner import Learner
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended. Ranks other than 0 know nothing of evaluations and seconds."""
+
+    step: int
+    updates: int
+    signal: int | None  # what interrupted it
+    seconds: float = 0.0  # of all sessions together
+    evaluation: tuple[float, float, float] | None = None  # last mean return and its 95 % interval
+    evaluated_at: int = 0  # step of that evaluation
+    solved_at: int | None = None  # first evaluated step whose mean return reached env.solved
+
+
+class Observer:
+    """Log, evaluations and costs of a run.
+
+    Args:
+        stride: environment steps of one iteration of the training loop, on all ranks together.
+        step, state: where the run goes on, and `state_dict` of that moment; None at its beginning.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        learner: Learner,
+        stride: int,
+        step: int,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.config, self.learner, self._stride = config, learner, stride
+        evaluation = config.evaluation
+        self.evaluator = Evaluator(
+            config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic, evaluation.max_steps
+        )
+        self.means = RunningMeans()
+        self.seconds = 0.0  # of earlier sessions
+        self.solved_at: int | None = None
+        self.last_evaluation: tuple[float, float, float] | None = None
+        self.evaluated_at = 0
+        self.evaluation_due = False  # one was interrupted: it comes first next time
+        self.parts: dict[str, float] = {}  # seconds in each part of the loop, up to the last line of the log
+        self._begin: float | None = None  # when this session began to train
+        if state is not None:
+            self._load_state_dict(state)
+        self.summary = Summary(directory, step, config.steps)
+        resume_at = None if state is None else (state["log_offset"], step)
+        self.log = MetricsLog(directory, config.logging.tensorboard, resume_at)
+        self.reporter = Reporter(config, self.log, directory)
+        if state is None:
+            self.reporter.begin()
+
+    def begin(self, progress: Progress) -> None:
+        """Count the seconds from now on, and show the run's progress."""
+        self._begin, self._progress = perf_counter(), progress
+
+    def record(
+        self, step: int, episodes: list[Episode], metrics: list[dict[str, Tensor]], interrupt: Interrupt
+    ) -> None:
+        """Log what an iteration of the training loop brought, and evaluate if that is due."""
+        for episode in episodes:
+            self.log.scalars(step, {"train/return": episode.score, "train/length": episode.length})
+            self._progress.episode(episode.score)
+        for scalars in metrics:
+            self.means.add(scalars)
+        if passed(step, self._stride, self.config.logging.every):
+            self._log_means(step)
+        self.evaluation_due = (
+            passed(step, self._stride, self.config.evaluation.every) or step >= self.config.steps
+        )
+        self.evaluate(step, interrupt)
+
+    def evaluate(self, step: int, interrupt: Interrupt) -> None:
+        """Evaluate if it is due; an interrupted evaluation stays due."""
+        if not self.evaluation_due:
+            return
+        agent = self.learner.agent
+        try:
+            with self.learner.watch("evaluation"):
+                episodes = self.evaluator.run(agent, stop=lambda: interrupt.signal is not None)
+        except Stopped:
+            return
+        self.evaluation_due = False
+        self.evaluated_at = step
+        mean, low, high = mean_and_interval([episode.score for episode in episodes])
+        self.last_evaluation = (mean, low, high)
+        solved = self.config.env.solved
+        if self.solved_at is None and solved is not None and mean >= solved:
+            self.solved_at = step
+        self.reporter.evaluation(step, agent, episodes, (mean, low, high), self._elapsed())
+        self._progress.evaluation(mean)
+
+    def show(self, step: int, force: bool = False) -> None:
+        """Show how far the run is."""
+        self._progress.show(step, self.learner.updates, force=force)
+
+    def finished(self, step: int, signal: int | None) -> Finished:
+        """Close the session's account."""
+        self.summarise(step)
+        self.show(step, force=True)
+        return Finished(
+            step,
+            self.learner.updates,
+            signal,
+            self._elapsed(),
+            self.last_evaluation,
+            self.evaluated_at,
+            self.solved_at,
+        )
+
+    def summarise(self, step: int) -> None:
+        """Keep what the run has cost so far, for comparisons."""
+        learner = self.learner
+        costs = Costs(step, learner.updates, self._elapsed(), self.parts, learner.spending())
+        self.summary.write(self.config, learner.agent, costs)
+
+    def close(self) -> None:
+        self.log.close()
+        self.evaluator.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "means": self.means.state_dict(),
+            "seconds": self._elapsed(),
+            "solved_at": self.solved_at,
+            "last_evaluation": self.last_evaluation,
+            "evaluated_at": self.evaluated_at,
+            "evaluation_due": self.evaluation_due,
+            "parts": self.parts,
+            "log_offset": self.log.offset(),
+        }
+
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self.means.load_state_dict(state["means"])
+        self.seconds, self.solved_at = state["seconds"], state["solved_at"]
+        last = state["last_evaluation"]
+        self.last_evaluation = None if last is None else tuple(last)
+        self.evaluated_at, self.evaluation_due = state["evaluated_at"], state["evaluation_due"]
+        self.parts = dict(state["parts"])
+
+    def _log_means(self, step: int) -> None:
+        learner = self.learner
+        metrics = self.means.read()
+        metrics |= {"updates": learner.updates, **learner.replay.metrics(), **learner.search_metrics()}
+        metrics["time/seconds"] = self._elapsed()
+        metrics |= {f"time/{part}": seconds for part, seconds in learner.watch.seconds.items()}
+        for part in {*learner.watch.seconds, *QUANTUM_PARTS}:
+            self.parts[part] = self.parts.get(part, 0.0) + metrics.get(f"time/{part}", 0.0)
+        learner.watch.reset()
+        self.log.scalars(step, metrics)
+        self.reporter.histograms(step, learner.replay.sampler)
+
+    def _elapsed(self) -> float:
+        return self.seconds + (0.0 if self._begin is None else perf_counter() - self._begin)
+
+
+def passed(step: int, stride: int, every: int) -> bool:
+    """True if the iteration that ended at `step` passed a multiple of `every`."""
+    return step // every > (step - stride) // every
