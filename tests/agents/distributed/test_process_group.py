@@ -60,7 +60,8 @@ def start(arguments: list[str], **variables: str) -> subprocess.Popen[str]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks found in `two_ranks.py`."""
     folder = tmp_path_factory.mktemp("ranks")
-    out, err = (process := torchrun(str(Path(__file__).with_name("two_ranks.py")), str(folder))).communicate()
+    process = torchrun(str(Path(__file__).with_name("two_ranks.py")), str(folder))
+    out, err = process.communicate()
     assert process.returncode == 0, out + err
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
 
@@ -104,7 +105,7 @@ def test_moments_percentiles_and_metrics_are_those_of_the_joint_batch(case: Any)
 
 def test_a_rank_has_its_environments_its_rows_and_its_part_of_the_noise(case: Any) -> None:
     """Rows of random play are equal to the bit: the joint run's seeds and actions."""
-    tolerance, one, two = case
+    _, one, two = case
     for name in ("observation", "action", "reward", "is_first", "is_last", "is_terminal"):
         joint = [two[rank]["rows"][name][0] for rank in (0, 1)]
         for env in (0, 1):
@@ -222,7 +223,8 @@ def test_a_killed_rank_ends_the_other_and_the_same_command_goes_on(
     directory = only_run(tmp_path)
     step = checkpoint.load(directory)["step"]
     assert 100 <= step < 200
-    out, err = (process := torchrun(*command)).communicate(timeout=240)
+    process = torchrun(*command)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert f"resuming at step {step}" in out
     assert lines(directory) == lines(unbroken)
@@ -249,7 +251,8 @@ def test_a_signal_stops_all_ranks_after_the_same_update(number: int, unbroken: P
 
 
 def test_another_number_of_ranks_is_refused_in_one_line(unbroken: Path) -> None:
-    out, err = (process := start([str(ROOT / "train.py"), f"resume={unbroken}", "steps=300"])).communicate()
+    process = start([str(ROOT / "train.py"), f"resume={unbroken}", "steps=300"])
+    _, err = process.communicate()
     assert process.returncode == 2
     assert err == (
         f"error: {unbroken} holds a run on 2 processes, not 1: "

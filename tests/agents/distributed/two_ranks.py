@@ -1,6 +1,6 @@
 """What the tests have two ranks do; as a script, the program of each rank.
 
-    python -m torch.distributed.run --standalone --nproc-per-node=2 tests/agents/distributed/two_ranks.py FOLDER
+    torchrun --standalone --nproc-per-node=2 tests/agents/distributed/two_ranks.py FOLDER
 
 Every rank leaves its results in FOLDER/<rank>.pt.
 """

@@ -58,3 +58,25 @@ def test_without_memory_the_context_has_no_effect(make_learner):
     batch.carry.stoch.normal_()
     again, _ = model.loss(batch, noise)
     assert all(torch.equal(losses[name], again[name]) for name in losses)
+
+
+@pytest.mark.parametrize("replay", ["replay=prioritized", "replay=uniform"])
+def test_errors_of_sequences_are_measured_for_a_sampler_that_uses_them(
+    replay, make_config, tmp_path, monkeypatch
+):
+    """By `replay.signal=model` the error is the scaled world-model loss of each sequence."""
+    overrides = [override for override in SMALL if not override.startswith("replay")]
+    run = Run(make_config(*overrides, replay), tmp_path)
+    for _ in range(60):
+        run.collector.step(random=True)
+    told, outcomes, loss = [], [], run.agent.loss
+    monkeypatch.setattr(run.replay.sampler, "update", lambda starts, errors: told.append(errors))
+    monkeypatch.setattr(run.agent, "loss", lambda *a: outcomes.append(loss(*a)) or outcomes[-1])
+    run.learner.update()
+    run.close()
+    if replay == "replay=uniform":
+        assert told == []
+        return
+    scales = run.config.world_model.loss_scales
+    expected = sum(scale * outcomes[0].losses[name].mean(1) for name, scale in scales.items())
+    assert told[0].tolist() == pytest.approx(expected.tolist())
