@@ -1,6 +1,6 @@
 """What a second process brings: torchrun --nproc-per-node=2 -m benchmarks.parallel [--size 1M].
 
-Milliseconds of an update of the same B sequences by one process with one thread, by one process with
+Milliseconds of an update of B sequences by one process with one thread, by one process with
 as many threads as there are ranks (on a CPU), and by all ranks, one thread each. They take turns, so
 that ratios hold on a machine whose speed varies; the others wait meanwhile, without using the
 processor. Printed: medians, and the speed of each beside one process with one thread.
@@ -16,12 +16,14 @@ from time import perf_counter
 import torch
 
 from qdreamer.agents.cli.command_line import load_config
-from qdreamer.agents.distributed.parallel import ALONE, Alone, Together, join
+from qdreamer.agents.distributed.process_group import join
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.agents.training.session import check_ranks
 from qdreamer.agents.training.training import make_learner
 
 
@@ -36,7 +38,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="further settings, as in train.py")
     a = parser.parse_args()
     ranks = join()
-    if not isinstance(ranks, Together):
+    if ranks.size == 1:
         sys.exit("error: start it with torchrun --nproc-per-node=2 -m benchmarks.parallel")
     config = load_config(
         [
@@ -45,13 +47,12 @@ def main() -> None:
             f"agent.imagination_starts={a.starts}", f"device={a.device}", *a.overrides,
         ]
     )  # fmt: skip
-    ranks.check(config)
+    check_ranks(config, ranks)
     torch.set_num_threads(1)
     keep_freed_memory()
     shared = filled(config, ranks)
-    ranks.connect(shared.device)
-    ranks.copy(shared.agent)
-    alone = filled(config, ALONE) if ranks.rank == 0 else None
+    ranks.broadcast(shared.agent)
+    alone = filled(config, SINGLE_PROCESS) if ranks.rank == 0 else None
     choices = [1, ranks.size] if shared.device.type == "cpu" else [1]
     times: defaultdict[str, list[float]] = defaultdict(list)
     for i in range(a.rounds + 1):  # the first only warms up
@@ -61,7 +62,7 @@ def main() -> None:
                 torch.set_num_threads(threads)
                 taken[f"1 process, threads={threads}"] = milliseconds(alone)
             torch.set_num_threads(1)
-        ranks.exchange(b"", 0)  # here the others wait
+        ranks.barrier()  # here the others wait
         taken[f"{ranks.size} processes"] = milliseconds(shared)
         if i:
             for name, time in taken.items():
@@ -74,13 +75,14 @@ def main() -> None:
         for name, values in times.items():
             spread = f"{min(values):.0f}–{max(values):.0f}"
             print(f"{name:>22}  {median(values):7.1f}  ({spread})  × {base / median(values):.2f}")
-    ranks.leave()
+    ranks.exit(0)
 
 
-def filled(config: Config, ranks: Alone | Together) -> Learner:
+def filled(config: Config, ranks: SingleProcess) -> Learner:
     """A learner with random play to learn from."""
     learner = make_learner(config, Path(), ranks)
-    collector = Collector(config.env, learner.replay, ActingLoop(learner.agent, config.env.num_envs, 0), 0)
+    acting = ActingLoop(learner.agent, config.env.num_envs, 0, ranks=ranks)
+    collector = Collector(config.env, learner.replay, acting, 0)
     for _ in range(4 * config.train.batch_length):
         collector.step(random=True)
     collector.close()
