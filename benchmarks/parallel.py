@@ -22,9 +22,8 @@ from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.learner import Learner
-from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.session import check_ranks
-from qdreamer.agents.training.training import make_learner
+from qdreamer.agents.training.training import make_learner, prepare_torch
 
 
 def main() -> None:
@@ -48,8 +47,8 @@ def main() -> None:
         ]
     )  # fmt: skip
     check_ranks(config, ranks)
+    prepare_torch(config)
     torch.set_num_threads(1)
-    keep_freed_memory()
     shared = filled(config, ranks)
     ranks.broadcast(shared.agent)
     alone = filled(config, SINGLE_PROCESS) if ranks.rank == 0 else None

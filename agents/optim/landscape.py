@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.optim.optimizer import Objective
+from qdreamer.agents.randomness import shard_seed
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import frozen_sample
 from qdreamer.worldmodel.rssm import Carry, Trajectory
@@ -32,7 +34,7 @@ class WorldModelObjective:
 
     Args:
         batch, trajectory: of the update, seen with the present weights.
-        draw: a new batch of so many sequences, from a generator.
+        draw: a new batch of so many sequences, from a generator. ranks: these are one rank's part of them.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class WorldModelObjective:
         batch: Batch,
         trajectory: Trajectory,
         draw: Callable[[int, np.random.Generator], Batch],
+        ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         self._model, self._batch, self._trajectory = model, batch, trajectory
-        self._draw = draw
+        self._draw, self._ranks = draw, ranks
 
     def full_batch(self) -> Objective:
         return frozen_loss(self._model, self._batch, self._trajectory)
@@ -61,10 +64,10 @@ class WorldModelObjective:
 
     @torch.no_grad()
     def fresh(self, rows: int, seed: int) -> Objective:
-        batch = self._draw(rows, fresh_random(seed))
-        device = batch.reward.device
-        source = torch.Generator(device).manual_seed(seed)
-        _, trajectory = self._model.loss(batch, generator=source)
+        batch = self._draw(rows, fresh_random(shard_seed(seed, self._ranks.rank)))
+        source = torch.Generator(batch.reward.device).manual_seed(seed)
+        noise = self._ranks.draw(self._model.rssm.noise, *batch.reward.shape, generator=source)
+        _, trajectory = self._model.loss(batch, noise)
         return frozen_loss(self._model, batch, trajectory)
 
 

@@ -83,6 +83,7 @@ class Learner:
             batch,
             trajectory,
             draw=lambda rows, random: self.to_batch(self.replay.peek(rows, random)),
+            ranks=self.ranks,
         )
 
     def search_metrics(self) -> dict[str, float]:

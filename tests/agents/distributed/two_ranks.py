@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map
 
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.distributed.process_group import join
@@ -92,16 +91,8 @@ def update(ranks: SingleProcess, env: str, dtype: torch.dtype) -> dict[str, Any]
     collector.close()
     torch.set_default_dtype(torch.float32)
     learner.agent.to(dtype)
-    to_batch, step = learner.to_batch, learner.optimizer.step
+    step = learner.optimizer.step
     gradients: dict[str, torch.Tensor] = {}
-
-    def converted(sample: Any) -> Any:
-        batch = to_batch(sample)
-        for name, value in vars(batch).items():
-            object.__setattr__(
-                batch, name, tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, value)
-            )
-        return batch
 
     def recorded(*arguments: Any, **keywords: Any) -> Any:
         for name, p in learner.agent.named_parameters():
@@ -109,7 +100,6 @@ def update(ranks: SingleProcess, env: str, dtype: torch.dtype) -> dict[str, Any]
                 gradients[name] = p.grad.clone()
         return step(*arguments, **keywords)
 
-    learner.to_batch = converted  # type: ignore[method-assign]
     learner.optimizer.step = recorded  # type: ignore[method-assign]
     metrics = learner.update()
     return {
