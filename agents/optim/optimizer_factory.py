@@ -54,7 +54,7 @@ def make_optimizer(
     seed = stream_seed(SEARCH, config.seed)
     return HybridOptimizer(
         base, blocks, search, levels, settings.every, settings.epsilon, settings.reuse, seed,
-        *(-(-rows // ranks.size) for rows in (settings.slice, settings.fresh)), ranks.mean,
+        -(-settings.slice // ranks.size), -(-settings.fresh // ranks.size), ranks.mean,
     )  # fmt: skip
 
 
