@@ -2,6 +2,7 @@
 
 from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
 from qdreamer.native.gru import GRUWeights
+from qdreamer.native.laprop import laprop
 from qdreamer.native.norm_silu import Activations, Layer, mlp, mlp_from_activations, norm_silu
 from qdreamer.native.scan import PosteriorWeights, scan
 from qdreamer.native.two_hot import BinDistribution, two_hot
@@ -15,6 +16,7 @@ __all__ = [
     "Layer",
     "PosteriorWeights",
     "fits",
+    "laprop",
     "mlp",
     "mlp_from_activations",
     "norm_silu",

@@ -31,11 +31,11 @@ def as_before_a_run() -> Iterator[None]:
 def compiled() -> None:
     """Tests of the kernels are skipped where there is no C compiler."""
     try:
-        native.use(True)
+        compiler.find_compiler()
     except compiler.CompileError as error:
         pytest.skip(str(error))
-    finally:
-        native.use(False)
+    native.use(True)
+    native.use(False)
 
 
 @pytest.fixture(params=[1, 2])

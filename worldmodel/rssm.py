@@ -10,14 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer import native
-from qdreamer.native import kernels
-from qdreamer.native.products import affine
-from qdreamer.worldmodel.networks.categorical import (
-    FEW_CLASSES,
-    draw_few_classes,
-    sample_straight_through,
-    unimix_probs,
-)
+from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
 from qdreamer.worldmodel.networks.layers import MLP, Linear
 from qdreamer.worldmodel.posterior import CoupledPosterior, DecoupledPosterior
 from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
@@ -117,18 +110,7 @@ class RSSM(nn.Module):
 
     def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
         """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""
-        body, out = self.prior
-        assert isinstance(body, MLP)
-        assert isinstance(out, Linear)
-        if kernels.fit(h) and not torch.is_grad_enabled():
-            return kernels.draw_prior(h, [*body.weights(), out.weight, out.bias], noise, self.unimix)
-        if torch.is_grad_enabled() or not h.is_cpu or self.classes > FEW_CLASSES:
-            return sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
-        shape = self.stoch, self.classes
-        weight = out.weight.unflatten(0, shape).transpose(0, 1).flatten(0, 1)  # classes first
-        bias = out.bias.unflatten(0, shape).t().flatten()
-        logits = affine(body(h), weight, bias).view(len(h), self.classes, self.stoch)
-        return draw_few_classes(logits, noise, self.unimix).view(len(h), -1)
+        return sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return unimix_probs(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)

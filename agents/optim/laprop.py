@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdreamer.agents.optim.agc import clip_gradients_
+from qdreamer import native
 from qdreamer.agents.optim.optimizer import AgentOptimizer, Landscape
-from qdreamer.native import kernels
 
 
 class LaProp(AgentOptimizer):
@@ -66,19 +65,7 @@ class LaProp(AgentOptimizer):
         warm = min(1.0, t / group["warmup"]) if group["warmup"] else 1.0
         # Bias correction of v enters as a factor of the root, that of m as a factor of the step.
         correction, rate = (1.0 - beta2**t) ** -0.5, group["lr"] * warm / (1.0 - beta1**t)
-        if kernels.fit_all(params, grads, second, momentum):
-            kernels.laprop(
-                params, grads, second, momentum, group["agc"], group["agc_pmin"], beta1, beta2, correction,
-                group["eps"], rate,
-            )  # fmt: skip
-            return
-        if group["agc"] > 0.0:
-            clip_gradients_(params, grads, group["agc"], group["agc_pmin"])
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, grads, grads, 1.0 - beta2)
-        denominator = torch._foreach_sqrt(second)
-        torch._foreach_mul_(denominator, correction)
-        torch._foreach_add_(denominator, group["eps"])
-        torch._foreach_div_(grads, denominator)
-        torch._foreach_lerp_(momentum, grads, 1.0 - beta1)
-        torch._foreach_add_(params, momentum, alpha=-rate)
+        native.laprop(
+            params, grads, second, momentum, group["agc"], group["agc_pmin"], beta1, beta2, correction,
+            group["eps"], rate,
+        )  # fmt: skip

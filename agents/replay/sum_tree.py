@@ -6,12 +6,8 @@ Rudolph's state preparation, θ = 2·arcsin √(right / total): a walk is a meas
 state, qubit by qubit (docs/quantum-replay.md).
 """
 
-import ctypes
-
 import numpy as np
 from numpy.typing import NDArray
-
-from qdreamer.native import kernels
 
 WHOLE = 1024  # nodes: levels up to this size are recomputed and searched as a whole
 
@@ -35,9 +31,6 @@ class SumTree:
             sizes.insert(0, half + half % 2 if half > 1 else 1)
         self.levels: list[Floats] = [np.zeros(n) for n in sizes]
         self._top = max(k for k, level in enumerate(self.levels) if len(level) <= WHOLE)
-        self._sizes = np.array(sizes)
-        # Levels keep their place in memory: they are only ever written into.
-        self._places = (ctypes.c_void_p * len(sizes))(*(level.ctypes.data for level in self.levels))
 
     @property
     def depth(self) -> int:
@@ -57,12 +50,6 @@ class SumTree:
         """Give leaves (n,) their weights, ≥ 0 and finite; of leaves named twice the last one counts."""
         self.levels[-1][leaf] = weight
         many = 4 * len(leaf) > self.size  # most nodes change: whole levels are faster
-        if kernels.on() and not many:
-            node = leaf.astype(np.int64)
-            kernels.functions().tree_sum(
-                self._places, self._sizes.ctypes.data, self.depth, self._top, len(node), node.ctypes.data
-            )
-            return
         node = leaf
         for k in range(self.depth - 1, -1, -1):
             level, below = self.levels[k], self.levels[k + 1]
@@ -85,14 +72,6 @@ class SumTree:
             raise ValueError("all weights are 0: there is nothing to draw")
         # Sums in another order may end below a value; beyond the last end lie no weights.
         value = np.minimum(value, np.nextafter(ends[-1], 0.0))
-        if kernels.on():
-            node, left_over = np.empty(len(value), np.int64), value.copy()
-            kernels.functions().tree_find(
-                self._places, self._sizes.ctypes.data, self.depth, self._top, ends.ctypes.data, len(node),
-                left_over.ctypes.data, node.ctypes.data,
-            )  # fmt: skip
-            if (self.levels[-1].take(node) > 0.0).all():
-                return node
         node = ends.searchsorted(value, side="right")
         return self.descend(node, value - (ends - top).take(node), self._top)
 
@@ -104,20 +83,6 @@ class SumTree:
         one random number is a fresh coin for every level.
         """
         start, node, left_over = node, node.copy(), value.copy()
-        if kernels.on():
-            kernels.functions().tree_descend(
-                self._places, self.depth, level, len(node), node.ctypes.data, left_over.ctypes.data
-            )
-        else:
-            self._walk(node, left_over, level)
-        # Differences round: a value may end beside the last leaf that has a weight.
-        lost = np.flatnonzero(self.levels[-1].take(node) <= 0.0)
-        if len(lost):
-            node[lost] = self._descend_safely(start[lost], value[lost], level)
-        return node
-
-    def _walk(self, node: Ints, left_over: Floats, level: int) -> None:
-        """What native/sum_tree.c does: both (n,) are replaced."""
         for below in self.levels[level + 1 :]:
             node <<= 1
             left = below.take(node)
@@ -125,6 +90,11 @@ class SumTree:
             left *= right
             left_over -= left
             node += right
+        # Differences round: a value may end beside the last leaf that has a weight.
+        lost = np.flatnonzero(self.levels[-1].take(node) <= 0.0)
+        if len(lost):
+            node[lost] = self._descend_safely(start[lost], value[lost], level)
+        return node
 
     def _descend_safely(self, node: Ints, value: Floats, level: int) -> Ints:
         """As `descend`, but never into a node without weight."""

@@ -15,7 +15,6 @@ from qdreamer.agents.replay.signals import PriorityInputs, Signal
 from qdreamer.agents.replay.storage import Sample
 from qdreamer.agents.stopwatch import Stopwatch
 from qdreamer.agents.training.replay_writer import AsyncReplayWriter
-from qdreamer.native import kernels
 from qdreamer.quantum.jobs.spending import Spending
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
@@ -152,10 +151,7 @@ class Learner:
             for name, parameters in self._parameters.items()
         }
         everything = [g for part in gradients.values() for g in part]
-        if kernels.fit_all(everything):
-            norms = kernels.norms(everything)
-        else:
-            norms = torch.stack(torch._foreach_norm(everything))
+        norms = torch.stack(torch._foreach_norm(everything))
         parts = norms.split([len(part) for part in gradients.values()])
         return {f"gradient_norm/{name}": part.norm() for name, part in zip(gradients, parts, strict=True)}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from qdreamer import native
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
@@ -25,7 +26,7 @@ from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.observer import Finished, Observer, passed
 from qdreamer.envs.factory import make_env
 from qdreamer.envs.spaces import action_spec, observation_spec
-from qdreamer.native import kernels, products
+from qdreamer.native import products
 from qdreamer.native.compiler import CompileError
 from qdreamer.quantum.jobs.budget import Budget
 
@@ -79,12 +80,12 @@ def prepare_torch(config: Config) -> None:
 def use_kernels(config: Config) -> None:
     """Switch the fused kernels on, or warn that torch does their work."""
     try:
-        kernels.use(
+        native.use(
             config.kernels and config.device == "cpu",
             lambda: print("compiling kernels, once on this machine …", file=sys.stderr, flush=True),
         )
     except CompileError as error:
-        kernels.use(False)
+        native.use(False)
         print(
             f"warning: {error}; torch does the same in more time (kernels=false is silent)", file=sys.stderr
         )

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native import kernels
-
 FEW_CLASSES = 15
 """Up to so many, a CPU is faster along the rows than along the classes."""
 
@@ -33,34 +31,13 @@ def softmax(logits: Tensor) -> Tensor:
 
 def unimix_probs(logits: Tensor, unimix: float) -> Tensor:
     """(1 − u)·softmax(logits) + u/K over the last axis (Hafner et al. 2023, u = 1 %)."""
-    if kernels.fit(logits):
-        return _Unimix.apply(logits, unimix)
     probs = softmax(logits)
     return probs if unimix == 0.0 else (probs * (1.0 - unimix)).add_(unimix / logits.shape[-1])
-
-
-class _Unimix(torch.autograd.Function):
-    """The same in one pass there and one back."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, unimix: float) -> Tensor:
-        pure, mixed = kernels.unimix_probs(logits.contiguous(), unimix)
-        ctx.save_for_backward(pure)
-        ctx.unimix = unimix
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (pure,) = ctx.saved_tensors
-        return kernels.unimix_probs_backward(grad.contiguous(), pure, ctx.unimix), None
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, probs: Tensor, uniform: Tensor) -> Tensor:
-        if kernels.fit(probs) and probs.is_contiguous():
-            return kernels.draw_one_hot(probs, uniform)
         return one_hot(sample_index(probs, uniform), probs)
 
     @staticmethod
@@ -95,23 +72,6 @@ def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
     below = probs.cumsum(-1) <= uniform.unsqueeze(-1)
     # Rounding may leave the last sum under 1, and the variable above it.
     return below.sum(-1).clamp(max=probs.shape[-1] - 1)
-
-
-def draw_few_classes(logits: Tensor, uniform: Tensor, unimix: float) -> Tensor:
-    """One-hot draws (N, S, K) from logits (N, K, S), classes first, and U[0, 1) variables (N, S).
-
-    The same draws as `sample_index(unimix_probs(…))`, faster on a CPU when classes are few: every
-    operation runs along the S variables. Without gradients.
-    """
-    classes = logits.shape[1]
-    pure = torch.softmax(logits, 1)  # (N, K, S)
-    # u is at or above the sum of the first k mixed probabilities, (1 − m)·C_k + m·k/K.
-    scaled = uniform / (1.0 - unimix)
-    index, below = torch.zeros_like(uniform), torch.zeros_like(uniform)  # (N, S)
-    for k in range(1, classes):
-        below = below + pure[:, k - 1]
-        index += scaled - unimix / (1.0 - unimix) * k / classes >= below
-    return one_hot(index.int(), logits, classes)
 
 
 def one_hot(index: Tensor, like: Tensor, classes: int | None = None) -> Tensor:

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdreamer.agents.replay.sum_tree import SumTree
-from qdreamer.native import kernels
 from qdreamer.quantum.circuits.circuit import statevector
 from qdreamer.quantum.circuits.grover_rudolph import (
     descend,
@@ -81,31 +80,6 @@ def test_the_ends_of_the_range_find_leaves_with_weight(weights):
     positive = np.flatnonzero(weights)
     assert leaf[0] == positive[0]
     assert (np.asarray(weights)[leaf] > 0).all()
-
-
-@pytest.mark.parametrize("size", [1, 2, 900, 3_000, 100_003])
-def test_the_walks_in_c_are_those_of_numpy_to_the_bit(compiled, size):
-    trees = []
-    for use in (False, True):
-        kernels.use(use)
-        random, tree, found = np.random.default_rng(size), SumTree(size), []
-        tree.set(np.arange(size), random.random(size) * (random.random(size) > 0.4) + 1e-12)
-        for count in (1, 5, 300, 2_000):
-            leaf = random.integers(size, size=count)
-            weight = random.random(size)[leaf]  # one for each leaf, however often it is named
-            tree.set(leaf, weight)
-            tree.set(leaf[:3], 0.25)
-            value = np.sort(random.random(count)) * tree.total
-            found.append(tree.find(value))
-            level = tree.depth // 2
-            start = np.flatnonzero(tree.levels[level] > 0.0)[-1:].repeat(count)
-            found.append(tree.descend(start, random.random(count) * tree.levels[level][start], level))
-        trees.append((tree, found))
-    kernels.use(False)
-    for a, b in zip(*(tree.levels for tree, _ in trees), strict=True):
-        assert np.array_equal(a, b)
-    for a, b in zip(*(found for _, found in trees), strict=True):
-        assert np.array_equal(a, b)
 
 
 def test_nothing_to_draw():

@@ -8,10 +8,8 @@ import torch
 
 from qdreamer.worldmodel.model import WorldModel, kl_losses
 from qdreamer.worldmodel.networks.categorical import (
-    draw_few_classes,
     entropy,
     kl_divergence,
-    one_hot,
     sample_index,
     sample_straight_through,
     unimix_probs,
@@ -177,16 +175,3 @@ def test_free_nats_cover_the_sum_over_variables():
             assert losses[name].item() == pytest.approx(expected, rel=1e-12)
             moves = gradient(losses[name].sum(), leaf).any().item()
             assert moves == (variables == 3)
-
-
-@pytest.mark.parametrize(("variables", "classes"), [(32, 4), (3, 2), (1, 15)])
-@pytest.mark.parametrize("unimix", [0.0, 0.01])
-def test_draws_of_few_classes_are_those_of_the_definition(variables, classes, unimix):
-    logits = 3.0 * torch.randn(
-        500, variables, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
-    uniform = torch.rand(500, variables, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    uniform[:4] = torch.tensor([0.0, 0.5, 1.0 - 1e-9, 1.0 - 2**-53]).double().view(4, 1)
-    expected = one_hot(sample_index(unimix_probs(logits, unimix), uniform), logits)
-    drawn = draw_few_classes(logits.transpose(1, 2).contiguous(), uniform, unimix)
-    assert torch.equal(drawn.view_as(expected), expected)

@@ -1,56 +1,7 @@
-/* Element-wise steps between matrix products, each in one pass over its rows (float32, on a CPU).
- *
- * Every function does what the torch code beside its call does, to rounding; native/kernels.py
- * declares them. Loops are written so that the compiler makes vector instructions of them. Rows are
- * shared out among torch's threads in fixed portions, so that results repeat.
- */
+/* The softmax over the bins of two-hot scalars, its expectation and its gradient, each in one pass over the rows
+ * (float32, on a CPU). */
 
-#include "products.h"
-#include "steps.h"
 #include "vector.h"
-
-#define ROWS_AT_ONCE 16    /* what is made of so many rows stays in the first-level cache */
-#define MIN_PARALLEL 32768 /* elements for which waking a second thread pays */
-#define TEAM(threads, elements) (elements) >= MIN_PARALLEL ? (threads) : 1
-
-/* x ← x + bias, x_hat = x/rms(x), y = SiLU(scale·x_hat) for each row. bias, x_hat and rstd may be null; x_hat may be x. */
-void norm_silu(int32_t threads, int64_t rows, int64_t width, const float *x, int64_t x_stride,
-               const float *bias, const float *scale, float *x_hat, float *rstd, float *y,
-               int64_t y_stride) {
-#pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * width))
-    for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
-        int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
-        float factors[ROWS_AT_ONCE];
-        norm_silu_rows(count, width, x + first * x_stride, x_stride, bias, scale,
-                       x_hat ? x_hat + first * width : 0, rstd ? rstd + first : factors, 1, y + first * y_stride, y_stride);
-    }
-}
-
-/* Gradient of x from that of y; adds those of scale and bias to sums (threads, 2, width). */
-void norm_silu_backward(int32_t threads, int64_t rows, int64_t width, const float *grad, const float *x_hat,
-                        const float *rstd, const float *scale, float *grad_x, float *sums) {
-#pragma omp parallel num_threads(TEAM(threads, rows * width))
-    {
-        float *mine = sums + 2 * width * omp_get_thread_num();
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++)
-            norm_silu_backward_row(width, grad + r * width, x_hat + r * width, rstd[r], scale,
-                                   grad_x + r * width, mine, mine + width);
-    }
-}
-
-/* One-hot draws (rows, latents·classes) from logits (rows, classes, latents) and U[0, 1) numbers. */
-void draw_latents(int32_t threads, int64_t rows, int64_t latents, int64_t classes, float unimix, const float *logits,
-                  const float *bias, const float *uniform, float *out, int64_t out_stride) {
-#pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * latents * classes))
-    for (int64_t r = 0; r < rows; r++) {
-        float *to = out + r * out_stride;
-        int32_t index[latents];
-        draw_classes(latents, classes, unimix, logits + r * latents * classes, bias, uniform + r * latents, index);
-        memset(to, 0, latents * classes * sizeof *to);
-        for (int64_t s = 0; s < latents; s++) to[s * classes + index[s]] = 1.0f;
-    }
-}
 
 /* x ← log softmax(x + bias) for each row if `keep`; expectation, unless null: of the bins, which come
  * in pairs ±b (`positive` holds the upper ones, ascending). */

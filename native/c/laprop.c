@@ -1,5 +1,5 @@
 /* Steps over all parameters of a model: tensors are many and small, and torch makes a pass for each
- * operation (float32, on a CPU). agents/optim/laprop.py and agents/averages.py have the equations. */
+ * operation (float32, on a CPU). native/laprop.py has the equations. */
 
 #include "vector.h"
 
@@ -40,16 +40,4 @@ void laprop(int32_t threads, int64_t tensors, const int64_t *sizes, float *const
             p[i] -= rate * momentum[i];
         }
     }
-}
-
-/* to ← to + weight·(from − to) for all tensors. */
-void lerp(int64_t tensors, const int64_t *sizes, float *const *to, const float *const *from, float weight) {
-    for (int64_t k = 0; k < tensors; k++)
-#pragma omp simd
-        for (int64_t i = 0; i < sizes[k]; i++) to[k][i] += weight * (from[k][i] - to[k][i]);
-}
-
-/* The length of each tensor. */
-void norms(int64_t tensors, const int64_t *sizes, const float *const *x, float *out) {
-    for (int64_t k = 0; k < tensors; k++) out[k] = (float)sqrt(square_sum(sizes[k], x[k]));
 }
