@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from qdreamer import native
 from qdreamer.envs.spaces import ActionSpec
-from qdreamer.native import Activations
 from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, unimix_probs
-from qdreamer.worldmodel.networks.layers import MLP, Linear
+from qdreamer.worldmodel.networks.layers import MLPHead
 
 
 class Policy(Protocol):
@@ -70,65 +70,79 @@ class BoundedNormal:
         return (torch.log(self.std) + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
 
 
-class CategoricalActor(nn.Module):
-    """Features (…, F) → CategoricalPolicy over A actions."""
+class Actor(nn.Module):
+    """Features (…, F) → a policy over actions (…, A)."""
 
-    def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
+    def __init__(self, features: int, actions: int, outputs: int, units: int, layers: int) -> None:
         super().__init__()
-        self.count, self.unimix = actions, unimix
-        self.body = nn.Sequential(MLP(features, units, layers), Linear(units, actions, scale=0.01))
+        self.actions = actions  # A
+        self.body = MLPHead(features, units, layers, outputs, scale=0.01)
 
-    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        """U[0, 1) variables (*shape) for drawing actions."""
-        return next(self.parameters()).new_empty(shape).uniform_(generator=generator)
-
-    def forward(self, features: Tensor) -> CategoricalPolicy:
+    def forward(self, features: Tensor) -> Policy:
         return self.policy(self.body(features))
 
-    def from_activations(self, features: Tensor, kept: Activations) -> CategoricalPolicy:
-        """`forward` of a pass that has been made already, by what the body's layers made."""
-        layers, out = self.body
-        assert isinstance(layers, MLP)
-        return self.policy(out(layers.from_activations(features, kept)))
+    def policy(self, output: Tensor) -> Policy:
+        """Return what the body's output (…, ·) means."""
+        raise NotImplementedError
+
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return random variables (*shape, ·) for drawing actions."""
+        raise NotImplementedError
+
+    def all_actions(self) -> Tensor | None:
+        """Return the actions that there are, (A, A), or None where they are a continuum."""
+        return None
+
+    def native_weights(self) -> native.ActorWeights | None:
+        """Return what C needs to act, or None."""
+        return None
+
+
+class CategoricalActor(Actor):
+    """One-hot actions."""
+
+    def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
+        super().__init__(features, actions, actions, units, layers)
+        self.unimix = unimix
 
     def policy(self, output: Tensor) -> CategoricalPolicy:
-        """What the body's output (…, A) means."""
         return CategoricalPolicy(output, self.unimix)
 
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        return next(self.parameters()).new_empty(shape).uniform_(generator=generator)
 
-class BoundedNormalActor(nn.Module):
-    """Features (…, F) → BoundedNormal over A numbers."""
+    def all_actions(self) -> Tensor:
+        weight = next(self.parameters())
+        return torch.eye(self.actions, dtype=weight.dtype, device=weight.device)
+
+    def native_weights(self) -> native.ActorWeights:
+        return native.ActorWeights(self.body.native_weights(), self.actions, self.unimix)
+
+
+class BoundedNormalActor(Actor):
+    """Actions of A numbers, which the environment clips."""
 
     def __init__(
         self, features: int, actions: int, units: int, layers: int, min_std: float, max_std: float
     ) -> None:
-        super().__init__()
-        self.count, self.min_std, self.max_std = actions, min_std, max_std
-        self.body = nn.Sequential(MLP(features, units, layers), Linear(units, 2 * actions, scale=0.01))
-
-    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        """Normal variables (*shape, A) for drawing actions."""
-        return next(self.parameters()).new_empty(*shape, self.count).normal_(generator=generator)
-
-    def forward(self, features: Tensor) -> BoundedNormal:
-        return self.policy(self.body(features))
-
-    def from_activations(self, features: Tensor, kept: Activations) -> BoundedNormal:
-        """`forward` of a pass that has been made already, by what the body's layers made."""
-        layers, out = self.body
-        assert isinstance(layers, MLP)
-        return self.policy(out(layers.from_activations(features, kept)))
+        super().__init__(features, actions, 2 * actions, units, layers)
+        self.std = min_std, max_std
 
     def policy(self, output: Tensor) -> BoundedNormal:
-        """What the body's output (…, 2·A) means."""
         mean, raw_std = output.chunk(2, -1)
-        return BoundedNormal(mean, raw_std, self.min_std, self.max_std)
+        return BoundedNormal(mean, raw_std, *self.std)
+
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        return next(self.parameters()).new_empty(*shape, self.actions).normal_(generator=generator)
+
+    def native_weights(self) -> native.ActorWeights:
+        return native.ActorWeights(self.body.native_weights(), self.actions, None, self.std)
 
 
 def make_actor(
     spec: ActionSpec, features: int, units: int, layers: int, unimix: float, min_std: float, max_std: float
-) -> CategoricalActor | BoundedNormalActor:
-    """The actor that fits the action space."""
+) -> Actor:
+    """Return the actor that fits the action space."""
     if spec.discrete:
         return CategoricalActor(features, spec.size, units, layers, unimix)
     return BoundedNormalActor(features, spec.size, units, layers, min_std, max_std)

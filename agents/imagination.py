@@ -1,14 +1,13 @@
 """Imagination: roll the world model forward under the actor's own actions, without gradients."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor, Policy
+from qdreamer import native
+from qdreamer.agents.actor import Actor, Policy
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
-from qdreamer.native import rollout_native
 from qdreamer.worldmodel.rssm import RSSM, Carry
 
 
@@ -22,7 +21,7 @@ class Rollout(NamedTuple):
 
 def imagine(
     rssm: RSSM,
-    actor: CategoricalActor | BoundedNormalActor,
+    actor: Actor,
     features: Tensor,
     carry: Carry,
     horizon: int,
@@ -38,34 +37,23 @@ def imagine(
     choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
-    if rollout_native.supports(rssm, actor, out, carry):
-        table = make_table(rssm, actor) if isinstance(actor, CategoricalActor) else None
-        chosen, kept = rollout_native.roll(rssm, actor, carry, noise, choices, table, out)
-        return Rollout(out, chosen, actor.from_activations(out[:-1], kept))
-    action_embedding = make_action_embedding(rssm, actor)
-    actions, outputs = [], []
-    for t in range(horizon):
-        # `data`, because autograd takes what later steps write beside these rows for a change of them.
-        outputs.append(actor.body(out[t].data))
-        with torch.no_grad():
-            actions.append(actor.policy(outputs[t]).sample(choices[t]))
-            _, carry = rssm.imagine(action_embedding(actions[t]), carry, noise[t], out[t + 1])
-    return Rollout(out, torch.stack(actions), actor.policy(torch.stack(outputs)))
+    known = actor.all_actions()
+    with torch.no_grad():
+        table = None if known is None else rssm.sequence.action_embedding(known, None)  # (A, ·)
 
+    def step(action: Tensor, carry: Carry, noise: Tensor, out: Tensor) -> Carry:
+        if table is None:
+            embedding = rssm.sequence.action_embedding(action, None)
+        else:
+            embedding = table.index_select(0, action.argmax(-1))
+        return rssm.imagine(embedding, carry, noise, out)[1]
 
-@torch.no_grad()
-def make_action_embedding(rssm: RSSM, actor: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Actions (N, A) → embeddings (N, ·). There are only A one-hot actions: theirs are looked up."""
-    if not isinstance(actor, CategoricalActor):
-        return lambda action: rssm.sequence.action_embedding(action, None)
-    table = make_table(rssm, actor)
-    return lambda action: table.index_select(0, action.argmax(-1))
-
-
-@torch.no_grad()
-def make_table(rssm: RSSM, actor: CategoricalActor) -> Tensor:
-    """Embedding of each one-hot action, (A, ·)."""
-    weight = next(rssm.parameters())
-    return rssm.sequence.action_embedding(
-        torch.eye(actor.count, dtype=weight.dtype, device=weight.device), None
+    loop = native.RolloutLoop(
+        actor.body, lambda o, c: actor.policy(o).sample(c), step, actor.body.from_activations
     )
+    weights = native.RolloutWeights(
+        rssm.sequence.native_rollout(carry.state, horizon), rssm.prior.native_weights(),
+        actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch, table,
+    )  # fmt: skip
+    actions, output = native.rollout(loop, weights, carry, noise, choices, out)
+    return Rollout(out, actions, actor.policy(output))

@@ -36,6 +36,8 @@ class Performer(EluLinear):
 
 
 class _EluFeatures:
+    real = False
+
     def __init__(self, width: int) -> None:
         self.size = width
 
@@ -50,6 +52,8 @@ class _EluFeatures:
 
 
 class _RandomFeatures:
+    real = False
+
     def __init__(self, width: int, features: int) -> None:
         self.size = features
         generator = torch.Generator().manual_seed(0)

@@ -23,10 +23,10 @@ import torch
 from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream, recall_data
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
+from qdreamer import native
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.reporting.openloop import open_loop
-from qdreamer.native import kernels
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 TUNING_SEED = 1000
@@ -117,7 +117,7 @@ def main() -> None:
     cells = Cells(a.out)
     for task in a.tasks:
         if not a.tables:
-            kernels.use(True)
+            native.use(True)
             fill(cells, task, a.kinds, a.seeds)
         print_task(cells, task, a.kinds, a.seeds)
 

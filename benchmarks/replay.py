@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from benchmarks.learning import read_metrics
+from qdreamer import native
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.replay import Eligible, Replay, Starts
 from qdreamer.agents.replay.factory import make_sampler, warm_up
 from qdreamer.agents.replay.prioritized import PrioritizedSampler
 from qdreamer.agents.runs import checkpoint
-from qdreamer.native import kernels
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import run
 from qdreamer.quantum.jobs.budget import Budget
@@ -112,7 +112,7 @@ def main() -> None:
         lost(a.lost)
         return
     torch.set_num_threads(1)
-    kernels.use(True)  # as a run does
+    native.use(True)  # as a run does
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         speed(a.steps, a.repeat, directory)

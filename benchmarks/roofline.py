@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.products import typical_seconds
-from qdreamer.native import kernels, products
+from qdreamer import native
+from qdreamer.native import products
 
 
 class Work(NamedTuple):
@@ -49,14 +50,14 @@ class _Traffic(TorchDispatchMode):
 def count(update: Callable[[], object]) -> Work:
     """Run one update and count, with oneDNN's and our kernels' work left to torch: that can be counted."""
     onednn, products._ONEDNN = products._ONEDNN, False
-    fused = kernels.on()
-    kernels.use(False)
+    fused = native.on()
+    native.use(False)
     try:
         with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
             update()
     finally:
         products._ONEDNN = onednn
-        kernels.use(fused)
+        native.use(fused)
     return Work(flops.get_total_flops() / 1e9, traffic.bytes / 1e9)
 
 

@@ -21,9 +21,9 @@ from unittest import mock
 import torch
 
 from benchmarks.roofline import count, measure_rates
+from qdreamer import native
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.training.memory import keep_freed_memory
-from qdreamer.native import kernels
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.rssm import Carry
 
@@ -84,7 +84,7 @@ def main() -> None:
         f"\n| one imagined step, {BATCH * STARTS} starts | " + " | ".join(map(str, a.contexts)) + " behind |"
     )
     print("|---" * (1 + len(a.contexts)) + "|")
-    kernels.use(True)  # as in a run
+    native.use(True)  # as in a run
     wide = {
         name: build([*MODELS[name], *a.overrides], max(a.contexts))
         for name in ("gru", "softmax", "coherent", "born")
@@ -118,7 +118,7 @@ def observing(
     noise = rssm.noise(BATCH, length)
 
     def run() -> None:
-        kernels.use(with_kernels)
+        native.use(with_kernels)
         model.zero_grad(set_to_none=True)
         with mock.patch("qdreamer.worldmodel.rssm.supports", lambda *_: False) if loop else nullcontext():
             trajectory = rssm.observe(embed, action, is_first, rssm.initial(BATCH), noise)

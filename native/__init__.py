@@ -1,27 +1,53 @@
 """Kernels in C for a CPU behind one door: `native.NAME(…)` runs C where it can and torch elsewhere."""
 
 from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
+from qdreamer.native.futures import FutureLayer, Past, TransformerRollout
 from qdreamer.native.gru import GRUWeights
 from qdreamer.native.laprop import laprop
 from qdreamer.native.norm_silu import Activations, Layer, mlp, mlp_from_activations, norm_silu
+from qdreamer.native.products import linear
+from qdreamer.native.rollout import (
+    ActorWeights,
+    GRURollout,
+    HeadWeights,
+    RolloutLoop,
+    RolloutWeights,
+    rollout,
+)
 from qdreamer.native.scan import PosteriorWeights, scan
+from qdreamer.native.structs import ActionWeights
+from qdreamer.native.transformer_block import AttentionForm, BlockWeights, transformer_block
 from qdreamer.native.two_hot import BinDistribution, two_hot
 
 __all__ = [
     "KERNELS",
+    "ActionWeights",
     "Activations",
+    "ActorWeights",
+    "AttentionForm",
     "BinDistribution",
+    "BlockWeights",
+    "FutureLayer",
+    "GRURollout",
     "GRUWeights",
+    "HeadWeights",
     "Kernel",
     "Layer",
+    "Past",
     "PosteriorWeights",
+    "RolloutLoop",
+    "RolloutWeights",
+    "TransformerRollout",
     "fits",
     "laprop",
+    "linear",
     "mlp",
     "mlp_from_activations",
     "norm_silu",
     "on",
+    "rollout",
     "scan",
+    "transformer_block",
     "two_hot",
     "use",
     "without",

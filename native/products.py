@@ -9,7 +9,7 @@ small products, and those that autograd follows, stay with MKL, so gradients are
 where speed counts. Elsewhere (GPUs, other types, builds without oneDNN) torch decides.
 
 `use_bfloat16` rounds the factors and the results of these products, and nothing else: weights, sums
-over time, normalisation and losses keep float32. Products inside kernels in C (`native.kernels`) and
+over time, normalisation and losses keep float32. Products inside kernels in C (`native/c`) and
 inside attention are not made here and keep float32 too.
 """
 

@@ -118,7 +118,6 @@ def test_rooms_import_downwards_only() -> None:
     assert not upward, "\n".join(upward)
 
 
-@UNDER_WORK
 def test_some_rooms_know_none_but_the_configs() -> None:
     known = [
         f"{module} → {other}"
@@ -129,7 +128,6 @@ def test_some_rooms_know_none_but_the_configs() -> None:
     assert not known, "\n".join(known)
 
 
-@UNDER_WORK
 def test_files_import_each_other_in_no_circle() -> None:
     done: set[str] = set()
 
@@ -144,7 +142,6 @@ def test_files_import_each_other_in_no_circle() -> None:
         visit(module, ())
 
 
-@UNDER_WORK
 def test_no_folder_and_no_file_outgrows_its_reader() -> None:
     counts = Counter(room(module) for module, path in MODULES.items() if path.name != "__init__.py")
     assert {name: n for name, n in counts.items() if n > MOST_MODULES} == {}
@@ -154,7 +151,6 @@ def test_no_folder_and_no_file_outgrows_its_reader() -> None:
     assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
 
 
-@UNDER_WORK
 def test_only_native_knows_whether_c_is_there() -> None:
     asks = re.compile(r"\bkernels\.(fit|on)\b|\bcovers\(|\bsupports\(|\bnative\.on\(")
     asking = [

@@ -5,11 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qdreamer.worldmodel.attention.coherent import Coherent
 from qdreamer.worldmodel.attention.decay import decay_bias
-from qdreamer.worldmodel.attention.draws import effective_keys, entropy, relative_error
+from qdreamer.worldmodel.attention.draws import effective_keys, entropy
 from qdreamer.worldmodel.attention.rotary import phases
-from qdreamer.worldmodel.attention.sampled import Sampled
 from qdreamer.worldmodel.sequence_models.context import QKV, Visibility
 from qdreamer.worldmodel.sequence_models.transformer import Block, Transformer
 
@@ -50,16 +48,9 @@ def _view(block: Block, heads: QKV, visibility: Visibility) -> LayerView:
     weights = kind.weights(heads.q, heads.k, mask, bias)  # (B, h, T, T)
     spread = effective_keys(weights)  # (B, h, T)
     numbers = {"entropy": entropy(weights).mean((0, 2)), "effective_keys": spread.mean((0, 2))}
-    if isinstance(kind, Coherent):
-        numbers["photons"] = kind.photons()
+    numbers |= kind.head_numbers(heads.q, heads.k, heads.v, mask)
     if heads.log_decay is not None:
         numbers["memory_steps"] = (1.0 / -torch.expm1(heads.log_decay)).mean((0, 2))  # 1/(1 − γ)
-    if isinstance(kind, Sampled):
-        exact = weights @ heads.v
-        measured = kind.measure(heads.q, heads.k, heads.v, mask)
-        numbers["error"] = relative_error(measured.output, exact).mean((0, 2))
-        numbers["predicted_error"] = measured.predicted.mean((0, 2))
-        numbers["draws"] = measured.draws.to(weights.dtype).mean((0, 2))
     if block.qkv.weight.grad is not None:
         per_head = block.qkv.weight.grad.unflatten(0, (3, len(numbers["entropy"]), -1))  # (3, h, d, E)
         numbers["gradient_norm"] = per_head.square().sum((0, 2, 3)).sqrt()

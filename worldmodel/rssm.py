@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qdreamer import native
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
-from qdreamer.worldmodel.networks.layers import MLP, Linear
+from qdreamer.worldmodel.networks.layers import MLPHead
 from qdreamer.worldmodel.posterior import CoupledPosterior, DecoupledPosterior
 from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
 
@@ -47,10 +47,7 @@ class RSSM(nn.Module):
         self.stoch, self.classes, self.unimix = stoch, classes, unimix
         self.features = sequence.deter + stoch * classes  # F
         deter = sequence.deter
-        self.prior_units = units
-        self.prior = nn.Sequential(
-            MLP(deter, units, prior_layers), Linear(units if prior_layers else deter, stoch * classes)
-        )
+        self.prior = MLPHead(deter, units, prior_layers, stoch * classes)
 
     def initial(self, batch: int) -> Carry:
         stoch = next(self.parameters()).new_zeros(batch, self.stoch * self.classes)

@@ -1,9 +1,10 @@
-/* Products of a few rows with weights that stay in the cache, between steps that need the results there. */
+/* Products of a few rows with weights that stay in the cache, between steps that need the results there.
+ * Weights lie as they are or in panels: a few whole vectors wide and filled up with zeros, so that what is
+ * read together lies together and no product ends in a part of a vector. */
 
 #pragma once
 
-#include <stdint.h>
-#include <string.h>
+#include "vector.h"
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -13,13 +14,18 @@
 #define LANES 4
 #endif
 #define TILE (LANES == 16 ? 8 : 4) /* rows whose sums the registers hold, two vectors each */
+#define PANEL (2 * LANES)          /* columns of a panel */
+#define ROWS_OF_PANEL 64           /* of it a sum over many rows takes so many at once: they fit the L1 cache */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* out (rows, vectors·LANES) = x·w, or + it; the first two numbers are known where this is inlined. */
-static inline __attribute__((always_inline)) void tile(int rows, int vectors, int64_t n, const float *x,
-                                                       int64_t x_stride, const float *w, int64_t w_stride,
-                                                       float *out, int64_t out_stride, int add) {
+static inline int64_t rounded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
+static inline int64_t full_panels(int64_t m) { return rounded(m, PANEL); }
+
+/* out (rows, vectors·LANES) = x·w, or + it; the first two numbers are known where this is inlined. Element
+ * (r, i) of x (rows, n) lies at x[r·row + i·step]. */
+INLINE void tile(int rows, int vectors, int64_t n, const float *x, int64_t row, int64_t step, const float *w,
+                 int64_t w_stride, float *out, int64_t out_stride, int add) {
     vector sums[TILE][2];
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
@@ -27,87 +33,94 @@ static inline __attribute__((always_inline)) void tile(int rows, int vectors, in
     for (int64_t i = 0; i < n; i++)
         for (int r = 0; r < rows; r++)
             for (int v = 0; v < vectors; v++)
-                sums[r][v] += x[r * x_stride + i] * *(const vector *)(w + i * w_stride + v * LANES);
+                sums[r][v] += x[r * row + i * step] * *(const vector *)(w + i * w_stride + v * LANES);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) *(vector *)(out + r * out_stride + v * LANES) = sums[r][v];
 }
 
-static inline __attribute__((always_inline)) void strip(int rows, int64_t n, int64_t m, const float *x,
-                                                        int64_t x_stride, const float *w, float *out,
-                                                        int64_t out_stride, int add) {
+INLINE void strip(int rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w, int64_t w_stride,
+                  float *out, int64_t out_stride, int add) {
     int64_t c = 0;
-    for (; c + 2 * LANES <= m; c += 2 * LANES) tile(rows, 2, n, x, x_stride, w + c, m, out + c, out_stride, add);
-    for (; c + LANES <= m; c += LANES) tile(rows, 1, n, x, x_stride, w + c, m, out + c, out_stride, add);
+    for (; c + PANEL <= m; c += PANEL) tile(rows, 2, n, x, x_stride, 1, w + c, w_stride, out + c, out_stride, add);
+    for (; c + LANES <= m; c += LANES) tile(rows, 1, n, x, x_stride, 1, w + c, w_stride, out + c, out_stride, add);
     for (; c < m; c++)
         for (int r = 0; r < rows; r++) {
             float sum = add ? out[r * out_stride + c] : 0.0f;
-            for (int64_t i = 0; i < n; i++) sum += x[r * x_stride + i] * w[i * m + c];
+            for (int64_t i = 0; i < n; i++) sum += x[r * x_stride + i] * w[i * w_stride + c];
             out[r * out_stride + c] = sum;
         }
 }
 
-/* out (rows, m) = x (rows, n)·w (n, m), or + it if `add`; rows of x and out lie `stride` numbers apart. */
-static inline void multiply(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
-                     float *out, int64_t out_stride, int add) {
+/* out (rows, m) = x (rows, n)·w (n, m), or + it if `add`; the rows of all three lie `stride` numbers apart. */
+static inline void multiply_strided(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride,
+                                    const float *w, int64_t w_stride, float *out, int64_t out_stride, int add) {
     int64_t r = 0;
     for (; r + TILE <= rows; r += TILE)
-        strip(TILE, n, m, x + r * x_stride, x_stride, w, out + r * out_stride, out_stride, add);
-    for (; r < rows; r++) strip(1, n, m, x + r * x_stride, x_stride, w, out + r * out_stride, out_stride, add);
+        strip(TILE, n, m, x + r * x_stride, x_stride, w, w_stride, out + r * out_stride, out_stride, add);
+    for (; r < rows; r++) strip(1, n, m, x + r * x_stride, x_stride, w, w_stride, out + r * out_stride, out_stride, add);
+}
+
+static inline void multiply(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
+                            float *out, int64_t out_stride, int add) {
+    multiply_strided(rows, n, m, x, x_stride, w, m, out, out_stride, add);
 }
 
 /* The same block by block: x (rows, blocks·n), w (blocks, n, m), out (rows, blocks·m). */
 static inline void multiply_blocks(int64_t rows, int64_t blocks, int64_t n, int64_t m, const float *x, const float *w,
-                            float *out, int add) {
+                                   float *out, int add) {
     for (int64_t b = 0; b < blocks; b++)
         multiply(rows, n, m, x + b * n, blocks * n, w + b * n * m, out + b * m, blocks * m, add);
 }
 
-#define PANEL (2 * LANES) /* outputs whose weights lie side by side when packed */
-
-static inline int64_t full_panels(int64_t m) { return (m + PANEL - 1) / PANEL * PANEL; }
-
-/* w (n, m), whose entries lie `down` and `right` apart, cut into panels, zeros behind
- * the last: (full_panels(m)/PANEL, n, PANEL). */
-static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t down, int64_t right, float *packed) {
-    for (int64_t c = 0; c < m; c += PANEL, packed += n * PANEL) {
-        int64_t wide = m - c < PANEL ? m - c : PANEL;
-        memset(packed, 0, n * PANEL * sizeof *packed);
-        for (int64_t v = 0; v < wide; v++)
-            for (int64_t i = 0; i < n; i++) packed[i * PANEL + v] = w[i * down + (c + v) * right];
+/* w (n, m), whose element (i, c) lies at w[i·down + c·right] → panels (⌈m/PANEL⌉, n, PANEL). */
+static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t down, int64_t right, float *panels) {
+    for (int64_t c = 0; c < m; c += PANEL, panels += n * PANEL) {
+        int64_t width = m - c < PANEL ? m - c : PANEL;
+        if (width < PANEL) memset(panels, 0, n * PANEL * sizeof *panels);
+        if (right == 1)
+            for (int64_t i = 0; i < n; i++) memcpy(panels + i * PANEL, w + i * down + c, width * sizeof *w);
+        else
+            for (int64_t j = 0; j < width; j++)
+                for (int64_t i = 0; i < n; i++) panels[i * PANEL + j] = w[i * down + (c + j) * right];
     }
 }
 
-/* Weights (m, n) as torch has them, panel after panel (n, PANEL), the last one filled up. With groups of g
- * outputs they are regrouped, first in group first: output j·g + k comes to place k·(m/g) + j. */
-static inline void pack_weight(int64_t n, int64_t m, const float *weight, int64_t g, float *to) {
-    for (int64_t c = 0; c < m; c += PANEL, to += n * PANEL)
-        for (int64_t j = c; j < c + PANEL; j++) {
-            const float *from = weight + (j % (m / g) * g + j / (m / g)) * n;
-            for (int64_t i = 0; i < n; i++) to[i * PANEL + j - c] = j < m ? from[i] : 0.0f;
-        }
+/* A tile of at most TILE rows and one panel's first `width` columns. */
+INLINE void panel_tile(int64_t rows, int64_t width, int64_t n, const float *x, int64_t row, int64_t step,
+                       const float *panel, float *out, int64_t out_stride, int add) {
+    if (width == PANEL && rows == TILE) {
+        tile(TILE, 2, n, x, row, step, panel, PANEL, out, out_stride, add);
+        return;
+    }
+    float part[TILE * PANEL]; /* what is beyond the width is left out */
+    if (width > LANES && rows == TILE)
+        tile(TILE, 2, n, x, row, step, panel, PANEL, part, PANEL, 0);
+    else if (rows == TILE)
+        tile(TILE, 1, n, x, row, step, panel, PANEL, part, PANEL, 0);
+    else
+        for (int64_t r = 0; r < rows; r++) tile(1, 2, n, x + r * row, row, step, panel, PANEL, part + r * PANEL, PANEL, 0);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++)
+            out[r * out_stride + c] = part[r * PANEL + c] + (add ? out[r * out_stride + c] : 0.0f);
 }
 
-/* out (rows, m) = x (rows, n)·w, or + it if `add`; w was packed. */
+/* out (rows, m) = x (rows, n)·w, or + it if `add`; w (n, m) in panels. */
 static inline void multiply_packed(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride,
-                                   const float *w, float *out, int64_t out_stride, int add) {
-    for (int64_t c = 0; c < m; c += PANEL, w += n * PANEL) {
-        int64_t width = m - c < PANEL ? m - c : PANEL, r = 0;
-        float edge[TILE * PANEL];
-        for (; r + TILE <= rows; r += TILE) {
-            float *to = out + r * out_stride + c;
-            if (width == PANEL) {
-                tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, to, out_stride, add);
-                continue;
-            }
-            tile(TILE, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
-            for (int64_t i = 0; i < TILE; i++)
-                for (int64_t j = 0; j < width; j++)
-                    to[i * out_stride + j] = edge[i * PANEL + j] + (add ? to[i * out_stride + j] : 0.0f);
+                                   const float *panels, float *out, int64_t out_stride, int add) {
+    for (int64_t c = 0; c < m; c += PANEL, panels += n * PANEL)
+        for (int64_t r = 0; r < rows; r += TILE)
+            panel_tile(rows - r < TILE ? rows - r : TILE, m - c < PANEL ? m - c : PANEL, n, x + r * x_stride, x_stride, 1,
+                       panels, out + r * out_stride + c, out_stride, add);
+}
+
+/* out (n, m) += xᵀ·w: x (rows, n), w (rows, m) in panels. */
+static inline void add_transposed(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride,
+                                  const float *panels, float *out) {
+    for (int64_t c = 0; c < m; c += PANEL, panels += rows * PANEL)
+        for (int64_t first = 0; first < rows; first += ROWS_OF_PANEL) {
+            int64_t count = rows - first < ROWS_OF_PANEL ? rows - first : ROWS_OF_PANEL;
+            for (int64_t r = 0; r < n; r += TILE)
+                panel_tile(n - r < TILE ? n - r : TILE, m - c < PANEL ? m - c : PANEL, count, x + first * x_stride + r, 1,
+                           x_stride, panels + first * PANEL, out + r * m + c, m, 1);
         }
-        for (; r < rows; r++) {
-            float *to = out + r * out_stride + c;
-            tile(1, 2, n, x + r * x_stride, x_stride, w, PANEL, edge, PANEL, 0);
-            for (int64_t j = 0; j < width; j++) to[j] = edge[j] + (add ? to[j] : 0.0f);
-        }
-    }
 }

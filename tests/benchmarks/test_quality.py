@@ -11,8 +11,8 @@ from benchmarks.quality import log_ratio
 from benchmarks.quality_data import Stream, recall_data
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
+from qdreamer import native
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
-from qdreamer.native import kernels
 
 OBSERVATION, ACTION = ObservationSpec(2, False), ActionSpec(2, True)
 
@@ -26,7 +26,7 @@ def test_all_kinds_have_as_many_parameters():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_elu_linear_observes_as_it_steps(dtype):
     """The reference takes the place of `born` in the transformer, with resets; kernels keep out of it."""
-    kernels.use(dtype == torch.float32)
+    native.use(dtype == torch.float32)
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
     rssm = build("elu-linear", OBSERVATION, ACTION, 8, 0).world_model.to(dtype).rssm
     sequence = rssm.sequence

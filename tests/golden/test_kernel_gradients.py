@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_map
 
-from qdreamer.native import kernels
+from qdreamer import native
 from tests.golden.run import open_run
 
 LIMIT = 1e-3  # relative error of a gradient; float32 makes 3e-5 at most
@@ -40,7 +40,7 @@ def gradients(request, compiled):
     """By the kernels, and exactly: gradients of the same parameters at the same draws, by name."""
     case, env = request.param
     with open_run(*CASES[case], *SMALL, f"env={env}", dtype=torch.float32, rows=120) as run:
-        assert kernels.on()
+        assert native.on()
         agent = run.agent
         _spread(agent)
         batch = run.learner.to_batch(run.replay.sample(ROWS))
@@ -48,7 +48,7 @@ def gradients(request, compiled):
         twin.world_model.rssm.noise = lambda *s, **k: agent.world_model.rssm.noise(*s, **k).double()
         twin.actor.noise = lambda *s, **k: agent.actor.noise(*s, **k).double()
         fast, fast_draws = _one_pass(agent, batch)
-        kernels.use(False)
+        native.use(False)
         exact, exact_draws = _one_pass(twin, _doubled(batch))
         for drawn, expected in zip(fast_draws, exact_draws, strict=True):
             # Classes are one-hot: another one would be off by 1.

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from qdreamer import native
 from qdreamer.agents.training.training import Run, use_kernels
-from qdreamer.native import compiler, kernels
+from qdreamer.native import compiler
 
 SMALL = (
     "agent=classical",
@@ -22,7 +23,7 @@ SMALL = (
 def test_losses_and_gradients_stay_the_same(make_config, tmp_path, env, posterior):
     run = Run(make_config(*SMALL, f"env={env}", f"world_model.posterior={posterior}"), tmp_path)
     run.close()
-    if not kernels.on():
+    if not native.on():
         pytest.skip("no C compiler")
     for _ in range(100):
         run.collector.step(random=True)
@@ -44,7 +45,7 @@ def test_losses_and_gradients_stay_the_same(make_config, tmp_path, env, posterio
         return outcome.losses, {n: p.grad for n, p in agent.named_parameters() if p.grad is not None}
 
     fused, fused_gradients = losses_and_gradients()
-    kernels.use(False)
+    native.use(False)
     plain, plain_gradients = losses_and_gradients()
     for name, expected in plain.items():
         assert_close(fused[name], expected, rtol=1e-5, atol=1e-5)
@@ -60,7 +61,7 @@ def test_without_a_compiler_one_line_warns(make_config, monkeypatch, capsys):
 
     monkeypatch.setattr("qdreamer.native.dispatch.load_library", fail)
     use_kernels(make_config())
-    assert not kernels.on()
+    assert not native.on()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("warning: no C compiler")

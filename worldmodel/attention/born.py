@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention import born_forms
 from qdreamer.worldmodel.attention.born_forms import Steps
 from qdreamer.worldmodel.attention.encodings import (
@@ -58,6 +59,11 @@ class Born(AttentionKernel):
 
     def encode(self, x: Tensor) -> Tensor:
         return unit(x)
+
+    def native_form(self, learning: bool) -> AttentionForm | None:
+        if self.measured or not self.encoding.real or (learning and self.noise):
+            return None
+        return AttentionForm(torch.ones(self.heads), normalized=True, floor=self.floor)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return self._kernel(q, k).log()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.encodings import unit
 from qdreamer.worldmodel.attention.softmax import DotProduct
 
@@ -41,6 +42,12 @@ class Coherent(DotProduct):
 
     def encode(self, x: Tensor) -> Tensor:
         return unit(x)
+
+    def head_numbers(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        return {"photons": self.photons()}
+
+    def native_form(self, learning: bool) -> AttentionForm | None:
+        return None if learning and self.noise else AttentionForm(2.0 * self.photons(), normalized=True)
 
     def amplify(self, q: Tensor) -> Tensor:
         return q * (2.0 * self.photons()[:, None, None])

@@ -61,6 +61,7 @@ class Encoding(Protocol):
     """How unit vectors become states. Column layout: features in rows, C vectors in columns."""
 
     size: int  # φ, the number of features
+    real: bool  # real amplitudes: overlaps are squares of products
 
     def overlaps(self, q: Tensor, k: Tensor) -> Tensor:
         """See `Overlaps`; exact."""
@@ -81,6 +82,8 @@ class RealAmplitudes:
     They hold each entry of the symmetric matrix xxᵀ once, but for the last shift of an even d, which
     holds its entries twice: about half of the d² entries, and no list of indices to gather by.
     """
+
+    real = True
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -112,6 +115,8 @@ class ComplexAmplitudes:
     Re ρ is symmetric and Im ρ antisymmetric, so the two don't mix in the product of two such matrices:
     Σ_ij (Re ρ + Im ρ)_ij (Re σ + Im σ)_ij = Σ_ij Re ρ_ij Re σ_ij + Im ρ_ij Im σ_ij = Tr(ρσ).
     """
+
+    real = False
 
     def __init__(self, width: int) -> None:
         if width % 2:

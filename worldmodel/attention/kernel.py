@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.decay import decay_bias
 
 
@@ -92,6 +93,17 @@ class AttentionKernel(nn.Module):
     def estimate(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
         """Exact weights → those that are used instead; see `sampled.py`."""
         return weights
+
+    def head_numbers(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Return what is worth logging of each head, (h,) each; arguments as of `attend`."""
+        return {}
+
+    def native_form(self, learning: bool) -> AttentionForm | None:
+        """Return the closed form in which kernels in C can compute the weights, or None.
+
+        While `learning` a kind is computed with its noise and its draws, which have none.
+        """
+        return None
 
     def attend_causal(
         self,

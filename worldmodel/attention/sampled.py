@@ -10,7 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, effective_keys, predicted_error
+from qdreamer.native import AttentionForm
+from qdreamer.worldmodel.attention.draws import (
+    STRATEGIES,
+    Budget,
+    effective_keys,
+    predicted_error,
+    relative_error,
+)
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
 
@@ -48,6 +55,20 @@ class Sampled(AttentionKernel):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return q @ k.mT * self.width**-0.5
+
+    def head_numbers(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        measured = self.measure(q, k, v, mask)
+        error = relative_error(measured.output, self.weights(q, k, mask) @ v)
+        return {
+            "error": error.mean((0, 2)),
+            "predicted_error": measured.predicted.mean((0, 2)),
+            "draws": measured.draws.to(error.dtype).mean((0, 2)),
+        }
+
+    def native_form(self, learning: bool) -> AttentionForm | None:
+        return (
+            None if learning else AttentionForm(torch.full((self.heads,), self.width**-0.5), normalized=False)
+        )
 
     def estimate(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.strategy(weights, self.budget, generator).weights

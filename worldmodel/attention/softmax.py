@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.kernel import AttentionKernel, as_bias
 
 
@@ -70,6 +71,9 @@ class Softmax(DotProduct):
 
     def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q, k
+
+    def native_form(self, learning: bool) -> AttentionForm:
+        return AttentionForm(torch.full((self.heads,), self.scale), normalized=False)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return q @ k.mT * self.scale

@@ -115,11 +115,25 @@ class MLP(nn.Sequential):
             return x
         return native.mlp(x.reshape(-1, x.shape[-1]), self.layers()).view(*x.shape[:-1], -1)
 
-    def from_activations(self, x: Tensor, kept: native.Activations) -> Tensor:
-        """`forward` of a pass that has been made already, by what it made."""
-        y = native.mlp_from_activations(x.reshape(-1, x.shape[-1]), self.layers(), kept)
-        return y.view(*x.shape[:-1], -1)
 
-    def weights(self) -> list[Tensor]:
-        """Weight, bias and scale of every layer."""
-        return [tensor for layer in self.layers() for tensor in layer]
+class MLPHead(nn.Sequential):
+    """An MLP and a linear map of what it makes; (…, in) → (…, out)."""
+
+    def __init__(
+        self, in_features: int, units: int, layers: int, out_features: int, scale: float = 1.0
+    ) -> None:
+        body = MLP(in_features, units, layers)
+        super().__init__(body, Linear(units if layers else in_features, out_features, scale))
+
+    def from_activations(self, x: Tensor, activations: native.Activations) -> Tensor:
+        """Return the output of a pass whose MLP's activations are known already, with gradients."""
+        layers, weight, bias = self.native_weights()
+        y = native.mlp_from_activations(x.reshape(-1, x.shape[-1]), layers, activations)
+        return native.linear(y, weight, bias).view(*x.shape[:-1], -1)
+
+    def native_weights(self) -> native.HeadWeights:
+        """Return what C needs to run this head."""
+        body, out = self[0], self[1]
+        assert isinstance(body, MLP)
+        assert isinstance(out, Linear)
+        return native.HeadWeights(body.layers(), out.weight, out.bias)

@@ -2,10 +2,9 @@
 
 Two forms with one face. `KeyValueAttention` keeps the keys and values of the last steps: imagined
 futures share those of their row and append their own. `RecurrentAttention`, for kinds that are linear
-in time, keeps one state of constant size. `MixedAttention` runs two kinds side by side (a curriculum).
+in time, keeps one state of constant size. `mixed_attention.py` runs two kinds side by side.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -13,7 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from qdreamer import native
 from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.decay import running_total
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
 
@@ -92,6 +93,18 @@ class CausalAttention(Protocol):
         """One step of N futures: heads (N, h, 1, d) → (N, h, d), memory; the memory is used up."""
         ...
 
+    def schedule(self, update: int) -> None:
+        """Prepare for update number `update`, for what follows a schedule."""
+        ...
+
+    def native_form(self) -> native.AttentionForm | None:
+        """Return the form in which kernels in C can learn this, or None."""
+        ...
+
+    def native_past(self, trail: Any, visibility: Visibility) -> native.Past | None:
+        """Return what kernels in C can imagine from, or None."""
+        ...
+
 
 class KeyValues(NamedTuple):
     k: Tensor  # (B, h, c, d)
@@ -141,6 +154,18 @@ class KeyValueAttention(nn.Module):
         memory.v[:, :, used - group : used] = heads.v.squeeze(2).unflatten(0, (-1, group)).transpose(1, 2)
         out = self.kind.attend_encoded(q, memory.k[:, :, :used], memory.v[:, :, :used], future.bias)
         return out.transpose(1, 2).flatten(0, 1), memory
+
+    def schedule(self, update: int) -> None:
+        """Nothing here follows one."""
+
+    def native_form(self) -> native.AttentionForm | None:
+        return self.kind.native_form(learning=True)
+
+    def native_past(self, trail: KeyValues, visibility: Visibility) -> native.Past | None:
+        form = self.kind.native_form(learning=False)
+        if form is None or form.floor is not None:  # C knows no window of overlaps
+            return None
+        return native.Past(form, trail.k, trail.v, None)
 
 
 SLOTS = 16
@@ -197,65 +222,18 @@ class RecurrentAttention(nn.Module):
         log_decay = None if heads.log_decay is None else heads.log_decay.squeeze(2)
         return self.kind.step(q, k, v, memory, log_decay)
 
-
-class MixedAttention(nn.Module):
-    """o = (1 − mix)·exact + mix·approximate. At the ends only one of them is computed.
-
-    Both keep their past in observed episodes, so that the mix may change at any time.
-    """
-
-    def __init__(
-        self, exact: KeyValueAttention, approximate: CausalAttention, mix_at: Callable[[int], float]
-    ) -> None:
-        super().__init__()
-        self.exact, self.approximate = exact, approximate
-        self.mix_at = mix_at
-        self.schedule(0)
-
-    @property
-    def kind(self) -> AttentionKernel:
-        return self.approximate.kind
-
     def schedule(self, update: int) -> None:
-        """Set the mix for update number `update`."""
-        self.mix = self.mix_at(update)
+        """Nothing here follows one."""
 
-    def get_extra_state(self) -> float:
-        return self.mix
+    def native_form(self) -> None:
+        """C does not learn with a recurrent state."""
 
-    def set_extra_state(self, state: float) -> None:
-        self.mix = state
-
-    def empty(self, batch: int, like: Tensor) -> tuple[Any, ...]:
-        return self.exact.empty(batch, like), self.approximate.empty(batch, like)
-
-    def append(self, heads: QKV, past: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.exact.append(heads, past[0]), self.approximate.append(heads, past[1])
-
-    def attend(self, heads: QKV, trail: tuple[Any, ...], visibility: Visibility) -> Tensor:
-        outs = [part.attend(heads, trail[i], visibility) for i, part in self.active()]
-        return self._mixed(outs)
-
-    def truncate(self, trail: tuple[Any, ...], visibility: Visibility, window: int) -> tuple[Any, ...]:
-        return self.exact.truncate(trail[0], visibility, window), self.approximate.truncate(
-            trail[1], visibility, window
-        )
-
-    def select(self, trail: tuple[Any, ...], visibility: Visibility, b: Tensor, t: Tensor) -> tuple[Any, ...]:
-        return tuple(part.select(trail[i], visibility, b, t) for i, part in self.active())
-
-    def imagine(self, heads: QKV, memory: tuple[Any, ...], future: Future) -> tuple[Tensor, tuple[Any, ...]]:
-        pairs = [
-            part.imagine(heads, part_memory, future)
-            for (_, part), part_memory in zip(self.active(), memory, strict=True)
-        ]
-        outs, memories = zip(*pairs, strict=True)
-        return self._mixed(list(outs)), memories
-
-    def _mixed(self, outs: list[Tensor]) -> Tensor:
-        return outs[0] if len(outs) == 1 else torch.lerp(outs[0], outs[1], self.mix)
-
-    def active(self) -> list[tuple[int, CausalAttention]]:
-        """Those that the mix asks for, with their place in pasts and trails."""
-        parts: list[tuple[int, CausalAttention]] = [(0, self.exact), (1, self.approximate)]
-        return parts[int(self.mix == 1.0) : 1 + int(self.mix > 0.0)]
+    def native_past(self, trail: RecurrentTrail, visibility: Visibility) -> native.Past | None:
+        heads, before = trail
+        form = self.kind.native_form(learning=False)
+        if form is None or before.numel():
+            return None
+        decay = heads.log_decay
+        if decay is not None:
+            decay = running_total(decay, visibility.segments.unsqueeze(1))  # (B, h, T)
+        return native.Past(form, heads.k, heads.v, decay)

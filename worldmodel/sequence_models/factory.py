@@ -10,11 +10,11 @@ from qdreamer.worldmodel.config import GRUConfig, SequenceConfig, TransformerCon
 from qdreamer.worldmodel.sequence_models.context import (
     CausalAttention,
     KeyValueAttention,
-    MixedAttention,
     RecurrentAttention,
 )
 from qdreamer.worldmodel.sequence_models.gru import BlockGRU
 from qdreamer.worldmodel.sequence_models.interface import SequenceModel
+from qdreamer.worldmodel.sequence_models.mixed_attention import MixedAttention
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 

@@ -122,6 +122,11 @@ class BlockGRU(nn.Module):
     def schedule(self, update: int) -> None:
         """Nothing here follows one."""
 
+    def native_rollout(self, state: Tensor, horizon: int) -> native.GRURollout | None:
+        cell = self.native_weights()
+        action = native.ActionWeights(self.action_in.layers()[0], self.mix_action.weight, self.recur.bias)
+        return None if cell is None else native.GRURollout(action, cell, state)
+
     def pack(self, state: Tensor) -> Tensor:
         return state
 

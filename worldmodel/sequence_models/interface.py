@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from qdreamer import native
+
 State = Any
 """A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
 
@@ -64,6 +66,12 @@ class SequenceModel(Protocol):
 
     def schedule(self, update: int) -> None:
         """Told the number of the update that comes, for what follows a schedule."""
+        ...
+
+    def native_rollout(
+        self, state: State, horizon: int
+    ) -> native.GRURollout | native.TransformerRollout | None:
+        """Return what C needs to imagine `horizon` steps from a state of `select`, or None."""
         ...
 
     def pack(self, state: State) -> Tensor:

@@ -15,24 +15,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from qdreamer.native import block_native
-from qdreamer.native.imagine_native import LayerWeights, NativeRolloutState, Weights, supports
-from qdreamer.native.products import affine_add
-from qdreamer.native.shared_past import Starts
+from qdreamer import native
 from qdreamer.worldmodel.attention.decay import DecayGate
-from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
 from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias, init_weight
-from qdreamer.worldmodel.sequence_models.context import (
-    QKV,
-    CausalAttention,
-    Future,
-    KeyValueAttention,
-    MixedAttention,
-    Visibility,
-)
+from qdreamer.worldmodel.sequence_models.context import QKV, CausalAttention, Future, Visibility
 
 
 class KVCache(NamedTuple):
@@ -51,12 +39,20 @@ class ObservedStates(NamedTuple):
     position: Tensor  # (), of the first of the T steps
 
 
+class Starts(NamedTuple):
+    """The state of N = R·G futures before their first step, after steps t of rows b: G share a past."""
+
+    states: ObservedStates
+    b: Tensor  # (R,)
+    t: Tensor  # (R, G)
+
+
 class RolloutState(NamedTuple):
-    """The state of N = R·G imagined futures, G sharing the past of a row; stepping from it uses it up."""
+    """The state of these futures after it; stepping from it uses it up."""
 
     layers: tuple[Any, ...]
     distance: Tensor  # (R, 1, G, C): how far each step of the past lies behind the start; ≥ window if unseen
-    turn: Phases  # of the last step's position, (N, 1, 1, d)
+    position: Tensor  # (N, 1), of the next step
     step: int
 
 
@@ -97,8 +93,35 @@ class Block(nn.Module):
 
     def residual(self, x: Tensor, attended: Tensor) -> Tensor:
         """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
-        x = _added(x, attended.transpose(1, 2).flatten(-2), self.out.weight)
-        return _added(x, self.mlp(x), self.mlp_out.weight)
+        x = x + self.out(attended.transpose(1, 2).flatten(-2))
+        return x + self.mlp_out(self.mlp(x))
+
+    def forward(self, x: Tensor, past: Any, visibility: Visibility, turn: Phases) -> tuple[Tensor, Any]:
+        """Return what becomes of the tokens (B, T, E) of T steps after a past, and their trail."""
+
+        def modules() -> tuple[Tensor, Any]:
+            heads = self.project(x, turn)
+            trail = self.attention.append(heads, past)
+            return self.residual(x, self.attention.attend(heads, trail, visibility)), trail
+
+        def keep(qk: Tensor, v: Tensor) -> Any:
+            return self.attention.append(QKV(qk, v, None), past)
+
+        weights, segments = self.native_weights(), visibility.segments
+        return native.transformer_block(modules, keep, x, weights, turn, segments, visibility.window)
+
+    def native_weights(self) -> native.BlockWeights:
+        """Return what C needs to run this block."""
+        return native.BlockWeights(
+            self.heads, self.attention.native_form(), self.norm.scale, self.qkv.weight, self.qkv.bias,
+            self.out.weight, self.mlp.layers()[0], self.mlp_out.weight,
+        )  # fmt: skip
+
+    def native_past(self, trail: Any, visibility: Visibility) -> native.FutureLayer | None:
+        """Return what C needs to run imagined steps of this block, or None."""
+        past = self.attention.native_past(trail, visibility)
+        gate = None if self.decay is None else (self.decay.weight, self.decay.bias)
+        return None if past is None else native.FutureLayer(self.native_weights(), past, gate)
 
 
 def freeze_rows(linear: nn.Linear, first: int, end: int) -> None:
@@ -114,13 +137,6 @@ def _branch(width: int, to: int, layers: int) -> nn.Linear:
     linear = nn.Linear(width, to, bias=False)
     init_weight(linear.weight, width, scale=(2 * layers) ** -0.5)
     return linear
-
-
-def _added(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """x + y·weightᵀ: (B, T, E), (B, T, ·)."""
-    if torch.is_grad_enabled():
-        return torch.addmm(x.flatten(0, 1), y.flatten(0, 1), weight.t()).view_as(x)
-    return affine_add(y.flatten(0, 1), weight, x.flatten(0, 1)).view_as(x)
 
 
 class Transformer(nn.Module):
@@ -167,15 +183,9 @@ class Transformer(nn.Module):
     def action_embedding(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         if is_first is not None:
             action = action * (1.0 - is_first).unsqueeze(-1)
-        if action.shape[:-1].numel() > MANY_ACTIONS and _one_hot(action):
-            # There are few different ones: theirs is looked up.
-            number = torch.arange(1, action.shape[-1] + 1, dtype=action.dtype, device=action.device)
-            known = torch.eye(action.shape[-1] + 1, dtype=action.dtype, device=action.device)[:, 1:]
-            return F.embedding((action * number).sum(-1).long(), self._drive(known))
-        return self._drive(action / action.detach().abs().clamp(min=1.0))
-
-    def _drive(self, action: Tensor) -> Tensor:
-        action_embedding: Tensor = self.mix_action(self.action_in(action))
+        action_embedding: Tensor = self.mix_action(
+            self.action_in(action / action.detach().abs().clamp(min=1.0))
+        )
         return action_embedding
 
     def observe(
@@ -192,13 +202,8 @@ class Transformer(nn.Module):
         turn = phases(positions, self.head, x.dtype)
         trails: list[Any] = []
         for block, past in zip(self.layers(), state.layers, strict=True):
-            if block_native.supports(block, x, past):
-                x, heads = block_native.run(block, x, self._first(block, is_first), turn)
-                trails.append(block.attention.append(heads, past))
-                continue
-            heads = block.project(x, turn)
-            trails.append(block.attention.append(heads, past))
-            x = block.residual(x, block.attention.attend(heads, trails[-1], visibility))
+            x, trail = block(x, past, visibility, turn)
+            trails.append(trail)
         return self.norm(x), ObservedStates(tuple(trails), visibility, state.position)
 
     @torch.no_grad()
@@ -214,13 +219,6 @@ class Transformer(nn.Module):
             layers, (segments == visibility.segments[:, -1:]).long() - 1, position + visibility.steps
         )
 
-    def _first(self, block: Block, is_first: Tensor) -> Tensor:
-        """The first step that each of T steps sees, if none came before them: (B, T)."""
-        n = torch.arange(is_first.shape[1], device=is_first.device)
-        begun = torch.where(is_first > 0.5, n, 0).cummax(1).values
-        windowed = isinstance(block.attention, KeyValueAttention)
-        return torch.maximum(begun, n - (self.window - 1)) if windowed else begun
-
     def visibility(self, is_first: Tensor, before: Tensor) -> Visibility:
         own = (is_first > 0.5).long().cumsum(1)  # (B, T)
         return Visibility(torch.cat([before, own], 1), own.shape[1], self.window)
@@ -230,20 +228,20 @@ class Transformer(nn.Module):
         stoch: Tensor,
         action_embedding: Tensor,
         is_first: Tensor | None,
-        state: KVCache | RolloutState | NativeRolloutState,
+        state: KVCache | Starts | RolloutState,
         out: Tensor | None = None,
-    ) -> tuple[Tensor, KVCache | RolloutState | NativeRolloutState]:
+    ) -> tuple[Tensor, KVCache | RolloutState]:
         new: KVCache | RolloutState
-        if isinstance(state, RolloutState | NativeRolloutState) and is_first is not None:
-            raise ValueError("imagined futures hold no resets: pass is_first=None")
-        if isinstance(state, NativeRolloutState):
-            return state.step(stoch, action_embedding, out), state
-        if isinstance(state, RolloutState):
-            h, new = self._imagine(stoch, action_embedding, state)
-        else:
+        if isinstance(state, KVCache):
             first = stoch.new_zeros(len(stoch), 1) if is_first is None else is_first.unsqueeze(1)
             hs, trail = self._observe(stoch.unsqueeze(1), action_embedding.unsqueeze(1), first, state)
             h, new = hs.squeeze(1), self.last(trail)
+        else:
+            if is_first is not None:
+                raise ValueError("imagined futures hold no resets: pass is_first=None")
+            h, new = self._imagine(
+                stoch, action_embedding, self._begin(state) if isinstance(state, Starts) else state
+            )
         return (h if out is None else out.copy_(h)), new
 
     def _imagine(
@@ -251,13 +249,13 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, RolloutState]:
         x = (self.stoch_in(stoch) + action_embedding).unsqueeze(1)  # (N, 1, D)
         future = Future(state.step, state.distance.shape[-1], self._bias(state))
-        turn = self._next(state.turn)
+        turn = phases(state.position, self.head, x.dtype)
         memories = []
         for block, memory in zip(self.layers(), state.layers, strict=True):
             attended, memory = block.attention.imagine(block.project(x, turn), memory, future)
             memories.append(memory)
             x = block.residual(x, attended.unsqueeze(2))
-        new = state._replace(layers=tuple(memories), turn=turn, step=state.step + 1)
+        new = RolloutState(tuple(memories), state.distance, state.position + 1, state.step + 1)
         return self.norm(x.squeeze(1)), new
 
     def _bias(self, state: RolloutState) -> Tensor:
@@ -270,72 +268,52 @@ class Transformer(nn.Module):
         own[:, :, max(0, now - self.window) :] = 0.0
         return bias
 
-    def _next(self, turn: Phases) -> Phases:
-        """Phases one step later."""
-        tick = phases(torch.ones(1, device=turn.cos.device), self.head, turn.cos.dtype)  # (1, d)
-        return Phases(
-            torch.addcmul(turn.cos * tick.cos, turn.sin, tick.sin, value=-1.0),
-            torch.addcmul(turn.sin * tick.cos, turn.cos, tick.sin),
-        )
+    def select(self, states: ObservedStates, b: Tensor | None, t: Tensor) -> Starts:
+        if b is not None:
+            return Starts(states, b, t.unsqueeze(1))
+        group = math.gcd(t.shape[1], GROUP)
+        b = torch.arange(len(t), device=t.device).repeat_interleave(t.shape[1] // group)
+        return Starts(states, b, t.reshape(-1, group))
 
-    def select(
-        self, states: ObservedStates, b: Tensor | None, t: Tensor
-    ) -> RolloutState | NativeRolloutState:
-        segments, steps = states.visibility.segments, states.visibility.steps  # (B, C), T
-        columns = segments.shape[1]
-        if b is None:
-            b = torch.arange(len(t), device=t.device)
-            group = math.gcd(t.shape[1], GROUP)
-            b, t = b.repeat_interleave(t.shape[1] // group), t.reshape(-1, group)  # (R,), (R, G)
-        else:
-            t = t.unsqueeze(1)
-        if (parts := self._native_parts(states)) is not None:
-            starts = Starts(b, t, segments, steps)
-            return NativeRolloutState(self._weights(), *parts, starts, self.window, int(states.position))
+    def _begin(self, starts: Starts) -> RolloutState:
+        """Return the state of futures with memories that their steps can be written to."""
+        (trails, visibility, position), b, t = starts
         layers = tuple(
-            block.attention.select(trail, states.visibility, b, t)
-            for block, trail in zip(self.layers(), states.layers, strict=True)
+            block.attention.select(trail, visibility, b, t)
+            for block, trail in zip(self.layers(), trails, strict=True)
         )
-        segments, at = segments[b], t + (columns - steps)  # (R, C), (R, G)
+        columns = visibility.segments.shape[1]
+        segments, at = visibility.segments[b], t + (columns - visibility.steps)  # (R, C), (R, G)
         distance = at.unsqueeze(-1) - torch.arange(columns, device=t.device)  # (R, G, C)
         same = segments.gather(1, at).unsqueeze(-1) == segments.unsqueeze(1)
         distance = distance.masked_fill(~same | (distance < 0), self.window)
-        table = phases(
-            states.position + torch.arange(steps, device=t.device), self.head, self.norm.scale.dtype
-        )
-        turn = Phases(*(values[t.flatten()][:, None, None] for values in table))
-        return RolloutState(layers, distance.unsqueeze(1), turn, 0)
+        return RolloutState(layers, distance.unsqueeze(1), (position + t + 1).view(-1, 1), 0)
 
-    def _native_parts(self, states: ObservedStates) -> tuple[list[AttentionKernel], list[Any]] | None:
-        """Kinds and trails of all layers, if the kernel knows them; in a mixture it knows none."""
-        pairs = [(block.attention, trail) for block, trail in zip(self.layers(), states.layers, strict=True)]
-        for i, (attention, trail) in enumerate(pairs):
-            if isinstance(attention, MixedAttention):
-                parts = attention.active()
-                if len(parts) > 1:
-                    return None
-                pairs[i] = parts[0][1], trail[parts[0][0]]
-        kinds = [attention.kind for attention, _ in pairs]
-        return (kinds, [trail for _, trail in pairs]) if supports(kinds, self.norm.scale) else None
-
-    def _weights(self) -> Weights:
+    def native_rollout(self, state: Any, horizon: int) -> native.TransformerRollout | None:
+        if not isinstance(state, Starts):
+            return None
+        (trails, visibility, position), b, t = state
         layers = []
-        for block in self.layers():
-            hidden, norm = block.mlp.layer(0)
-            mlp = hidden.weight, hidden.bias, norm.scale, block.mlp_out.weight
-            decay = (None, None) if block.decay is None else (block.decay.weight, block.decay.bias)
-            qkv = block.norm.scale, block.qkv.weight, block.qkv.bias
-            layers.append(LayerWeights(*qkv, block.out.weight, *mlp, *decay))
-        return Weights(self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers)
+        for block, trail in zip(self.layers(), trails, strict=True):
+            if (layer := block.native_past(trail, visibility)) is None:
+                return None
+            layers.append(layer)
+        steps = visibility.steps
+        positions = position + 1 + torch.arange(steps + horizon, device=t.device)
+        action = native.ActionWeights(
+            self.action_in.layers()[0], self.mix_action.weight, self.mix_action.bias
+        )
+        return native.TransformerRollout(
+            action, self.stoch_in.weight, self.stoch_in.bias, self.norm.scale, layers, b, t,
+            visibility.segments, steps, self.window, phases(positions, self.head, self.norm.scale.dtype),
+        )  # fmt: skip
 
     def native_weights(self) -> None:
         """Return None: no kernel takes them all."""
 
     def schedule(self, update: int) -> None:
-        """Set the mix of a curriculum for update number `update`."""
         for block in self.layers():
-            if isinstance(block.attention, MixedAttention):
-                block.attention.schedule(update)
+            block.attention.schedule(update)
 
     def pack(self, state: KVCache | ObservedStates) -> Tensor:
         """Nothing, (B, 0) or (B, T, 0): see the module's docstring."""
@@ -345,17 +323,6 @@ class Transformer(nn.Module):
 
     def unpack(self, packed: Tensor) -> KVCache:
         return self.initial(len(packed))
-
-
-MANY_ACTIONS = 64
-"""From so many on it pays to see whether they are one-hot."""
-
-
-def _one_hot(action: Tensor) -> bool:
-    """Whether all actions (…, A) are one-hot or zero, on a CPU, where it is cheap to ask, and constants."""
-    if not action.is_cpu or action.requires_grad:
-        return False
-    return bool(((action == 0.0) | (action == 1.0)).all() & (action.sum(-1) <= 1.0).all())
 
 
 GROUP = 8

@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from qdreamer.configs.strict import ConfigError
 from qdreamer.worldmodel.attention_view import inspect
-from qdreamer.worldmodel.sequence_models.context import MixedAttention
 from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.mixed_attention import MixedAttention
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 BATCH, STEPS, STOCH, ACTION = 2, 9, 12, 3

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from qdreamer.native import block_native, kernels
+from qdreamer import native
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
 from qdreamer.worldmodel.networks.layers import RMSNorm
 from qdreamer.worldmodel.sequence_models.factory import make_sequence
@@ -21,10 +21,10 @@ SHAPES = {
 
 
 @pytest.fixture
-def native():
-    kernels.use(True)
+def in_c():
+    native.use(True)
     yield
-    kernels.use(False)
+    native.use(False)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def outcome(model, stoch, action, is_first):
     return h, imagined, after, *gradients
 
 
-@pytest.mark.parametrize("attention", ["softmax", "coherent", "born", "uniform", "random_keys"])
+@pytest.mark.parametrize("attention", ["softmax", "coherent", "uniform", "random_keys"])
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize(("steps", "window"), [(64, 300), (67, 13), (200, 300), (1, 2), (5, 4)])
 def test_blocks_equal_the_modules(build, threads, attention, shape, steps, window):
@@ -74,49 +74,50 @@ def test_blocks_equal_the_modules(build, threads, attention, shape, steps, windo
     data = inputs(3, steps, chance=0.02 if steps > 99 else 0.1)
     expected = [x.double() for x in outcome(model.double(), *(x.double() for x in data))]
     model = model.float()
-    kernels.use(False)
+    native.use(False)
     plain = outcome(model, *data)
-    kernels.use(True)
+    native.use(True)
     try:
         fused = outcome(model, *data)
     finally:
-        kernels.use(False)
+        native.use(False)
     for got, torch_got, exact in zip(fused, plain, expected, strict=True):
         size = float(exact.detach().abs().max())
         error = float((torch_got.double() - exact).detach().abs().max())  # torch's own rounding
         assert_close(got.double(), exact, rtol=0.0, atol=max(4.0 * error, 1e-5 * size, 1e-6))
 
 
-def test_blocks_are_used(build, native, monkeypatch):
-    native_run = block_native.run
-    for attention in ("softmax", "coherent", "born"):
-        model = build(attention)
-        called = []
-        monkeypatch.setattr(block_native, "run", lambda *a, called=called: called.append(1) or native_run(*a))
-        outcome(model, *inputs(2, 7))
-        assert len(called) == 2
+def counted(monkeypatch):
+    """A list that grows with every block in C."""
+    calls, call = [], native.transformer_block.call
+    monkeypatch.setattr(native.transformer_block, "call", lambda *args: calls.append(args) or call(*args))
+    return calls
+
+
+@pytest.mark.parametrize("attention", ["softmax", "coherent", "uniform", "random_keys"])
+def test_blocks_are_used(build, in_c, monkeypatch, attention):
+    calls = counted(monkeypatch)
+    outcome(build(attention), *inputs(2, 7))
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         ("coherent", "attention.noise=0.1"),
-        ("born", "attention.noise=0.1"),
-        ("born", "attention.complex=true"),
-        ("born", "attention.decay=false"),
+        ("born",),
         ("coherent", "attention.curriculum.last=0.5"),
         ("sampled",),
     ],
 )
-def test_what_blocks_do_not_know_takes_the_modules(build, native, settings):
-    model = build(settings[0], "small", 300, *settings[1:])
-    x = torch.zeros(2, 5, 20)
-    past = model.initial(2).layers[0]
-    assert not block_native.supports(model.layers()[0], x, past)
+def test_what_blocks_do_not_know_takes_the_modules(build, in_c, monkeypatch, settings):
+    calls = counted(monkeypatch)
+    outcome(build(settings[0], "small", 300, *settings[1:]), *inputs(2, 7))
+    assert not calls
 
 
 @given(
-    attention=st.sampled_from(["softmax", "coherent", "born"]),
+    attention=st.sampled_from(["softmax", "coherent"]),
     seed=st.integers(0, 99),
     t=st.integers(0, 39),
     steps=st.integers(1, 40),
@@ -129,7 +130,7 @@ def test_no_change_reaches_the_past_or_another_episode(build, attention, seed, t
     changed[:, t] += 3.0
     episode = is_first.cumsum(1)
     reached = (torch.arange(steps) >= t) & (episode == episode[:, t : t + 1])  # (B, T)
-    kernels.use(True)
+    native.use(True)
     try:
         before, after = (model.observe(z, action, is_first, model.initial(2))[0] for z in (stoch, changed))
         assert torch.equal(before[~reached], after[~reached])
@@ -138,25 +139,9 @@ def test_no_change_reaches_the_past_or_another_episode(build, attention, seed, t
         h = model.observe(stoch, action, is_first, model.initial(2))[0]
         (gradient,) = torch.autograd.grad(h[:, t].square().sum(), stoch)
     finally:
-        kernels.use(False)
+        native.use(False)
     saw = (torch.arange(steps) <= t) & (episode == episode[:, t : t + 1])
     assert not gradient[~saw].any()
-
-
-def test_one_hot_actions_are_looked_up(build):
-    model = build("softmax")
-    action = torch.nn.functional.one_hot(torch.randint(ACTION, (3, 40))).float()
-    is_first = (torch.rand(3, 40) < 0.1).float()
-    exact = model._drive(action * (1.0 - is_first).unsqueeze(-1))
-    direction = torch.randn_like(exact)
-    weights = [*model.action_in.parameters(), *model.mix_action.parameters()]
-    expected = torch.autograd.grad((exact * direction).sum(), weights)
-    action_embedding = model.action_embedding(action, is_first)
-    assert_close(action_embedding, exact, rtol=1e-5, atol=1e-5)
-    for got, wanted in zip(
-        torch.autograd.grad((action_embedding * direction).sum(), weights), expected, strict=True
-    ):
-        assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 @given(classes=st.integers(2, 40), unimix=st.sampled_from([0.0, 0.01]), scale=st.sampled_from([1.0, 30.0]))
@@ -169,13 +154,13 @@ def test_probabilities_and_their_gradient(classes, unimix, scale):
         return probs, *torch.autograd.grad((probs * direction).sum(), logits)
 
     plain = run()
-    kernels.use(True)
+    native.use(True)
     try:
         for got, wanted in zip(run(), plain, strict=True):
             assert_close(got, wanted, rtol=1e-4, atol=2e-6 * scale)
         drawn = sample_straight_through(plain[0], uniform)
     finally:
-        kernels.use(False)
+        native.use(False)
     # A number within rounding of a boundary may fall on either side.
     sure = ((plain[0].cumsum(-1) - uniform.unsqueeze(-1)).abs() > 1e-5).all(-1)
     assert torch.equal(drawn[sure], sample_straight_through(plain[0], uniform)[sure])
@@ -193,9 +178,9 @@ def test_rms_norm_and_its_gradient():
         return y, *torch.autograd.grad((y * direction).sum(), [x, norm.scale])
 
     plain = run()
-    kernels.use(True)
+    native.use(True)
     try:
         for got, wanted in zip(run(), plain, strict=True):
             assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     finally:
-        kernels.use(False)
+        native.use(False)

@@ -1,0 +1,86 @@
+/* The structs of imagination: rollout.c goes through time, futures.c takes a transformer's steps. native/rollout.py
+ * and native/futures.py have the same structs with the same members in the same order. Tensors are contiguous. */
+
+#pragma once
+
+#include "gru.h"
+
+/* SiLU(RMSNorm(weight·x + bias)), or the product alone, or with its bias. */
+struct layer {
+    int64_t in, out;
+    const float *weight, *bias, *scale; /* (out, in) as torch has it */
+    float *packed;                      /* place for full_panels(out)·in numbers */
+    float *x_hat, *rstd, *y;            /* (H·N, ·), what gradients will need, or null */
+};
+
+/* One block of the transformer. c = columns of the past, p = d rounded up to whole vectors. */
+struct future_layer {
+    const struct layer *qkv, *out, *mlp, *mlp_out; /* the scale of qkv and gate is the norm's before them */
+    const struct layer *gate;                      /* of how the past fades; null: it does not */
+    const float *sharpness;                        /* (h): what products of queries and keys are multiplied with */
+    const float *keys, *values;                    /* (B, h, d, c), encoded; (B, h, c, p) */
+    const float *remaining;                        /* overlaps: (N, h, c), what is left of each column at the start */
+};
+
+struct futures {
+    int64_t G, h, d, c, p, layers, window, slots, normalized, overlaps;
+    float floor;                    /* added to each overlap */
+    const int64_t *row;             /* (N / G): whose past */
+    const int64_t *begin, *at;      /* (N): first and last column that a future sees when it starts */
+    const int64_t *position;        /* (N): where in the table its first imagined step stands */
+    const float *cosine, *sine;     /* (positions, d) */
+    const float *w_z, *b_z, *norm;  /* (Z, D), (D), (D) */
+    const struct future_layer *layer;
+};
+
+struct rollout {
+    int64_t threads, group, H, N, D, S, K, A, discrete, prior_layers, actor_layers;
+    float unimix, actor_unimix, low, high;
+    /* the actor's layers before its output see h; z's part of the first is (S·K, out) */
+    const struct layer *prior, *prior_out, *actor, *actor_out, *action_in, *mix_action;
+    const struct gru *gru;         /* the sequence model is this */
+    const struct futures *futures; /* or that, the other being null */
+    const float *state;            /* the GRU's (N, D) */
+    const float *actor_z, *action_bias;
+    const float *stoch, *noise, *choices, *table; /* the action embedding of each action (A, D) if discrete */
+    float *features, *actions;                    /* (H + 1, N, D + S·K), the first given; (H, N, A) */
+};
+
+/* Numbers of working memory that `rows` futures need, zero at first. */
+int64_t futures_room(const struct rollout *s, int64_t rows);
+
+/* Step t of a transformer's futures first … first + rows − 1, whose actions are embedded: h goes to the features. */
+void futures_step(const struct rollout *s, int64_t t, int64_t first, int64_t rows, const int32_t *classes,
+                  const float *actions, int64_t action_stride, float *memory);
+
+/* Packs the weights of all layers of a transformer. */
+void pack_futures(const struct futures *s);
+
+static inline void pack_layer(const struct layer *l, int64_t columns) {
+    pack_panels(l->in, l->out, l->weight, 1, columns, l->packed);
+}
+
+/* out (full_panels(m)) = the sum of the rows of w (S·K, m) that the classes name; w may be read to a panel's end. */
+static inline void sum_rows(int64_t latents, int64_t classes, int64_t m, const int32_t *index, const float *w,
+                            float *out) {
+    for (int64_t c = 0; c < m; c += PANEL) {
+        vector sums[2] = {{0}, {0}};
+        for (int64_t s = 0; s < latents; s++) {
+            const float *row = w + (s * classes + index[s]) * m + c;
+            sums[0] += *(const vector *)row;
+            sums[1] += *(const vector *)(row + LANES);
+        }
+        *(vector *)(out + c) = sums[0];
+        *(vector *)(out + c + LANES) = sums[1];
+    }
+}
+
+/* out (rows, m) = z·w for latents z (rows, S·K), w (S·K, m), `stride` ≥ full_panels(m) apart. From the second step
+ * on z is known by its classes. */
+static inline void multiply_latents(const struct rollout *s, int64_t t, int64_t rows, const float *z, int64_t z_stride,
+                                    const int32_t *classes, int64_t m, const float *w, float *out, int64_t stride) {
+    if (!t)
+        multiply(rows, s->S * s->K, m, z, z_stride, w, out, stride, 0);
+    else
+        for (int64_t r = 0; r < rows; r++) sum_rows(s->S, s->K, m, classes + r * s->S, w, out + r * stride);
+}

@@ -1,0 +1,208 @@
+/* A block of the transformer over whole sequences, forward and back (float32, on a CPU).
+ *
+ * The same as `Block` in worldmodel/sequence_models/transformer.py with exact causal attention. Sequences do not
+ * depend on each other: each thread takes its portion, one sequence after another, through the whole block, so
+ * that what lies between the products stays in the second-level cache, and so do the weights of a small model.
+ */
+
+#include "attention.h"
+#include "layout.h"
+#include "rotary.h"
+
+/* native/transformer_block.py has the same names in the same order. Tensors are contiguous. */
+struct block {
+    int64_t threads, B, T, E, heads, d, H, normalized, room;
+    /* inputs: first (B, T) is the first step that each step sees; cosine, sine (T, d); scale (heads) of the
+     * products of queries and keys; weights (out, in), `qkv` giving queries, keys and values of all heads */
+    const int64_t *first;
+    const float *x, *cosine, *sine, *scale, *norm, *qkv, *qkv_bias, *out, *mlp, *mlp_bias, *mlp_norm, *mlp_out;
+    /* kept: (B, T, ·), `rstds` (B, T, 2, heads) of queries and keys, marks (B, heads, T) */
+    float *rstd, *asked, *rstds, *attended, *marks, *middle, *x_hat, *mlp_rstd, *y, *tokens;
+    /* gradients: of the tokens; of the input; of the weights (threads, ·) */
+    const float *grad;
+    float *g_x, *g_scale, *g_norm, *g_qkv, *g_qkv_bias, *g_out, *g_mlp, *g_mlp_bias, *g_mlp_norm, *g_mlp_out;
+    float *panels; /* the weights, (in, out) in panels on the way forward, (out, in) on the way back */
+    float *work;   /* (threads, room), for passing use */
+};
+
+LAYOUT(block, threads, B, T, E, heads, d, H, normalized, room, first, x, cosine, sine, scale, norm, qkv, qkv_bias, out,
+       mlp, mlp_bias, mlp_norm, mlp_out, rstd, asked, rstds, attended, marks, middle, x_hat, mlp_rstd, y, tokens, grad,
+       g_x, g_scale, g_norm, g_qkv, g_qkv_bias, g_out, g_mlp, g_mlp_bias, g_mlp_norm, g_mlp_out, panels, work)
+
+struct weights {
+    float *qkv, *out, *mlp, *mlp_out;
+};
+
+/* The weights in panels: as (in, out) if `forward`, else as they are. */
+static struct weights pack_weights(const struct block *s, int forward) {
+    int64_t E = s->E, A = s->heads * s->d, H = s->H;
+    struct {
+        const float *w;
+        int64_t out, in;
+    } all[] = {{s->qkv, 3 * A, E}, {s->out, E, A}, {s->mlp, H, E}, {s->mlp_out, E, H}};
+    float *to[4], *next = s->panels;
+    for (int i = 0; i < 4; i++) {
+        int64_t out = all[i].out, in = all[i].in;
+        to[i] = next;
+        if (forward)
+            pack_panels(in, out, all[i].w, 1, in, next);
+        else
+            pack_panels(out, in, all[i].w, in, 1, next);
+        next += forward ? in * full_panels(out) : out * full_panels(in);
+    }
+    return (struct weights){to[0], to[1], to[2], to[3]};
+}
+
+/* The queries and keys of a sequence turned by their phases and, if `normalized`, made unit vectors. */
+INLINE void turn_all(int64_t d, const struct block *s, int64_t at, float *asked) {
+    int64_t heads = 2 * s->heads;
+    for (int64_t t = 0; t < s->T; t++)
+        for (int64_t i = 0; i < heads; i++) {
+            float *x = asked + (t * 3 * s->heads + i) * d, square = turn(d, x, s->cosine + t * d, s->sine + t * d);
+            if (!s->normalized) continue;
+            float factor = s->rstds[(at + t) * heads + i] = 1.0f / sqrtf(square + SMALLEST);
+            for (int64_t e = 0; e < d; e++) x[e] *= factor;
+        }
+}
+
+/* Gradients of what turn_all made, (T, ·), become those of what it was given. */
+INLINE void turn_all_back(int64_t d, const struct block *s, int64_t at, float *grad) {
+    int64_t heads = 2 * s->heads;
+    for (int64_t t = 0; t < s->T; t++)
+        for (int64_t i = 0; i < heads; i++) {
+            float *g = grad + (t * 3 * s->heads + i) * d, along = 0.0f;
+            const float *u = s->asked + ((at + t) * 3 * s->heads + i) * d;
+            if (s->normalized) {
+                float factor = s->rstds[(at + t) * heads + i];
+#pragma omp simd reduction(+ : along)
+                for (int64_t e = 0; e < d; e++) along += g[e] * u[e];
+#pragma omp simd
+                for (int64_t e = 0; e < d; e++) g[e] = (g[e] - u[e] * along) * factor;
+            }
+            turn_back(d, g, s->cosine + t * d, s->sine + t * d);
+        }
+}
+
+/* RMSNorm of row x, whose 1/rms is known. */
+static inline void norm_row(int64_t width, const float *x, float rstd, const float *scale, float *y) {
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) y[i] = x[i] * rstd * scale[i];
+}
+
+static struct head head_of(const struct block *s, int64_t b, int64_t head, float *work) {
+    int64_t A = s->heads * s->d;
+    const float *q = s->asked + b * s->T * 3 * A + head * s->d;
+    return (struct head){
+        .T = s->T, .d = s->d, .stride = 3 * A, .q = q, .k = q + A, .v = q + 2 * A, .first = s->first + b * s->T,
+        .scale = s->scale[head], .work = work,
+    };
+}
+
+static void forward_sequence(const struct block *s, struct weights w, int64_t b, float *work) {
+    int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H, at = b * T;
+    const float *x = s->x + at * E;
+    float *asked = s->asked + at * 3 * A, *middle = s->middle + at * E, *tokens = s->tokens + at * E;
+    for (int64_t t = 0; t < T; t++) {
+        float rstd = s->rstd[at + t] = inverse_row(E, x + t * E, 0);
+        norm_row(E, x + t * E, rstd, s->norm, work + t * E);
+        memcpy(asked + t * 3 * A, s->qkv_bias, 3 * A * sizeof *asked);
+    }
+    multiply_packed(T, E, 3 * A, work, E, w.qkv, asked, 3 * A, 1);
+    KNOWING_WIDTH(turn_all, s->d, s, at, asked)
+    for (int64_t head = 0; head < s->heads; head++) {
+        struct head h = head_of(s, b, head, work);
+        attend(&h, s->attended + at * A + head * s->d, A, s->marks + (b * s->heads + head) * T);
+    }
+    memcpy(middle, x, T * E * sizeof *x);
+    multiply_packed(T, A, E, s->attended + at * A, A, w.out, middle, E, 1);
+    float *x_hat = s->x_hat + at * H, *y = s->y + at * H;
+    multiply_packed(T, E, H, middle, E, w.mlp, x_hat, H, 0);
+    for (int64_t t = 0; t < T; t++)
+        s->mlp_rstd[at + t] = norm_silu_row(H, x_hat + t * H, s->mlp_bias, s->mlp_norm, x_hat + t * H, y + t * H);
+    memcpy(tokens, middle, T * E * sizeof *tokens);
+    multiply_packed(T, H, E, y, H, w.mlp_out, tokens, E, 1);
+}
+
+/* w's gradient (n, m) += gradᵀ·x for grad (T, n), x (T, m); `room` has space for x in panels. */
+static void add_outer(int64_t T, int64_t n, int64_t m, const float *grad, const float *x, float *room, float *to) {
+    pack_panels(T, m, x, m, 1, room);
+    add_transposed(T, n, m, grad, n, room, to);
+}
+
+static void backward_sequence(const struct block *s, struct weights w, int64_t b, int64_t portion, float *work) {
+    int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H, at = b * T;
+    const float *grad = s->grad + at * E, *x = s->x + at * E, *middle = s->middle + at * E;
+    float *g_x = s->g_x + at * E, *g_norm = s->g_norm + portion * E, *g_bias = s->g_qkv_bias + portion * 3 * A;
+    float *hidden = work, *asked = hidden + whole(T * (H > A ? H : A)), *room = asked + whole(T * 3 * A);
+
+    multiply_packed(T, E, H, grad, E, w.mlp_out, hidden, H, 0);
+    add_outer(T, E, H, grad, s->y + at * H, room, s->g_mlp_out + portion * E * H);
+    for (int64_t t = 0; t < T; t++)
+        norm_silu_backward_row(H, hidden + t * H, s->x_hat + (at + t) * H, s->mlp_rstd[at + t], s->mlp_norm,
+                               hidden + t * H, s->g_mlp_norm + portion * H, s->g_mlp_bias + portion * H);
+    add_outer(T, H, E, hidden, middle, room, s->g_mlp + portion * H * E);
+    memcpy(g_x, grad, T * E * sizeof *g_x);
+    multiply_packed(T, H, E, hidden, H, w.mlp, g_x, E, 1);
+
+    const float *attended = s->attended + at * A;
+    add_outer(T, E, A, g_x, attended, room, s->g_out + portion * E * A);
+    multiply_packed(T, E, A, g_x, E, w.out, hidden, A, 0);
+    for (int64_t head = 0; head < s->heads; head++) {
+        struct head h = head_of(s, b, head, room);
+        float *g = asked + head * s->d, along = 0.0f;
+        attend_backward(&h, attended + head * s->d, hidden + head * s->d, A, s->marks + (b * s->heads + head) * T, g,
+                        g + A, g + 2 * A);
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t i = 0; i < s->d; i++) along += g[t * 3 * A + i] * h.q[t * 3 * A + i];
+        s->g_scale[portion * s->heads + head] += along / h.scale;
+    }
+    KNOWING_WIDTH(turn_all_back, s->d, s, at, asked)
+
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t i = 0; i < 3 * A; i++) g_bias[i] += asked[t * 3 * A + i];
+    float *normed = room + T * full_panels(E), *g_normed = normed + T * E;
+    for (int64_t t = 0; t < T; t++) norm_row(E, x + t * E, s->rstd[at + t], s->norm, normed + t * E);
+    add_outer(T, 3 * A, E, asked, normed, room, s->g_qkv + portion * 3 * A * E);
+    multiply_packed(T, 3 * A, E, asked, 3 * A, w.qkv, g_normed, E, 0);
+    for (int64_t t = 0; t < T; t++) {
+        const float *row = x + t * E;
+        float *g = g_normed + t * E, rstd = s->rstd[at + t], along = 0.0f;
+#pragma omp simd reduction(+ : along)
+        for (int64_t i = 0; i < E; i++) {
+            float x_hat = row[i] * rstd;
+            g_norm[i] += g[i] * x_hat;
+            g[i] *= s->norm[i];
+            along += g[i] * x_hat;
+        }
+        float mean = along / (float)E;
+#pragma omp simd
+        for (int64_t i = 0; i < E; i++) g_x[t * E + i] += (g[i] - row[i] * rstd * mean) * rstd;
+    }
+}
+
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Sets `room`, the floats that one thread needs for passing use. */
+void block_room(struct block *s) {
+    int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H;
+    int64_t products = T * full_panels(larger(E, larger(H, A))), last = T * (full_panels(E) + 2 * E);
+    int64_t room = larger(head_room(T, s->d), larger(products, last));
+    s->room = whole(T * larger(H, A)) + whole(T * 3 * A) + whole(room);
+}
+
+/* Both want `panels` to hold all weights, each filled up to whole panels. */
+void block(const struct block *s) {
+    struct weights w = pack_weights(s, 1);
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t portion = 0; portion < s->threads; portion++)
+        for (int64_t b = portion * s->B / s->threads; b < (portion + 1) * s->B / s->threads; b++)
+            forward_sequence(s, w, b, s->work + portion * s->room);
+}
+
+void block_backward(const struct block *s) {
+    struct weights w = pack_weights(s, 0);
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t portion = 0; portion < s->threads; portion++)
+        for (int64_t b = portion * s->B / s->threads; b < (portion + 1) * s->B / s->threads; b++)
+            backward_sequence(s, w, b, portion, s->work + portion * s->room);
+}

@@ -1,0 +1,182 @@
+"""Imagination's loop over time (c/rollout.c): actor, sequence model, prior and draws.
+
+A step of the loop is some forty operations of torch on a few hundred rows, most of which take longer
+to dispatch than to do, and each of which sends its result through memory. C takes a few trajectories
+through all of time before the next ones begin.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qdreamer.native.dispatch import Kernel, fits
+from qdreamer.native.futures import FUTURES, TransformerRollout, fill_futures
+from qdreamer.native.gru import GRUStruct, GRUWeights
+from qdreamer.native.library import FLOAT, INT64, POINTER, Function, Struct
+from qdreamer.native.norm_silu import Activations, Layer
+from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, members
+
+MOST_WEIGHTS = 2**22
+"""Of the GRU: up to so many C is known to be ahead of torch's products of all rows at once."""
+
+MOST_WIDTH = 2048
+"""Of a layer: what C needs for a group of trajectories is to fit the cache."""
+
+GROUP = 64
+"""Trajectories that go together through all of time: more fetch the weights less often."""
+
+
+class HeadWeights(NamedTuple):
+    """An MLP and the linear map of its output."""
+
+    layers: list[Layer]
+    weight: Tensor  # (out, units)
+    bias: Tensor
+
+
+class ActorWeights(NamedTuple):
+    """What makes actions of features."""
+
+    head: HeadWeights
+    actions: int  # A
+    unimix: float | None  # of one-hot actions; None for normal ones
+    std: tuple[float, float] = (0.0, 0.0)  # range of the deviation of normal actions
+
+
+class GRURollout(NamedTuple):
+    """The block GRU, and the states that futures begin with."""
+
+    action: ActionWeights
+    cell: GRUWeights
+    state: Tensor  # (N, D)
+
+
+class RolloutWeights(NamedTuple):
+    """The networks of imagination, as far as C knows them."""
+
+    sequence: GRURollout | TransformerRollout | None
+    prior: HeadWeights
+    actor: ActorWeights | None
+    latents: int  # S
+    unimix: float  # of the prior
+    stoch: Tensor  # (N, S·K), the latents that futures begin with
+    table: Tensor | None  # (A, D), the embedding of each one-hot action
+
+
+class RolloutLoop(NamedTuple):
+    """The functions that a step of imagination consists of."""
+
+    act: Callable[[Tensor], Tensor]  # features (N, F) → the actor's output (N, ·), with gradients
+    sample: Callable[[Tensor, Tensor], Tensor]  # output and random variables (N, ·) → actions (N, A)
+    step: Callable[[Tensor, Any, Tensor, Tensor], Any]  # actions, carry, noise (N, S), features out → carry
+    act_again: Callable[[Tensor, Activations], Tensor]  # `act` of a pass whose activations are known
+
+
+def reference(
+    loop: RolloutLoop, weights: RolloutWeights, carry: Any, noise: Tensor, choices: Tensor, features: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fill features (H + 1, N, F) from their first step on.
+
+    Args:
+        carry: what `loop.step` goes on from. noise: (H, N, S). choices: (H, N, ·), for the actions.
+    Returns:
+        The actions (H, N, A), and the actor's output at features[:-1], with gradients to the actor alone.
+    """
+    actions, outputs = [], []
+    for t in range(len(noise)):
+        # `data`, because autograd takes what later steps write beside these rows for a change of them.
+        outputs.append(loop.act(features[t].data))
+        with torch.no_grad():
+            actions.append(loop.sample(outputs[t], choices[t]))
+            carry = loop.step(actions[t], carry, noise[t], features[t + 1])
+    return torch.stack(actions), torch.stack(outputs)
+
+
+def supports(
+    loop: RolloutLoop, weights: RolloutWeights, carry: Any, noise: Tensor, choices: Tensor, features: Tensor
+) -> bool:
+    """Return whether C knows these networks and they are not too large for it."""
+    sequence, actor = weights.sequence, weights.actor
+    if sequence is None or actor is None or not fits(features, noise):
+        return False
+    if isinstance(sequence, GRURollout):
+        maps = [sequence.cell.w_recur, sequence.cell.w_mix, sequence.cell.w_gates]
+    else:
+        maps = [sequence.stoch, *(layer.weights.qkv for layer in sequence.layers)]
+    layers = actor.head.layers
+    widths = [weights.stoch.shape[-1], *(len(layer.bias) for layer in (*layers, *weights.prior.layers))]
+    known = len(layers) > 0 and (isinstance(sequence, GRURollout) or sequence.known())
+    return known and max(widths) <= MOST_WIDTH and sum(weight.numel() for weight in maps) <= MOST_WEIGHTS
+
+
+def call(
+    loop: RolloutLoop, weights: RolloutWeights, carry: Any, noise: Tensor, choices: Tensor, features: Tensor
+) -> tuple[Tensor, Tensor]:
+    actions, activations = _roll(weights, noise, choices, features)
+    return actions, loop.act_again(features[:-1], activations)
+
+
+class _Rollout(Struct, name="rollout"):
+    _fields_ = (
+        *members(INT64, "threads group H N D S K A discrete prior_layers actor_layers"),
+        *members(FLOAT, "unimix actor_unimix low high"),
+        *members(ctypes.POINTER(CLayer), "prior prior_out actor actor_out action_in mix_action"),
+        *members(POINTER, "gru futures state actor_z action_bias stoch noise choices table features actions"),
+    )
+
+
+_rollout = Function("rollout", POINTER)
+
+
+@torch.no_grad()
+def _roll(
+    weights: RolloutWeights, noise: Tensor, choices: Tensor, features: Tensor
+) -> tuple[Tensor, Activations]:
+    """Fill `features`; return the actions and what the actor's layers made of features[:-1]."""
+    sequence, prior, actor, latents, unimix, stoch, table = weights
+    assert sequence is not None
+    assert actor is not None
+    (steps, rows), deter = noise.shape[:2], features.shape[-1] - stoch.shape[-1]
+    threads, discrete = torch.get_num_threads(), actor.unimix is not None
+    actions = noise.new_empty(steps, rows, actor.actions)
+    memory, layers = CallMemory(noise), actor.head.layers
+    activations = []
+    for layer in layers:
+        x_hat, y = (noise.new_empty(steps * rows, len(layer.bias)) for _ in range(2))
+        activations.append((x_hat, noise.new_empty(steps * rows, 1), y))
+    # Classes first: draws then run along the latents.
+    out_weight = prior.weight.unflatten(0, (latents, -1)).transpose(0, 1).flatten(0, 1)
+    out_bias = prior.bias.view(latents, -1).t().flatten()
+    tensors = {
+        "actor_z": memory.rows(layers[0].weight[:, deter:]), "action_bias": sequence.action.bias,
+        "stoch": stoch, "noise": noise, "choices": choices, "features": features, "actions": actions,
+    }  # fmt: skip
+    if table is not None:
+        tensors["table"] = table
+    if isinstance(sequence, GRURollout):
+        cell = sequence.cell._replace(w_z=memory.rows(sequence.cell.w_z))
+        cell = memory.hold(GRUWeights(*(weight.contiguous() for weight in cell)))
+        gru = memory.hold(GRUStruct.of(cell, memory.hold(cell.place())))
+        group, model = GROUP, {"gru": ctypes.addressof(gru), "state": memory.pointer(sequence.state)}
+    else:
+        futures = fill_futures(memory, sequence, steps)
+        group, model = FUTURES, {"futures": ctypes.addressof(memory.hold(futures))}
+    struct = _Rollout(
+        threads=threads, group=min(group, -(-rows // (8 * threads)) * 8),
+        H=steps, N=rows, D=deter, S=latents, K=stoch.shape[-1] // latents, A=actor.actions, discrete=discrete,
+        prior_layers=len(prior.layers), actor_layers=len(layers),
+        unimix=unimix, actor_unimix=actor.unimix or 0.0, low=actor.std[0], high=actor.std[1],
+        prior=memory.layers(prior.layers), prior_out=memory.map(out_weight, out_bias),
+        actor=memory.layers(layers, activations, deter),
+        actor_out=memory.map(actor.head.weight, actor.head.bias),
+        action_in=memory.layers([sequence.action.hidden]), mix_action=memory.map(sequence.action.mix),
+        **model, **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
+    )  # fmt: skip
+    _rollout(ctypes.byref(struct))
+    return actions, activations
+
+
+rollout = Kernel("rollout", reference, call, supports)

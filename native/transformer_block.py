@@ -1,0 +1,174 @@
+"""A block of the transformer over whole sequences (c/transformer_block.c), with hand-written gradients.
+
+    q, k, v = W norm(x) + b;   x' = x + W_o·attention(q, k, v);   tokens = x' + W_2·SiLU(norm(W_1 x'))
+
+One call goes through a whole block, sequence after sequence, so that what lies between the products stays
+in the cache; weight gradients are added up on the way. Attention looks at pairs of a query and the keys that
+it sees, without a mask in memory. C knows weights that are exponentials of products, exact, over steps with
+nothing before them; all else (noise, mixtures, draws, stored pasts) takes the modules.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qdreamer.native.dispatch import Kernel, fits
+from qdreamer.native.library import INT64, POINTER, Function, Struct
+from qdreamer.native.norm_silu import Layer
+from qdreamer.native.structs import PANEL, members
+
+
+class AttentionForm(NamedTuple):
+    """How C makes weights of queries and keys: of exp(sharpness·q·k), or of overlaps (q·k)² + floor."""
+
+    sharpness: Tensor  # (h,)
+    normalized: bool  # queries and keys are made unit vectors first
+    floor: float | None = None  # of overlaps
+
+
+class BlockWeights(NamedTuple):
+    """The weights of one block for h heads of d features; maps are (out, in)."""
+
+    heads: int  # h
+    form: AttentionForm | None  # None where C does not know it
+    norm: Tensor  # (E,)
+    qkv: Tensor  # (3·h·d, E)
+    qkv_bias: Tensor
+    out: Tensor  # (E, h·d)
+    mlp: Layer
+    mlp_out: Tensor  # (E, H)
+
+
+class _Block(Struct, name="block"):
+    _fields_ = (
+        *members(INT64, "threads B T E heads d H normalized room"),
+        *members(POINTER, "first x cosine sine scale norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out"),
+        *members(POINTER, "rstd asked rstds attended marks middle x_hat mlp_rstd y tokens"),
+        *members(POINTER, "grad g_x g_scale g_norm g_qkv g_qkv_bias g_out g_mlp g_mlp_bias g_mlp_norm"),
+        *members(POINTER, "g_mlp_out panels work"),
+    )
+
+
+WEIGHTS = ("scale", "norm", "qkv", "qkv_bias", "out", "mlp", "mlp_bias", "mlp_norm", "mlp_out")
+"""Those members of the struct that have gradients."""
+
+_set_room = Function("block_room", POINTER)
+_forward = Function("block", POINTER)
+_backward = Function("block_backward", POINTER)
+
+
+def reference(
+    modules: Callable[[], tuple[Tensor, Any]],
+    keep: Callable[[Tensor, Tensor], Any],
+    x: Tensor,
+    weights: BlockWeights,
+    phases: tuple[Tensor, Tensor],
+    segments: Tensor,
+    window: int,
+) -> tuple[Tensor, Any]:
+    """Return tokens (B, T, E) after the block, and what it keeps of the steps.
+
+    Args:
+        modules: the block made of its modules, whatever they are; the definition.
+        keep: makes what is kept of encoded queries and keys (B, 2·h, T, d) and values (B, h, T, d).
+        phases: cosines and sines (T, d) that turn queries and keys (`worldmodel.attention.rotary`).
+        segments: (B, c + T), episode numbers of the steps and of c before them, ascending.
+        window: steps that a step sees, itself included.
+    """
+    return modules()
+
+
+def supports(
+    modules: Callable[[], tuple[Tensor, Any]],
+    keep: Callable[[Tensor, Tensor], Any],
+    x: Tensor,
+    weights: BlockWeights,
+    phases: tuple[Tensor, Tensor],
+    segments: Tensor,
+    window: int,
+) -> bool:
+    """Return whether C knows the attention, nothing came before the steps, and gradients are wanted."""
+    known = weights.form is not None and weights.form.floor is None
+    return known and torch.is_grad_enabled() and fits(x) and segments.shape == x.shape[:2]
+
+
+def call(
+    modules: Callable[[], tuple[Tensor, Any]],
+    keep: Callable[[Tensor, Tensor], Any],
+    x: Tensor,
+    weights: BlockWeights,
+    phases: tuple[Tensor, Tensor],
+    segments: Tensor,
+    window: int,
+) -> tuple[Tensor, Any]:
+    heads, form, norm, qkv, qkv_bias, out, mlp, mlp_out = weights
+    assert form is not None
+    nearest = torch.arange(x.shape[1]) - (window - 1)  # (T,), the first step that the window shows
+    constants = {
+        "first": torch.searchsorted(segments, segments).maximum(nearest),
+        "cosine": phases[0],
+        "sine": phases[1],
+    }
+    tokens, asked = _TransformerBlock.apply(
+        heads, form.normalized, constants, x, form.sharpness, norm, qkv, qkv_bias, out, *mlp, mlp_out
+    )
+    parts = asked.unflatten(-1, (3 * heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
+    return tokens, keep(*parts.split([2 * heads, heads], 1))
+
+
+class _TransformerBlock(torch.autograd.Function):
+    """x (B, T, E) and WEIGHTS → tokens (B, T, E), and what was asked (B, T, 3·h·d), without gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, heads: int, normalized: bool, constants: dict[str, Tensor], x: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        inputs = {"x": x} | constants | dict(zip(WEIGHTS, weights, strict=True))
+        inputs = {name: tensor.contiguous() for name, tensor in inputs.items()}
+        rows, steps, width = x.shape
+        hidden, attended = len(inputs["mlp"]), inputs["out"].shape[1]  # H, h·d
+        ctx.sizes = {
+            "threads": min(torch.get_num_threads(), rows), "B": rows, "T": steps, "E": width, "heads": heads,
+            "d": attended // heads, "H": hidden, "normalized": normalized,
+        }  # fmt: skip
+        shapes = {
+            "rstd": (), "asked": (3 * attended,), "rstds": (2, heads), "attended": (attended,),
+            "middle": (width,), "x_hat": (hidden,), "mlp_rstd": (), "y": (hidden,),
+        }  # fmt: skip
+        kept = {name: x.new_empty(rows, steps, *shape) for name, shape in shapes.items()}
+        kept["marks"] = x.new_empty(rows, heads, steps)
+        tokens = torch.empty_like(x, memory_format=torch.contiguous_format)
+        _call(_forward, ctx.sizes, inputs | kept | {"tokens": tokens})
+        ctx.names = [*inputs, *kept]
+        ctx.save_for_backward(*inputs.values(), *kept.values())
+        ctx.mark_non_differentiable(kept["asked"])
+        return tokens, kept["asked"]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        saved = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        sums = {f"g_{name}": grad.new_zeros(ctx.sizes["threads"], *saved[name].shape) for name in WEIGHTS}
+        g_x = torch.empty_like(saved["x"])
+        _call(_backward, ctx.sizes, saved | sums | {"grad": grad.contiguous(), "g_x": g_x})
+        gradients = (total[0] if len(total) == 1 else total.sum(0) for total in sums.values())
+        return None, None, None, g_x, *gradients
+
+
+def _call(function: Function, sizes: dict[str, int], tensors: dict[str, Tensor]) -> None:
+    struct = _Block(**sizes, **{name: tensor.data_ptr() for name, tensor in tensors.items()})
+    _set_room(ctypes.byref(struct))
+    x = tensors["x"]
+    work = x.new_empty(sizes["threads"], struct.room)
+    # Room for every weight, its rows or columns filled up to whole panels.
+    shapes = [tensors[name].shape for name in ("qkv", "out", "mlp", "mlp_out")]
+    panels = x.new_empty(sum((out + PANEL) * (width + PANEL) for out, width in shapes))
+    struct.work, struct.panels = work.data_ptr(), panels.data_ptr()
+    function(ctypes.byref(struct))
+
+
+transformer_block = Kernel("transformer_block", reference, call, supports)
