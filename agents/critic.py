@@ -5,8 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from qdreamer.worldmodel.networks.heads import TwoHotHead
-from qdreamer.worldmodel.networks.two_hot import TwoHot
+from qdreamer.worldmodel.networks.heads import TwoHot, TwoHotHead
 
 
 class Critic(nn.Module):

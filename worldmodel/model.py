@@ -9,11 +9,9 @@ from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.config import SequenceConfig, WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import kl_divergence
-from qdreamer.worldmodel.networks.distributions import Bernoulli, Output
-from qdreamer.worldmodel.networks.encoder import make_encoder
-from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead, make_observation_head
-from qdreamer.worldmodel.networks.standardize import Standardize, Symlog, Unchanged
-from qdreamer.worldmodel.networks.two_hot import TwoHot
+from qdreamer.worldmodel.networks.discrete import DiscreteEncoder, DiscreteHead, Unchanged
+from qdreamer.worldmodel.networks.heads import Bernoulli, BernoulliHead, Output, TwoHot, TwoHotHead
+from qdreamer.worldmodel.networks.vector import Standardize, Symlog, VectorEncoder, VectorHead
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
 from qdreamer.worldmodel.sequence_models.factory import make_sequence
 
@@ -63,7 +61,8 @@ class WorldModel(nn.Module):
         self.obs_normalizer: Standardize | Symlog | Unchanged = Unchanged()
         if not discrete:
             self.obs_normalizer = Standardize(observation_size) if config.standardize else Symlog()
-        self.encoder = make_encoder(observation_size, discrete, units, config.encoder_layers)
+        encoder, decoder = (DiscreteEncoder, DiscreteHead) if discrete else (VectorEncoder, VectorHead)
+        self.encoder: nn.Module = encoder(observation_size, units, config.encoder_layers)
         self.rssm = RSSMS[config.posterior](
             make_sequence(sequence, attention, config.stoch * config.classes, action_size, quantum),
             stoch=config.stoch,
@@ -75,9 +74,7 @@ class WorldModel(nn.Module):
             unimix=config.unimix,
         )
         self.features = self.rssm.features  # F
-        self.decoder = make_observation_head(
-            observation_size, discrete, self.features, units, config.decoder_layers
-        )
+        self.decoder: nn.Module = decoder(self.features, units, config.decoder_layers, observation_size)
         self.reward = TwoHotHead(self.features, units, config.reward_layers, config.bins)
         self.continues = BernoulliHead(self.features, units, config.continue_layers)
 

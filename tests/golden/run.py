@@ -15,7 +15,7 @@ import torch
 
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.training.training import Run
-from qdreamer.worldmodel.networks.symlog import symlog
+from qdreamer.worldmodel.networks.heads import symlog
 
 UPDATES = 20
 ROWS = 260  # collected steps: more than an episode of Pendulum

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from qdreamer import native
-from qdreamer.worldmodel.networks.two_hot import TwoHot, symexp_bins
+from qdreamer.worldmodel.networks.heads import TwoHot, symexp_bins
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

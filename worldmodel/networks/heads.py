@@ -1,34 +1,98 @@
-"""Heads: small networks from features to an output distribution."""
+"""Heads: small networks from features to output distributions with one face.
 
+A distribution offers `pred()`, what to expect, and `loss(target)` (…) in nats. Those of observations stand
+with their encoders, in a file for each kind of observation.
+"""
+
+from typing import Protocol
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from qdreamer.worldmodel.networks.distributions import Bernoulli, MeanSquare, OneHot
+from qdreamer import native
 from qdreamer.worldmodel.networks.layers import MLP, Linear
-from qdreamer.worldmodel.networks.two_hot import TwoHot, symexp_bins
 
 
-class VectorHead(nn.Module):
-    """Features (…, F) → a scaled vector observation (…, O)."""
+class Output(Protocol):
+    """What a head predicts."""
 
-    def __init__(self, features: int, units: int, layers: int, size: int) -> None:
-        super().__init__()
-        self.body = MLP(features, units, layers)
-        self.out = Linear(units if layers else features, size)
+    def pred(self) -> Tensor: ...
 
-    def forward(self, features: Tensor) -> MeanSquare:
-        return MeanSquare(self.out(self.body(features)))
+    def loss(self, target: Tensor) -> Tensor: ...
 
 
-class DiscreteHead(nn.Module):
-    """Features (…, F) → a categorical over n observation classes."""
+class Bernoulli:
+    """A probability; targets in [0, 1] may be soft (here 1 − 1/horizon)."""
 
-    def __init__(self, features: int, units: int, layers: int, classes: int) -> None:
-        super().__init__()
-        self.body = MLP(features, units, layers)
-        self.out = Linear(units if layers else features, classes)
+    def __init__(self, logit: Tensor) -> None:
+        self.logit = logit  # (…)
 
-    def forward(self, features: Tensor) -> OneHot:
-        return OneHot(self.out(self.body(features)))
+    def pred(self) -> Tensor:
+        return torch.sigmoid(self.logit)
+
+    def loss(self, target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(self.logit, target, reduction="none")
+
+
+class TwoHot:
+    """A categorical over exponentially spaced bins, for each of the inputs (Hafner et al. 2023, eqs. 11–13).
+
+    The target's weight lies on the two nearest bins, in proportion to its distance from each, so
+    that the expectation of a two-hot target is the target itself. Targets beyond the outer bins
+    are clamped to them.
+
+    Args:
+        inputs: (…, U), what the last layer sees.
+        bins: (K,), ascending and antisymmetric, see `symexp_bins`.
+        weight: (K, U) and bias (K,), the last layer.
+    """
+
+    def __init__(self, inputs: Tensor, bins: Tensor, weight: Tensor, bias: Tensor) -> None:
+        self.bins = bins
+        self._shape = inputs.shape[:-1]
+        self._bins = native.two_hot(inputs.reshape(-1, inputs.shape[-1]), weight, bias, bins)
+
+    def pred(self) -> Tensor:
+        """Return the expectation (…), without gradients."""
+        return self._bins.expectation().view(self._shape)
+
+    def loss(self, *targets: Tensor, scales: tuple[float, ...] = (1.0,)) -> Tensor:
+        """Return the cross-entropy (…) to each of the targets (…), summed with `scales`."""
+        positions, weights = [], []
+        for target, scale in zip(targets, scales, strict=True):
+            below, above = two_hot_position(target, self.bins)
+            positions += [below, below + 1]
+            weights += [scale * (1.0 - above), scale * above]
+        position = torch.stack(positions, -1).view(-1, 2 * len(targets))  # (R, M)
+        weight = torch.stack(weights, -1).view(-1, 2 * len(targets))  # (R, M)
+        return self._bins.cross_entropy(position, weight).view(self._shape)
+
+
+def two_hot_position(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the bin below the target (…), and the weight of the bin above it, in [0, 1]."""
+    clamped = target.clamp(bins[0], bins[-1])
+    below = (torch.bucketize(clamped, bins, right=True) - 1).clamp(0, len(bins) - 2)
+    low, high = bins[below], bins[below + 1]
+    return below, (clamped - low) / (high - low)
+
+
+def symexp_bins(count: int, low: float = -20.0, high: float = 20.0) -> Tensor:
+    """Return the bin centres symexp(linspace(low, high)), (count,); exactly antisymmetric for odd counts."""
+    half = symexp(torch.linspace(low, 0.0, count // 2 + 1, dtype=torch.float64))
+    if count % 2:
+        return torch.cat([half, -half[:-1].flip(0)]).float()
+    return symexp(torch.linspace(low, high, count, dtype=torch.float64)).float()
+
+
+def symlog(x: Tensor) -> Tensor:
+    """Return sign(x)·ln(|x| + 1), which compresses large values (Hafner et al. 2023, eq. 9)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Return sign(x)·(exp|x| − 1), the inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
 class BernoulliHead(nn.Module):
@@ -56,9 +120,3 @@ class TwoHotHead(nn.Module):
 
     def forward(self, features: Tensor) -> TwoHot:
         return TwoHot(self.body(features), self.bins, self.out.weight, self.out.bias)
-
-
-def make_observation_head(size: int, discrete: bool, features: int, units: int, layers: int) -> nn.Module:
-    """The decoder of observations with `size` entries, or `size` classes if discrete."""
-    head = DiscreteHead if discrete else VectorHead
-    return head(features, units, layers, size)

@@ -20,7 +20,7 @@ from qdreamer.agents.interaction.collector import Collector
 from qdreamer.agents.replay import Starts
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.training import make_learner
-from qdreamer.worldmodel.networks.symlog import symlog
+from qdreamer.worldmodel.networks.heads import symlog
 
 NETWORKS = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.worldmodel.networks.distributions import Bernoulli, MeanSquare, OneHot
-from qdreamer.worldmodel.networks.two_hot import TwoHot, symexp_bins, two_hot_position
+from qdreamer.worldmodel.networks.discrete import OneHot
+from qdreamer.worldmodel.networks.heads import Bernoulli, TwoHot, symexp_bins, two_hot_position
+from qdreamer.worldmodel.networks.vector import MeanSquare
 
 BINS = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0], dtype=torch.float64)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.worldmodel.networks.symlog import symexp, symlog
+from qdreamer.worldmodel.networks.heads import symexp, symlog
 
 
 def double(*values):

@@ -1,4 +1,4 @@
-"""Standardised observations.
+"""Observations that are vectors: how they are scaled, encoded and predicted.
 
 DreamerV3 feeds symlog(o) and pays squared error on it. That leaves small signals almost unseen:
 CartPole's angle varies by 0.05, its share of the loss is 0.0025 nats beside a KL of 1. So every
@@ -10,7 +10,8 @@ matters most, the rare states near the edge (five deviations become 1.8): so it 
 import torch
 from torch import Tensor, nn
 
-from qdreamer.worldmodel.networks.symlog import symexp, symlog
+from qdreamer.worldmodel.networks.heads import symexp, symlog
+from qdreamer.worldmodel.networks.layers import MLP, Linear, NormSiLU, init_random_bias
 
 LINEAR = 10.0  # deviations
 
@@ -52,7 +53,7 @@ class Standardize(nn.Module):
         self.mean.lerp_(mean, rate)
 
     def deviation(self) -> Tensor:
-        """(O,), never under the floor."""
+        """Return the deviations (O,), never under the floor."""
         return self.variance.sqrt().clamp(min=self.floor)
 
 
@@ -66,25 +67,46 @@ class Symlog(nn.Module):
         return symexp(prediction)
 
     def update(self, observation: Tensor) -> None:
-        """Nothing to learn."""
+        """Learn nothing."""
 
     def deviation(self) -> Tensor:
-        """The unit of everything."""
+        """Return 1, the unit of everything."""
         return torch.ones(())
 
 
-class Unchanged(nn.Module):
-    """For class indices: there is nothing to scale."""
+class VectorEncoder(nn.Module):
+    """An MLP on scaled observations (B, T, O) → embeddings (B, T, E)."""
+
+    def __init__(self, size: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            init_random_bias(Linear(size, units), std=2.0), NormSiLU(units), MLP(units, units, layers - 1)
+        )
 
     def forward(self, observation: Tensor) -> Tensor:
-        return observation
+        return self.body(observation)
 
-    def invert(self, prediction: Tensor) -> Tensor:
-        return prediction
 
-    def update(self, observation: Tensor) -> None:
-        """Nothing to learn."""
+class MeanSquare:
+    """Squared error, summed over the last axis. Vectors come scaled (Hafner et al. 2023, eq. 10)."""
 
-    def deviation(self) -> Tensor:
-        """The unit of everything."""
-        return torch.ones(())
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean  # (…, O)
+
+    def pred(self) -> Tensor:
+        return self.mean
+
+    def loss(self, target: Tensor) -> Tensor:
+        return (self.mean - target).square().sum(-1)
+
+
+class VectorHead(nn.Module):
+    """Features (…, F) → a scaled vector observation (…, O)."""
+
+    def __init__(self, features: int, units: int, layers: int, size: int) -> None:
+        super().__init__()
+        self.body = MLP(features, units, layers)
+        self.out = Linear(units if layers else features, size)
+
+    def forward(self, features: Tensor) -> MeanSquare:
+        return MeanSquare(self.out(self.body(features)))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.worldmodel.networks.standardize import LINEAR, Standardize, Symlog
+from qdreamer.worldmodel.networks.vector import LINEAR, Standardize, Symlog
 
 
 def fed(data: torch.Tensor, batches: int, memory: int = 1000) -> Standardize:
