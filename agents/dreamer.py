@@ -129,16 +129,8 @@ class Dreamer(nn.Module):
     def imagine(self, trajectory: Trajectory, first: int, generator: torch.Generator | None) -> Rollout:
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
         rows, length = trajectory.features.shape[:2]
-        device = trajectory.features.device
-        t = torch.arange(first, length, device=device).expand(rows, -1)  # (B, S)
+        t = torch.arange(first, length, device=trajectory.features.device).expand(rows, -1)  # (B, K)
+        rssm, horizon = self.world_model.rssm, self.config.agent.imagination_horizon
         with torch.no_grad():
-            starts, carry = self.world_model.rssm.start(trajectory, t)
-        return imagine(
-            self.world_model.rssm,
-            self.actor,
-            starts,
-            carry,
-            self.config.agent.imagination_horizon,
-            generator,
-            self.ranks,
-        )
+            starts, carry = rssm.start(trajectory, t)
+        return imagine(rssm, self.actor, starts, carry, horizon, generator, self.ranks)

@@ -10,7 +10,7 @@ are not the `forward` of one module, and the messages are small.
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from datetime import timedelta
 from functools import cache
@@ -77,15 +77,6 @@ class ProcessGroup(SingleProcess):
         with _collective():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
-
-    def from_rank_0(self, compute: Callable[[], T]) -> T:
-        values = [compute() if self.rank == 0 else None]
-        with _collective():
-            dist.broadcast_object_list(values, 0)
-        return values[0]  # type: ignore[return-value]
-
-    def barrier(self) -> None:
-        self.maximum(0)
 
     @torch.no_grad()
     def broadcast(self, module: nn.Module) -> None:

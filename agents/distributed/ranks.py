@@ -77,10 +77,12 @@ class SingleProcess:
 
     def from_rank_0(self, compute: Callable[[], T]) -> T:
         """What `compute` returns on rank 0, which alone calls it; the value is pickled."""
-        return compute()
+        (value,) = self.gather_lists([compute()] if self.rank == 0 else [])
+        return value
 
     def barrier(self) -> None:
         """Wait until all ranks have come here."""
+        self.maximum(0)
 
     def broadcast(self, module: nn.Module) -> None:
         """Set the module's parameters and buffers to rank 0's."""

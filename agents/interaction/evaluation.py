@@ -54,7 +54,7 @@ class Evaluator:
     def run(
         self, agent: Dreamer, exploration: float = 0.0, stop: Callable[[], bool] = lambda: False
     ) -> list[EvaluationEpisode]:
-        """The same `episodes` episodes at every call; `exploration` is the share of random actions.
+        """Play the same `episodes` episodes at every call; `exploration` is the share of random actions.
 
         Raises Stopped as soon as `stop()` holds.
         """

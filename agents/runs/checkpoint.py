@@ -80,7 +80,7 @@ def load_shard(
 
 @contextmanager
 def translate_load_errors(directory: Path) -> Iterator[None]:
-    """Where a loaded state is put in place. Raises CheckpointError when it does not fit."""
+    """A context in which a loaded state is put in place. Raises CheckpointError when it does not fit."""
     try:
         yield
     except (KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from qdreamer.agents.replay.signals import PriorityInputs, Signal
 from qdreamer.agents.replay.storage import Sample
 from qdreamer.agents.stopwatch import Stopwatch
 from qdreamer.agents.training.replay_writer import AsyncReplayWriter
-from qdreamer.quantum.jobs.spending import Spending
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
 
@@ -77,24 +77,11 @@ class Learner:
 
     def _landscape(self, batch: Batch, trajectory: Trajectory) -> WorldModelObjective:
         """The world-model loss around the present weights, for an optimizer that searches."""
-        return WorldModelObjective(
-            self.agent.world_model,
-            batch,
-            trajectory,
-            draw=lambda rows, random: self.to_batch(self.replay.peek(rows, random)),
-            ranks=self.ranks,
-        )
 
-    def search_metrics(self) -> dict[str, float]:
-        """Of an optimizer that searches, since the last call."""
-        return self.optimizer.metrics()
+        def draw(rows: int, random: np.random.Generator) -> Batch:
+            return self.to_batch(self.replay.peek(rows, random))
 
-    def spending(self) -> Spending:
-        """What circuits have cost in the whole run."""
-        return self.optimizer.spending() + self.replay.sampler.spending()
-
-    def close(self) -> None:
-        self.optimizer.close()
+        return WorldModelObjective(self.agent.world_model, batch, trajectory, draw, self.ranks)
 
     def to_batch(self, sample: Sample) -> Batch:
         """Replayed rows as tensors on the device, numbers and flags in the agent's type.
@@ -120,13 +107,13 @@ class Learner:
         A filter that always starts from a fitting memory comes to over-rely on its recurrent state: on
         motions it never saw it then loses its way, and does not find back.
         """
-        first = batch.is_first
-        chance = self.ranks.draw(
-            lambda n, generator: first.new_empty(n).uniform_(generator=generator),
-            len(first),
-            generator=self.generator,
-        )  # (B,)
-        batch.is_first[:, 0].masked_fill_(chance < self.forget, 1.0)
+        first = batch.is_first[:, 0]  # (B,)
+
+        def uniform(count: int, generator: torch.Generator) -> Tensor:
+            return first.new_empty(count).uniform_(generator=generator)
+
+        chance = self.ranks.draw(uniform, len(first), generator=self.generator)
+        first.masked_fill_(chance < self.forget, 1.0)
         return batch
 
     @torch.no_grad()
@@ -137,9 +124,9 @@ class Learner:
         state, stoch = pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
         error = None
         if self.signal is not None:
-            horizon = model.config.horizon
+            features, horizon = trajectory.features, model.config.horizon
             error = self.signal(
-                PriorityInputs(model, outcome.losses, batch, trajectory.features, outcome.value, horizon)
+                PriorityInputs(model, outcome.losses, batch, features, outcome.value, horizon)
             )
         self.replay_writer.submit(starts, error, {"state": state, "stoch": stoch})
 
@@ -168,7 +155,7 @@ class Learner:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """To be taken before the replay's: what was handed over is in there."""
+        """Flushes what is on its way into the replay, whose state is therefore to be taken afterwards."""
         self.replay_writer.flush()
         return {
             "agent": self.agent.state_dict(),

@@ -20,7 +20,7 @@ from qdreamer.agents.training.learner import Learner
 
 @dataclass(frozen=True)
 class Finished:
-    """How a run ended. Ranks other than 0 know nothing of evaluations and seconds."""
+    """The end of a session. Ranks other than 0 know nothing of evaluations and seconds."""
 
     step: int
     updates: int
@@ -131,7 +131,8 @@ class Observer:
     def summarise(self, step: int) -> None:
         """Keep what the run has cost so far, for comparisons."""
         learner = self.learner
-        costs = Costs(step, learner.updates, self._elapsed(), self.parts, learner.spending())
+        spending = learner.optimizer.spending() + learner.replay.sampler.spending()
+        costs = Costs(step, learner.updates, self._elapsed(), self.parts, spending)
         self.summary.write(self.config, learner.agent, costs)
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class Observer:
     def _log_means(self, step: int) -> None:
         learner = self.learner
         metrics = self.means.read()
-        metrics |= {"updates": learner.updates, **learner.replay.metrics(), **learner.search_metrics()}
+        metrics |= {"updates": learner.updates, **learner.replay.metrics(), **learner.optimizer.metrics()}
         metrics["time/seconds"] = self._elapsed()
         metrics |= {f"time/{part}": seconds for part, seconds in learner.watch.seconds.items()}
         for part in {*learner.watch.seconds, *QUANTUM_PARTS}:

@@ -85,7 +85,7 @@ def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_P
 
 
 def _dry_run(config: Config, ranks: SingleProcess) -> int:
-    """What the run would ask of its quantum backend; nothing is spent."""
+    """Print what the run would ask of its quantum backend; nothing is spent."""
     if ranks.rank == 0:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds

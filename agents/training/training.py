@@ -69,7 +69,7 @@ def make_learner(config: Config, directory: Path, ranks: SingleProcess = SINGLE_
 
 
 def prepare_torch(config: Config) -> None:
-    """What holds for the whole process."""
+    """Set what holds for the whole process: threads, memory, denormal numbers, precision, kernels."""
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
@@ -143,7 +143,7 @@ class Run:
     def close(self) -> None:
         if self.observer is not None:
             self.observer.close()
-        self.learner.close()
+        self.learner.optimizer.close()
         self.replay.close()
         self.collector.close()
 

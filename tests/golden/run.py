@@ -73,7 +73,7 @@ def golden(agent: str, env: str, *overrides: str, updates: int = UPDATES) -> lis
             kept = {n: value for n, value in metrics.items() if n.startswith(("loss/", "gradient_norm/"))}
             scales = run.agent.loss_scales
             kept["loss/total"] = sum(kept[f"loss/{name}"] * scale for name, scale in scales.items())
-            searched = run.learner.search_metrics()
+            searched = run.learner.optimizer.metrics()
             names = [f"optimizer/{name}" for name in SEARCHED]
             found.append(kept | {name: searched[name] for name in names if name in searched})
     return found

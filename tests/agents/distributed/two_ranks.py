@@ -124,8 +124,8 @@ def search(ranks: SingleProcess) -> dict[str, Any]:
     collector.close()
     for _ in range(9):
         learner.update()
-    log = learner.search_metrics()
-    learner.close()
+    log = learner.optimizer.metrics()
+    learner.optimizer.close()
     return {"agent": learner.agent.state_dict(), "log": log, "rows": learner.replay.state_dict()["data"]}
 
 

@@ -118,7 +118,7 @@ def test_twenty_qubits_and_three_layers_are_a_setting(make_config, tmp_path):
         run.collector.step(random=True)
     for _ in range(3):
         run.learner.update()
-    log = run.learner.search_metrics()
+    log = run.learner.optimizer.metrics()
     run.close()
     assert (log["optimizer/qubits"], log["optimizer/tried"], log["optimizer/circuits"]) == (20.0, 1.0, 1.0)
 
