@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
-from qdreamer.worldmodel.config import SequenceConfig, WorldModelConfig
+from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import kl_divergence
 from qdreamer.worldmodel.networks.distributions import Bernoulli, Output
 from qdreamer.worldmodel.networks.encoder import make_encoder
@@ -15,7 +15,7 @@ from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead, make_o
 from qdreamer.worldmodel.networks.standardize import Standardize, Symlog, Unchanged
 from qdreamer.worldmodel.networks.two_hot import TwoHot
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
-from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, make_sequence
 
 
 @dataclass(frozen=True)

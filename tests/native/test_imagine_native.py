@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from qdreamer.native import kernels
 from qdreamer.native.imagine_native import SLOTS, NativeRolloutState
-from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.interface import make_sequence
 from qdreamer.worldmodel.sequence_models.transformer import RolloutState, Transformer
 
 pytestmark = pytest.mark.usefixtures("compiled")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.imagination import imagine
+from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.native import kernels, rollout_native
 from qdreamer.worldmodel.networks.categorical import one_hot
@@ -24,7 +24,7 @@ SMALL = (
 
 def make_agent(make_config, discrete, *settings):
     torch.manual_seed(0)
-    agent = Dreamer(
+    agent = make_dreamer(
         make_config("agent=classical", *settings), ObservationSpec(4, False), ActionSpec(3, discrete)
     )
     with torch.no_grad():
