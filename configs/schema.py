@@ -31,6 +31,11 @@ class ConfigError(ValueError):
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
     """Makes a frozen config of a class: see the module's docstring."""
+    for name in cls.__dict__.get("__annotations__", {}):
+        if isinstance(getattr(cls, name, None), property):  # which would hide the field's value
+            raise TypeError(
+                f"{cls.__name__}.{name} is a property of a base class: give the field another name"
+            )
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
     return typing.cast(type[T], make(cls))
 

@@ -21,8 +21,8 @@ class ReplayConfig(PartConfig):
     mapped: Bool  # observations in a file of the run directory instead of in memory
 
     @property
-    def signal(self) -> str | None:
-        """What the learner measures on sequences (`signals.SIGNALS`), for samplers that go by it."""
+    def measured(self) -> str | None:
+        """The signal (`signals.SIGNALS`) that the learner measures on sequences, for samplers that go by one."""
         return None
 
     def sends_jobs(self, quantum: QuantumConfig) -> bool:

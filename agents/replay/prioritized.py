@@ -37,6 +37,10 @@ class PriorityConfig(ReplayConfig):
     beta: tuple[Share, Share]  # first and last
     beta_updates: Int = Field(ge=0)  # from the first to the last
 
+    @property
+    def measured(self) -> str | None:
+        return self.signal
+
     def make_priorities(self, num_envs: int) -> Priorities:
         size = self.capacity // num_envs
         return Priorities(num_envs, size, TRANSFORMS[self.transform](self), self.bonus, self.decay)

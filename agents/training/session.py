@@ -49,8 +49,8 @@ def check_ranks(config: Config, ranks: SingleProcess) -> None:
         )
     if config.replay.sends_jobs(config.quantum):
         raise ConfigError(
-            f"replay={config.replay.name} on quantum={config.quantum.name} would pay for the jobs of {size} processes: "
-            "use quantum=statevector, or one process"
+            f"replay={config.replay.name} on quantum={config.quantum.name} would pay for the jobs of {size} "
+            "processes: use quantum=statevector, or one process"
         )
     if config.device.startswith("cuda:"):
         raise ConfigError(

@@ -82,7 +82,8 @@ def make_learner(config: Config, directory: Path, ranks: SingleProcess = SINGLE_
         spare=4 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
     )
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
-    signal = None if config.replay.signal is None else SIGNALS[config.replay.signal]
+    measured = config.replay.measured
+    signal = None if measured is None else SIGNALS[measured]
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed, signal)
 
 
