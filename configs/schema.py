@@ -10,6 +10,7 @@ writes for a number (1e4 is whole) and nothing that only resembles one ("3", tru
 import dataclasses
 import difflib
 import functools
+import inspect
 import re
 import types
 import typing
@@ -31,11 +32,9 @@ class ConfigError(ValueError):
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
     """Makes a frozen config of a class: see the module's docstring."""
-    for name in cls.__dict__.get("__annotations__", {}):
+    for name in inspect.get_annotations(cls):
         if isinstance(getattr(cls, name, None), property):  # which would hide the field's value
-            raise TypeError(
-                f"{cls.__name__}.{name} is a property of a base class: give the field another name"
-            )
+            raise TypeError(f"{cls.__name__}.{name} hides a property of its base: choose another name")
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
     return typing.cast(type[T], make(cls))
 

@@ -22,7 +22,7 @@ class ReplayConfig(PartConfig):
 
     @property
     def measured(self) -> str | None:
-        """The signal (`signals.SIGNALS`) that the learner measures on sequences, for samplers that go by one."""
+        """The signal (`signals.SIGNALS`) that the learner measures on sequences, if the sampler uses one."""
         return None
 
     def sends_jobs(self, quantum: QuantumConfig) -> bool:
