@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.critic import Critic
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout
-from qdreamer.agents.training.config import AgentConfig
 from qdreamer.worldmodel.model import Batch, WorldModel
 
 

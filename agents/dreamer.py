@@ -8,15 +8,19 @@ from torch import Tensor, nn
 
 from qdreamer.agents.actor import make_actor
 from qdreamer.agents.behaviour import ReturnNormalizer, behaviour_losses, replay_value_loss
+from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.critic import Critic, ema_update
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout, imagine
 from qdreamer.agents.stopwatch import Watch, no_watch
-from qdreamer.agents.training.config import Config
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.worldmodel.attention.config import AttentionConfig
+from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence
 from qdreamer.worldmodel.rssm import Trajectory
+from qdreamer.worldmodel.sequence_models.interface import SequenceConfig
 
 
 class Outcome(NamedTuple):
@@ -32,41 +36,39 @@ class Outcome(NamedTuple):
 class Dreamer(nn.Module):
     """DreamerV3 (Hafner et al. 2023). One optimizer updates everything from one joint loss.
 
-    With several `ranks` a batch holds this rank's rows of the joint batch.
+    Args:
+        config, world_model, sequence, attention: these sections of a run's config.
+        quantum: where circuits run, for attentions that have some.
+        ranks: of joint training; a batch then holds this rank's rows of the joint batch.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: AgentConfig,
+        world_model: WorldModelConfig,
+        sequence: SequenceConfig,
+        attention: AttentionConfig,
         observation: ObservationSpec,
         action: ActionSpec,
+        quantum: QuantumConfig | None = None,
         ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         super().__init__()
-        agent = config.agent
         self.config, self.ranks = config, ranks
         self.observation, self.action = observation, action
         self.world_model = WorldModel(
-            config.world_model,
-            config.sequence,
-            config.attention,
-            observation.size,
-            observation.discrete,
-            action.size,
-            config.quantum,
+            world_model, sequence, attention, observation.size, observation.discrete, action.size, quantum
         )
         features = self.world_model.features
         self.actor = make_actor(
-            action, features, agent.units, agent.actor_layers, agent.unimix, agent.min_std, agent.max_std
+            action, features, config.units, config.actor_layers, config.unimix, config.min_std, config.max_std
         )
         self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.critic = Critic(
-            features, agent.units, agent.critic_layers, config.world_model.bins, agent.slow_rate
-        )
+        self.critic = Critic(features, config.units, config.critic_layers, world_model.bins, config.slow_rate)
         self.return_normalizer = ReturnNormalizer(
-            agent.return_rate, agent.return_limit, agent.return_percentiles, ranks
+            config.return_rate, config.return_limit, config.return_percentiles, ranks
         )
-        self.loss_scales = {**config.world_model.loss_scales, **agent.loss_scales}
+        self.loss_scales = {**world_model.loss_scales, **config.loss_scales}
 
     def update_averages(self) -> None:
         """After every update: the slow critic, and the averaged actor that evaluation plays.
@@ -75,7 +77,7 @@ class Dreamer(nn.Module):
         (Polyak & Juditsky 1992).
         """
         self.critic.update_slow()
-        ema_update(self.average_actor, self.actor, self.config.agent.average_rate)
+        ema_update(self.average_actor, self.actor, self.config.average_rate)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -84,7 +86,7 @@ class Dreamer(nn.Module):
         self, batch: Batch, generator: torch.Generator | None = None, watch: Watch = no_watch
     ) -> Outcome:
         """All losses of one batch; `watch(part)` is a context manager that takes the time."""
-        agent = self.config.agent
+        agent, model = self.config, self.world_model.config
         rows, length = batch.reward.shape
         steps = agent.imagination_starts  # K
         with watch("world_model"):
@@ -102,7 +104,7 @@ class Dreamer(nn.Module):
                 batch,
                 behaviour.returns[0].view(rows, steps),
                 self.critic,
-                self.config.world_model.horizon,
+                model.horizon,
                 agent,
             )
         # Importance weights correct for how sequences were drawn; imagination is its own sample.
@@ -119,7 +121,7 @@ class Dreamer(nn.Module):
             metrics = {
                 **behaviour.metrics,
                 "world_model/kl": kl.mean(),
-                "world_model/kl_is_free": (kl < self.config.world_model.free_nats).float().mean(),
+                "world_model/kl_is_free": (kl < model.free_nats).float().mean(),
                 "world_model/posterior_entropy": entropy(trajectory.posterior).mean(),
                 "world_model/prior_entropy": entropy(trajectory.prior).mean(),
             }
@@ -130,7 +132,7 @@ class Dreamer(nn.Module):
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
         rows, length = trajectory.features.shape[:2]
         t = torch.arange(first, length, device=trajectory.features.device).expand(rows, -1)  # (B, K)
-        rssm, horizon = self.world_model.rssm, self.config.agent.imagination_horizon
+        rssm, horizon = self.world_model.rssm, self.config.imagination_horizon
         with torch.no_grad():
             starts, carry = rssm.start(trajectory, t)
         return imagine(rssm, self.actor, starts, carry, horizon, generator, self.ranks)

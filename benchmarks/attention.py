@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from benchmarks.allocations import peak_bytes
 from benchmarks.attention_references import EluLinear, Linformer, Performer, Window
 from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.worldmodel.attention.config import make_kind
 from qdreamer.worldmodel.attention.kernel import AttentionKernel, causal
-from qdreamer.worldmodel.attention.kinds import make_kind
 from qdreamer.worldmodel.attention.rotary import phases, rotate_by
 
 STEPS = 8192

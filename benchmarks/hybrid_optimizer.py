@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from benchmarks.learning import Row, print_table, summarise
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.optim.direction_search import SolverSearch
-from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
+from qdreamer.agents.optim.hybrid_optimizer import HybridConfig, HybridOptimizer
 from qdreamer.agents.optim.optimizer import LocalObjective, Objective, adapt
-from qdreamer.agents.optim.optimizer_config import HybridConfig
 from qdreamer.agents.optim.parameter_groups import ParameterGroup, partition
 from qdreamer.agents.optim.quadratic_model import Levels, measure
 from qdreamer.agents.reporting.progress import Progress

@@ -24,8 +24,9 @@ from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream, recall_dat
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
 from qdreamer import native
+from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.optim.laprop import LaProp
+from qdreamer.agents.optim.laprop import LaProp, LaPropConfig
 from qdreamer.agents.reporting.openloop import open_loop
 
 RATES = (1.5e-3, 3e-3, 6e-3)
@@ -196,8 +197,9 @@ def train(agent: Dreamer, stream: Stream, updates: int, batch: int, lr: float, s
 
     Every window begins without memory, for the GRU too.
     """
-    model, settings = agent.world_model, agent.config.optimizer
-    scales = agent.config.world_model.loss_scales
+    model, settings = agent.world_model, load_config(["agent=classical"]).optimizer
+    assert isinstance(settings, LaPropConfig)
+    scales = model.config.loss_scales
     optimizer = LaProp(
         [p for p in model.parameters() if p.requires_grad],
         lr=lr,

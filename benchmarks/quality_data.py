@@ -66,7 +66,16 @@ class Steered:
 
     def data(self, seed: int, rows: int, held_out: int) -> Data:
         """At least `rows` rows for training, `held_out` episodes for measuring."""
-        config = EnvConfig(self.env, {}, 1, "sync", self.longest, self.hide, 1, None)
+        config = EnvConfig(
+            id=self.env,
+            kwargs={},
+            num_envs=1,
+            vectorization="sync",
+            max_episode_steps=self.longest,
+            hide=self.hide,
+            steps=1,
+            solved=None,
+        )
         env = make_env(config)
         train: list[Episode] = []
         random = np.random.default_rng(np.random.SeedSequence([seed, 0]))

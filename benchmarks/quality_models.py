@@ -12,6 +12,7 @@ from benchmarks.attention_references import EluLinear
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.training.config import Config
+from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.sequence_models.context import RecurrentAttention
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
@@ -54,7 +55,7 @@ def _agent(
 ) -> Dreamer:
     config: Config = load_config([*SHARED, *SETTINGS[kind], *more])
     torch.manual_seed(seed)
-    agent = Dreamer(config, observation, action)
+    agent = make_dreamer(config, observation, action)
     if kind == "elu-linear":
         sequence = agent.world_model.rssm.sequence
         assert isinstance(sequence, Transformer)

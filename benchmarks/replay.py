@@ -23,11 +23,15 @@ from benchmarks.learning import read_metrics
 from qdreamer import native
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.replay import Eligible, Replay, Starts
-from qdreamer.agents.replay.factory import make_sampler, warm_up
+from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.prioritized import PrioritizedSampler
+from qdreamer.agents.replay.quantum import warm_up
+from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.runs import checkpoint
+from qdreamer.agents.training.config import Config
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
@@ -44,12 +48,18 @@ FIELDS: dict[str, tuple[tuple[int, ...], Any]] = {  # CartPole's, without stored
 CIRCUITS = (("aer", ()), ("aer_noisy", ()), ("ibm", ("quantum.device=FakeGuadalupeV2",)))
 
 
+def sampler_of(config: Config, directory: Path) -> Sampler:
+    """The sampler of a run's config."""
+    circuits = CircuitAccess(config.quantum, directory, Budget())
+    return make_sampler(config.replay, config.env.num_envs, config.train.batch_length, config.seed, circuits)
+
+
 class Ours:
     """A sampler over `steps` starts of one environment, all with a priority."""
 
     def __init__(self, name: str, steps: int, directory: Path, *overrides: str) -> None:
         settings = (f"replay={name}", f"replay.capacity={steps}", *overrides)
-        sampler = make_sampler(load_config(list(settings)), directory, Budget())
+        sampler = sampler_of(load_config(list(settings)), directory)
         assert isinstance(sampler, PrioritizedSampler)
         self.sampler = sampler
         self.eligible = Eligible(np.zeros(1, np.int64), np.array([steps]))
@@ -178,7 +188,7 @@ def growth(repeat: int, directory: Path) -> None:
 
 def batch(steps: int, repeat: int) -> None:
     config = load_config(["replay=prioritized", f"replay.capacity={steps}"])
-    replay = Replay(steps, 1, LENGTH, FIELDS, make_sampler(config, Path(), Budget()))
+    replay = Replay(steps, 1, LENGTH, FIELDS, sampler_of(config, Path()))
     fill(replay, steps)
     taken: list[float] = []
     new = errors(BATCH)
@@ -210,7 +220,7 @@ def saved(steps: int, directory: Path) -> None:
     config = load_config(["replay=prioritized", f"replay.capacity={steps}"])
 
     def make() -> Replay:
-        return Replay(steps, 1, LENGTH, FIELDS, make_sampler(config, directory, Budget()))
+        return Replay(steps, 1, LENGTH, FIELDS, sampler_of(config, directory))
 
     replay = make()
     fill(replay, steps)

@@ -22,7 +22,7 @@ from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.session import check_device
 from qdreamer.agents.training.training import Run
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 PARTS = ("replay", "world_model", "imagination", "behaviour", "backward", "optimizer")
 

@@ -1,18 +1,21 @@
 """Typed settings of the environment. Values live in configs/env."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from qdreamer.configs.schema import Float, Int, settings
 
 
-@dataclass(frozen=True)
+@settings
 class EnvConfig:
     """One Gymnasium environment and how it is run."""
 
     id: str
     kwargs: dict[str, Any]  # passed to gymnasium.make
-    num_envs: int = field(metadata={"min": 1})
-    vectorization: str = field(metadata={"choices": ("sync", "async")})
-    max_episode_steps: int | None = field(metadata={"min": 1})  # null: the registered limit
-    hide: tuple[int, ...] = field(metadata={"min": 0})  # observation entries that the agent cannot see
-    steps: int = field(metadata={"min": 1})  # default length of a run
-    solved: float | None  # a mean evaluation return worth marking in the summary
+    num_envs: Int = Field(ge=1)
+    vectorization: Literal["sync", "async"]
+    max_episode_steps: Int | None = Field(ge=1)  # null: the registered limit
+    hide: tuple[Annotated[Int, Field(ge=0)], ...]  # observation entries that the agent cannot see
+    steps: Int = Field(ge=1)  # default length of a run
+    solved: Float | None  # a mean evaluation return worth marking in the summary

@@ -1,12 +1,14 @@
 """Typed settings of the quantum backends. Values live in configs/quantum; credentials never do."""
 
-from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-METHODS = ("automatic", "statevector", "density_matrix", "matrix_product_state")
-BACKENDS = ("statevector", "aer", "aer_noisy", "pennylane", "ibm")
+from pydantic import Field
+
+from qdreamer.configs.registry import PartConfig
+from qdreamer.configs.schema import Bool, Float, Int, settings
 
 
-@dataclass(frozen=True)
+@settings
 class NoiseConfig:
     """Strengths of the noise channels of `aer_noisy` and of PennyLane's default.mixed.
 
@@ -14,15 +16,15 @@ class NoiseConfig:
     changes on hardware and noiseless. All zero with a device named: that device's noise.
     """
 
-    depolarizing_one: float = field(metadata={"min": 0.0, "max": 1.0})  # probability, one-qubit gates
-    depolarizing_two: float = field(metadata={"min": 0.0, "max": 1.0})  # probability, two-qubit gates
-    amplitude_damping: float = field(metadata={"min": 0.0, "max": 1.0})  # γ
-    phase_damping: float = field(metadata={"min": 0.0, "max": 1.0})  # λ
-    t1: float = field(metadata={"min": 0.0})  # µs; 0: no thermal relaxation
-    t2: float = field(metadata={"min": 0.0})  # µs; 0: 2·t1, its limit
-    time_one: float = field(metadata={"min": 0.0})  # ns, duration of one-qubit gates
-    time_two: float = field(metadata={"min": 0.0})  # ns, duration of two-qubit gates
-    readout: float = field(metadata={"min": 0.0, "max": 0.5})  # probability of reading the wrong bit
+    depolarizing_one: Float = Field(ge=0.0, le=1.0)  # probability, one-qubit gates
+    depolarizing_two: Float = Field(ge=0.0, le=1.0)  # probability, two-qubit gates
+    amplitude_damping: Float = Field(ge=0.0, le=1.0)  # γ
+    phase_damping: Float = Field(ge=0.0, le=1.0)  # λ
+    t1: Float = Field(ge=0.0)  # µs; 0: no thermal relaxation
+    t2: Float = Field(ge=0.0)  # µs; 0: 2·t1, its limit
+    time_one: Float = Field(ge=0.0)  # ns, duration of one-qubit gates
+    time_two: Float = Field(ge=0.0)  # ns, duration of two-qubit gates
+    readout: Float = Field(ge=0.0, le=0.5)  # probability of reading the wrong bit
 
     def __post_init__(self) -> None:
         if self.t2 > 2 * self.t1:
@@ -30,50 +32,61 @@ class NoiseConfig:
 
     @property
     def is_noiseless(self) -> bool:
-        """Whether nothing is switched on."""
+        """True when nothing is switched on."""
         strengths = (self.depolarizing_one, self.depolarizing_two, self.amplitude_damping)
         return not any((*strengths, self.phase_damping, self.t1, self.readout))
 
 
-@dataclass(frozen=True)
-class QuantumConfig:
-    """Where circuits run, how often, and what they may cost."""
+@settings
+class QuantumConfig(PartConfig):
+    """Where circuits run, how often, and what they may cost: one class for every backend.
 
-    name: str = field(metadata={"choices": BACKENDS})
+    Backends have the same keys and say which of them they take; what a backend can do is asked of its
+    config by the properties below, never by its name.
+    """
+
     device: str | None  # aer_noisy: a fake device; pennylane, ibm: a device; ibm: least_busy
-    method: str = field(metadata={"choices": METHODS})  # of Aer
-    shots: int = field(metadata={"min": 1})  # per circuit
+    method: Literal["automatic", "statevector", "density_matrix", "matrix_product_state"]  # of Aer
+    shots: Int = Field(ge=1)  # per circuit
     noise: NoiseConfig
-    dynamical_decoupling: bool  # ibm only
-    twirling: bool  # ibm only: of two-qubit gates and of measurements
-    mitigation: bool  # readout errors, by tensored inversion
-    optimization_level: int = field(metadata={"min": 0, "max": 3})  # of the transpiler
-    min_fidelity: float = field(metadata={"min": 0.0, "max": 1.0})  # real devices: drop couplings below it
-    budget_shots: int | None = field(metadata={"min": 0})  # of a whole run; null: no limit
-    budget_seconds: float | None = field(metadata={"min": 0.0})  # of execution; null: no limit
-    timeout: float = field(metadata={"above": 0.0})  # seconds from submission to result
-    retries: int = field(metadata={"min": 0, "max": 100})  # after the first attempt
-    force: bool  # run circuits that today's devices cannot carry
-    dry_run: bool  # print what a run would cost, and stop
+    dynamical_decoupling: Bool  # ibm only
+    twirling: Bool  # ibm only: of two-qubit gates and of measurements
+    mitigation: Bool  # readout errors, by tensored inversion
+    optimization_level: Int = Field(ge=0, le=3)  # of the transpiler
+    min_fidelity: Float = Field(ge=0.0, le=1.0)  # real devices: drop couplings below it
+    budget_shots: Int | None = Field(ge=0)  # of a whole run; null: no limit
+    budget_seconds: Float | None = Field(ge=0.0)  # of execution; null: no limit
+    timeout: Float = Field(gt=0.0)  # seconds from submission to result
+    retries: Int = Field(ge=0, le=100)  # after the first attempt
+    force: Bool  # run circuits that today's devices cannot carry
+    dry_run: Bool  # print what a run would cost, and stop
+
+    takes: ClassVar[frozenset[str]] = frozenset({"device", "noise", "suppression", "mitigation"})
+
+    in_process: ClassVar[bool] = False
+    """True when circuits need not be run at all: this process knows their outcomes."""
+
+    samples: ClassVar[bool] = True
+    """True when acting with attention=circuit asks this backend for shots, and not PennyLane's exact
+    probabilities."""
+
+    fits_problems: ClassVar[bool] = False
+    """True when QAOA cuts problems to what the backend's device carries with `min_fidelity`."""
+
+    @property
+    def remote(self) -> bool:
+        """True when jobs run on a real device, behind a queue."""
+        return False
 
     def __post_init__(self) -> None:
-        if self.device is None and self.name in ("pennylane", "ibm"):
-            example = {"pennylane": "lightning.qubit", "ibm": "least_busy"}[self.name]
-            raise ValueError(f"quantum={self.name} needs quantum.device, as quantum.device={example}")
-        if self.name in ("statevector", "aer") and self.device is not None:
+        if "device" not in self.takes and self.device is not None:
             raise ValueError(
                 f"quantum={self.name} takes no quantum.device={self.device}: for the noise of a device "
                 "use quantum=aer_noisy, for the device itself quantum=ibm"
             )
-        if not self.noise.is_noiseless and (self.name not in ("aer_noisy", "pennylane")):
+        if "noise" not in self.takes and not self.noise.is_noiseless:
             raise ValueError(f"quantum={self.name} takes no quantum.noise: use quantum=aer_noisy")
-        if self.name == "aer_noisy" and self.device is not None and not self.noise.is_noiseless:
-            raise ValueError(
-                f"quantum.device={self.device} brings its own noise: leave out quantum.noise, or the device"
-            )
-        if self.name == "pennylane" and not self.noise.is_noiseless and self.device != "default.mixed":
-            raise ValueError("quantum.noise needs quantum.device=default.mixed with quantum=pennylane")
-        if (self.dynamical_decoupling or self.twirling) and self.name != "ibm":
+        if "suppression" not in self.takes and (self.dynamical_decoupling or self.twirling):
             raise ValueError(f"quantum={self.name} has no dynamical_decoupling or twirling: use quantum=ibm")
-        if self.mitigation and self.name not in ("aer_noisy", "ibm"):
+        if "mitigation" not in self.takes and self.mitigation:
             raise ValueError(f"quantum={self.name} has no readout errors: leave out quantum.mitigation")

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
-from qdreamer.worldmodel.config import SequenceConfig, WorldModelConfig
+from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import kl_divergence
 from qdreamer.worldmodel.networks.discrete import DiscreteEncoder, DiscreteHead, Unchanged
 from qdreamer.worldmodel.networks.heads import Bernoulli, BernoulliHead, Output, TwoHot, TwoHotHead
 from qdreamer.worldmodel.networks.vector import Standardize, Symlog, VectorEncoder, VectorHead
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
-from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, make_sequence
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Hydra alone accepts `+unknown=1`, merges `agent=[a,b]` silently and answers typing errors with
 tracebacks. So every command line is checked beforehand, every member of a sweep included: its
-settings by `configs.strict`, its environment by one step in it. Only then does Hydra run it.
+settings by `configs.schema`, its environment by one step in it. Only then does Hydra run it.
 """
 
 import copy
@@ -43,17 +43,14 @@ from qdreamer.agents.cli.overrides import (
 )
 from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import RanksError, SingleProcess
-from qdreamer.agents.optim.optimizer_factory import check_optimizer
-from qdreamer.agents.replay.factory import check_backend
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
-from qdreamer.agents.sweeps import cluster_launcher, local_launcher
-from qdreamer.agents.sweeps.launcher_config import ClusterLauncher, SweepConfig
-from qdreamer.agents.sweeps.sweep import Launch, Member, Sweep, refuse_doubles
+from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig, SweepConfig
+from qdreamer.agents.sweeps.sweep import Member, Sweep, refuse_doubles
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
-from qdreamer.configs.strict import ConfigError, build, closest, did_you_mean
+from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean
 from qdreamer.envs.factory import EnvError, check_env
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
 
@@ -127,7 +124,8 @@ def plan_sweep(arguments: list[str]) -> tuple[list[Member], SweepConfig]:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             where = build(SweepConfig, _resolved(compose("sweep", overrides=own)))
     except HydraException as error:
-        keys = ", ".join(f"{LAUNCHER}.{key.name}" for key in fields(ClusterLauncher)[1:])
+        longest = LAUNCHERS["slurm"].config or LauncherConfig
+        keys = ", ".join(f"{LAUNCHER}.{key.name}" for key in fields(longest)[1:])
         raise ConfigError(f"{' '.join(own)}: not among {LAUNCHER}=…, {keys}") from error
     found = []
     for member in members([override for override in overrides if not is_launchers(override)]):
@@ -156,9 +154,7 @@ def _plan(arguments: list[str], ranks: SingleProcess) -> Sweep | None:
         raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
     found, where = plan_sweep(arguments)
     launcher = where.launcher
-    launch: Launch = local_launcher.launch
-    if isinstance(launcher, ClusterLauncher):
-        launch = cluster_launcher.make_launch(launcher, Path(found[0].config.runs))
+    launch = LAUNCHERS[launcher.name].part(launcher, Path(found[0].config.runs))
     return Sweep(found, launch, launcher.jobs, functools.partial(print, flush=True))
 
 
@@ -178,8 +174,8 @@ def _check_run(member: list[Override], checked: set[str]) -> None:
     check_ranks(config, ranks)
     check_device(ranks.device(config.device))
     try:
-        check_backend(config)
-        check_optimizer(config)
+        config.replay.check_here(config)
+        config.optimizer.check_here(config)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if repr(config.env) not in checked:

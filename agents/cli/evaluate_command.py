@@ -15,7 +15,7 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.run_directory import read_config
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.training import make_agent
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.factory import EnvError
 
 

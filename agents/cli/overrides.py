@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from qdreamer import configs
-from qdreamer.configs.strict import ConfigError, closest, did_you_mean, show
+from qdreamer.configs.schema import ConfigError, closest, did_you_mean, show
 
 CONFIGS = Path(configs.__file__).parent
 LAUNCHER = "launcher"  # the section of a sweep's own settings

@@ -12,7 +12,7 @@ from qdreamer.quantum.jobs.job_queue import JobQueue
 from qdreamer.quantum.jobs.pending_job import Counts, Outcome
 from qdreamer.quantum.jobs.spending import Spending
 from qdreamer.quantum.qaoa.ising import Ising, energies
-from qdreamer.quantum.qaoa.solvers import QAOA, Solution, Solver, approximation_ratio, new_seed
+from qdreamer.quantum.qaoa.solvers import CircuitSolver, Solution, Solver, approximation_ratio, new_seed
 
 MAX_RATIO = 16  # qubits up to which every search is compared with brute force
 
@@ -102,7 +102,7 @@ class QueueSearch:
 
     def __init__(
         self,
-        solver: QAOA,
+        solver: CircuitSolver,
         queue: JobQueue,
         shots: int,
         patience: int,

@@ -9,20 +9,89 @@ fresh data is at most that after the step as proposed; else d is taken, to the b
 import math
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.optim import search_factory
 from qdreamer.agents.optim.direction_search import DirectionSearch, SearchResult
+from qdreamer.agents.optim.laprop import LaProp, LaPropConfig
 from qdreamer.agents.optim.optimizer import Landscape, LocalObjective, WrappedOptimizer
-from qdreamer.agents.optim.parameter_groups import ParameterGroup
+from qdreamer.agents.optim.optimizer_config import OPTIMIZERS
+from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup, partition
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
 from qdreamer.agents.optim.search_log import SearchLog
+from qdreamer.agents.optim.shared_search import SharedSearch
+from qdreamer.agents.randomness import SEARCH, stream_seed
+from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 from qdreamer.native.products import in_float32
+from qdreamer.quantum.circuits.backend import Backend
+from qdreamer.quantum.jobs.access import CircuitAccess
+from qdreamer.quantum.jobs.dry_run import Planned
 from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.quantum.qaoa.solvers import new_seed
+from qdreamer.quantum.qaoa.angles import SK
+from qdreamer.quantum.qaoa.solvers import SOLVERS, AngleChoice, new_seed
+
+
+@settings
+class HybridConfig(LaPropConfig):
+    """LaProp, and a search for a better direction of the world model's step."""
+
+    every: Int = Field(ge=1)  # K, updates
+    solver: Annotated[str, SOLVERS]
+    num_qubits: Int = Field(ge=1, le=24)
+    p_layers: Int = Field(ge=1, le=100)
+    angles: AngleChoice
+    levels: tuple[Float, ...]  # multipliers that a block may take: two, or four of two qubits a block
+    blocks: Annotated[str, one_of(lambda: PARTITIONS)]
+    slice: Int = Field(ge=1)  # sequences of the batch that curvature is measured on
+    fresh: Int = Field(ge=1)  # sequences that a step is checked on
+    epsilon: Float = Field(gt=0.0)  # length of the differences, in proposed steps
+    reuse: Bool  # apply the last accepted multipliers between searches, unchecked
+    patience: Int = Field(ge=0)  # updates after which a job's result is too late
+    wait: Bool  # training waits for every job: reproducible on simulators
+
+    def __post_init__(self) -> None:
+        try:
+            levels = Levels.of(self.levels)
+        except ValueError as error:
+            raise ValueError(f"optimizer.{error}") from error
+        if self.num_qubits % levels.bits:
+            raise ValueError(
+                f"optimizer.num_qubits={self.num_qubits} must be a multiple of {levels.bits}: "
+                f"{len(self.levels)} levels take {levels.bits} qubits a block"
+            )
+        most = SOLVERS[self.solver].part.max_qubits
+        if most is not None and self.num_qubits > most:
+            raise ValueError(
+                f"optimizer.num_qubits={self.num_qubits} is too many for optimizer.solver={self.solver}: "
+                f"use {most}, or another solver"
+            )
+        if self.angles != "ramp" and self.p_layers > len(SK):
+            raise ValueError(
+                f"optimizer.p_layers={self.p_layers} needs optimizer.angles=ramp: "
+                f"fixed angles are known up to {len(SK)} layers"
+            )
+
+    def search_settings(self) -> search_factory.SearchSettings:
+        return search_factory.SearchSettings(
+            self.solver, self.p_layers, self.angles, Levels.of(self.levels).bits, self.patience, self.wait
+        )
+
+    def check_here(self, root: Any) -> None:
+        search_factory.check(self.search_settings(), self.num_qubits, root.quantum)
+
+    def planned(self, root: Any, backend: Backend) -> list[Planned]:
+        train = root.train
+        updates = max(root.steps - train.prefill, 0) * train.replay_ratio
+        searches = int(updates / (train.batch_size * train.batch_length) / self.every)
+        return search_factory.planned(
+            self.search_settings(), self.num_qubits, root.quantum, backend, searches
+        )
 
 
 def identity(values: Tensor) -> Tensor:
@@ -30,6 +99,7 @@ def identity(values: Tensor) -> Tensor:
     return values
 
 
+@OPTIMIZERS.register("hybrid", HybridConfig)
 class HybridOptimizer(WrappedOptimizer):
     """Wraps any optimizer. Without a landscape, `step` is the base's own.
 
@@ -78,6 +148,35 @@ class HybridOptimizer(WrappedOptimizer):
         self._kept: Tensor | None = None  # (M,), last accepted multipliers
         self.updates = 0
         self.log = SearchLog([block.name for block in blocks])
+
+    @classmethod
+    def make(cls, config: HybridConfig, agent: Dreamer, seed: int, circuits: CircuitAccess) -> Self:
+        """Searches over blocks of the world model; circuits of QAOA go where the run's go.
+
+        With several ranks, rank 0 searches for all, on sequences that each has its part of.
+        """
+        ranks = agent.ranks
+        levels = Levels.of(config.levels)
+        blocks = partition(agent.world_model, config.blocks, config.num_qubits // levels.bits)
+        qubits = len(blocks) * levels.bits
+
+        def open_search() -> DirectionSearch:
+            return search_factory.make_search(config.search_settings(), qubits, circuits)
+
+        search = open_search() if ranks.size == 1 else SharedSearch(ranks, open_search)
+        return cls(
+            LaProp.make(config, agent),
+            blocks,
+            search,
+            levels,
+            config.every,
+            config.epsilon,
+            config.reuse,
+            stream_seed(SEARCH, seed),
+            -(-config.slice // ranks.size),
+            -(-config.fresh // ranks.size),
+            ranks.mean,
+        )
 
     @torch.no_grad()
     def step(  # type: ignore[override]

@@ -6,15 +6,31 @@ Unlike Adam, the gradient is normalised before the momentum, which stays stable 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from qdreamer import native
+from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim.optimizer import AgentOptimizer, Landscape
+from qdreamer.agents.optim.optimizer_config import OPTIMIZERS, OptimizerConfig
+from qdreamer.configs.schema import Float, Int, settings
 
 
+@settings
+class LaPropConfig(OptimizerConfig):
+    lr: Float = Field(gt=0.0)
+    beta1: Float = Field(ge=0.0, lt=1.0)
+    beta2: Float = Field(ge=0.0, lt=1.0)
+    eps: Float = Field(gt=0.0)
+    agc: Float = Field(ge=0.0)  # 0 switches clipping off
+    agc_pmin: Float = Field(gt=0.0)
+    warmup: Int = Field(ge=0)  # updates
+
+
+@OPTIMIZERS.register("laprop", LaPropConfig)
 class LaProp(AgentOptimizer):
     """LaProp after adaptive gradient clipping, with a linear warm-up of the learning rate.
 
@@ -36,6 +52,19 @@ class LaProp(AgentOptimizer):
     ) -> None:
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "agc_pmin": agc_pmin, "warmup": warmup}
+        )
+
+    @classmethod
+    def make(cls, config: LaPropConfig, agent: Dreamer, seed: int = 0, circuits: object = None) -> Self:
+        """For all trainable parameters of the agent."""
+        return cls(
+            agent.trainable(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            agc=config.agc,
+            agc_pmin=config.agc_pmin,
+            warmup=config.warmup,
         )
 
     @torch.no_grad()

@@ -1,65 +1,43 @@
-"""Typed settings of the optimizers, one class for each. Values live in configs/optimizer."""
+"""What every optimizer is registered with. Values live in configs/optimizer."""
 
-from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from qdreamer.agents.optim.quadratic_model import Levels
+from torch.optim import Optimizer
 
-SOLVERS = ("qaoa", "exact", "greedy", "random", "annealing", "scalar")
-BLOCKS = ("module", "balanced")
-MAX_EXACT = 20  # qubits that brute force takes
-MAX_FIXED = 8  # layers that fixed angles are known for
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """LaProp with adaptive gradient clipping; one optimizer for all parameters."""
-
-    name: str = field(metadata={"choices": ("laprop",)})
-    lr: float = field(metadata={"above": 0.0})
-    beta1: float = field(metadata={"min": 0.0, "below": 1.0})
-    beta2: float = field(metadata={"min": 0.0, "below": 1.0})
-    eps: float = field(metadata={"above": 0.0})
-    agc: float = field(metadata={"min": 0.0})  # 0 switches clipping off
-    agc_pmin: float = field(metadata={"above": 0.0})
-    warmup: int = field(metadata={"min": 0})  # updates
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.optim.optimizer import AgentOptimizer, adapt
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import settings
+from qdreamer.quantum.circuits.backend import Backend
+from qdreamer.quantum.jobs.access import CircuitAccess
+from qdreamer.quantum.jobs.dry_run import Planned
 
 
-@dataclass(frozen=True)
-class HybridConfig(OptimizerConfig):
-    """LaProp, and a search for a better direction of the world model's step."""
+@settings
+class OptimizerConfig(PartConfig):
+    """What every optimizer's settings offer."""
 
-    name: str = field(metadata={"choices": ("hybrid",)})
-    every: int = field(metadata={"min": 1})  # K, updates
-    solver: str = field(metadata={"choices": SOLVERS})
-    num_qubits: int = field(metadata={"min": 1, "max": 24})
-    p_layers: int = field(metadata={"min": 1, "max": 100})
-    angles: str = field(metadata={"choices": ("fixed", "ramp", "warm", "optimized")})
-    levels: tuple[float, ...]  # multipliers that a block may take: two, or four of two qubits a block
-    blocks: str = field(metadata={"choices": BLOCKS})
-    slice: int = field(metadata={"min": 1})  # sequences of the batch that curvature is measured on
-    fresh: int = field(metadata={"min": 1})  # sequences that a step is checked on
-    epsilon: float = field(metadata={"above": 0.0})  # length of the differences, in proposed steps
-    reuse: bool  # apply the last accepted multipliers between searches, unchecked
-    patience: int = field(metadata={"min": 0})  # updates after which a job's result is too late
-    wait: bool  # training waits for every job: reproducible on simulators
+    def check_here(self, root: Any) -> None:
+        """Raises ValueError or CredentialsError if circuits that it needs cannot be run on this machine."""
 
-    def __post_init__(self) -> None:
-        try:
-            levels = Levels.of(self.levels)
-        except ValueError as error:
-            raise ValueError(f"optimizer.{error}") from error
-        if self.num_qubits % levels.bits:
-            raise ValueError(
-                f"optimizer.num_qubits={self.num_qubits} must be a multiple of {levels.bits}: "
-                f"{len(self.levels)} levels take {levels.bits} qubits a block"
-            )
-        if self.solver == "exact" and self.num_qubits > MAX_EXACT:
-            raise ValueError(
-                f"optimizer.num_qubits={self.num_qubits} is too many for optimizer.solver=exact: "
-                f"use {MAX_EXACT}, or another solver"
-            )
-        if self.angles != "ramp" and self.p_layers > MAX_FIXED:
-            raise ValueError(
-                f"optimizer.p_layers={self.p_layers} needs optimizer.angles=ramp: "
-                f"fixed angles are known up to {MAX_FIXED} layers"
-            )
+    def planned(self, root: Any, backend: Backend) -> list[Planned]:
+        """The jobs that it submits in the whole run `root`, for a dry run."""
+        return []
+
+
+class MakesOptimizer(Protocol):
+    """What is registered: a class with this method."""
+
+    def make(self, config: Any, agent: Dreamer, seed: int, circuits: CircuitAccess) -> Optimizer:
+        """The optimizer of all of the agent's trainable parameters: any of torch's, or an AgentOptimizer."""
+        ...
+
+
+OPTIMIZERS: Registry[MakesOptimizer] = Registry("optimizers", "qdreamer.agents.optim")
+
+
+def make_optimizer(
+    config: OptimizerConfig, agent: Dreamer, seed: int, circuits: CircuitAccess
+) -> AgentOptimizer:
+    """The optimizer called `config.name`."""
+    return adapt(OPTIMIZERS[config.name].part.make(config, agent, seed, circuits))

@@ -1,6 +1,6 @@
 """A module's parameters in blocks, each of which gets a multiplier of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -22,10 +22,9 @@ def partition(module: nn.Module, kind: str, count: int) -> list[ParameterGroup]:
 
     Raises ValueError for another kind, or for more blocks than there are parameters.
     """
-    kinds = {"module": by_module, "balanced": balanced}
-    if kind not in kinds:
-        raise ValueError(f"blocks={kind} is not one of {', '.join(kinds)}")
-    return kinds[kind](module, count)
+    if kind not in PARTITIONS:
+        raise ValueError(f"blocks={kind} is not one of {', '.join(PARTITIONS)}")
+    return PARTITIONS[kind](module, count)
 
 
 def by_module(module: nn.Module, count: int) -> list[ParameterGroup]:
@@ -108,3 +107,9 @@ def _split(block: ParameterGroup, root: nn.Module) -> list[ParameterGroup]:
 
 def _own(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters(recurse=False))
+
+
+PARTITIONS: dict[str, Callable[[nn.Module, int], list[ParameterGroup]]] = {
+    "module": by_module,
+    "balanced": balanced,
+}

@@ -1,63 +1,63 @@
-"""Typed settings of the replay buffer, one class for each sampler. Values live in configs/replay."""
+"""What every sampler is registered with. Values live in configs/replay."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, Protocol
 
-SIGNALS = ("model", "td", "reward")
-TRANSFORMS = ("power", "rank", "boltzmann", "rotation")
+from pydantic import Field
 
-
-@dataclass(frozen=True)
-class UniformReplay:
-    """Every sequence is equally likely."""
-
-    name: str = field(metadata={"choices": ("uniform",)})
-    capacity: int = field(metadata={"min": 2})  # rows over all environments
-    mapped: bool  # observations in a file of the run directory instead of in memory
-    online: bool  # new sequences are replayed once before uniform draws
-
-    signal: ClassVar[None] = None  # errors of sequences are not used
+from qdreamer.agents.replay.sampler import Sampler
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import Bool, Int, settings
+from qdreamer.quantum.circuits.backend import Backend
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.quantum.jobs.access import CircuitAccess
+from qdreamer.quantum.jobs.dry_run import Planned
 
 
-@dataclass(frozen=True)
-class Priority:
-    """What prioritized and quantum replay share: how sequences are weighed."""
+@settings
+class ReplayConfig(PartConfig):
+    """What every sampler's settings hold and offer."""
 
-    capacity: int = field(metadata={"min": 2})
-    mapped: bool
-    signal: str = field(metadata={"choices": SIGNALS})
-    transform: str = field(metadata={"choices": TRANSFORMS})
-    alpha: float = field(metadata={"min": 0.0, "max": 4.0})  # exponent of power and rank
-    offset: float = field(metadata={"above": 0.0})  # of power and rotation: none is ever forgotten
-    temperature: float = field(metadata={"above": 0.0})  # of boltzmann, in deviations of the errors
-    prepare: tuple[float, float] = field(metadata={"above": 0.0})  # ζ₁, ζ₂ of rotation
-    depreciate: tuple[float, float] = field(metadata={"min": 0.0})  # τ₁, τ₂ of rotation
-    bonus: float = field(metadata={"min": 0.0})  # c of c·decay^visits, added to the weight
-    decay: float = field(metadata={"above": 0.0, "max": 1.0})
-    beta: tuple[float, float] = field(metadata={"min": 0.0, "max": 1.0})  # first and last
-    beta_updates: int = field(metadata={"min": 0})  # from the first to the last
+    capacity: Int = Field(ge=2)  # rows over all environments
+    mapped: Bool  # observations in a file of the run directory instead of in memory
 
+    @property
+    def measured(self) -> str | None:
+        """The signal (`signals.SIGNALS`) that the learner measures on sequences, if the sampler uses one."""
+        return None
 
-@dataclass(frozen=True)
-class PrioritizedReplay(Priority):
-    """Sequences are drawn by what the learner measured on them; with a visit bonus: curious replay."""
+    def sends_jobs(self, quantum: QuantumConfig) -> bool:
+        """True when draws cost jobs on the backend of `quantum`."""
+        return False
 
-    name: str = field(metadata={"choices": ("prioritized", "curious")})
-    stratified: bool  # one draw from each of B equal parts
+    def check(self, root: Any) -> None:
+        rows, wanted = self.capacity // root.env.num_envs, root.train.batch_length + 1
+        if rows < wanted:
+            raise ValueError(
+                f"replay.capacity={self.capacity} leaves {rows} rows for each of "
+                f"env.num_envs={root.env.num_envs}: at least train.batch_length + 1 = {wanted} are needed"
+            )
 
+    def check_here(self, root: Any) -> None:
+        """Raises ValueError or CredentialsError if circuits that it needs cannot be run on this machine."""
 
-@dataclass(frozen=True)
-class QuantumReplay(Priority):
-    """The same tree measured as a quantum state: in this process, or by circuits."""
-
-    name: str = field(metadata={"choices": ("quantum",)})
-    # Without a floor, blocks that no shot hit are out of reach, and the weights are no longer exact.
-    floor: float = field(metadata={"min": 1e-3, "below": 1.0})  # share of uniform draws
-    # The rest is for circuits; quantum=statevector measures the whole tree.
-    qubits: int = field(metadata={"min": 1, "max": 12})  # n: 2^n blocks, 2^n − 2 CX
-    shots: int = field(metadata={"min": 1, "max": 10_000_000})  # of a job
-    reuse: float = field(metadata={"above": 0.0})  # draws from each shot before the next job
-    wait: bool  # training waits for every job: reproducible on simulators
+    def planned(self, root: Any, backend: Backend) -> list[Planned]:
+        """The jobs that it submits in the whole run `root`, for a dry run."""
+        return []
 
 
-ReplayConfig = UniformReplay | PrioritizedReplay | QuantumReplay
+class MakesSampler(Protocol):
+    """What is registered: a class with this method."""
+
+    def make(self, config: Any, num_envs: int, length: int, seed: int, circuits: CircuitAccess) -> Sampler:
+        """The sampler of sequences of T = `length` rows from `num_envs` environments."""
+        ...
+
+
+SAMPLERS: Registry[MakesSampler] = Registry("replay", "qdreamer.agents.replay")
+
+
+def make_sampler(
+    config: ReplayConfig, num_envs: int, length: int, seed: int, circuits: CircuitAccess
+) -> Sampler:
+    """The sampler called `config.name`."""
+    return SAMPLERS[config.name].part.make(config, num_envs, length, seed, circuits)

@@ -2,19 +2,59 @@
 
 import json
 from collections import deque
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.replay.priorities import Priorities
-from qdreamer.agents.replay.proposals import Proposal
+from qdreamer.agents.replay.proposals import Proposal, TreeDistribution
 from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.signals import SIGNALS
+from qdreamer.agents.replay.transforms import TRANSFORMS
+from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 from qdreamer.quantum.jobs.spending import Spending
 
 HISTOGRAM = 10_000  # values
+Share = Annotated[Float, Field(ge=0.0, le=1.0)]
 
 
+@settings
+class PriorityConfig(ReplayConfig):
+    """What prioritized and quantum replay share: how sequences are weighed."""
+
+    signal: Annotated[str, one_of(lambda: SIGNALS)]
+    transform: Annotated[str, one_of(lambda: TRANSFORMS)]
+    alpha: Float = Field(ge=0.0, le=4.0)  # exponent of power and rank
+    offset: Float = Field(gt=0.0)  # of power and rotation: none is ever forgotten
+    temperature: Float = Field(gt=0.0)  # of boltzmann, in deviations of the errors
+    prepare: tuple[Annotated[Float, Field(gt=0.0)], Annotated[Float, Field(gt=0.0)]]  # ζ₁, ζ₂ of rotation
+    depreciate: tuple[Annotated[Float, Field(ge=0.0)], Annotated[Float, Field(ge=0.0)]]  # its τ₁, τ₂
+    bonus: Float = Field(ge=0.0)  # c of c·decay^visits, added to the weight
+    decay: Float = Field(gt=0.0, le=1.0)
+    beta: tuple[Share, Share]  # first and last
+    beta_updates: Int = Field(ge=0)  # from the first to the last
+
+    @property
+    def measured(self) -> str | None:
+        return self.signal
+
+    def make_priorities(self, num_envs: int) -> Priorities:
+        size = self.capacity // num_envs
+        return Priorities(num_envs, size, TRANSFORMS[self.transform](self), self.bonus, self.decay)
+
+
+@settings
+class PrioritizedConfig(PriorityConfig):
+    """With a visit bonus: curious replay."""
+
+    stratified: Bool  # one draw from each of B equal parts
+
+
+@SAMPLERS.register("curious", PrioritizedConfig)
+@SAMPLERS.register("prioritized", PrioritizedConfig)
 class PrioritizedSampler:
     """Draws starts from q = (1 − floor)·proposal + floor/N and weighs them by (1/(N·q))^β.
 
@@ -42,6 +82,12 @@ class PrioritizedSampler:
         self._sums = np.zeros(4)  # draws, w, w², −ln q since the last line of metrics
         self._largest = 0.0  # w
         self._recent: deque[NDArray[np.float32]] = deque(maxlen=256)
+
+    @classmethod
+    def make(cls, config: PrioritizedConfig, num_envs: int, length: int, seed: int, circuits: object) -> Self:
+        priorities = config.make_priorities(num_envs)
+        proposal = TreeDistribution(priorities.tree, config.stratified)
+        return cls(priorities, proposal, config.beta, config.beta_updates, 0.0, seed)
 
     @property
     def beta(self) -> float:

@@ -6,6 +6,7 @@ to time.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -153,3 +154,11 @@ class Rotation(_Pointwise):
 def _grown(limit: float, delay: float, updates: int) -> float:
     """limit/(1 + e^{delay/updates}): from 0 to limit/2 as updates go on."""
     return limit / (1.0 + math.exp(min(delay / max(updates, 1), 50.0)))
+
+
+TRANSFORMS: dict[str, Callable[[Any], Transform]] = {  # made of prioritized replay's settings
+    "power": lambda config: Power(config.alpha, config.offset),
+    "rank": lambda config: Rank(config.alpha),
+    "boltzmann": lambda config: Boltzmann(config.temperature),
+    "rotation": lambda config: Rotation(config.prepare, config.depreciate, config.offset),
+}

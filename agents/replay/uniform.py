@@ -2,15 +2,23 @@
 
 import json
 from collections import deque
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.configs.schema import Bool, settings
 from qdreamer.quantum.jobs.spending import Spending
 
 
+@settings
+class UniformConfig(ReplayConfig):
+    online: Bool  # new sequences are replayed once before uniform draws
+
+
+@SAMPLERS.register("uniform", UniformConfig)
 class UniformSampler:
     """Every eligible start is equally likely; new, non-overlapping sequences go first, once.
 
@@ -25,6 +33,10 @@ class UniformSampler:
         self._random = np.random.default_rng(np.random.SeedSequence([2, seed]))
         self._queue: deque[tuple[int, int]] = deque()
         self._next = np.zeros(num_envs, np.int64)  # first row of the next sequence to queue
+
+    @classmethod
+    def make(cls, config: UniformConfig, num_envs: int, length: int, seed: int, circuits: object) -> Self:
+        return cls(num_envs, length, config.online, seed)
 
     def added(self, env: NDArray[np.int64], row: NDArray[np.int64]) -> None:
         if not self._online:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 NAME = ".lock"
 PATIENCE = 0.5  # seconds: `is_locked` of another process holds the lock for a moment

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from qdreamer.agents.training.config import Config
-from qdreamer.configs.strict import ConfigError, build, show
+from qdreamer.configs.schema import ConfigError, build, show
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"

@@ -13,15 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from qdreamer.agents.runs.lock import is_locked
-from qdreamer.agents.sweeps.launcher_config import ClusterLauncher
+from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig
 from qdreamer.agents.sweeps.local_launcher import command, start
 from qdreamer.agents.sweeps.sweep import OUTPUT, Launch, Member
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError, Float, Int, settings
 
 FOLDER = ".submitit"  # of scripts and logs, beside the runs
 _PAUSE = 5.0  # seconds between looks at a lock
 _SAVING = 60.0  # seconds for a run to save and leave
+
+
+@settings
+class ClusterConfig(LauncherConfig):
+    """Jobs through submitit: of Slurm, or for trying out on this machine."""
+
+    minutes: Int = Field(ge=1)  # of a job
+    cpus: Int = Field(ge=1)
+    memory: Float = Field(gt=0.0)  # GB
+    gpus: Int = Field(ge=0)
+    partition: str | None
+    account: str | None
+    setup: tuple[str, ...]  # shell lines before the run
 
 
 @dataclass
@@ -75,7 +90,9 @@ class ClusterHandle:
         self.job.cancel()
 
 
-def make_launch(config: ClusterLauncher, runs: Path) -> Launch:
+@LAUNCHERS.register("submitit", ClusterConfig)
+@LAUNCHERS.register("slurm", ClusterConfig)
+def make_launch(config: ClusterConfig, runs: Path) -> Launch:
     """Return what starts runs as jobs. Raises ConfigError without submitit, or without Slurm here."""
     try:
         import submitit
@@ -100,7 +117,7 @@ def make_launch(config: ClusterLauncher, runs: Path) -> Launch:
     return launch
 
 
-def parameters(config: ClusterLauncher) -> dict[str, Any]:
+def parameters(config: ClusterConfig) -> dict[str, Any]:
     """Return the job's settings under submitit's names."""
     out: dict[str, Any] = {
         "timeout_min": config.minutes,

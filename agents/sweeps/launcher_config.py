@@ -1,33 +1,35 @@
 """Where the runs of a sweep go. Runs do not know it: the same run may be made anywhere."""
 
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field
+
+from qdreamer.agents.sweeps.sweep import Launch
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import Int, settings
 
 
-@dataclass(frozen=True)
-class LocalLauncher:
-    """Processes on this machine."""
+@settings
+class LauncherConfig(PartConfig):
+    """What every launcher has."""
 
-    name: str = field(metadata={"choices": ("local",)})
-    jobs: int = field(metadata={"min": 1})  # at a time
-
-
-@dataclass(frozen=True)
-class ClusterLauncher:
-    """Jobs through submitit, of Slurm or of its executor on this machine."""
-
-    name: str = field(metadata={"choices": ("slurm", "submitit")})
-    jobs: int = field(metadata={"min": 1})  # queued or running at a time
-    minutes: int = field(metadata={"min": 1})  # of a job
-    cpus: int = field(metadata={"min": 1})
-    memory: float = field(metadata={"above": 0.0})  # GB
-    gpus: int = field(metadata={"min": 0})
-    partition: str | None
-    account: str | None
-    setup: tuple[str, ...]  # shell lines before the run
+    jobs: Int = Field(ge=1)  # queued or running at a time
 
 
-@dataclass(frozen=True)
+class MakesLaunch(Protocol):
+    """What is registered."""
+
+    def __call__(self, config: Any, runs: Path) -> Launch:
+        """The function that starts a run; `runs` is where all of them are kept."""
+        ...
+
+
+LAUNCHERS: Registry[MakesLaunch] = Registry("launchers", "qdreamer.agents.sweeps")
+
+
+@settings
 class SweepConfig:
     """configs/sweep.yaml."""
 
-    launcher: LocalLauncher | ClusterLauncher
+    launcher: Annotated[LauncherConfig, LAUNCHERS]

@@ -16,7 +16,7 @@ from qdreamer.agents.runs.lock import is_locked
 from qdreamer.agents.runs.run_directory import check_same_run, read_summary
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.interrupt import Interrupt
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 OUTPUT = "console.log"  # what a run printed, in its directory
 _PAUSE = 0.05  # seconds between looks at the runs

@@ -7,15 +7,13 @@ from pathlib import Path
 import torch
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, SingleProcess
-from qdreamer.agents.optim.optimizer_factory import planned as optimizer_jobs
-from qdreamer.agents.replay.factory import planned
 from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.runs.lock import exclusive
 from qdreamer.agents.runs.run_directory import check_same_run, write_config
 from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.observer import Finished
 from qdreamer.agents.training.training import Run
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.jobs.dry_run import report
 
@@ -49,10 +47,10 @@ def check_ranks(config: Config, ranks: SingleProcess) -> None:
             f"replay.capacity={config.replay.capacity} leaves too few rows for each environment of {size} "
             f"processes: use at least replay.capacity={least}"
         )
-    if config.replay.name == "quantum" and config.quantum.name != "statevector":
+    if config.replay.sends_jobs(config.quantum):
         raise ConfigError(
-            f"replay=quantum on quantum={config.quantum.name} would pay for the jobs of {size} processes: "
-            "use quantum=statevector, or one process"
+            f"replay={config.replay.name} on quantum={config.quantum.name} would pay for the jobs of {size} "
+            "processes: use quantum=statevector, or one process"
         )
     if config.device.startswith("cuda:"):
         raise ConfigError(
@@ -90,7 +88,7 @@ def _dry_run(config: Config, ranks: SingleProcess) -> int:
         quantum = config.quantum
         budgets = quantum.budget_shots, quantum.budget_seconds
         backend = make_backend(quantum)
-        jobs = [*planned(config), *optimizer_jobs(config, backend)]
+        jobs = [*config.replay.planned(config, backend), *config.optimizer.planned(config, backend)]
         print(report(backend, quantum.device, jobs, *budgets))
     return 0
 

@@ -12,10 +12,10 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector, replay_fields, replay_state_shape
-from qdreamer.agents.optim.optimizer_factory import make_optimizer
+from qdreamer.agents.optim.optimizer_config import make_optimizer
 from qdreamer.agents.randomness import WEIGHTS, shard_seed, stream_seed
 from qdreamer.agents.replay import Replay
-from qdreamer.agents.replay.factory import make_sampler
+from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.signals import SIGNALS
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
@@ -25,10 +25,30 @@ from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.observer import Finished, Observer, passed
 from qdreamer.envs.factory import make_env
-from qdreamer.envs.spaces import action_spec, observation_spec
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 from qdreamer.native import products
 from qdreamer.native.compiler import CompileError
+from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.budget import Budget
+
+
+def make_dreamer(
+    config: Config,
+    observation: ObservationSpec,
+    action: ActionSpec,
+    ranks: SingleProcess = SINGLE_PROCESS,
+) -> Dreamer:
+    """The agent of a run's config for such observations and actions."""
+    return Dreamer(
+        config.agent,
+        config.world_model,
+        config.sequence,
+        config.attention,
+        observation,
+        action,
+        config.quantum,
+        ranks,
+    )
 
 
 def make_agent(config: Config, device: str | None = None, ranks: SingleProcess = SINGLE_PROCESS) -> Dreamer:
@@ -37,34 +57,33 @@ def make_agent(config: Config, device: str | None = None, ranks: SingleProcess =
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     env.close()
     torch.manual_seed(stream_seed(WEIGHTS, config.seed))
-    return Dreamer(config, observation, action, ranks).to(device or ranks.device(config.device))
+    agent = make_dreamer(config, observation, action, ranks)
+    return agent.to(device or ranks.device(config.device))
 
 
 def make_learner(config: Config, directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> Learner:
     """Agent, optimizer and this rank's empty shard of the replay buffer, of the run in `directory`."""
     agent, train = make_agent(config, ranks=ranks), config.train
-    budget = Budget.from_config(config.quantum)  # one for all job queues
-    shard = replace(
-        config,
-        seed=shard_seed(config.seed, ranks.rank),
-        replay=replace(config.replay, capacity=config.replay.capacity // ranks.size),
-    )
+    circuits = CircuitAccess(config.quantum, directory, Budget.from_config(config.quantum))
+    shard = replace(config.replay, capacity=config.replay.capacity // ranks.size)
+    seed = shard_seed(config.seed, ranks.rank)
     fields = replay_fields(
         agent.observation, agent.action, replay_state_shape(agent), agent.world_model.rssm.stoch
     )
     file = directory / "replay" / f"observation{f'_{ranks.rank}' * (ranks.size > 1)}.bin"
     replay = Replay(
-        shard.replay.capacity,
+        shard.capacity,
         config.env.num_envs,
         train.batch_length,
         fields,
-        make_sampler(shard, directory, budget),
+        make_sampler(shard, config.env.num_envs, train.batch_length, seed, circuits),
         {"observation": file} if config.replay.mapped else None,
         # A step stores two rows at most; one checkpoint may be skipped.
         spare=4 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
     )
-    optimizer = make_optimizer(config, agent, directory, budget, ranks)
-    signal = None if config.replay.signal is None else SIGNALS[config.replay.signal]
+    optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
+    measured = config.replay.measured
+    signal = None if measured is None else SIGNALS[measured]
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed, signal)
 
 

@@ -3,22 +3,45 @@
 One seeded sampler of Aer repeats its draws with every run, so each job gets a new one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from qiskit.circuit import QuantumCircuit
-from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel
-from qiskit_aer.primitives import SamplerV2
 from torch import Tensor
 
+from qdreamer.configs.schema import settings
 from qdreamer.quantum.backends.fake import ReducedDevice
 from qdreamer.quantum.backends.qiskit_sampler import Prepared, QiskitSampler, measured_qubits
-from qdreamer.quantum.circuits.backend import Task
+from qdreamer.quantum.circuits.backend import BACKENDS, Task
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.noise.noise import configured_confusion, configured_noise, device_confusion, method_for
+
+if TYPE_CHECKING:  # imported only where they are used: it takes seconds
+    from qiskit.circuit import QuantumCircuit
+    from qiskit_aer.noise import NoiseModel
+    from qiskit_aer.primitives import SamplerV2
+
+
+@settings
+class AerConfig(QuantumConfig):
+    takes = frozenset()
+
+
+@settings
+class NoisyAerConfig(QuantumConfig):
+    """With configured channels, or with a fake device's noise."""
+
+    takes = frozenset({"device", "noise", "mitigation"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device is not None and not self.noise.is_noiseless:
+            raise ValueError(
+                f"quantum.device={self.device} brings its own noise: leave out quantum.noise, or the device"
+            )
 
 
 class AerEngine:
@@ -52,6 +75,8 @@ class AerEngine:
         return options if noise is None else options | {"noise_model": noise}
 
     def sampler(self, key: Hashable, seed: int) -> SamplerV2:
+        from qiskit_aer.primitives import SamplerV2
+
         return SamplerV2(seed=seed, options={"backend_options": self.options(key)})
 
 
@@ -76,10 +101,14 @@ class DeviceNoiseEngine(AerEngine):
         return device_confusion(self._reduced.target(prepared.key), measured_qubits(prepared.circuit))
 
 
+@BACKENDS.register("aer", AerConfig)
+@BACKENDS.register("aer_noisy", NoisyAerConfig)
 class Aer(QiskitSampler):
     """`quantum=aer` and `quantum=aer_noisy`; also gives exact probabilities, noise included."""
 
     def __init__(self, config: QuantumConfig) -> None:
+        import qiskit_aer.primitives  # noqa: F401 - here, as in QiskitSampler
+
         self._aer = AerEngine(config) if config.device is None else DeviceNoiseEngine(config)
         super().__init__(config.name, self._aer, config.mitigation)
 
@@ -88,6 +117,8 @@ class Aer(QiskitSampler):
         return tuple(self._exact(task) for task in tasks)
 
     def _exact(self, task: Task) -> Tensor:
+        from qiskit_aer import AerSimulator
+
         prepared = self.prepared(task.circuit())
         noise = self._aer.noise(prepared.key)
         method = "statevector" if noise is None else "density_matrix"

@@ -1,13 +1,15 @@
 """Named devices: fakes that IBM ships with the data of real ones, and layouts chosen on them."""
 
+from __future__ import annotations
+
 import difflib
 import functools
-from typing import Any
-
-from qiskit.circuit import QuantumCircuit
-from qiskit.transpiler import generate_preset_pass_manager
+from typing import TYPE_CHECKING, Any
 
 from qdreamer.quantum.circuits.fidelity import estimated_fidelity
+
+if TYPE_CHECKING:  # imported only where it is used: it takes seconds
+    from qiskit.circuit import QuantumCircuit
 
 LAYOUTS = 4  # tried per circuit: the best of them counts
 
@@ -40,6 +42,8 @@ def transpile(circuit: QuantumCircuit, device: Any, level: int, layouts: int = L
 
     Raises ValueError if the device has too few qubits.
     """
+    from qiskit.transpiler import generate_preset_pass_manager
+
     if circuit.num_qubits > device.num_qubits:
         raise ValueError(
             f"{device.name} has {device.num_qubits} qubits, the circuit {circuit.num_qubits}: "
@@ -72,6 +76,8 @@ def active_qubits(circuit: QuantumCircuit) -> tuple[int, ...]:
 
 def compact(circuit: QuantumCircuit, qubits: tuple[int, ...]) -> QuantumCircuit:
     """The circuit on `qubits` alone, which become 0, 1, …"""
+    from qiskit.circuit import QuantumCircuit
+
     place = {qubit: k for k, qubit in enumerate(qubits)}
     out = QuantumCircuit(len(qubits))
     for register in circuit.cregs:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from qdreamer.quantum.circuits.backend import Backend, BackendError
+from qdreamer.quantum.backends.statevector import Statevector
+from qdreamer.quantum.circuits.backend import BACKENDS, Backend, BackendError
 from qdreamer.quantum.config import QuantumConfig
 
 
@@ -12,21 +13,7 @@ def make_backend(config: QuantumConfig) -> Backend:
     Raises ValueError, CredentialsError or BackendError with one line that names the fix, so calling it
     before training is the check that training can use it.
     """
-    if config.name == "statevector":
-        from qdreamer.quantum.backends.statevector import Statevector
-
-        return Statevector()
-    if config.name in ("aer", "aer_noisy"):
-        from qdreamer.quantum.backends.aer import Aer
-
-        return Aer(config)
-    if config.name == "pennylane":
-        from qdreamer.quantum.backends.pennylane_backend import PennyLane
-
-        return PennyLane(config)
-    from qdreamer.quantum.backends.ibm import IBM
-
-    return IBM(config)
+    return BACKENDS[config.name].part(config)
 
 
 def open_backend(config: QuantumConfig, warn: Callable[[str], None]) -> Backend:
@@ -35,7 +22,5 @@ def open_backend(config: QuantumConfig, warn: Callable[[str], None]) -> Backend:
     try:
         return make_backend(config)
     except BackendError as error:
-        from qdreamer.quantum.backends.statevector import Statevector
-
         warn(f"{error}; quantum jobs run on the in-process simulator")
         return Statevector()

@@ -1,16 +1,21 @@
 """A fake device reduced, circuit by circuit, to the qubits that the circuit touches."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import torch
-from qiskit.circuit import QuantumCircuit
-from qiskit.transpiler import Target
-from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel
 
 from qdreamer.quantum.backends.device import active_qubits, compact, fake_device, transpile
 from qdreamer.quantum.backends.qiskit_sampler import Prepared
 from qdreamer.quantum.noise.noise import device_noise, method_for, reduced_target
+
+if TYPE_CHECKING:  # imported only where they are used: it takes seconds
+    from qiskit.circuit import QuantumCircuit
+    from qiskit.transpiler import Target
+    from qiskit_aer import AerSimulator
+    from qiskit_aer.noise import NoiseModel
 
 
 class ReducedDevice:
@@ -41,6 +46,8 @@ class ReducedDevice:
 
     def simulator(self, key: Hashable, method: str) -> AerSimulator:
         """Aer with the qubits' gates, durations and errors."""
+        from qiskit_aer import AerSimulator
+
         target = self._targets[key]
         method = method_for(method, True, target.num_qubits)
         return AerSimulator(

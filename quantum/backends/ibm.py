@@ -4,23 +4,44 @@ Credentials come from QISKIT_IBM_TOKEN, QISKIT_IBM_INSTANCE and QISKIT_IBM_CHANN
 account, never from a config.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qiskit.circuit import QuantumCircuit
-
+from qdreamer.configs.schema import settings
 from qdreamer.quantum.backends.credentials import one_line, protect
 from qdreamer.quantum.backends.device import is_fake, transpile
 from qdreamer.quantum.backends.fake import ReducedDevice
 from qdreamer.quantum.backends.qiskit_sampler import Prepared, QiskitSampler
-from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
+from qdreamer.quantum.circuits.backend import BACKENDS, BackendError, CredentialsError
 from qdreamer.quantum.config import QuantumConfig
+
+if TYPE_CHECKING:  # imported only where it is used: it takes seconds
+    from qiskit.circuit import QuantumCircuit
 
 LEAST_BUSY = "least_busy"
 _NO_ACCOUNT = (
     "quantum=ibm needs an IBM Quantum account: set QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE, or save one "
     "with QiskitRuntimeService.save_account (docs/ibm.md); quantum.device=FakeGuadalupeV2 needs none"
 )
+
+
+@settings
+class IBMConfig(QuantumConfig):
+    """A device by name, or `least_busy`; a fake one runs here."""
+
+    takes = frozenset({"device", "suppression", "mitigation"})
+    fits_problems = True
+
+    @property
+    def remote(self) -> bool:
+        return self.device is not None and not is_fake(self.device)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device is None:
+            raise ValueError(f"quantum={self.name} needs quantum.device, as quantum.device={LEAST_BUSY}")
 
 
 def connect() -> Any:
@@ -105,6 +126,7 @@ class FakeEngine(ExecutorEngine):
         return self._reduced.simulator(key, self._config.method)
 
 
+@BACKENDS.register("ibm", IBMConfig)
 class IBM(QiskitSampler):
     """`quantum=ibm`. `device` replaces the configured one (tests run Aer's simulator this way).
 

@@ -3,17 +3,20 @@
 default.mixed carries the configured noise channels, the same ones as Aer's (see `quantum.noise`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import pennylane as qml
 import torch
 from torch import Tensor
 
+from qdreamer.configs.schema import settings
 from qdreamer.quantum.backends.credentials import one_line
 from qdreamer.quantum.circuits.backend import (
+    BACKENDS,
     BackendError,
     FinishedJob,
     Job,
@@ -28,13 +31,13 @@ from qdreamer.quantum.circuits.circuit import Circuit
 from qdreamer.quantum.config import NoiseConfig, QuantumConfig
 
 _GATES = {
-    "h": qml.Hadamard,
-    "x": qml.PauliX,
-    "cx": qml.CNOT,
-    "rx": qml.RX,
-    "ry": qml.RY,
-    "rz": qml.RZ,
-    "rzz": qml.IsingZZ,
+    "h": "Hadamard",
+    "x": "PauliX",
+    "cx": "CNOT",
+    "rx": "RX",
+    "ry": "RY",
+    "rz": "RZ",
+    "rzz": "IsingZZ",
 }
 
 
@@ -43,11 +46,11 @@ def apply(circuit: Circuit, values: Any, noise: NoiseConfig | None = None) -> No
 
     With noise, its channels follow every gate but RZ, and bit flips stand for readout errors.
     """
+    import pennylane as qml
+
     for gate in circuit.gates:
-        if gate.parameter is None:
-            _GATES[gate.name](wires=gate.qubits)
-        else:
-            _GATES[gate.name](values[..., gate.parameter], wires=gate.qubits)
+        angles = () if gate.parameter is None else (values[..., gate.parameter],)
+        getattr(qml, _GATES[gate.name])(*angles, wires=gate.qubits)
         if noise is not None and gate.name != "rz":
             for wire in gate.qubits:
                 _channels(noise, wire, len(gate.qubits))
@@ -57,6 +60,8 @@ def apply(circuit: Circuit, values: Any, noise: NoiseConfig | None = None) -> No
 
 
 def _channels(noise: NoiseConfig, wire: int, width: int) -> None:
+    import pennylane as qml
+
     depolarizing = noise.depolarizing_one if width == 1 else noise.depolarizing_two
     time = noise.time_one if width == 1 else noise.time_two
     if depolarizing > 0:
@@ -77,6 +82,8 @@ def overlap_node(n: int, noise: NoiseConfig | None = None) -> Any:
     A QNode for torch with backprop: default.qubit, or default.mixed with noise. Overlaps are its
     first column.
     """
+    import pennylane as qml
+
     from qdreamer.quantum.circuits.overlaps import overlap_circuit
 
     circuit = overlap_circuit(n)
@@ -89,9 +96,24 @@ def overlap_node(n: int, noise: NoiseConfig | None = None) -> Any:
     return qml.QNode(probabilities, device, interface="torch", diff_method="backprop")
 
 
+@settings
+class PennyLaneConfig(QuantumConfig):
+    takes = frozenset({"device", "noise"})
+    samples = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device is None:
+            raise ValueError(f"quantum={self.name} needs quantum.device, as quantum.device=lightning.qubit")
+        if not self.noise.is_noiseless and self.device != "default.mixed":
+            raise ValueError(f"quantum.noise needs quantum.device=default.mixed with quantum={self.name}")
+
+
+@BACKENDS.register("pennylane", PennyLaneConfig)
 class PennyLane:
     """`quantum=pennylane`: the named device, made anew for every job so that it can be seeded."""
 
+    in_process = False
     remote = False
 
     def __init__(self, config: QuantumConfig) -> None:
@@ -124,12 +146,16 @@ class PennyLane:
         return tuple(self._exact(task) for task in tasks)
 
     def _make(self, wires: int, seed: int) -> Any:
+        import pennylane as qml
+
         try:
             return qml.device(self._device, wires=wires, seed=seed)
         except TypeError:  # devices of clouds take no seed
             return qml.device(self._device, wires=wires)
 
     def _sample(self, task: Task, shots: int, seed: int) -> Tensor:
+        import pennylane as qml
+
         circuit, values = task.circuit(), task.values().numpy()
         device = self._make(circuit.qubits, seed)
 
@@ -142,6 +168,8 @@ class PennyLane:
         return torch.from_numpy(bits.astype(np.uint8))
 
     def _exact(self, task: Task) -> Tensor:
+        import pennylane as qml
+
         circuit, values = task.circuit(), task.values().numpy()
 
         def distribution(values: Any) -> Any:

@@ -4,6 +4,8 @@ A circuit is translated and transpiled once per shape; its rows of angles go to 
 PUB. All tasks of a job that can share a sampler run in one call.
 """
 
+from __future__ import annotations
+
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -11,12 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from qiskit.circuit import ParameterVector, QuantumCircuit
-from qiskit.transpiler import Target
 from torch import Tensor
 
 from qdreamer.quantum.backends.credentials import one_line
@@ -33,6 +33,10 @@ from qdreamer.quantum.circuits.backend import (
 from qdreamer.quantum.circuits.circuit import Circuit
 from qdreamer.quantum.circuits.fidelity import Estimate, estimate
 from qdreamer.quantum.qaoa.readout import confusion_from
+
+if TYPE_CHECKING:  # imported only where they are used: it takes seconds
+    from qiskit.circuit import QuantumCircuit
+    from qiskit.transpiler import Target
 
 REGISTER = "meas"
 CALIBRATION_SECONDS = 3600.0  # how long measured readout errors are used
@@ -63,6 +67,8 @@ class Engine(Protocol):
 
 def translate(circuit: Circuit) -> QuantumCircuit:
     """The same circuit in Qiskit, its angles a ParameterVector, its qubits measured."""
+    from qiskit.circuit import ParameterVector, QuantumCircuit
+
     out = QuantumCircuit(circuit.qubits)
     angles = ParameterVector("t", circuit.parameters)
     for gate in circuit.gates:
@@ -102,6 +108,8 @@ def calibration_circuits(circuit: QuantumCircuit) -> tuple[QuantumCircuit, Quant
 class QiskitSampler:
     """A backend from an `Engine`. `fetch` brings back the jobs of earlier processes, by id."""
 
+    in_process = False
+
     def __init__(
         self,
         name: str,
@@ -109,6 +117,8 @@ class QiskitSampler:
         mitigation: bool = False,
         fetch: Callable[[str], Any] | None = None,
     ) -> None:
+        import qiskit.circuit  # noqa: F401 - here, for good: first imported in a thread that ends, it crashes
+
         self.name = name
         self.remote = fetch is not None
         self._engine, self._mitigation, self._fetch = engine, mitigation, fetch
@@ -159,7 +169,7 @@ class QiskitSampler:
 
     def _start(
         self, key: Hashable, members: list[tuple[int, Prepared]], tasks: Sequence[Task], shots: int, seed: int
-    ) -> "_Part":
+    ) -> _Part:
         pubs: list[Any] = []
         for t, prepared in members:
             values = np.ascontiguousarray(tasks[t].values().numpy())
@@ -182,7 +192,7 @@ class QiskitSampler:
         return monotonic() - when < CALIBRATION_SECONDS and spent >= min(shots, CALIBRATION_SHOTS)
 
     def decode(
-        self, parts: Sequence["_Part"], results: Sequence[Any]
+        self, parts: Sequence[_Part], results: Sequence[Any]
     ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
         """Bits and confusion matrices of all tasks, in the tasks' order, and the calibrations' bits,
         which are kept for later jobs."""

@@ -6,7 +6,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from qdreamer.configs.schema import settings
 from qdreamer.quantum.circuits.backend import (
+    BACKENDS,
     FinishedJob,
     Job,
     JobLostError,
@@ -19,6 +21,7 @@ from qdreamer.quantum.circuits.backend import (
 from qdreamer.quantum.circuits.circuit import statevector
 from qdreamer.quantum.circuits.grover_rudolph import descend
 from qdreamer.quantum.circuits.sampling import draw, generator
+from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.qaoa.ising import index_to_bits
 from qdreamer.quantum.qaoa.qaoa import Simulator
 from qdreamer.quantum.qaoa.tasks import AmplitudeTask, IsingTask
@@ -30,11 +33,23 @@ def probabilities(task: Task) -> Tensor:
     return statevector(task.circuit(), task.values()).abs() ** 2 if known is None else known
 
 
+@settings
+class StatevectorConfig(QuantumConfig):
+    takes = frozenset()
+    in_process = True
+    samples = False
+
+
+@BACKENDS.register("statevector", StatevectorConfig)
 class Statevector:
     """Answers at once: QAOA by `qaoa.qaoa`, amplitudes by descending the tree, the rest gate by gate."""
 
     name = "statevector"
+    in_process = True
     remote = False
+
+    def __init__(self, config: QuantumConfig | None = None) -> None:
+        """Nothing of the config matters here."""
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
         check_request(tasks, shots)

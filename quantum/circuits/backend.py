@@ -4,14 +4,15 @@ A task knows its circuit and the angles of each of its R rows; a backend runs an
 one job and answers with measured bits. What the bits mean is the task's business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from qdreamer.configs.registry import Registry
 from qdreamer.quantum.circuits.circuit import Circuit
 
 
@@ -105,6 +106,11 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     @property
+    def in_process(self) -> bool:
+        """Whether this process knows the outcomes of circuits, so that an answer costs no wait."""
+        ...
+
+    @property
     def remote(self) -> bool:
         """Whether jobs outlive this process and can be collected by id."""
         ...
@@ -117,6 +123,10 @@ class Backend(Protocol):
     def collect(self, job_id: str) -> Job:
         """An earlier process's job. Raises JobLostError."""
         ...
+
+
+BACKENDS: Registry[Callable[[Any], Backend]] = Registry("backends", "qdreamer.quantum.backends")
+"""Classes that are made from their config."""
 
 
 @dataclass(frozen=True, eq=False)

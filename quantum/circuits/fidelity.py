@@ -4,10 +4,14 @@ A rough guide (errors are taken as independent and fatal, idling and readout are
 that device data allows before anything is run.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from qiskit.circuit import QuantumCircuit
-from qiskit.transpiler import Target
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # imported only where they are used: it takes seconds
+    from qiskit.circuit import QuantumCircuit
+    from qiskit.transpiler import Target
 
 
 @dataclass(frozen=True)

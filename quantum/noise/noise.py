@@ -11,24 +11,18 @@ Configured channels act on each qubit of every gate of `quantum.circuits.circuit
 and reading flips a bit with probability `readout`.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
-from qiskit.providers import BackendV2, Options
-from qiskit.transpiler import InstructionProperties, Target
-from qiskit_aer.noise import (
-    NoiseModel,
-    QuantumError,
-    ReadoutError,
-    amplitude_damping_error,
-    depolarizing_error,
-    phase_damping_error,
-    thermal_relaxation_error,
-)
-from qiskit_aer.noise.device.models import basic_device_readout_errors
 from torch import Tensor
 
 from qdreamer.quantum.config import NoiseConfig
+
+if TYPE_CHECKING:  # imported only where they are used: it takes seconds
+    from qiskit.transpiler import InstructionProperties, Target
+    from qiskit_aer.noise import NoiseModel, QuantumError
 
 ONE_QUBIT = ("h", "x", "rx", "ry")
 TWO_QUBIT = ("cx", "rzz")
@@ -46,6 +40,8 @@ def method_for(method: str, noisy: bool, qubits: int) -> str:
 
 def configured_noise(config: NoiseConfig) -> NoiseModel:
     """The model of the configured strengths."""
+    from qiskit_aer.noise import NoiseModel, ReadoutError
+
     model = NoiseModel(basis_gates=[*ONE_QUBIT, *TWO_QUBIT, "rz"])
     one = _channel(config, config.depolarizing_one, config.time_one)
     two = _channel(config, config.depolarizing_two, config.time_two)
@@ -70,16 +66,18 @@ def _flip(probability: float) -> Tensor:
 
 def _channel(config: NoiseConfig, depolarizing: float, nanoseconds: float) -> QuantumError | None:
     """What one qubit passes through after a gate; None if nothing."""
+    from qiskit_aer import noise
+
     channels = []
     if depolarizing > 0:
-        channels.append(depolarizing_error(depolarizing, 1))
+        channels.append(noise.depolarizing_error(depolarizing, 1))
     if config.amplitude_damping > 0:
-        channels.append(amplitude_damping_error(config.amplitude_damping))
+        channels.append(noise.amplitude_damping_error(config.amplitude_damping))
     if config.phase_damping > 0:
-        channels.append(phase_damping_error(config.phase_damping))
+        channels.append(noise.phase_damping_error(config.phase_damping))
     if config.t1 > 0 and nanoseconds > 0:
         t1, t2 = 1000 * config.t1, 1000 * (config.t2 or 2 * config.t1)
-        channels.append(thermal_relaxation_error(t1, t2, nanoseconds))
+        channels.append(noise.thermal_relaxation_error(t1, t2, nanoseconds))
     if not channels:
         return None
     out = channels[0]
@@ -94,6 +92,8 @@ def reduced_target(target: Target, qubits: tuple[int, ...]) -> Target:
     A whole device of 156 qubits takes seconds to turn into a noise model and seconds more per run,
     though only the active qubits' errors count.
     """
+    from qiskit.transpiler import Target
+
     place = {qubit: k for k, qubit in enumerate(qubits)}
     properties = None if target.qubit_properties is None else [target.qubit_properties[q] for q in qubits]
     out = Target(num_qubits=len(qubits), qubit_properties=properties, dt=target.dt)
@@ -111,37 +111,37 @@ def reduced_target(target: Target, qubits: tuple[int, ...]) -> Target:
     return out
 
 
-class _Device(BackendV2):  # type: ignore[misc]
-    """A device that is nothing but its data: Aer reads noise from devices only."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__()
-        self._data = target
-
-    @property
-    def target(self) -> Target:
-        return self._data
-
-    @property
-    def max_circuits(self) -> None:
-        return None
-
-    @classmethod
-    def _default_options(cls) -> Options:
-        return Options()
-
-    def run(self, run_input: Any, **options: Any) -> Any:
-        raise NotImplementedError("a device of data runs nothing")
-
-
 def device_noise(target: Target) -> NoiseModel:
     """The model of a device's data: depolarizing and thermal errors of its gates, relaxation while it
     idles in a delay, readout errors."""
-    return NoiseModel.from_backend(_Device(target))
+    from qiskit.providers import BackendV2, Options
+    from qiskit_aer.noise import NoiseModel
+
+    data = target
+
+    class Device(BackendV2):  # type: ignore[misc]
+        """A device that is nothing but its data: Aer reads noise from devices only."""
+
+        max_circuits = None
+
+        @property
+        def target(self) -> Target:
+            return data
+
+        @classmethod
+        def _default_options(cls) -> Options:
+            return Options()
+
+        def run(self, run_input: Any, **options: Any) -> Any:
+            raise NotImplementedError("a device of data runs nothing")
+
+    return NoiseModel.from_backend(Device())
 
 
 def device_confusion(target: Target, qubits: tuple[int, ...]) -> Tensor:
     """A (n, 2, 2) of the named qubits, as `device_noise` models them."""
+    from qiskit_aer.noise.device.models import basic_device_readout_errors
+
     errors: dict[int, Any] = {
         where[0]: readout.probabilities.T for where, readout in basic_device_readout_errors(target=target)
     }

@@ -6,11 +6,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 import torch
 from torch import Tensor
 
+from qdreamer.configs.registry import Registry
 from qdreamer.quantum.circuits.backend import Backend, Measurement, Usage
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.qaoa.angles import Angles, angles, warm_start
@@ -20,8 +21,7 @@ from qdreamer.quantum.qaoa.readout import mean_energy
 from qdreamer.quantum.qaoa.sparsify import Fit, fit_to_device, sparsified
 from qdreamer.quantum.qaoa.tasks import IsingTask
 
-KINDS = ("qaoa", "exact", "greedy", "random", "annealing", "scalar")
-ANGLES = ("fixed", "ramp", "warm", "optimized")
+AngleChoice = Literal["fixed", "ramp", "warm", "optimized"]
 MAX_EXACT = 20  # qubits
 CVAR = 0.1  # share of the samples, the lowest ones
 
@@ -38,15 +38,61 @@ class Solution:
     usage: Usage
 
 
+class SolverSetup(NamedTuple):
+    """What solvers are made from; each takes what it needs."""
+
+    backend: Backend  # of solvers that run circuits
+    quantum: QuantumConfig
+    layers: int = 3  # of QAOA
+    angles: AngleChoice = "fixed"
+    bits_per_block: int = 1
+
+
 class Solver(Protocol):
     """Looks for low energies."""
 
-    @property
-    def name(self) -> str: ...
+    circuits: bool
+    """True for a `CircuitSolver`, whose work a job queue runs."""
+
+    max_qubits: int | None
+    """The largest problems that it takes; None for any."""
+
+    @classmethod
+    def make(cls, setup: SolverSetup) -> "Solver": ...
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         """The best of about `shots` samples. Raises ValueError for problems it cannot take."""
         ...
+
+
+class CircuitSolver(Solver, Protocol):
+    """A solver whose work is a circuit's."""
+
+    def task(self, ising: Ising, generator: torch.Generator) -> IsingTask:
+        """What to submit for the problem, by hand or through a job queue."""
+        ...
+
+    def finish(self, ising: Ising, measurement: Measurement) -> Solution:
+        """The solution from the task's samples, judged by the whole problem."""
+        ...
+
+    def fit(self, ising: Ising) -> Fit:
+        """How problems of this size are cut to the backend's device. Raises DeviceLimitError."""
+        ...
+
+
+SOLVERS: Registry[type[Solver]] = Registry("solvers", "qdreamer.quantum.qaoa")
+
+
+class ClassicalSolver:
+    """A solver that answers at once and needs nothing to be made."""
+
+    circuits = False
+    max_qubits: int | None = None
+
+    @classmethod
+    def make(cls, setup: SolverSetup) -> Self:
+        return cls()
 
 
 def cvar(values: Tensor, share: float = CVAR) -> float:
@@ -69,32 +115,46 @@ def approximation_ratio(table: Tensor, value: float) -> float:
     return 1.0 if high <= low else (high - value) / (high - low)
 
 
+@SOLVERS.register("qaoa")
 class QAOA:
     """Samples of QAOA states from a backend.
 
-    `angles` is one of ANGLES: fixed (infinite-size SK, rescaled; no loop), ramp, warm (fixed angles from
+    `angles`: fixed (infinite-size SK, rescaled; no loop), ramp, warm (fixed angles from
     the best of greedy descents), optimized (`steps` steps from the fixed ones on the in-process
     simulator). With a backend that estimates circuits (a device), problems are cut to what it carries:
     see `quantum.qaoa.sparsify`.
     """
 
-    name = "qaoa"
+    circuits = True
+    max_qubits: int | None = None
 
     def __init__(
         self,
         backend: Backend,
         layers: int,
-        angles: str = "fixed",
+        angles: AngleChoice = "fixed",
         steps: int = 5,
         limited: bool = False,
         min_fidelity: float = 0.5,
         force: bool = False,
     ) -> None:
-        if angles not in ANGLES:
-            raise ValueError(f"angles={angles} is not one of {', '.join(ANGLES)}")
+        if angles not in get_args(AngleChoice):
+            raise ValueError(f"angles={angles} is not one of {', '.join(get_args(AngleChoice))}")
         self._backend, self._layers, self._angles, self._steps = backend, layers, angles, steps
         self._limited, self._min_fidelity, self._force = limited, min_fidelity, force
         self._fits: dict[int, Fit] = {}  # by qubits
+
+    @classmethod
+    def make(cls, setup: SolverSetup) -> Self:
+        quantum = setup.quantum
+        return cls(
+            setup.backend,
+            setup.layers,
+            setup.angles,
+            limited=quantum.fits_problems,
+            min_fidelity=quantum.min_fidelity,
+            force=quantum.force,
+        )
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         task = self.task(ising, generator)
@@ -137,10 +197,11 @@ class QAOA:
         return angles(ising, layers, self._angles)
 
 
-class Exact:
+@SOLVERS.register("exact")
+class Exact(ClassicalSolver):
     """All 2^n energies; n ≤ 20."""
 
-    name = "exact"
+    max_qubits: int | None = MAX_EXACT
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         if ising.qubits > MAX_EXACT:
@@ -151,19 +212,17 @@ class Exact:
         return Solution(bits, lowest, lowest, lowest, 1, Usage())
 
 
-class Random:
+@SOLVERS.register("random")
+class Random(ClassicalSolver):
     """Uniform bits."""
-
-    name = "random"
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         return best_of(ising, random_bits(shots, ising.qubits, generator))
 
 
-class Greedy:
+@SOLVERS.register("greedy")
+class Greedy(ClassicalSolver):
     """Steepest one-flip descents from random bits, all of them side by side; `shots` does not matter."""
-
-    name = "greedy"
 
     def __init__(self, restarts: int = 20) -> None:
         self._restarts = restarts
@@ -182,10 +241,9 @@ class Greedy:
             z[rows, which] = torch.where(falls, -1.0, 1.0) * z[rows, which]
 
 
-class Annealing:
+@SOLVERS.register("annealing")
+class Annealing(ClassicalSolver):
     """Simulated annealing: `shots` chains side by side, geometric cooling (Kirkpatrick et al. 1983)."""
-
-    name = "annealing"
 
     def __init__(self, sweeps: int = 20) -> None:
         self._sweeps = sweeps
@@ -205,42 +263,23 @@ class Annealing:
         return best_of(ising, ((1 - z) / 2).to(torch.uint8))
 
 
-class Scalar:
+@SOLVERS.register("scalar")
+class Scalar(ClassicalSolver):
     """One multiplier for all blocks: with k bits a block, block m's bits m·k … m·k + k − 1 are the same
     pattern for all m, so there are 2^k candidates, all of them tried."""
 
-    name = "scalar"
-
     def __init__(self, bits_per_block: int = 1) -> None:
         self._bits = bits_per_block
+
+    @classmethod
+    def make(cls, setup: SolverSetup) -> Self:
+        return cls(setup.bits_per_block)
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         blocks, rest = divmod(ising.qubits, self._bits)
         if rest:
             raise ValueError(f"{ising.qubits} bits are not blocks of {self._bits}")
         return best_of(ising, all_bits(self._bits).repeat(1, blocks))
-
-
-def make_solver(
-    kind: str,
-    backend: Backend,
-    config: QuantumConfig,
-    layers: int = 3,
-    angles: str = "fixed",
-    bits_per_block: int = 1,
-) -> Solver:
-    """The solver called `kind`. Raises ValueError for an unknown one."""
-    if kind == "qaoa":
-        limited = config.name == "ibm"
-        return QAOA(
-            backend, layers, angles, limited=limited, min_fidelity=config.min_fidelity, force=config.force
-        )
-    if kind == "scalar":
-        return Scalar(bits_per_block)
-    plain = {"exact": Exact, "greedy": Greedy, "random": Random, "annealing": Annealing}
-    if kind not in plain:
-        raise ValueError(f"solver={kind} is not one of {', '.join(KINDS)}")
-    return plain[kind]()
 
 
 def random_bits(rows: int, n: int, generator: torch.Generator) -> Tensor:

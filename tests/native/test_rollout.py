@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer import native
-from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.imagination import imagine
+from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.networks.categorical import one_hot
 from qdreamer.worldmodel.rssm import Carry
@@ -28,7 +28,7 @@ SMALL = (
 
 def make_agent(make_config, discrete, *settings):
     torch.manual_seed(0)
-    agent = Dreamer(
+    agent = make_dreamer(
         make_config("agent=classical", *settings), ObservationSpec(4, False), ActionSpec(3, discrete)
     )
     with torch.no_grad():

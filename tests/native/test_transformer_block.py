@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from qdreamer import native
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
 from qdreamer.worldmodel.networks.layers import RMSNorm
-from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.interface import make_sequence
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from qdreamer.configs.strict import build
+from qdreamer.configs.schema import build
+from qdreamer.quantum.circuits.backend import BACKENDS
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.qaoa.ising import Ising, from_qubo
 
@@ -22,7 +23,8 @@ def read_config(choice: str, /, **changes: Any) -> QuantumConfig:
     values |= yaml.safe_load((CONFIGS / f"{choice}.yaml").read_text())
     values.pop("defaults", None)
     values["noise"] |= changes.pop("noise", {})
-    return build(QuantumConfig, values | changes)
+    values |= changes
+    return build(BACKENDS[values["name"]].config, values)
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,18 @@ recurrent (`step`, constant cost and memory per step). The floor is a depolarizi
 (`encodings.py`), the decay gate is damping (`decay.py`), rotary phases are unitary evolution.
 """
 
+from typing import Any
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from qdreamer.configs.schema import Bool, Float, settings
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention import born_forms
 from qdreamer.worldmodel.attention.born_forms import Steps
+from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 from qdreamer.worldmodel.attention.encodings import (
     ComplexAmplitudes,
     Encoding,
@@ -28,6 +33,22 @@ from qdreamer.worldmodel.attention.kernel import AttentionKernel
 LEAST_FLOOR = 1e-3
 
 
+@settings
+class BornConfig(ScheduledConfig):
+    noise: Float = Field(ge=0.0, le=1.0)  # depolarizing, in training
+    floor: Float = Field(ge=LEAST_FLOOR)  # depolarizing, of the queries
+    complex: Bool  # d/2 complex amplitudes instead of d real ones
+    decay: Bool  # learned damping: without it the past never fades
+
+    @property
+    def damped(self) -> bool:
+        return self.decay
+
+    def arguments(self, quantum: Any) -> dict[str, Any]:
+        return {"noise": self.noise, "floor": self.floor, "complex": self.complex}
+
+
+@ATTENTION.register("born", BornConfig)
 class Born(AttentionKernel):
     """See the module's docstring.
 

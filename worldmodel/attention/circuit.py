@@ -13,22 +13,50 @@ validation and study, with few short sequences; `born` gives the same numbers te
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from qdreamer.configs.schema import Float, settings
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import Backend, run
 from qdreamer.quantum.circuits.overlaps import overlap_values, qubits_for
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.qaoa.tasks import OverlapTask
 from qdreamer.worldmodel.attention.born import LEAST_FLOOR, Born
+from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 
-MEASURED = ("aer", "aer_noisy", "ibm")  # backends that answer with shots; the others know probabilities
 SMALLEST = 1e-8  # amplitude that stands for smaller ones
 ROWS = 4096  # circuits in one call
 
 
+@settings
+class CircuitConfig(ScheduledConfig):
+    noise: Float = Field(ge=0.0, le=1.0)  # depolarizing, in training
+    floor: Float = Field(ge=LEAST_FLOOR)  # depolarizing, of the queries
+
+    def __post_init__(self) -> None:
+        if self.head & (self.head - 1):
+            raise ValueError(f"attention.head={self.head} must be a power of two: circuits load 2, 4, 8, …")
+
+    def arguments(self, quantum: Any) -> dict[str, Any]:
+        return {"noise": self.noise, "floor": self.floor, "quantum": quantum}
+
+    def check(self, root: Any) -> None:
+        """Overlaps must be measured as often as an agent asks for them."""
+        head, quantum = root.sequence.head, root.quantum
+        if head & (head - 1):
+            raise ValueError(f"sequence.head={head} must be a power of two for attention=circuit")
+        if quantum.remote:
+            raise ValueError(
+                f"attention=circuit asks at every step, which quantum.device={quantum.device} cannot answer: "
+                "use quantum.device=FakeGuadalupeV2, or attention=born"
+            )
+
+
+@ATTENTION.register("circuit", CircuitConfig)
 class Circuit(Born):
     """See the module's docstring. Real amplitudes, no decay: a window limits what is seen.
 
@@ -73,7 +101,7 @@ class Circuit(Born):
     def _overlaps(self, queries: Tensor, keys: Tensor) -> Tensor:
         """⟨φ(q)|φ(k)⟩² (R,), float64, of the rows of (R, d) and (R, d)."""
         quantum = self._quantum
-        if quantum is None or self.training or quantum.name not in MEASURED:
+        if quantum is None or self.training or not quantum.samples:
             node = self._differentiable()
             return node(overlap_values(queries, keys))[:, 0]
         if self._backend is None:

@@ -15,10 +15,13 @@ import math
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from qdreamer.configs.schema import Float, settings
 from qdreamer.native import AttentionForm
+from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 from qdreamer.worldmodel.attention.encodings import unit
 from qdreamer.worldmodel.attention.softmax import DotProduct
 
@@ -26,6 +29,15 @@ PHOTONS = (0.25, 256.0)
 """Range of s²: log κ lies within ±2s²."""
 
 
+@settings
+class CoherentConfig(ScheduledConfig):
+    noise: Float = Field(ge=0.0, le=1.0)  # depolarizing, in training
+
+    def arguments(self, quantum: Any) -> dict[str, Any]:
+        return {"noise": self.noise}
+
+
+@ATTENTION.register("coherent", CoherentConfig)
 class Coherent(DotProduct):
     """See the module's docstring. Starts at s = √d, clamped to PHOTONS.
 

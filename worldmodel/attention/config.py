@@ -1,22 +1,30 @@
-"""Typed settings of attention. Values live in configs/attention; only `sequence=transformer` reads them."""
+"""What every kind of attention is registered with.
 
-from dataclasses import dataclass, field
-from typing import Any
+Values live in configs/attention; only a sequence model that attends reads them.
+"""
 
-from qdreamer.worldmodel.attention.born import LEAST_FLOOR
+import inspect
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import Float, Int, one_of, settings
 from qdreamer.worldmodel.attention.curriculum import RAMPS
-from qdreamer.worldmodel.attention.draws import STRATEGIES
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
+
+ATTENTION: Registry[type[AttentionKernel]] = Registry("attention", "qdreamer.worldmodel.attention")
 
 
-@dataclass(frozen=True)
+@settings
 class CurriculumConfig:
     """From softmax to the kind itself: `first` until update `start`, `last` from `length` updates later."""
 
-    start: int = field(metadata={"min": 0})
-    length: int = field(metadata={"min": 0})
-    ramp: str = field(metadata={"choices": tuple(RAMPS)})
-    first: float = field(metadata={"min": 0.0, "max": 1.0})
-    last: float = field(metadata={"min": 0.0, "max": 1.0})
+    start: Int = Field(ge=0)
+    length: Int = Field(ge=0)
+    ramp: Annotated[str, one_of(lambda: RAMPS)]
+    first: Float = Field(ge=0.0, le=1.0)
+    last: Float = Field(ge=0.0, le=1.0)
 
     @property
     def used(self) -> bool:
@@ -24,82 +32,49 @@ class CurriculumConfig:
         return self.last < 1.0 or (self.first < 1.0 and self.start + self.length > 0)
 
 
-@dataclass(frozen=True)
-class SoftmaxConfig:
-    name: str = field(metadata={"choices": ("softmax", "uniform")})
-    heads: int = field(metadata={"min": 1})  # h and d, proposals that `sequence` takes over
-    head: int = field(metadata={"min": 2})
+@settings
+class AttentionConfig(PartConfig):
+    """What every kind has."""
 
-    decay = False
+    heads: Int = Field(ge=1)  # h and d, proposals that `sequence` takes over
+    head: Int = Field(ge=2)
 
-    def settings(self) -> dict[str, Any]:
-        """Arguments of the kind."""
+    @property
+    def schedule(self) -> CurriculumConfig | None:
+        """How training goes over from softmax, for kinds that do."""
+        return None
+
+    @property
+    def damped(self) -> bool:
+        """Whether the past fades by gates that the transformer learns (`decay.py`)."""
+        return False
+
+    def arguments(self, quantum: Any) -> dict[str, Any]:
+        """What the kernel's class takes beside h and d; `quantum` is that section of the config, or None."""
         return {}
 
 
-@dataclass(frozen=True)
-class CoherentConfig:
-    name: str = field(metadata={"choices": ("coherent", "random_keys")})
-    heads: int = field(metadata={"min": 1})
-    head: int = field(metadata={"min": 2})
-    noise: float = field(metadata={"min": 0.0, "max": 1.0})  # depolarizing, in training
+@settings
+class ScheduledConfig(AttentionConfig):
+    """Kinds that training may begin without."""
+
     curriculum: CurriculumConfig
 
-    decay = False
-
-    def settings(self) -> dict[str, Any]:
-        return {"noise": self.noise}
-
-
-@dataclass(frozen=True)
-class BornConfig:
-    name: str = field(metadata={"choices": ("born",)})
-    heads: int = field(metadata={"min": 1})
-    head: int = field(metadata={"min": 2})
-    noise: float = field(metadata={"min": 0.0, "max": 1.0})
-    floor: float = field(metadata={"min": LEAST_FLOOR})  # depolarizing, of the queries
-    complex: bool  # d/2 complex amplitudes instead of d real ones
-    decay: bool  # learned damping: without it the past never fades
-    curriculum: CurriculumConfig
-
-    def settings(self) -> dict[str, Any]:
-        return {"noise": self.noise, "floor": self.floor, "complex": self.complex}
+    @property
+    def schedule(self) -> CurriculumConfig | None:
+        return self.curriculum if self.curriculum.used else None
 
 
-@dataclass(frozen=True)
-class CircuitConfig:
-    name: str = field(metadata={"choices": ("circuit",)})
-    heads: int = field(metadata={"min": 1})
-    head: int = field(metadata={"min": 2})
-    noise: float = field(metadata={"min": 0.0, "max": 1.0})
-    floor: float = field(metadata={"min": LEAST_FLOOR})
-    curriculum: CurriculumConfig
+def make_kind(name: str, heads: int, width: int, **arguments: Any) -> AttentionKernel:
+    """The kind called `name` for h heads of d features; `arguments` are those of its class.
 
-    decay = False
-
-    def __post_init__(self) -> None:
-        if self.head & (self.head - 1):
-            raise ValueError(f"attention.head={self.head} must be a power of two: circuits load 2, 4, 8, …")
-
-    def settings(self) -> dict[str, Any]:
-        return {"noise": self.noise, "floor": self.floor}
-
-
-@dataclass(frozen=True)
-class SampledConfig:
-    name: str = field(metadata={"choices": ("sampled",)})
-    heads: int = field(metadata={"min": 1})
-    head: int = field(metadata={"min": 2})
-    strategy: str = field(metadata={"choices": tuple(STRATEGIES)})
-    draws: int = field(metadata={"min": 1})  # S, keys looked at per query
-    top: int = field(metadata={"min": 0})  # of them the largest, for topk_rest
-    error: float = field(metadata={"above": 0.0})  # wanted relative error, for adaptive
-    curriculum: CurriculumConfig
-
-    decay = False
-
-    def settings(self) -> dict[str, Any]:
-        return {"strategy": self.strategy, "draws": self.draws, "top": self.top, "error": self.error}
-
-
-AttentionConfig = SoftmaxConfig | CoherentConfig | BornConfig | CircuitConfig | SampledConfig
+    Raises ValueError for an unknown name or argument, or a wrong value.
+    """
+    kernel = ATTENTION[name].part
+    known = list(inspect.signature(kernel).parameters)[2:]
+    wrong = sorted(set(arguments) - set(known))
+    if wrong:
+        raise ValueError(
+            f"{name} attention has no {', '.join(wrong)}: it has {', '.join(known) or 'no settings'}"
+        )
+    return kernel(heads, width, **arguments)

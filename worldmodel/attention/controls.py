@@ -3,10 +3,12 @@
 If an agent with one of them learns as well as one with the real thing, the matching was worth nothing.
 """
 
-from qdreamer.worldmodel.attention.coherent import Coherent
+from qdreamer.worldmodel.attention.coherent import Coherent, CoherentConfig
+from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.attention.softmax import Softmax
 
 
+@ATTENTION.register("uniform", AttentionConfig)
 class Uniform(Softmax):
     """`uniform`: κ = 1. All steps that may be seen count alike, whatever is in them."""
 
@@ -15,6 +17,7 @@ class Uniform(Softmax):
         self.scale = 0.0
 
 
+@ATTENTION.register("random_keys", CoherentConfig)
 class RandomKeys(Coherent):
     """`random_keys`: coherent attention whose keys come from a random projection that never learns."""
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.config import make_kind
 from qdreamer.worldmodel.attention.decay import DecayGate, decay_bias
 from qdreamer.worldmodel.attention.kernel import both, causal, plus, segment_causal, segment_ids
-from qdreamer.worldmodel.attention.kinds import make_kind
 from qdreamer.worldmodel.attention.rotary import rotate
 
 
@@ -68,7 +68,7 @@ class QuantumMultiheadAttention(nn.Module):
 
     Args:
         embed_dim … dtype: as in `torch.nn.MultiheadAttention`.
-        kind: name in `kinds.KINDS`.
+        kind: name in `config.ATTENTION`.
         rotary: turn queries and keys by the phases of their positions.
         decay: a learned decay gate; then every call must be causal self-attention.
         settings: those of the kind.

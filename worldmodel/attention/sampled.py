@@ -5,12 +5,15 @@ values at S measured keys are averaged. An estimator study, not a speed-up: ever
 products of queries and keys. Strategies and their gradient: `draws.py`.
 """
 
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from qdreamer.configs.schema import Float, Int, one_of, settings
 from qdreamer.native import AttentionForm
+from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 from qdreamer.worldmodel.attention.draws import (
     STRATEGIES,
     Budget,
@@ -30,6 +33,18 @@ class Measurement(NamedTuple):
     predicted: Tensor  # (B, h, N): √((N_eff − 1)/S)
 
 
+@settings
+class SampledConfig(ScheduledConfig):
+    strategy: Annotated[str, one_of(lambda: STRATEGIES)]
+    draws: Int = Field(ge=1)  # S, keys looked at per query
+    top: Int = Field(ge=0)  # of them the largest, for topk_rest
+    error: Float = Field(gt=0.0)  # wanted relative error, for adaptive
+
+    def arguments(self, quantum: Any) -> dict[str, Any]:
+        return {"strategy": self.strategy, "draws": self.draws, "top": self.top, "error": self.error}
+
+
+@ATTENTION.register("sampled", SampledConfig)
 class Sampled(AttentionKernel):
     """See the module's docstring. Exact inside `weights` and `attend_encoded`.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qdreamer.native import AttentionForm
+from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.attention.kernel import AttentionKernel, as_bias
 
 
@@ -59,6 +60,7 @@ class DotProduct(AttentionKernel):
         return F.scaled_dot_product_attention(q, k, v, as_bias(mask, bias), dropout, scale=self.scale)
 
 
+@ATTENTION.register("softmax", AttentionConfig)
 class Softmax(DotProduct):
     """The classical kind. It has no noise: the channel belongs to the quantum-inspired kinds."""
 

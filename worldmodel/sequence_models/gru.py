@@ -9,14 +9,33 @@ The part of the first layer that x feeds is repeated for every block, so it is o
 out of the time loop (`action_embedding`).
 """
 
+from typing import Self
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from qdreamer import native
+from qdreamer.configs.schema import Int, settings
 from qdreamer.native.products import affine_add, blockwise
 from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_random_bias, init_weight
+from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
 
 
+@settings
+class GRUConfig(SequenceConfig):
+    hidden: Int = Field(ge=1)
+    blocks: Int = Field(ge=1)
+    layers: Int = Field(ge=1)
+
+    def __post_init__(self) -> None:
+        if self.deter % self.blocks:
+            raise ValueError(
+                f"sequence.deter={self.deter} must be a multiple of sequence.blocks={self.blocks}"
+            )
+
+
+@SEQUENCE_MODELS.register("gru", GRUConfig)
 class BlockGRU(nn.Module):
     """See the module's docstring; shapes as in `worldmodel.sequence_models.interface.SequenceModel`.
 
@@ -49,6 +68,10 @@ class BlockGRU(nn.Module):
             )
         )
         self.gates = BlockLinear(deter, 3 * deter, blocks, deter)
+
+    @classmethod
+    def make(cls, config: GRUConfig, attention: object, stoch: int, action: int, quantum: object) -> Self:
+        return cls(stoch, action, config.deter, config.hidden, config.blocks, config.layers)
 
     def initial(self, batch: int) -> Tensor:
         return self.norm.scale.new_zeros(batch, self.deter)

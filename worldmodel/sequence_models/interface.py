@@ -9,18 +9,46 @@ a change at time t alters nothing before t.
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
 from qdreamer import native
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import Float, Int, settings
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.worldmodel.attention.config import AttentionConfig
 
 State = Any
 """A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
 
+Posterior = Literal["coupled", "decoupled"]
+"""q(z|h, o), or q(z|o), with which all steps are filtered in parallel (`worldmodel.posterior`)."""
+
+
+@settings
+class SequenceConfig(PartConfig):
+    """What every sequence model has. Values live in configs/sequence."""
+
+    posterior: Posterior  # this and the next are proposals that `world_model` takes over
+    representation_scale: Float = Field(ge=0.0)  # weight of the loss that draws posteriors to priors
+    deter: Int = Field(ge=1)  # D, width of h
+
 
 class SequenceModel(Protocol):
     deter: int  # D, width of h
+
+    @classmethod
+    def make(
+        cls, config: Any, attention: AttentionConfig, stoch: int, action: int, quantum: QuantumConfig | None
+    ) -> "SequenceModel":
+        """The model of its config, for latents of S·K numbers and actions of A.
+
+        Args:
+            attention: of models that attend. quantum: where its circuits run.
+        """
+        ...
 
     def initial(self, batch: int) -> State:
         """The state before the first step of an episode."""
@@ -81,6 +109,22 @@ class SequenceModel(Protocol):
     def unpack(self, packed: Tensor) -> State:
         """The state to go on with from (B, ·)."""
         ...
+
+
+SEQUENCE_MODELS: Registry[type[SequenceModel]] = Registry(
+    "sequence_models", "qdreamer.worldmodel.sequence_models"
+)
+
+
+def make_sequence(
+    config: SequenceConfig,
+    attention: AttentionConfig,
+    stoch: int,
+    action: int,
+    quantum: QuantumConfig | None = None,
+) -> SequenceModel:
+    """The sequence model called `config.name`; arguments as of `SequenceModel.make`."""
+    return SEQUENCE_MODELS[config.name].part.make(config, attention, stoch, action, quantum)
 
 
 def leaves(state: State) -> list[Tensor]:

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer import native
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.worldmodel.attention.born import Born
+from qdreamer.worldmodel.attention.config import AttentionConfig, make_kind
+from qdreamer.worldmodel.attention.curriculum import mix_at
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.sequence_models.context import (
     QKV,
     CausalAttention,
     Future,
     KeyValueAttention,
+    RecurrentAttention,
     Visibility,
 )
 
@@ -83,3 +88,24 @@ class MixedAttention(nn.Module):
         """Those that the mix asks for, with their place in pasts and trails."""
         parts: list[tuple[int, CausalAttention]] = [(0, self.exact), (1, self.approximate)]
         return parts[int(self.mix == 1.0) : 1 + int(self.mix > 0.0)]
+
+
+def make_attention(
+    config: AttentionConfig, heads: int, head: int, window: int, quantum: QuantumConfig | None
+) -> CausalAttention:
+    """One layer's attention with h heads of d features, which looks at most `window` steps back."""
+    kind = make_kind(config.name, heads, head, **config.arguments(quantum))
+    attention: CausalAttention
+    if isinstance(kind, Born) and kind.linear:
+        attention = RecurrentAttention(kind)
+    else:
+        attention = KeyValueAttention(kind, window)
+    if (schedule := config.schedule) is None:
+        return attention
+    return MixedAttention(
+        KeyValueAttention(make_kind("softmax", heads, head), window),
+        attention,
+        lambda update: mix_at(
+            update, schedule.start, schedule.length, schedule.ramp, schedule.first, schedule.last
+        ),
+    )

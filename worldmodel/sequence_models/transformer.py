@@ -11,16 +11,22 @@ Replayed sequences begin without context: states are large, and old ones would b
 """
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from qdreamer import native
+from qdreamer.configs.schema import Int, settings
+from qdreamer.quantum.config import QuantumConfig
+from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.attention.decay import DecayGate
 from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
 from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias, init_weight
 from qdreamer.worldmodel.sequence_models.context import QKV, CausalAttention, Future, Visibility
+from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
+from qdreamer.worldmodel.sequence_models.mixed_attention import make_attention
 
 
 class KVCache(NamedTuple):
@@ -139,6 +145,30 @@ def _branch(width: int, to: int, layers: int) -> nn.Linear:
     return linear
 
 
+@settings
+class TransformerConfig(SequenceConfig):
+    """Widths; what attends is in the `attention` section."""
+
+    heads: Int = Field(ge=1)  # h
+    head: Int = Field(ge=2)  # d, the width of a head
+    hidden: Int = Field(ge=1)  # width of the MLPs
+    layers: Int = Field(ge=1)
+    window: Int = Field(ge=2)  # steps that a step sees, itself included
+
+    def __post_init__(self) -> None:
+        if self.head % 2:
+            raise ValueError(f"sequence.head={self.head} must be even: rotary phases turn pairs of features")
+
+    def check(self, root: Any) -> None:
+        if root.world_model.posterior != "decoupled":
+            raise ValueError(
+                f"world_model.posterior={root.world_model.posterior} needs sequence=gru: "
+                "sequence=transformer needs the latents of all steps beforehand, so decoupled"
+            )
+        root.attention.check(root)
+
+
+@SEQUENCE_MODELS.register("transformer", TransformerConfig)
 class Transformer(nn.Module):
     """See the module's docstring; shapes as in `worldmodel.sequence_models.interface.SequenceModel`.
 
@@ -170,6 +200,23 @@ class Transformer(nn.Module):
             Block(attention, deter, heads, head, hidden, layers, decay) for attention in attentions
         )
         self.norm = RMSNorm(deter)
+
+    @classmethod
+    def make(
+        cls,
+        config: TransformerConfig,
+        attention: AttentionConfig,
+        stoch: int,
+        action: int,
+        quantum: QuantumConfig | None,
+    ) -> Self:
+        heads, head = config.heads, config.head
+        layers = [
+            make_attention(attention, heads, head, config.window, quantum) for _ in range(config.layers)
+        ]
+        return cls(
+            layers, stoch, action, config.deter, heads, head, config.hidden, config.window, attention.damped
+        )
 
     def layers(self) -> list[Block]:
         return cast("list[Block]", self.blocks)

@@ -20,6 +20,7 @@ SMALL = [
     "world_model.hidden=8",
     "world_model.stoch=2",
 ]
+ENV = load_config(SMALL).env
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,14 @@ def agent() -> Dreamer:
 
 @pytest.fixture(scope="module")
 def episodes(agent: Dreamer) -> list[EvaluationEpisode]:
-    evaluator = Evaluator(agent.config.env, 6, 0, deterministic=True)
+    evaluator = Evaluator(ENV, 6, 0, deterministic=True)
     found = evaluator.run(agent, exploration=0.5)
     evaluator.close()
     return found
 
 
 def test_the_same_episodes_every_time(agent: Dreamer, episodes: list[EvaluationEpisode]) -> None:
-    evaluator = Evaluator(agent.config.env, 6, 0, deterministic=True)
+    evaluator = Evaluator(ENV, 6, 0, deterministic=True)
     for _ in range(2):
         again = evaluator.run(agent, exploration=0.5)
         assert [e.score for e in again] == [e.score for e in episodes]
@@ -113,7 +114,7 @@ def test_pictures(agent: Dreamer, episodes: list[EvaluationEpisode]) -> None:
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     assert picture.std() > 5.0  # something is drawn
-    frames = record_video(agent, agent.config.env, 0, True, 12)
+    frames = record_video(agent, ENV, 0, True, 12)
     assert len(frames) >= 8
     data = gif(frames)
     assert data[:6] == b"GIF89a"

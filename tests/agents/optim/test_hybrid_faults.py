@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from qdreamer.agents.cli import command_line
-from qdreamer.agents.optim import optimizer_factory
+from qdreamer.agents.optim import search_factory
 from qdreamer.agents.training.session import run_session
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, FinishedJob, Measurement, Usage, run
+from qdreamer.quantum.jobs.access import CircuitAccess
 
 TOKEN = "s3cr3t-t0ken-0123456789-abcdefghijklmnopqrst"
 SMALL = (
@@ -33,7 +34,7 @@ SMALL = (
 class Faulty:
     """A backend with one fault."""
 
-    name, remote = "faulty", False
+    name, in_process, remote = "faulty", False, False
 
     def __init__(self, fault):
         self.fault, self.ended = fault, threading.Event()
@@ -77,7 +78,7 @@ def last_counts(directory):
 @pytest.mark.parametrize("fault", ["raises", "times out", "empty", "nothing", "malformed", "no bits"])
 def test_a_fault_costs_one_warning(make_config, tmp_path, monkeypatch, capsys, fault, wait):
     backend = Faulty(fault)
-    monkeypatch.setattr(optimizer_factory, "open_backend", lambda config, warn: backend)
+    monkeypatch.setattr(CircuitAccess, "backend", lambda self, owner: backend)
     settings = ["quantum=aer", "quantum.timeout=0.05", "quantum.retries=1", f"optimizer.wait={wait}"]
     assert run_session(make_config(*SMALL, *settings), tmp_path) == 0
     backend.ended.set()
@@ -91,8 +92,8 @@ def test_a_fault_costs_one_warning(make_config, tmp_path, monkeypatch, capsys, f
 
 def test_an_answer_after_the_end_harms_nobody(make_config, tmp_path, monkeypatch, capsys):
     backend = Faulty("answers after the end")
-    monkeypatch.setattr(optimizer_factory, "open_backend", lambda config, warn: backend)
-    monkeypatch.setattr(optimizer_factory, "warm_up", lambda *arguments: None)
+    monkeypatch.setattr(CircuitAccess, "backend", lambda self, owner: backend)
+    monkeypatch.setattr(search_factory, "warm_up", lambda *arguments: None)
     settings = ["quantum=aer", "quantum.timeout=60"]
     before = threading.active_count()
     assert run_session(make_config(*SMALL, *settings), tmp_path) == 0

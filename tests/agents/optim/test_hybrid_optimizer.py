@@ -17,10 +17,9 @@ from qdreamer.agents.optim.parameter_groups import ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, FinishedJob, Measurement, Usage
-from qdreamer.quantum.config import NoiseConfig, QuantumConfig
 from qdreamer.quantum.jobs.job_queue import JobQueue
 from qdreamer.quantum.jobs.pending_job import Limits
-from qdreamer.quantum.qaoa.solvers import QAOA, Exact, make_solver
+from qdreamer.quantum.qaoa.solvers import QAOA, SOLVERS, Exact, SolverSetup
 
 HALF = Levels.of([0.5, 1.5])
 
@@ -260,7 +259,7 @@ def test_blocks_must_be_the_bases_and_disjoint():
 class Slow:
     """A backend whose jobs end when they are told to."""
 
-    name, remote = "slow", False
+    name, in_process, remote = "slow", False, False
 
     def __init__(self):
         self.release = None
@@ -362,17 +361,11 @@ def test_twenty_qubits_and_three_layers():
     assert log["optimizer/decrease_taken"] >= log["optimizer/decrease_base"]
 
 
-SETTINGS = QuantumConfig(
-    "statevector", None, "automatic", 256, NoiseConfig(*[0.0] * 9), False, False, False, 3, 0.5, None, None,
-    60.0, 2, False, False,
-)  # fmt: skip
-
-
 @pytest.mark.parametrize("kind", ["exact", "greedy", "random", "annealing", "scalar"])
-def test_every_control_runs_and_none_beats_brute_force(kind):
+def test_every_control_runs_and_none_beats_brute_force(kind, make_config):
     x, loss, _ = quadratic()
     y, other, _ = quadratic()
-    solver = make_solver(kind, Statevector(), SETTINGS)
+    solver = SOLVERS[kind].part.make(SolverSetup(Statevector(), make_config().quantum))
     one, best = hybrid(x, search=SolverSearch(solver, 16)), hybrid(y)
     backward(loss, one)
     backward(other, best)

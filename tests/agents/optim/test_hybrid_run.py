@@ -12,7 +12,7 @@ from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.session import run_session
 from qdreamer.agents.training.training import Run
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 SMALL = (
     *(

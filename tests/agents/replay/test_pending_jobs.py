@@ -11,13 +11,12 @@ import time
 import pytest
 import torch
 
-from qdreamer.agents.optim import optimizer_factory
-from qdreamer.agents.replay import factory
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.training import Run
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.jobs.access import CircuitAccess
 
 SETTINGS = (
     *("agent=hybrid", "quantum=ibm", "quantum.device=FakeManilaV2", "quantum.timeout=600"),
@@ -47,7 +46,7 @@ class Job:
 class Service:
     """Outlives the runs that ask it, as a service does."""
 
-    remote = True
+    in_process, remote = False, True
 
     def __init__(self, name):
         self.name, self.jobs, self.collected = name, {}, []
@@ -99,12 +98,9 @@ class Watch(Progress):
 @pytest.fixture
 def services(monkeypatch):
     STRANGERS.update(threading.enumerate())
-    made = []
-    for module in (optimizer_factory, factory):
-        service = Service("ibm")
-        made.append(service)
-        monkeypatch.setattr(module, "open_backend", lambda config, warn, service=service: service)
-    return made
+    made = {"optimizer": Service("ibm"), "replay": Service("ibm")}
+    monkeypatch.setattr(CircuitAccess, "backend", lambda self, owner: made[owner])
+    return list(made.values())
 
 
 def lines(directory):

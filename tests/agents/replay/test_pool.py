@@ -23,7 +23,7 @@ from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 class Held:
     """A backend whose jobs wait until they are let go; then they are measured exactly, or fail."""
 
-    name, remote = "held", False
+    name, in_process, remote = "held", False, False
 
     def __init__(self, error=None):
         self.gate, self.error, self.submitted = threading.Event(), error, 0
@@ -179,7 +179,7 @@ def test_failing_jobs_fall_back_to_the_simulator_with_one_warning():
 class Uneven:
     """A backend that measures whatever it likes: the worst noise there is."""
 
-    name, remote = "uneven", False
+    name, in_process, remote = "uneven", False, False
 
     def __init__(self, blocks, qubits):
         index = torch.tensor(blocks)

@@ -3,21 +3,24 @@
 import pytest
 
 from qdreamer.agents.cli.command_line import load_config, prepare
-from qdreamer.agents.replay.config import PrioritizedReplay, QuantumReplay, UniformReplay
-from qdreamer.agents.replay.factory import make_sampler
+from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.pool import ShotPool
+from qdreamer.agents.replay.prioritized import PrioritizedConfig
 from qdreamer.agents.replay.proposals import TreeDistribution
-from qdreamer.configs.strict import ConfigError
+from qdreamer.agents.replay.quantum import QuantumReplayConfig
+from qdreamer.agents.replay.uniform import UniformConfig
+from qdreamer.configs.schema import ConfigError
+from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.budget import Budget
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("uniform", UniformReplay),
-        ("prioritized", PrioritizedReplay),
-        ("curious", PrioritizedReplay),
-        ("quantum", QuantumReplay),
+        ("uniform", UniformConfig),
+        ("prioritized", PrioritizedConfig),
+        ("curious", PrioritizedConfig),
+        ("quantum", QuantumReplayConfig),
     ],
 )
 def test_each_group_has_its_own_class(name, kind):
@@ -57,7 +60,7 @@ def test_wrong_settings_are_refused_in_one_line(overrides, words):
 def test_backends_choose_what_draws(tmp_path):
     for overrides, kind in (([], TreeDistribution), (["quantum=aer"], ShotPool)):
         config = load_config(["replay=quantum", "replay.capacity=500", *overrides])
-        sampler = make_sampler(config, tmp_path, Budget())
+        sampler = make_sampler(config.replay, 1, 16, 0, CircuitAccess(config.quantum, tmp_path, Budget()))
         assert type(sampler.proposal) is kind
         sampler.close()
 

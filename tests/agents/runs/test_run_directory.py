@@ -25,7 +25,7 @@ from qdreamer.agents.runs.run_directory import (
     write_config,
 )
 from qdreamer.agents.training.config import Config
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 FREE_SETTINGS = [
     "runs=elsewhere",

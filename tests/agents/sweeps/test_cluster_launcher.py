@@ -10,17 +10,16 @@ import pytest
 
 from qdreamer.agents.cli.command_line import load_config, plan_sweep
 from qdreamer.agents.sweeps import cluster_launcher
-from qdreamer.agents.sweeps.cluster_launcher import Training, make_launch, parameters
-from qdreamer.agents.sweeps.launcher_config import ClusterLauncher
+from qdreamer.agents.sweeps.cluster_launcher import ClusterConfig, Training, make_launch, parameters
 from qdreamer.agents.sweeps.sweep import Member, Sweep
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 submitit = pytest.importorskip("submitit")
 
 
-def _config(*overrides: str) -> ClusterLauncher:
+def _config(*overrides: str) -> ClusterConfig:
     launcher = plan_sweep(["-m", "seed=0", *overrides])[1].launcher
-    assert isinstance(launcher, ClusterLauncher)
+    assert isinstance(launcher, ClusterConfig)
     return launcher
 
 

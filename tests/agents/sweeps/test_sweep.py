@@ -16,7 +16,7 @@ from qdreamer.agents.cli.command_line import load_config, plan_sweep
 from qdreamer.agents.runs.lock import exclusive, is_locked
 from qdreamer.agents.runs.run_directory import run_directory, write_config
 from qdreamer.agents.sweeps.sweep import Member, refuse_doubles
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 from tests.fake_sweep import fake_members, fake_sweep
 
 ROOT = Path(__file__).parents[3]

@@ -4,7 +4,7 @@ import pytest
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.training.session import check_ranks
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 
 class TwoRanks(SingleProcess):

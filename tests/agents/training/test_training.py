@@ -19,7 +19,7 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.session import exclusive, run_session
 from qdreamer.agents.training.training import Run
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 
 ROOT = Path(__file__).parents[3]
 SMALL = [

@@ -209,7 +209,7 @@ def test_config_refuses_what_does_not_fit(quantum_config):
         (("statevector", {"mitigation": True}), "leave out quantum.mitigation"),
         (("aer_noisy", {"device": None, "noise": {"t1": 10.0, "t2": 30.0}}), "must not exceed"),
         (("statevector", {"shots": 0}), "must be at least 1"),
-        (("statevector", {"name": "qpu"}), "not one of statevector, aer"),
+        (("statevector", {"name": "qpu"}), "qpu is not one of aer, aer_noisy"),
     ]
     for (name, changes), message in cases:
         with pytest.raises(ValueError, match=message):

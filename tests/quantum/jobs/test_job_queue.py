@@ -50,7 +50,7 @@ class Troubled:
     """A backend whose jobs follow a script: "ok", "raise", "refuse", or a threading.Event to wait for."""
 
     def __init__(self, script=(), remote=False, default="ok"):
-        self.name, self.remote = "troubled", remote
+        self.name, self.in_process, self.remote = "troubled", False, remote
         self._script, self._default = list(script), default
         self.jobs, self.collected = [], []
         self._simulator = Statevector()

@@ -1,5 +1,7 @@
 """Solvers behind one interface, and problems cut to devices."""
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,17 +11,17 @@ from qdreamer.quantum.circuits.backend import Measurement, Usage
 from qdreamer.quantum.jobs.dry_run import Planned, costs, report
 from qdreamer.quantum.qaoa.ising import Ising, all_bits, energies, energy
 from qdreamer.quantum.qaoa.solvers import (
-    ANGLES,
-    KINDS,
     QAOA,
+    SOLVERS,
+    AngleChoice,
     Annealing,
     Exact,
     Greedy,
     Random,
     Scalar,
+    SolverSetup,
     approximation_ratio,
     cvar,
-    make_solver,
     new_seed,
 )
 from qdreamer.quantum.qaoa.sparsify import DeviceLimitError, fit_to_device, sparsified, sparsify
@@ -29,11 +31,10 @@ def source(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["qaoa", "exact", "greedy", "random", "annealing", "scalar"])
 def test_solutions_are_consistent_and_reproducible(quantum_config, random_ising, kind):
     ising = random_ising(8, 0)
-    solver = make_solver(kind, Statevector(), quantum_config("statevector"))
-    assert solver.name == kind
+    solver = SOLVERS[kind].part.make(SolverSetup(Statevector(), quantum_config("statevector")))
     solution, again = (solver.solve(ising, 64, source(3)) for _ in range(2))
     assert solution.energy == pytest.approx(float(energy(ising, solution.bits)), rel=1e-12)
     table = energies(ising, torch.float64)
@@ -77,7 +78,7 @@ def test_scalar_has_equal_bits_in_all_blocks(random_ising):
         Scalar(4).solve(ising, 0, source())
 
 
-@pytest.mark.parametrize("kind", ANGLES)
+@pytest.mark.parametrize("kind", get_args(AngleChoice))
 def test_every_choice_of_angles_beats_random_samples(random_ising, kind):
     """Mean energy of 64 samples, 20 problems of 10 bits."""
     solver, control = QAOA(Statevector(), 3, kind), Random()
@@ -153,7 +154,7 @@ def test_problems_are_cut_to_the_device(random_ising):
 def test_on_a_fake_device(quantum_config, random_ising):
     config = quantum_config("ibm", device="FakeGuadalupeV2", optimization_level=1)
     backend = make_backend(config)
-    solver = make_solver("qaoa", backend, config, layers=3)
+    solver = SOLVERS["qaoa"].part.make(SolverSetup(backend, config, layers=3))
     task = solver.task(random_ising(4, 0), source())
     assert task.angles.layers == 1
     with pytest.raises(DeviceLimitError, match=r"use fewer qubits, quantum=statevector, or quantum\.force"):
@@ -176,8 +177,8 @@ def test_a_dry_run_of_a_simulator_costs_no_qpu(random_ising):
     assert "300 shots, about 0.0 s of QPU time" in text and "–" in text
 
 
-def test_unknown_names_are_refused(quantum_config):
-    with pytest.raises(ValueError, match="solver=vqe is not one of qaoa, exact"):
-        make_solver("vqe", Statevector(), quantum_config("statevector"))
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="solvers=vqe is not one of annealing, exact"):
+        SOLVERS["vqe"]
     with pytest.raises(ValueError, match="angles=best is not one of fixed, ramp"):
         QAOA(Statevector(), 1, "best")

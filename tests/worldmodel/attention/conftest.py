@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from qdreamer.worldmodel.attention.config import make_kind
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
-from qdreamer.worldmodel.attention.kinds import make_kind
 
 HEADS, WIDTH = 2, 6
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

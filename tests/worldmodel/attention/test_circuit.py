@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.training.training import Run
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.circuits.overlaps import overlap_circuit, overlap_values
 from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.circuit import Circuit

@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer.worldmodel.attention.kernel import segment_causal, segment_ids
-from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.interface import make_sequence
 
 
 def test_uniform_weights_are_one_over_the_number_of_allowed_keys(make, heads_of):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from qdreamer.worldmodel.attention.kinds import KINDS
+from qdreamer.worldmodel.attention.config import ATTENTION
 from qdreamer.worldmodel.attention.multihead import QuantumMultiheadAttention
 
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 5, 7, 12, 2
@@ -244,7 +244,7 @@ def test_a_full_cache_and_what_does_not_go_together_are_refused():
     for arguments, message in (
         ({"embed_dim": 10, "num_heads": 3}, "must divide embed_dim"),
         ({"kind": "born", "add_zero_attn": True}, "zero is none"),
-        ({"kind": "sofmax"}, "choose one of"),
+        ({"kind": "sofmax"}, "did you mean softmax"),
         ({"decay": True, "add_bias_kv": True}, "leave out"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -261,7 +261,7 @@ def test_a_full_cache_and_what_does_not_go_together_are_refused():
 
 
 def test_types_and_devices_are_passed_on():
-    for kind in KINDS:
+    for kind in ATTENTION.names():
         if kind == "random_keys":  # whose keys must not learn
             with pytest.raises(ValueError, match="control of sequence=transformer"):
                 QuantumMultiheadAttention(WIDTH, HEADS, kind=kind)

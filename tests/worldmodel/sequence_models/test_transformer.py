@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from qdreamer.configs.strict import ConfigError
+from qdreamer.configs.schema import ConfigError
 from qdreamer.worldmodel.attention_view import inspect
-from qdreamer.worldmodel.sequence_models.factory import make_sequence
+from qdreamer.worldmodel.sequence_models.interface import make_sequence
 from qdreamer.worldmodel.sequence_models.mixed_attention import MixedAttention
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 

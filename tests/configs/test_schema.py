@@ -1,30 +1,31 @@
 """From plain dictionaries to dataclasses: types, ranges, unknown keys, hints."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
-from qdreamer.configs.strict import MAX_INT, ConfigError, build, closest, show
+from qdreamer.configs.schema import MAX_INT, Bool, ConfigError, Float, Int, build, closest, settings, show
 
 
-@dataclass(frozen=True)
+@settings
 class Inner:
-    width: int = field(metadata={"min": 1, "max": 8})
-    rate: float = field(metadata={"above": 0.0, "below": 1.0})
-    kind: str = field(metadata={"choices": ("round", "square")})
+    width: Int = Field(ge=1, le=8)
+    rate: Float = Field(gt=0.0, lt=1.0)
+    kind: Literal["round", "square"]
 
 
-@dataclass(frozen=True)
+@settings
 class Outer:
-    flag: bool
+    flag: Bool
     word: str
-    limit: int | None = field(metadata={"min": 1})
-    pair: tuple[float, float]
-    indices: tuple[int, ...] = field(metadata={"min": 0})
-    weights: dict[str, float] = field(metadata={"min": 0.0})
+    limit: Int | None = Field(ge=1)
+    pair: tuple[Float, Float]
+    indices: tuple[Annotated[Int, Field(ge=0)], ...]
+    weights: dict[str, Annotated[Float, Field(ge=0.0)]]
     anything: dict[str, Any]
     inner: Inner
 
@@ -49,7 +50,14 @@ def good() -> dict[str, Any]:
 def test_builds_nested_values_with_their_types() -> None:
     built = build(Outer, good())
     assert built == Outer(
-        True, "w", None, (1.0, 2.5), (0, 3), {"a": 1.0}, {"b": [1, {"c": None}]}, Inner(3, 0.5, "round")
+        flag=True,
+        word="w",
+        limit=None,
+        pair=(1.0, 2.5),
+        indices=(0, 3),
+        weights={"a": 1.0},
+        anything={"b": [1, {"c": None}]},
+        inner=Inner(width=3, rate=0.5, kind="round"),
     )
     assert isinstance(built.pair[0], float) and isinstance(built.weights["a"], float)
     assert isinstance(build(Inner, {"width": 3.0, "rate": 0.5, "kind": "round"}).width, int)

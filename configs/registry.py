@@ -1,0 +1,140 @@
+"""Parts that a user chooses by name, each registered where it is defined.
+
+    ATTENTION: Registry[type[AttentionKernel]] = Registry("attention", "qdreamer.worldmodel.attention")
+
+    @settings
+    class CoherentConfig(AttentionConfig): ...
+
+    @ATTENTION.register("coherent", CoherentConfig)
+    class Coherent(AttentionKernel): ...
+
+Looking a name up imports the modules of the registry's package, so these import heavy libraries only where
+they use them. A package of a third party names its parts as entry points, here of the group
+`qdreamer.attention`: the entry point's name is the part's name, and loading its object registers it.
+In a config, `Annotated[AttentionConfig, ATTENTION]` is the section of whichever part its `name` says, and
+`Annotated[str, SOLVERS]` a part's name alone.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import (
+    ValidationInfo,
+    no_info_after_validator_function,
+    with_info_before_validator_function,
+)
+
+from qdreamer.configs.schema import ConfigError, build, check_choice, not_one_of, settings
+
+P = TypeVar("P")  # what is registered: a class, or a function that makes the part
+Q = TypeVar("Q")
+
+
+@settings
+class PartConfig:
+    """The settings of a part that has a section of its own."""
+
+    name: str
+
+    def check(self, root: Any) -> None:
+        """Raises ValueError if the part does not go with the other sections of the whole config `root`."""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[P]):
+    """A registered part; `config` is None for parts that are named inside of another's section."""
+
+    part: P
+    config: type[PartConfig] | None
+
+
+class Registry(Generic[P]):
+    """The parts of one kind.
+
+    Args:
+        kind: as in the entry points' group, `qdreamer.<kind>`. package: whose modules register parts.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self._package = kind, package
+        self._entries: dict[str, Entry[P]] = {}
+
+    def register(self, name: str, config: type[PartConfig] | None = None) -> Callable[[Q], Q]:
+        """A decorator that registers a class or function. Raises ValueError for a name that is taken."""
+
+        def decorate(part: Any) -> Any:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name} is registered already: {self._entries[name].part}")
+            self._entries[name] = Entry(part, config)
+            return part
+
+        return decorate
+
+    def __getitem__(self, name: str) -> Entry[P]:
+        """The part called `name`. Raises ConfigError, with the nearest name, if there is none."""
+        self._import_package()
+        if name not in self._entries and name in self.third_party():
+            self._load(self.third_party()[name])
+        if name not in self._entries:
+            raise ConfigError(f"{self.kind}={not_one_of(name, self.names())}")
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """All names, those of third parties included."""
+        self._import_package()
+        return sorted({*self._entries, *self.third_party()})
+
+    @functools.cache  # noqa: B019
+    def third_party(self) -> dict[str, EntryPoint]:
+        """Installed entry points by name, whether loaded or not."""
+        return {entry.name: entry for entry in entry_points(group=f"qdreamer.{self.kind}")}
+
+    def defaults(self, name: str) -> dict[str, Any]:
+        """The section of a part before anything is set; ??? (Hydra's sign) where the user must say."""
+        values: dict[str, Any] = {}
+        for key, field in getattr(self[name].config, "__pydantic_fields__", {}).items():
+            default: Any = "???" if field.is_required() else field.get_default(call_default_factory=True)
+            values[key] = asdict(default) if hasattr(default, "__dataclass_fields__") else default
+        return {**values, "name": name}
+
+    @functools.cache  # noqa: B019 - registries live as long as the program
+    def _import_package(self) -> None:
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+            importlib.import_module(module.name)
+
+    def _load(self, entry: EntryPoint) -> None:
+        try:
+            entry.load()
+        except Exception as error:  # whatever a stranger's module raises
+            raise ConfigError(
+                f"{self.kind}={entry.name} ({entry.value}) cannot be imported: {error}"
+            ) from error
+        if entry.name not in self._entries:
+            raise ConfigError(f"{self.kind}={entry.name}: {entry.value} registers no such name")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if source is str:
+            return no_info_after_validator_function(
+                functools.partial(check_choice, self.names), handler(source)
+            )
+        return with_info_before_validator_function(self._section, handler(source))
+
+    def _section(self, value: Any, info: ValidationInfo) -> Any:
+        """The config of the part that a mapping names; what is no mapping is refused by the field's type."""
+        if not isinstance(value, Mapping):
+            return value
+        name = value.get("name")
+        if name not in self.names():
+            problem = "is missing" if name is None else not_one_of(name, self.names())
+            raise ConfigError(f"{info.field_name}.name{' ' if name is None else '='}{problem}")
+        config = self[name].config
+        assert config is not None, f"{self.kind} {name} has no config"
+        return build(config, value, f"{info.field_name}.")
