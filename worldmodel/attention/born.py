@@ -39,6 +39,7 @@ class Born(AttentionKernel):
     """
 
     linear = True
+    quantum = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from qdreamer import native
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 State = Any
 """A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
@@ -46,6 +47,13 @@ class SequenceModel(Protocol):
 
     def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State) -> tuple[Tensor, State]:
         """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states."""
+        ...
+
+    def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+        """Return what each layer of attention did in `observe` from the beginning; empty without attention.
+
+        Gradient norms are those of the last backward pass, if there was one.
+        """
         ...
 
     def last(self, states: State) -> State:
