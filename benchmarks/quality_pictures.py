@@ -20,8 +20,6 @@ from torch import Tensor
 
 from benchmarks.quality import SEEDS, TASKS, Cells, log_ratio
 from benchmarks.quality_models import ATTENTIONS, SETTINGS, build
-from qdreamer.worldmodel.attention_view import inspect
-from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
 SHOWN = 8
 """Heads of each kind in the picture of maps."""
@@ -116,9 +114,7 @@ def maps(cells: Cells, task: str, kind: str) -> list[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     trajectory = model.observe(observation, previous, is_first, carry, generator=generator)
     stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
-    sequence = model.rssm.sequence
-    assert isinstance(sequence, Transformer)
-    views = inspect(sequence, stoch, previous, is_first)
+    views = model.rssm.sequence.inspect(stoch, previous, is_first)
     heads = [
         (f"layer {n}, head {i}", w)
         for n, view in enumerate(views, 1)

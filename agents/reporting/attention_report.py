@@ -9,17 +9,14 @@ from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode
-from qdreamer.worldmodel.attention_view import LayerView, inspect
-from qdreamer.worldmodel.sequence_models.transformer import Transformer
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 STEPS = 64
 
 
 def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerView]:
-    """Every layer's view of the episode's first steps; none for other sequence models."""
+    """Return each layer's view of the episode's first steps; none for models without attention."""
     rssm = agent.world_model.rssm
-    if not isinstance(rssm.sequence, Transformer):
-        return []
     device = next(agent.parameters()).device
     steps = min(STEPS, episode.length)
     observation = torch.from_numpy(episode.observations[:steps]).to(device).unsqueeze(0)
@@ -33,7 +30,7 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
             observation, action, is_first, rssm.initial(1), generator=generator
         )
         previous = torch.cat([torch.zeros_like(trajectory.stoch()[:, :1]), trajectory.stoch()[:, :-1]], 1)
-    return inspect(rssm.sequence, previous, action, is_first)
+    return rssm.sequence.inspect(previous, action, is_first)
 
 
 def attention_numbers(views: list[LayerView]) -> dict[str, float]:

@@ -13,9 +13,6 @@ from qdreamer.agents.runs.provenance import provenance
 from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary
 from qdreamer.agents.training.config import Config
 from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.worldmodel.attention.born import Born
-from qdreamer.worldmodel.attention.coherent import Coherent
-from qdreamer.worldmodel.attention.decay import DecayGate
 
 # Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of
 # quantum replay, and updates in which the hybrid optimizer searched.
@@ -74,10 +71,12 @@ class Summary:
 
 
 def parameters(agent: Dreamer) -> dict[str, int]:
-    """Numbers that are learned; `quantum` of them describe states and channels: photon numbers of
-    coherent attention, damping of Born attention. Angles of circuits are not learned, so not counted."""
-    kinds = (Coherent, Born, DecayGate)
-    parts = [module for module in agent.modules() if isinstance(module, kinds)]
+    """Count the numbers that are learned; `quantum` of them describe states and channels.
+
+    These are photon numbers of coherent attention and damping of Born attention: parameters of modules that
+    say `quantum = True`. Angles of circuits are not learned, so not counted.
+    """
+    parts = [module for module in agent.modules() if getattr(module, "quantum", False)]
     quantum = {id(p): p.numel() for module in parts for p in module.parameters()}
     total = sum(p.numel() for p in agent.trainable())
     return {"classical": total - sum(quantum.values()), "quantum": sum(quantum.values())}

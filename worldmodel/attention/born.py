@@ -60,6 +60,7 @@ class Born(AttentionKernel):
     """
 
     linear = True
+    quantum = True
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class Coherent(DotProduct):
     The SDPA form needs |q| = |k|: the zero vector, which cannot be scaled to s, has log κ = 0.
     """
 
+    quantum = True
+
     def __init__(self, heads: int, width: int, noise: float = 0.0) -> None:
         super().__init__(heads, width, noise)
         self.log_photons = nn.Parameter(torch.full((heads,), math.log(width)))

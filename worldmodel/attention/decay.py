@@ -16,6 +16,8 @@ class DecayGate(nn.Linear):
     W starts at zero and b spreads the heads: their memories last for 4 to 64 steps, log-spaced.
     """
 
+    quantum = True  # a gate is the damping of a qubit: see `AttentionKernel.quantum`
+
     def __init__(self, width: int, heads: int, dtype: torch.dtype | None = None) -> None:
         super().__init__(width, heads, dtype=dtype)
 

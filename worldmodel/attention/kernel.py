@@ -28,6 +28,9 @@ class AttentionKernel(nn.Module):
     linear = False
     """Whether `attend_causal` takes time linear in N and `born_forms.step` can carry its past."""
 
+    quantum = False
+    """True when the kind's own parameters describe quantum states or channels; costs count them apart."""
+
     learned_keys = True
     """Whether the projection that makes keys learns; the transformer sees to it (`controls.py`)."""
 

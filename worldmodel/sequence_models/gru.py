@@ -20,6 +20,7 @@ from qdreamer.configs.schema import Int, settings
 from qdreamer.native.products import affine_add, blockwise
 from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_random_bias, init_weight
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 
 @settings
@@ -110,6 +111,9 @@ class BlockGRU(nn.Module):
             hs.append(state)
         h = torch.stack(hs, 1)  # (B, T, D)
         return h, h
+
+    def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+        return []
 
     def last(self, states: Tensor) -> Tensor:
         return states[:, -1]

@@ -19,6 +19,7 @@ from qdreamer.configs.registry import PartConfig, Registry
 from qdreamer.configs.schema import Float, Int, settings
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 State = Any
 """A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
@@ -74,6 +75,13 @@ class SequenceModel(Protocol):
 
     def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State) -> tuple[Tensor, State]:
         """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states."""
+        ...
+
+    def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+        """Return what each layer of attention did in `observe` from the beginning; empty without attention.
+
+        Gradient norms are those of the last backward pass, if there was one.
+        """
         ...
 
     def last(self, states: State) -> State:

@@ -26,6 +26,7 @@ from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
 from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias, init_weight
 from qdreamer.worldmodel.sequence_models.context import QKV, CausalAttention, Future, Visibility
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView, view_layer
 from qdreamer.worldmodel.sequence_models.mixed_attention import make_attention
 
 
@@ -252,6 +253,19 @@ class Transformer(nn.Module):
             x, trail = block(x, past, visibility, turn)
             trails.append(trail)
         return self.norm(x), ObservedStates(tuple(trails), visibility, state.position)
+
+    @torch.no_grad()
+    def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+        state = self.initial(len(stoch))
+        x = self.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + self.action_embedding(action, is_first)
+        visibility = self.visibility(is_first, state.segments)
+        turn = phases(torch.arange(x.shape[1], device=x.device), self.head, x.dtype)
+        views = []
+        for block, past in zip(self.layers(), state.layers, strict=True):
+            heads, attention = block.project(x, turn), block.attention
+            views.append(view_layer(attention.kind, heads, visibility, block.qkv.weight.grad))
+            x = block.residual(x, attention.attend(heads, attention.append(heads, past), visibility))
+        return views
 
     @torch.no_grad()
     def last(self, states: ObservedStates) -> KVCache:

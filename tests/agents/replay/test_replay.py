@@ -328,7 +328,8 @@ def test_pixels_on_disk_are_neither_in_memory_nor_in_checkpoints(tmp_path):
     shown = np.random.default_rng(0).integers(256, size=(40, 64, 64, 3), dtype=np.uint8)
     for i, frame in enumerate(shown):
         replay.add(np.zeros(1, np.int64), {"pixels": frame[None], "reward": np.full(1, i, np.float32)})
-    assert isinstance(replay._data["pixels"], np.memmap)
+    stored = np.memmap(tmp_path / "pixels.bin", np.uint8, "r").reshape(-1, 64, 64, 3)
+    assert np.array_equal(stored[: len(shown)], shown)
     sample = replay.sample(8)
     for i, start in enumerate(sample.starts.row):
         assert np.array_equal(sample.rows["pixels"][i, 1:], shown[start : start + 4])

@@ -5,7 +5,6 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer.configs.schema import ConfigError
-from qdreamer.worldmodel.attention_view import inspect
 from qdreamer.worldmodel.sequence_models.interface import make_sequence
 from qdreamer.worldmodel.sequence_models.mixed_attention import MixedAttention
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
@@ -102,7 +101,7 @@ def test_noise_is_for_learning_only(make):
 def test_look_inside(make, attention):
     model = make(f"attention={attention}", "sequence.layers=2", "sequence.window=4")
     hidden(model, *inputs()).square().sum().backward()
-    views = inspect(model, *inputs())
+    views = model.inspect(*inputs())
     assert len(views) == 2
     for view in views:
         assert view.weights.shape == (BATCH, 2, STEPS, STEPS)
