@@ -75,7 +75,7 @@ def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None):
     batch, rssm = 9, agent.world_model.rssm
     is_first = (torch.rand(batch, past + steps, generator=generator) < 0.2).float()
     actions = torch.randn(batch, past + steps, agent.actor.actions, generator=generator)
-    embed = torch.randn(batch, past + steps, agent.config.world_model.units, generator=generator)
+    embed = torch.randn(batch, past + steps, agent.world_model.config.units, generator=generator)
     noise = torch.rand(batch, past + steps, rssm.stoch, generator=generator)
     t = torch.arange(steps - starts, steps).expand(batch, -1) if b is None else starts
     results = []
