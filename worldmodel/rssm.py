@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from qdreamer import native
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
@@ -104,6 +105,18 @@ class RSSM(nn.Module):
         if b is None:
             b, t = torch.arange(len(t), device=t.device).repeat_interleave(t.shape[1]), t.flatten()
         return trajectory.features[b, t], Carry(state, trajectory.stoch()[b, t])
+
+    @torch.no_grad()
+    def pack(self, carry: Carry) -> tuple[Tensor, Tensor]:
+        """A carry as replay stores it: state (…, ·) in half precision, classes (…, S) as bytes."""
+        stoch = carry.stoch.unflatten(-1, (self.stoch, self.classes)).argmax(-1)
+        return self.sequence.pack(carry.state).to(torch.float16), stoch.to(torch.uint8)
+
+    def unpack(self, state: Tensor, stoch: Tensor) -> Carry:
+        """Inverse of `pack`, up to half precision: (B, ·), (B, S) → carry of B."""
+        dtype = next(self.parameters()).dtype
+        one_hot = functional.one_hot(stoch.long(), self.classes).to(dtype)
+        return Carry(self.sequence.unpack(state.to(dtype)), one_hot.flatten(-2))
 
     def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
         """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""

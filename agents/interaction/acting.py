@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
@@ -77,7 +76,7 @@ class ActingLoop:
             mask, other = (torch.from_numpy(array).to(self.device) for array in override)
             action = torch.where(mask.unsqueeze(-1), other, action)
         self._action = action
-        state, stoch = pack_carry(self.agent, self._carry)
+        state, stoch = world_model.rssm.pack(self._carry)
         return Decision(action.cpu().numpy(), state.cpu().numpy(), stoch.cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,19 +92,3 @@ class ActingLoop:
         self._carry = Carry(rebuild(self._carry.state, tensors), state["stoch"].to(self.device))
         self._action = state["action"].to(self.device)
         restore_generator(self.generator, state["generator"])
-
-
-def pack_carry(agent: Dreamer, carry: Carry) -> tuple[Tensor, Tensor]:
-    """A carry as it is stored in replay: half-precision state, one byte per latent variable."""
-    rssm = agent.world_model.rssm
-    state = rssm.sequence.pack(carry.state).detach().to(torch.float16)
-    stoch = carry.stoch.unflatten(-1, (rssm.stoch, rssm.classes)).argmax(-1).to(torch.uint8)
-    return state, stoch
-
-
-def unpack_carry(agent: Dreamer, state: Tensor, stoch: Tensor) -> Carry:
-    """Inverse of `pack_carry` (up to half precision): (B, ·), (B, S) → carry of B."""
-    rssm = agent.world_model.rssm
-    one_hot = torch.nn.functional.one_hot(stoch.long(), rssm.classes)
-    dtype = next(agent.parameters()).dtype
-    return Carry(rssm.sequence.unpack(state.to(dtype)), one_hot.to(dtype).flatten(-2))

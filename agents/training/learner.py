@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer, Outcome
-from qdreamer.agents.interaction.acting import pack_carry, unpack_carry
 from qdreamer.agents.optim.landscape import WorldModelObjective
 from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
@@ -97,7 +96,7 @@ class Learner:
             previous_action=rows["action"][:, :-1].to(dtype),
             reward=rows["reward"][:, 1:].to(dtype),
             weight=torch.from_numpy(sample.weights).to(self.device, dtype),
-            carry=unpack_carry(self.agent, rows["state"][:, 0], rows["stoch"][:, 0]),
+            carry=self.agent.world_model.rssm.unpack(rows["state"][:, 0], rows["stoch"][:, 0]),
             **flag,
         )
 
@@ -121,7 +120,7 @@ class Learner:
         """Hand fresh latents (B, T, ·) to the replay, whose context should fit the current weights, and the
         errors (B,) of the sequences."""
         model, trajectory = self.agent.world_model, outcome.trajectory
-        state, stoch = pack_carry(self.agent, Carry(trajectory.states, trajectory.stoch()))
+        state, stoch = model.rssm.pack(Carry(trajectory.states, trajectory.stoch()))
         error = None
         if self.signal is not None:
             features, horizon = trajectory.features, model.config.horizon

@@ -6,22 +6,12 @@ computation, and the backward pass goes on meanwhile.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qdreamer.agents.replay import Replay, Starts
-
-
-class PendingWrite(NamedTuple):
-    """What one update writes back, on the host."""
-
-    starts: Starts
-    priority: Tensor | None  # (B,)
-    latents: dict[str, Tensor]  # (B, T, ·)
-    wait: Callable[[], None]  # until the copies have arrived
 
 
 class AsyncReplayWriter:
@@ -32,26 +22,31 @@ class AsyncReplayWriter:
 
     def __init__(self, replay: Replay, deferred: bool) -> None:
         self._replay, self._deferred = replay, deferred
-        self._pending: PendingWrite | None = None
+        self._pending: Callable[[], None] | None = None
 
     def submit(self, starts: Starts, priority: Tensor | None, latents: dict[str, Tensor]) -> None:
         """Write priorities (B,), if there are any, and latents (B, T, ·) of the sequences at `starts`."""
         self.flush()
         copies = {name: _to_host(tensor) for name, tensor in latents.items()}
-        error = None if priority is None else _to_host(priority)
-        self._pending = PendingWrite(starts, error, copies, _event() if self._deferred else lambda: None)
+        errors = None if priority is None else _to_host(priority)
+        wait = _event() if self._deferred else None
+
+        def write() -> None:
+            if wait is not None:
+                wait()
+            self._replay.write(starts, {name: copy.numpy() for name, copy in copies.items()})
+            if errors is not None:
+                self._replay.update(starts, np.asarray(errors.numpy(), np.float32))
+
+        self._pending = write
         if not self._deferred:
             self.flush()
 
     def flush(self) -> None:
         """Write what is pending."""
-        if self._pending is None:
-            return
         pending, self._pending = self._pending, None
-        pending.wait()
-        self._replay.write(pending.starts, {name: t.numpy() for name, t in pending.latents.items()})
-        if pending.priority is not None:
-            self._replay.update(pending.starts, np.asarray(pending.priority.numpy(), np.float32))
+        if pending is not None:
+            pending()
 
 
 def _to_host(tensor: Tensor) -> Tensor:
@@ -61,10 +56,10 @@ def _to_host(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def _event() -> Callable[[], None]:
-    """Waits for the copies that were started before this call."""
+def _event() -> Callable[[], None] | None:
+    """A wait for the copies that were started before this call, where a GPU makes them."""
     if not torch.cuda.is_available():
-        return lambda: None
+        return None
     event = torch.cuda.Event()
     event.record()
     return event.synchronize
