@@ -36,7 +36,7 @@ def main() -> None:
     a = parser.parse_args()
     common = [
         f"train.batch_size={a.batch}", f"train.batch_length={a.length}", f"threads={a.threads}",
-        f"agent.imagination_starts={a.starts}", "logging.tensorboard=false",
+        f"agent.imagination_starts={a.starts}", "logging.writers=[jsonl]",
     ]  # fmt: skip
     learners = {agent: filled([*agent.split(), *common], 2 * a.length) for agent in a.agents}
     times: dict[str, list[float]] = {agent: [] for agent in learners}

@@ -52,7 +52,7 @@ from qdreamer.quantum.qaoa.solvers import (
 )
 
 SHOTS = 1024
-RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.tensorboard=false"]
+RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.writers=[jsonl]"]
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # two-sided
 
 

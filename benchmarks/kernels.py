@@ -44,7 +44,7 @@ def measure(
     """Return median processor seconds of an update, by what is left out: a kernel, nothing, or all."""
     off: dict[str, tuple[str, ...]] = {"nothing": (), **{name: (name,) for name in kernels}}
     off["all of them"] = tuple(native.KERNELS)
-    settings = [f"agent={agent}", *SIZES[size], "threads=1", "logging.tensorboard=false", *overrides]
+    settings = [f"agent={agent}", *SIZES[size], "threads=1", "logging.writers=[jsonl]", *overrides]
     with tempfile.TemporaryDirectory() as directory:
         run = Run(load_config(settings), Path(directory))
         for _ in range(1200):

@@ -125,7 +125,7 @@ def ours(size: str, threads: int, *more: str) -> None:
 
     overrides = [
         "agent=classical", f"world_model={size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",
-        f"agent.imagination_starts={LENGTH}", f"threads={threads}", "logging.tensorboard=false", *more,
+        f"agent.imagination_starts={LENGTH}", f"threads={threads}", "logging.writers=[jsonl]", *more,
     ]  # fmt: skip
     run = Run(load_config(overrides), Path(tempfile.mkdtemp()))
     for _ in range(BATCH * LENGTH + LENGTH):

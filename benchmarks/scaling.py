@@ -46,7 +46,7 @@ def update_time(size: str, threads: int, device: str, updates: int, shape: dict[
     plain = load_config([f"world_model={size}"])
     overrides = [
         "agent=classical", f"world_model={size}", f"threads={threads}", f"device={device}",
-        "logging.tensorboard=false",
+        "logging.writers=[jsonl]",
         f"train.batch_size={shape['batch']}", f"train.batch_length={shape['length']}",
         f"agent.imagination_horizon={shape['horizon']}", f"agent.imagination_starts={shape['length']}",
         f"world_model.units={plain.world_model.units * width}",

@@ -62,7 +62,7 @@ def main() -> None:
             f"agent.imagination_starts={a.starts}",
             f"threads={a.threads}",
             f"device={a.device}",
-            "logging.tensorboard=false",
+            "logging.writers=[jsonl]",
             "agent=classical",
             *a.overrides,
         ]

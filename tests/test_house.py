@@ -31,6 +31,7 @@ ROOMS = [
     "agents",
     "agents.optim",
     "agents.interaction",
+    "agents.reporting.writers",
     "agents.reporting",
     "agents.runs",
     "agents.training",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode
+from qdreamer.agents.reporting.pictures import rgb
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 STEPS = 64
@@ -45,8 +46,7 @@ def attention_numbers(views: list[LayerView]) -> dict[str, float]:
 
 def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
     """Draw the maps of all heads: RGB (H, W, 3). Row n of a map is what step n attends to."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # lazily: half a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # lazily: half a second
 
     heads = views[0].weights.shape[1]
     figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 0.9), layout="constrained")
@@ -60,9 +60,7 @@ def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
     figure.supxlabel("step attended to", fontsize=9)
     figure.supylabel("step", fontsize=9)
     figure.suptitle(title, fontsize=10)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rgb(figure)
 
 
 def _rows_to_one(weights: Tensor) -> NDArray[np.float32]:

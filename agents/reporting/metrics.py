@@ -1,17 +1,15 @@
-"""Metrics: running means without waiting for the device, metrics.jsonl, TensorBoard."""
+"""Metrics: running means without waiting for the device, and the log that passes values on to writers."""
 
-import json
-import os
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
-from torch.utils.tensorboard.writer import SummaryWriter
 
-from qdreamer.agents.reporting.monitor import Layout
+from qdreamer.agents.reporting.writers.writer import WRITERS
 
 
 class RunningMeans:
@@ -50,70 +48,58 @@ class RunningMeans:
 
 
 class MetricsLog:
-    """Writes scalars to metrics.jsonl (the source of truth) and to TensorBoard.
+    """Passes everything that a run logs on to its writers.
 
     Everything is reproducible from seed and machine except the names under `time/`.
 
     Args:
-        resume_at: (byte offset, step) of the checkpoint that the run goes on from; what was
-            written after it is cut off and written again.
+        writers: names of the run's outputs.
+        resume_at: (`positions`, step) of the checkpoint that the run goes on from; what was written after
+            it is cut off and written again.
     """
 
-    def __init__(self, directory: Path, tensorboard: bool, resume_at: tuple[int, int] | None = None) -> None:
-        path = directory / "metrics.jsonl"
-        offset, step = resume_at or (0, 0)
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        self._file.truncate(offset)
-        self._file.seek(offset)
-        self.board = (
-            SummaryWriter(str(directory), purge_step=step + 1 if resume_at else 0) if tensorboard else None
-        )
+    def __init__(
+        self, directory: Path, writers: Sequence[str], resume_at: tuple[dict[str, int], int] | None = None
+    ) -> None:
+        positions, step = ({}, None) if resume_at is None else resume_at
+        self._writers = {
+            name: WRITERS[name].part(directory, step, positions.get(name, 0)) for name in writers
+        }
+        self.pictures = any(writer.pictures for writer in self._writers.values())
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Log the settings of a run that begins."""
+        for writer in self._writers.values():
+            writer.begin(settings)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One line; raises FloatingPointError when a value is not finite."""
-        bad = [name for name, value in values.items() if not np.isfinite(value)]
-        line = {"step": step, **{k: v if np.isfinite(v) else None for k, v in values.items()}}
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Log values. Raises FloatingPointError, once they are written, when one is not finite."""
+        for writer in self._writers.values():
+            writer.scalars(step, values)
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(f"{', '.join(bad)} is not finite at step {step}")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """An RGB picture (H, W, 3), bytes."""
-        if self.board is not None:
-            self.board.add_image(name, image, step, dataformats="HWC")
+    def histogram(self, step: int, name: str, values: NDArray[Any]) -> None:
+        """Log the distribution of values (n,); none are left out."""
+        if len(values):
+            for writer in self._writers.values():
+                writer.histogram(step, name, values)
 
-    def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-        """Values (n,), for TensorBoard only."""
-        if self.board is not None:
-            self.board.add_histogram(name, values, step)
+    def image(self, step: int, name: str, image: NDArray[Any]) -> None:
+        """Log an RGB picture (H, W, 3) of bytes."""
+        for writer in self._writers.values():
+            writer.image(step, name, image)
 
-    def hparams(self, settings: dict[str, bool | float | str], metrics: list[str]) -> None:
-        """Fill TensorBoard's HPARAMS tab, in this run's own events (add_hparams makes a stray sub-run)."""
-        if self.board is not None:
-            for summary in hparams(settings, dict.fromkeys(metrics, 0.0)):
-                self.board._get_file_writer().add_summary(summary)
+    def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+        """Log an encoded GIF of `size` (width, height)."""
+        for writer in self._writers.values():
+            writer.video(step, name, gif, size)
 
-    def layout(self, charts: Layout) -> None:
-        """Sections and charts of the CUSTOM SCALARS tab."""
-        if self.board is not None:
-            self.board.add_custom_scalars(charts)
-
-    def text(self, name: str, text: str) -> None:
-        """Markdown for the TEXT tab."""
-        if self.board is not None:
-            self.board.add_text(name, text)
-
-    def offset(self) -> int:
-        """Bytes written so far, safely on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+    def positions(self) -> dict[str, int]:
+        """Return how much each writer has written, safely on disk."""
+        return {name: writer.position() for name, writer in self._writers.items()}
 
     def close(self) -> None:
-        self._file.close()
-        if self.board is not None:
-            self.board.close()
+        for writer in self._writers.values():
+            writer.close()

@@ -1,4 +1,4 @@
-"""Pictures and videos for TensorBoard and the run directory."""
+"""Pictures and videos of a run."""
 
 import io
 from pathlib import Path
@@ -21,8 +21,7 @@ MAX_TRACES = 6
 
 def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
     """Draw three predictions beside the truth, and the error against the horizon: RGB (H, W, 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # lazily: half a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # lazily: half a second
 
     entries = min(result.true.shape[-1], MAX_TRACES)
     lengths = np.isfinite(result.true[..., 0]).sum(1)
@@ -50,6 +49,13 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
     axes[-1][0].set_ylabel("standardised MSE")
     axes[-1][0].legend(frameon=False, fontsize=8)
     figure.suptitle(title)
+    return rgb(figure)
+
+
+def rgb(figure: Any) -> NDArray[np.uint8]:
+    """Return a figure of matplotlib as an RGB picture (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -92,14 +98,6 @@ def gif(frames: list[Image.Image], fps: float = 30.0) -> bytes:
     buffer = io.BytesIO()
     small[0].save(buffer, "GIF", save_all=True, append_images=small[1:], duration=round(1000 / fps), loop=0)
     return buffer.getvalue()
-
-
-def add_gif(board: Any, name: str, data: bytes, size: tuple[int, int], step: int) -> None:
-    """Put an encoded GIF on TensorBoard (torch's own add_video needs an old moviepy)."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    image = Summary.Image(height=size[1], width=size[0], colorspace=3, encoded_image_string=data)
-    board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
 
 def save_gif(directory: Path, name: str, data: bytes) -> Path:

@@ -1,63 +1,34 @@
 """What an evaluation leaves in the log: returns, open-loop errors, pictures and videos."""
 
 import dataclasses
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode
 from qdreamer.agents.replay import Sampler
 from qdreamer.agents.reporting.attention_report import attention_numbers, attention_picture, attention_views
 from qdreamer.agents.reporting.metrics import MetricsLog
-from qdreamer.agents.reporting.monitor import LAYOUT
 from qdreamer.agents.reporting.openloop import open_loop
-from qdreamer.agents.reporting.pictures import add_gif, gif, open_loop_picture, record_video, save_gif
+from qdreamer.agents.reporting.pictures import gif, open_loop_picture, record_video, save_gif
 from qdreamer.agents.training.config import Config
 from qdreamer.envs.factory import EnvError
 
 HORIZONS = (1, 5, 15, 50)
-HPARAMS = (
-    "seed",
-    "env",
-    "agent",
-    "world_model",
-    "sequence",
-    "attention",
-    "replay",
-    "optimizer",
-    "quantum",
-    "train",
-)
-
-
-def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else str(value)
 
 
 class Reporter:
-    """Writes evaluations; remembers nothing but whether videos are possible."""
+    """Logs evaluations; remembers nothing but whether videos are possible."""
 
     def __init__(self, config: Config, log: MetricsLog, directory: Path) -> None:
         self._config, self._log, self._directory = config, log, directory
         self.video_problem: str | None = None
 
     def begin(self) -> None:
-        """Settings for TensorBoard's TEXT and HPARAMS tabs, charts for CUSTOM SCALARS."""
-        self._log.layout(LAYOUT)
-        values = dataclasses.asdict(self._config)
-        self._log.text("config", f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(values)))}```")
-        flat = dict(_flatten(values))
-        names = [key for key in flat if key.split(".")[0] in HPARAMS]
-        self._log.hparams({key: flat[key] for key in names}, ["eval/return"])
+        """Log the settings of a run that begins."""
+        self._log.begin(dataclasses.asdict(self._config))
 
     def evaluation(
         self,
@@ -67,7 +38,7 @@ class Reporter:
         interval: tuple[float, float, float],
         seconds: float,
     ) -> None:
-        """One line of metrics, and pictures when they are due."""
+        """Log an evaluation's numbers, and pictures when they are due."""
         scores = [episode.score for episode in episodes]
         values = dict(zip(("eval/return", "eval/return_low", "eval/return_high"), interval, strict=True))
         values |= {
@@ -86,7 +57,7 @@ class Reporter:
         views = attention_views(agent, episodes[0])
         values |= attention_numbers(views)
         self._log.scalars(step, values)
-        if self._log.board is None:
+        if not self._log.pictures:
             return
         if views and self._due(step, logging.pictures_every):
             title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
@@ -98,14 +69,13 @@ class Reporter:
             self._video(step, agent)
 
     def histograms(self, step: int, sampler: Sampler) -> None:
-        """How priorities and importance weights are spread."""
-        if self._log.board is not None:
+        """Log how priorities and importance weights are spread."""
+        if self._log.pictures:
             for name, values in sampler.histograms().items():
-                if len(values):  # before the first draw there are none
-                    self._log.histogram(step, name, values)
+                self._log.histogram(step, name, values)
 
     def _due(self, step: int, every: int) -> bool:
-        """Evaluations come at multiples of evaluation.every: take the first at or after each due step."""
+        """Tell whether this evaluation is the first at or after a multiple of `every`."""
         if every == 0:
             return False
         before = step - self._config.evaluation.every
@@ -128,5 +98,4 @@ class Reporter:
             return
         data = gif(frames)
         save_gif(self._directory / "videos", f"step_{step}.gif", data)
-        if self._log.board is not None:
-            add_gif(self._log.board, "eval/video", data, frames[0].size, step)
+        self._log.video(step, "eval/video", data, frames[0].size)

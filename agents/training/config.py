@@ -8,6 +8,7 @@ from pydantic import Field
 from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.optim.optimizer_config import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
+from qdreamer.agents.reporting.writers.writer import WRITERS
 from qdreamer.configs.registry import PartConfig
 from qdreamer.configs.schema import Bool, Float, Int, settings
 from qdreamer.envs.config import EnvConfig
@@ -47,10 +48,18 @@ class LoggingConfig:
     """What is written, how often (in environment steps)."""
 
     every: Int = Field(ge=1)
-    tensorboard: Bool
+    writers: tuple[Annotated[str, WRITERS], ...]  # outputs, each by its name
     pictures_every: Int = Field(ge=0)  # 0: never
     video_every: Int = Field(ge=0)  # 0: never; the end of the run counts
     video_frames: Int = Field(ge=1)
+
+    def __post_init__(self) -> None:
+        if "jsonl" not in self.writers:
+            raise ValueError(
+                "logging.writers must hold jsonl: metrics.jsonl is what resumes and comparisons go by"
+            )
+        if len(set(self.writers)) < len(self.writers):
+            raise ValueError(f"logging.writers names an output twice: {', '.join(self.writers)}")
 
 
 @settings

@@ -65,7 +65,7 @@ class Observer:
             self._load_state_dict(state)
         self.summary = Summary(directory, step, config.steps)
         resume_at = None if state is None else (state["log_offset"], step)
-        self.log = MetricsLog(directory, config.logging.tensorboard, resume_at)
+        self.log = MetricsLog(directory, config.logging.writers, resume_at)
         self.reporter = Reporter(config, self.log, directory)
         if state is None:
             self.reporter.begin()
@@ -148,7 +148,7 @@ class Observer:
             "evaluated_at": self.evaluated_at,
             "evaluation_due": self.evaluation_due,
             "parts": self.parts,
-            "log_offset": self.log.offset(),
+            "log_offset": self.log.positions(),
         }
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:

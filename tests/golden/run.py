@@ -38,7 +38,7 @@ def open_run(*overrides: str, dtype: torch.dtype = torch.float64, rows: int = RO
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        config = load_config(["logging.tensorboard=false", *overrides])
+        config = load_config(["logging.writers=[jsonl]", *overrides])
         with tempfile.TemporaryDirectory() as directory, closing(Run(config, Path(directory))) as run:
             run.agent.to(dtype)
             for _ in range(rows):

@@ -14,7 +14,7 @@ SMALL = (
     "agent=classical",
     *("world_model.units=24", "world_model.deter=48", "world_model.hidden=16", "world_model.stoch=5"),
     *("train.batch_size=40", "train.batch_length=6", "agent.imagination_starts=5"),
-    *("agent.imagination_horizon=3", "logging.tensorboard=false", "replay.online=false"),
+    *("agent.imagination_horizon=3", "logging.writers=[jsonl]", "replay.online=false"),
 )
 
 

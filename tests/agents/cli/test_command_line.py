@@ -316,7 +316,7 @@ def test_own_environments(odd: str, kwarg: str, word: str, run_main: Outcome) ->
 
 
 def test_resume_keeps_the_run_and_changes_what_is_free(tmp_path: Path) -> None:
-    overrides = ["env=Pendulum", "optimizer.lr=2e-4", "env.hide=[2]", "logging.tensorboard=false"]
+    overrides = ["env=Pendulum", "optimizer.lr=2e-4", "env.hide=[2]", "logging.writers=[jsonl]"]
     config = load_config([*overrides, f"runs={tmp_path}/a, b=ü"])
     directory = run_directory(config, "Pendulum", overrides)
     write_config(directory, config)
@@ -326,7 +326,7 @@ def test_resume_keeps_the_run_and_changes_what_is_free(tmp_path: Path) -> None:
     assert where == directory
     assert resumed.steps == 77
     assert resumed.logging.every == 5
-    assert not resumed.logging.tensorboard, "keys that were not given stay as they were"
+    assert resumed.logging.writers == ("jsonl",), "keys that were not given stay as they were"
     assert (resumed.env, resumed.optimizer) == (config.env, config.optimizer)
     for learning in ("optimizer.lr=1e-3", "seed=1", "env.hide=[1]", "world_model=1M", "train.batch_size=4"):
         with pytest.raises(ConfigError, match=f"takes {learning.split('=')[0]} from the run"):

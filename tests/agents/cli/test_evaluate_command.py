@@ -14,7 +14,7 @@ SMALL = [
     "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
     "train.batch_size=2", "train.batch_length=8", "train.replay_ratio=8", "train.prefill=40",
     "agent.imagination_starts=4", "evaluation.every=60", "evaluation.episodes=2", "evaluation.horizon=5",
-    "logging.tensorboard=false", "logging.video_frames=5", "steps=60",
+    "logging.writers=[jsonl]", "logging.video_frames=5", "steps=60",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from qdreamer.worldmodel.networks.heads import symlog
 
 NETWORKS = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
-    "world_model.classes=4", "world_model.bins=41", "train.batch_size=4", "logging.tensorboard=false",
+    "world_model.classes=4", "world_model.bins=41", "train.batch_size=4", "logging.writers=[jsonl]",
 ]  # fmt: skip
 LEARNER = [
     *NETWORKS, "train.batch_length=8", "train.forget=0.5", "agent.imagination_starts=4",

@@ -15,7 +15,7 @@ SMALL = [
     "agent=classical",
     "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
     "world_model.classes=4", "train.batch_length=4", "agent.imagination_starts=2",
-    "logging.tensorboard=false", "evaluation.episodes=2",
+    "logging.writers=[jsonl]", "evaluation.episodes=2",
 ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_episodes_replay_in_the_plain_environment(episodes: list[EvaluationEpiso
 
 
 def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
-    small = [*SMALL, "train.batch_length=4", "agent.imagination_starts=2", "logging.tensorboard=false"]
+    small = [*SMALL, "train.batch_length=4", "agent.imagination_starts=2", "logging.writers=[jsonl]"]
     scores = []
     for evaluates in (False, True):
         (tmp_path / str(evaluates)).mkdir()

@@ -27,7 +27,7 @@ SMALL = (
     *("world_model.stoch=3", "world_model.classes=4", "train.batch_size=4", "train.batch_length=8"),
     *("train.replay_ratio=16", "train.prefill=32", "agent.imagination_starts=2", "evaluation.every=200"),
     *("evaluation.episodes=2", "evaluation.horizon=5", "evaluation.max_steps=20", "logging.every=20"),
-    *("logging.tensorboard=false", "steps=80"),
+    *("logging.writers=[jsonl]", "steps=80"),
 )
 
 
@@ -194,7 +194,7 @@ def test_no_token_is_left_anywhere(make_config, tmp_path, monkeypatch, capsys, n
     monkeypatch.setattr(ExecutorEngine, "sampler", refuse)
     config = make_config(
         *SMALL, "quantum=ibm", "quantum.retries=0", "quantum.min_fidelity=0.1", "optimizer.wait=true",
-        "logging.tensorboard=true",
+        "logging.writers=[jsonl,tensorboard]",
     )  # fmt: skip
     assert run_session(config, tmp_path / "run") == 0
     out = capsys.readouterr()

@@ -25,7 +25,7 @@ SMALL = (
     *("world_model.units=8", "world_model.deter=16", "world_model.hidden=8", "world_model.stoch=3"),
     *("world_model.classes=4", "train.batch_size=4", "train.batch_length=8", "train.replay_ratio=8"),
     *("agent.imagination_starts=2", "train.prefill=32", "evaluation.every=200", "evaluation.episodes=2"),
-    *("evaluation.horizon=5", "logging.every=30", "logging.tensorboard=false", "steps=150"),
+    *("evaluation.horizon=5", "logging.every=30", "logging.writers=[jsonl]", "steps=150"),
 )
 
 

@@ -25,7 +25,7 @@ SETTINGS = (
     *("world_model.hidden=8", "sequence.heads=2", "sequence.head=8", "world_model.stoch=3"),
     *("world_model.classes=4", "train.batch_size=4", "train.batch_length=8", "train.replay_ratio=8"),
     *("agent.imagination_starts=2", "train.prefill=32", "evaluation.every=200", "evaluation.episodes=2"),
-    *("evaluation.horizon=5", "logging.every=30", "logging.tensorboard=false", "checkpoint.every=20"),
+    *("evaluation.horizon=5", "logging.every=30", "logging.writers=[jsonl]", "checkpoint.every=20"),
     "steps=160",
 )
 RELEASES, KILL = (100, 130), 75

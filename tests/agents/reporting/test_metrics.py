@@ -14,10 +14,11 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
-from qdreamer.agents.reporting.monitor import LAYOUT
 from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.reporting.writers.monitor import LAYOUT
 from qdreamer.agents.training.session import run_session
+from qdreamer.configs.schema import ConfigError
 
 SMALL = [
     "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
@@ -118,19 +119,46 @@ def test_running_means_go_by_name() -> None:
 
 
 def test_log_is_cut_back_on_resume(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, tensorboard=False)
+    log = MetricsLog(tmp_path, ["jsonl"])
     log.scalars(1, {"a": 1.0})
-    offset = log.offset()
+    positions = log.positions()
     log.scalars(2, {"a": 2.0})
     log.close()
-    log = MetricsLog(tmp_path, tensorboard=False, resume_at=(offset, 1))
+    log = MetricsLog(tmp_path, ["jsonl"], (positions, 1))
     log.scalars(3, {"a": 3.0})
     log.close()
     assert [json.loads(x)["step"] for x in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 3]
 
 
+def test_an_output_that_is_new_to_a_run_begins_where_the_run_goes_on(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, ["jsonl"])
+    log.scalars(1, {"a": 1.0})
+    positions = log.positions()
+    log.close()
+    log = MetricsLog(tmp_path, ["jsonl", "tensorboard"], (positions, 1))
+    log.scalars(2, {"a": 2.0})
+    log.close()
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("a")] == [(2, 2.0)]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("writers", "answer"),
+    [
+        ("[tensorboard]", r"must hold jsonl"),
+        ("[jsonl,jsonl]", r"twice"),
+        ("[jsonl,tensorbord]", r"logging\.writers.*tensorbord.*did you mean tensorboard"),
+    ],
+)
+def test_outputs_are_checked_beforehand(writers: str, answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer):
+        load_config([f"logging.writers={writers}"])
+
+
 def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, tensorboard=False)
+    log = MetricsLog(tmp_path, ["jsonl"])
     with pytest.raises(FloatingPointError, match="loss/value is not finite at step 7"):
         log.scalars(7, {"loss/value": float("nan"), "a": 1.0})
     log.close()
@@ -160,7 +188,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_histograms_of_nothing_are_left_out(tmp_path, make_config):
     """Before the first draw a sampler has no weights to show; TensorBoard refuses an empty histogram."""
-    log = MetricsLog(tmp_path, True, None)
+    log = MetricsLog(tmp_path, ["jsonl", "tensorboard"])
     sampler = SimpleNamespace(histograms=lambda: {"empty": np.zeros(0), "full": np.ones(3)})
     Reporter(make_config(), log, tmp_path).histograms(1, sampler)
     log.close()

@@ -24,7 +24,7 @@ SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
     "world_model.classes=4", "train.batch_size=4", "train.replay_ratio=32", "train.prefill=64",
     "evaluation.every=100", "evaluation.episodes=2", "evaluation.horizon=10", "checkpoint.every=50",
-    "logging.every=50", "logging.tensorboard=false", "steps=200",
+    "logging.every=50", "logging.writers=[jsonl]", "steps=200",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ SMALL = (
     "agent=classical",
     *("world_model.units=8", "world_model.deter=16", "world_model.hidden=8", "world_model.stoch=3"),
     *("world_model.classes=4", "train.batch_size=64", "train.batch_length=8", "env.num_envs=2"),
-    *("logging.tensorboard=false", "replay.online=false"),
+    *("logging.writers=[jsonl]", "replay.online=false"),
 )
 
 

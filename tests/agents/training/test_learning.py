@@ -9,7 +9,7 @@ from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.training.session import run_session
 
 # Half the default's batch and twice the steps for each replayed one: the cheapest settings that learn.
-SETTINGS = ["env=CartPole", "train.batch_size=8", "train.replay_ratio=64", "logging.tensorboard=false"]
+SETTINGS = ["env=CartPole", "train.batch_size=8", "train.replay_ratio=64", "logging.writers=[jsonl]"]
 STEPS = 6000  # and no more: the run goes on until an evaluation reaches the goal
 GOAL = 400.0  # mean return of 20 episodes; random actions have 22, the task's limit is 500
 

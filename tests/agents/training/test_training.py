@@ -26,7 +26,7 @@ SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
     "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=32",
     "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3", "evaluation.horizon=10",
-    "checkpoint.every=60", "logging.every=50", "logging.tensorboard=false", "steps=400",
+    "checkpoint.every=60", "logging.every=50", "logging.writers=[jsonl]", "steps=400",
 ]  # fmt: skip
 
 

@@ -175,7 +175,7 @@ SMALL = (
     *("world_model.width=8", "world_model.units=8", "world_model.stoch=3", "world_model.classes=4"),
     *("train.batch_size=2", "train.batch_length=4", "train.replay_ratio=1", "train.prefill=20"),
     *("agent.imagination_starts=2", "evaluation.every=200", "evaluation.episodes=2", "evaluation.horizon=3"),
-    *("evaluation.max_steps=8", "evaluation.context=2", "logging.tensorboard=false", "steps=60"),
+    *("evaluation.max_steps=8", "evaluation.context=2", "logging.writers=[jsonl]", "steps=60"),
 )
 
 

@@ -1,0 +1,69 @@
+"""TensorBoard: curves, pictures and videos, the run's settings, and charts by question."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numpy.typing import NDArray
+
+from qdreamer.agents.reporting.writers.monitor import LAYOUT
+from qdreamer.agents.reporting.writers.writer import WRITERS, Writer
+
+# Sections that the HPARAMS tab shows: those that decide what is learned.
+HPARAMS = (
+    "seed", "env", "agent", "world_model", "sequence", "attention", "replay", "optimizer", "quantum", "train",
+)  # fmt: skip
+
+
+@WRITERS.register("tensorboard")
+class TensorBoard(Writer):
+    """Events in the run's directory."""
+
+    pictures = True
+
+    def __init__(self, directory: Path, resume_at: int | None, position: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # lazily: it takes a while
+
+        self._board = SummaryWriter(str(directory), purge_step=0 if resume_at is None else resume_at + 1)
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Fill the tabs TEXT, HPARAMS and CUSTOM SCALARS."""
+        from torch.utils.tensorboard.summary import hparams
+
+        self._board.add_custom_scalars(LAYOUT)
+        self._board.add_text("config", f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(settings)))}```")
+        flat = {key: value for key, value in _flatten(settings) if key.split(".")[0] in HPARAMS}
+        for summary in hparams(flat, {"eval/return": 0.0}):  # add_hparams would make a stray sub-run
+            self._board._get_file_writer().add_summary(summary)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def histogram(self, step: int, name: str, values: NDArray[Any]) -> None:
+        self._board.add_histogram(name, values, step)
+
+    def image(self, step: int, name: str, image: NDArray[Any]) -> None:
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
+        """Show a GIF; torch's own add_video needs an old moviepy."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=gif)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._board._get_file_writer().add_summary(summary, step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    """Yield every dotted key with its value; what TensorBoard cannot show becomes text."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else str(value)
