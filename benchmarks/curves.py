@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from benchmarks.learning import read_metrics
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import read_config
-from qdreamer.agents.training.config import Config
 
 Curve = tuple[list[int], list[float]]  # steps, mean returns
 Group = dict[str, list[Curve]]  # by folder: one agent with its settings

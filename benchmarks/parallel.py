@@ -20,7 +20,7 @@ from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.session import check_ranks
 from qdreamer.agents.training.training import make_learner, prepare_torch

@@ -11,7 +11,7 @@ import torch
 from benchmarks.attention_references import EluLinear
 from qdreamer.agents.cli.command_line import load_config
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.sequence_models.context import RecurrentAttention

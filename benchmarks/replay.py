@@ -28,7 +28,7 @@ from qdreamer.agents.replay.prioritized import PrioritizedSampler
 from qdreamer.agents.replay.quantum import warm_up
 from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.runs import checkpoint
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.runs.config import Config
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import run
 from qdreamer.quantum.jobs.access import CircuitAccess

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from qdreamer import native
 from qdreamer.agents.cli.command_line import load_config
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.runs.config import Config
 from qdreamer.native import compiler, products
 
 torch.set_num_threads(1)

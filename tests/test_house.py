@@ -108,7 +108,6 @@ def test_every_folder_of_code_is_a_room_of_the_list() -> None:
     assert {room(module) for module in MODULES} == set(ROOMS)
 
 
-@UNDER_WORK
 def test_rooms_import_downwards_only() -> None:
     upward = [
         f"{module} → {other}"

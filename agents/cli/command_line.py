@@ -44,11 +44,11 @@ from qdreamer.agents.cli.overrides import (
 from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import RanksError, SingleProcess
 from qdreamer.agents.runs.checkpoint import CheckpointError
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
 from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig, SweepConfig
 from qdreamer.agents.sweeps.sweep import Member, Sweep, refuse_doubles
-from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
 from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean
 from qdreamer.envs.factory import EnvError, check_env

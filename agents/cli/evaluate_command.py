@@ -12,8 +12,8 @@ from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.checkpoint import CheckpointError
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import read_config
-from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.training import make_agent
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.factory import EnvError

@@ -6,14 +6,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import random_actions, to_agent_observations, to_env_actions
+from qdreamer.configs.schema import Bool, Int, settings
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.seeds import evaluation_seed
 from qdreamer.envs.spaces import action_spec, observation_spec
+
+
+@settings
+class EvaluationConfig:
+    """Evaluation on episode seeds that training never sees."""
+
+    every: Int = Field(ge=1)  # environment steps
+    episodes: Int = Field(ge=1)
+    seed: Int = Field(ge=0)
+    max_steps: Int = Field(ge=1)  # where longer episodes are cut
+    deterministic: Bool  # take the actor's mode instead of a sample
+    context: Int = Field(ge=1)  # observed steps before open-loop prediction
+    horizon: Int = Field(ge=1)  # open-loop steps
 
 
 @dataclass(frozen=True)

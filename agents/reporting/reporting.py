@@ -1,34 +1,65 @@
 """What an evaluation leaves in the log: returns, open-loop errors, pictures and videos."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.evaluation import EvaluationEpisode
+from qdreamer.agents.interaction.evaluation import EvaluationConfig, EvaluationEpisode
 from qdreamer.agents.replay import Sampler
 from qdreamer.agents.reporting.attention_report import attention_numbers, attention_picture, attention_views
 from qdreamer.agents.reporting.metrics import MetricsLog
 from qdreamer.agents.reporting.openloop import open_loop
 from qdreamer.agents.reporting.pictures import gif, open_loop_picture, record_video, save_gif
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.reporting.writers.writer import WRITERS
+from qdreamer.configs.schema import Int, settings
+from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError
 
 HORIZONS = (1, 5, 15, 50)
 
 
+@settings
+class LoggingConfig:
+    """What is written, how often (in environment steps)."""
+
+    every: Int = Field(ge=1)
+    writers: tuple[Annotated[str, WRITERS], ...]  # outputs, each by its name
+    pictures_every: Int = Field(ge=0)  # 0: never
+    video_every: Int = Field(ge=0)  # 0: never; the end of the run counts
+    video_frames: Int = Field(ge=1)
+
+    def __post_init__(self) -> None:
+        if "jsonl" not in self.writers:
+            raise ValueError(
+                "logging.writers must hold jsonl: metrics.jsonl is what resumes and comparisons go by"
+            )
+        if len(set(self.writers)) < len(self.writers):
+            raise ValueError(f"logging.writers names an output twice: {', '.join(self.writers)}")
+
+
 class Reporter:
-    """Logs evaluations; remembers nothing but whether videos are possible."""
+    """Logs evaluations; remembers nothing but whether videos are possible.
 
-    def __init__(self, config: Config, log: MetricsLog, directory: Path) -> None:
-        self._config, self._log, self._directory = config, log, directory
+    Args:
+        steps: of the whole run, whose last evaluation always has pictures.
+    """
+
+    def __init__(
+        self,
+        env: EnvConfig,
+        evaluation: EvaluationConfig,
+        logging: LoggingConfig,
+        steps: int,
+        log: MetricsLog,
+        directory: Path,
+    ) -> None:
+        self._env, self._evaluation, self._logging, self._steps = env, evaluation, logging, steps
+        self._log, self._directory = log, directory
         self.video_problem: str | None = None
-
-    def begin(self) -> None:
-        """Log the settings of a run that begins."""
-        self._log.begin(dataclasses.asdict(self._config))
 
     def evaluation(
         self,
@@ -47,11 +78,11 @@ class Reporter:
             "eval/length": float(np.mean([episode.length for episode in episodes])),
             "time/eval_at": seconds,
         }
-        settings, logging = self._config.evaluation, self._config.logging
-        result = open_loop(agent, episodes, settings.context, settings.horizon)
+        horizon, logging = self._evaluation.horizon, self._logging
+        result = open_loop(agent, episodes, self._evaluation.context, horizon)
         if result is not None:
             for k in HORIZONS:
-                if k <= settings.horizon and np.isfinite(result.model_error[k - 1]):
+                if k <= horizon and np.isfinite(result.model_error[k - 1]):
                     values[f"open_loop/mse_{k:02d}"] = float(result.model_error[k - 1])
                     values[f"open_loop/persistence_{k:02d}"] = float(result.persistence_error[k - 1])
         views = attention_views(agent, episodes[0])
@@ -78,24 +109,18 @@ class Reporter:
         """Tell whether this evaluation is the first at or after a multiple of `every`."""
         if every == 0:
             return False
-        before = step - self._config.evaluation.every
-        return step >= self._config.steps or step // every > max(before, 0) // every
+        before = step - self._evaluation.every
+        return step >= self._steps or step // every > max(before, 0) // every
 
     def _video(self, step: int, agent: Dreamer) -> None:
         if self.video_problem is not None:
             return
-        settings = self._config.evaluation
+        evaluation, frames = self._evaluation, self._logging.video_frames
         try:
-            frames = record_video(
-                agent,
-                self._config.env,
-                settings.seed,
-                settings.deterministic,
-                self._config.logging.video_frames,
-            )
+            images = record_video(agent, self._env, evaluation.seed, evaluation.deterministic, frames)
         except EnvError as error:  # an environment without rgb_array: training goes on, said once
             self.video_problem = str(error)
             return
-        data = gif(frames)
+        data = gif(images)
         save_gif(self._directory / "videos", f"step_{step}.gif", data)
-        self._log.video(step, "eval/video", data, frames[0].size)
+        self._log.video(step, "eval/video", data, images[0].size)

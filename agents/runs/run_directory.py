@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.runs.config import Config
 from qdreamer.configs.schema import ConfigError, build, show
 
 CONFIG_NAME = "config.yaml"

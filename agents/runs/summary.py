@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.provenance import provenance
 from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary
-from qdreamer.agents.training.config import Config
 from qdreamer.quantum.jobs.spending import Spending
 
 # Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of

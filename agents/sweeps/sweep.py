@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from qdreamer.agents.reporting.progress import duration
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import is_locked
 from qdreamer.agents.runs.run_directory import check_same_run, read_summary
-from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.configs.schema import ConfigError
 

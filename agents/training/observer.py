@@ -1,6 +1,6 @@
 """What rank 0 alone does in a run: evaluate, log, and keep account of what it costs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,8 +12,8 @@ from qdreamer.agents.interaction.evaluation import Evaluator, Stopped, mean_and_
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.summary import QUANTUM_PARTS, Costs, Summary
-from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 
@@ -66,9 +66,9 @@ class Observer:
         self.summary = Summary(directory, step, config.steps)
         resume_at = None if state is None else (state["log_offset"], step)
         self.log = MetricsLog(directory, config.logging.writers, resume_at)
-        self.reporter = Reporter(config, self.log, directory)
+        self.reporter = Reporter(config.env, evaluation, config.logging, config.steps, self.log, directory)
         if state is None:
-            self.reporter.begin()
+            self.log.begin(asdict(config))
 
     def begin(self, progress: Progress) -> None:
         """Count the seconds from now on, and show the run's progress."""

@@ -8,9 +8,9 @@ import torch
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, SingleProcess
 from qdreamer.agents.reporting.progress import Progress, duration
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import exclusive
 from qdreamer.agents.runs.run_directory import check_same_run, write_config
-from qdreamer.agents.training.config import Config
 from qdreamer.agents.training.observer import Finished
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError

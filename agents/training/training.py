@@ -19,7 +19,7 @@ from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.signals import SIGNALS
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
-from qdreamer.agents.training.config import Config
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from qdreamer.agents.cli import command_line
 from qdreamer.agents.cli.command_line import CONFIGS, load_config, main, prepare
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import run_directory, write_config
-from qdreamer.agents.training.config import Config
 from qdreamer.configs.schema import ConfigError, build
 
 ROOT = Path(__file__).parents[3]

@@ -190,7 +190,9 @@ def test_histograms_of_nothing_are_left_out(tmp_path, make_config):
     """Before the first draw a sampler has no weights to show; TensorBoard refuses an empty histogram."""
     log = MetricsLog(tmp_path, ["jsonl", "tensorboard"])
     sampler = SimpleNamespace(histograms=lambda: {"empty": np.zeros(0), "full": np.ones(3)})
-    Reporter(make_config(), log, tmp_path).histograms(1, sampler)
+    config = make_config()
+    reporter = Reporter(config.env, config.evaluation, config.logging, config.steps, log, tmp_path)
+    reporter.histograms(1, sampler)
     log.close()
     (events,) = tmp_path.glob("events*")
     assert b"full" in events.read_bytes()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdreamer.agents.cli.command_line import load_config, prepare
+from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import (
     CONFIG_NAME,
     FREE,
@@ -24,7 +25,6 @@ from qdreamer.agents.runs.run_directory import (
     run_directory,
     write_config,
 )
-from qdreamer.agents.training.config import Config
 from qdreamer.configs.schema import ConfigError
 
 FREE_SETTINGS = [

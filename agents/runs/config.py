@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from qdreamer.agents.config import AgentConfig
+from qdreamer.agents.interaction.evaluation import EvaluationConfig
 from qdreamer.agents.optim.optimizer_config import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
-from qdreamer.agents.reporting.writers.writer import WRITERS
+from qdreamer.agents.reporting.reporting import LoggingConfig
 from qdreamer.configs.registry import PartConfig
 from qdreamer.configs.schema import Bool, Float, Int, settings
 from qdreamer.envs.config import EnvConfig
@@ -28,38 +29,6 @@ class TrainConfig:
     replay_ratio: Float = Field(ge=0.0)  # replayed time steps per environment step
     forget: Float = Field(ge=0.0, le=1.0)  # share of sequences replayed without memory
     prefill: Int = Field(ge=0)  # environment steps of random actions before learning
-
-
-@settings
-class EvaluationConfig:
-    """Evaluation on episode seeds that training never sees."""
-
-    every: Int = Field(ge=1)  # environment steps
-    episodes: Int = Field(ge=1)
-    seed: Int = Field(ge=0)
-    max_steps: Int = Field(ge=1)  # where longer episodes are cut
-    deterministic: Bool  # take the actor's mode instead of a sample
-    context: Int = Field(ge=1)  # observed steps before open-loop prediction
-    horizon: Int = Field(ge=1)  # open-loop steps
-
-
-@settings
-class LoggingConfig:
-    """What is written, how often (in environment steps)."""
-
-    every: Int = Field(ge=1)
-    writers: tuple[Annotated[str, WRITERS], ...]  # outputs, each by its name
-    pictures_every: Int = Field(ge=0)  # 0: never
-    video_every: Int = Field(ge=0)  # 0: never; the end of the run counts
-    video_frames: Int = Field(ge=1)
-
-    def __post_init__(self) -> None:
-        if "jsonl" not in self.writers:
-            raise ValueError(
-                "logging.writers must hold jsonl: metrics.jsonl is what resumes and comparisons go by"
-            )
-        if len(set(self.writers)) < len(self.writers):
-            raise ValueError(f"logging.writers names an output twice: {', '.join(self.writers)}")
 
 
 @settings
