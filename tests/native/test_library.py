@@ -52,6 +52,7 @@ def test_without_a_library_it_says_why(tmp_path, monkeypatch, trouble):
     )
 
 
+@pytest.mark.processes
 def test_threads_of_the_library_are_those_of_torch():
     """A second pool beside torch's would have both cores wait for each other."""
     code = (

@@ -352,6 +352,7 @@ def _train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.processes
 def test_process_refuses_in_one_line(tmp_path: Path) -> None:
     done = _train("env.id=CartPole-v0", "optimizer.lr=-1", cwd=tmp_path)
     assert done.returncode == 2
@@ -360,6 +361,7 @@ def test_process_refuses_in_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_process_helps(tmp_path: Path) -> None:
     done = _train("--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -367,6 +369,7 @@ def test_process_helps(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
+@pytest.mark.processes
 def test_process_shows_the_config(tmp_path: Path) -> None:
     done = _train("--cfg", "job", "seed=5", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -19,6 +19,8 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.training.session import run_session
 from tests.agents.distributed.two_ranks import CASES, NETWORKS, torch_rand, update
 
+pytestmark = pytest.mark.processes
+
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[3]
 RUN = [

@@ -23,6 +23,7 @@ def _config(*overrides: str) -> ClusterConfig:
     return launcher
 
 
+@pytest.mark.processes
 def test_submitits_local_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs, one of which fails: the exit codes and last lines come back."""
     script = (
@@ -58,6 +59,7 @@ def test_what_slurm_is_told() -> None:
     assert told["timeout_min"] == 240
 
 
+@pytest.mark.processes
 def test_a_job_that_is_out_of_time_saves_and_is_queued_again(tmp_path: Path) -> None:
     script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print(1, flush=True)"
     training = Training([sys.executable, "-c", f"{script}; time.sleep(60)"], tmp_path, 1)

@@ -32,6 +32,7 @@ def taken_steps(folder: Path) -> list[list[int]]:
     return [[int(x) for x in path.read_text().split()] for path in sorted(folder.glob("*/steps.txt"))]
 
 
+@pytest.mark.processes
 def test_runs_everything_once_and_skips_what_is_finished(tmp_path: Path) -> None:
     lines: list[str] = []
     assert fake_sweep(fake_members(tmp_path), 4, lines.append).run() == 0
@@ -42,6 +43,7 @@ def test_runs_everything_once_and_skips_what_is_finished(tmp_path: Path) -> None
     assert "8 complete already" in lines[-2]
 
 
+@pytest.mark.processes
 def test_one_crash_costs_nobody_else(tmp_path: Path) -> None:
     lines: list[str] = []
     kinds = ["good", "fail", "good", "good"]
@@ -51,6 +53,7 @@ def test_one_crash_costs_nobody_else(tmp_path: Path) -> None:
     assert "seed_1" in lines[-1] and "error: it broke (exit code 1)" in lines[-1]
 
 
+@pytest.mark.processes
 def test_a_sweep_killed_twice_at_random_ends_complete(tmp_path: Path) -> None:
     """Then it is left alone. No step of any run is taken twice, and none is missing."""
     command = [sys.executable, str(ROOT / "tests" / "fake_sweep.py"), str(tmp_path)]
@@ -69,6 +72,7 @@ def test_a_sweep_killed_twice_at_random_ends_complete(tmp_path: Path) -> None:
     assert taken_steps(tmp_path) == [list(range(1, 11))] * 8
 
 
+@pytest.mark.processes
 def test_sigterm_lets_runs_save_and_the_rest_wait(tmp_path: Path) -> None:
     lines: list[str] = []
     timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGTERM))
@@ -79,6 +83,7 @@ def test_sigterm_lets_runs_save_and_the_rest_wait(tmp_path: Path) -> None:
     assert taken_steps(tmp_path) == [list(range(1, 11))] * 8
 
 
+@pytest.mark.processes
 def test_waits_for_runs_that_others_train(tmp_path: Path) -> None:
     members = fake_members(tmp_path, ["good", "good"])
     holder = subprocess.Popen(
@@ -117,6 +122,7 @@ def _made(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.processes
 def test_a_directory_with_other_settings_is_a_failure_not_a_skip(tmp_path: Path) -> None:
     members = fake_members(tmp_path, ["good", "good"], load_config(["steps=10"]))
     write_config(members[0].directory, load_config(["steps=10", "optimizer.lr=1e-4"]))
@@ -169,6 +175,7 @@ def test_the_lock_tells_whether_it_is_taken(tmp_path: Path) -> None:
     assert not is_locked(tmp_path)
 
 
+@pytest.mark.processes
 def test_the_real_command(tmp_path: Path) -> None:
     """Two runs, one of which cannot be loaded any more; the other resumes, and a third call skips."""
     command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "seed=0,1", "launcher.jobs=2"]

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 MEASURE = """
 import resource, sys, torch
 from qdreamer.agents.training.memory import keep_freed_memory

@@ -98,6 +98,7 @@ def test_resume_is_exact_elsewhere_too(env: str, tmp_path: Path) -> None:
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_sigkill_at_random_moments(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
     """The whole program, killed without warning at random moments, then started again."""

@@ -382,6 +382,7 @@ def test_a_damaged_journal_is_put_aside(tmp_path):
     assert list(tmp_path.glob("*.damaged"))
 
 
+@pytest.mark.processes
 def test_a_kill_between_submission_and_result_leaves_a_readable_file(tmp_path):
     """A process that submits one job after another is killed at some instant, several times."""
     program = textwrap.dedent(
