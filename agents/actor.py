@@ -1,6 +1,7 @@
 """Actors: features to a distribution over actions (Hafner et al. 2023, Methods: actor)."""
 
 import math
+from abc import abstractmethod
 from typing import Protocol
 
 import torch
@@ -18,11 +19,8 @@ class Policy(Protocol):
     kind: str  # "discrete" or "continuous"
 
     def sample(self, noise: Tensor) -> Tensor: ...
-
     def mode(self) -> Tensor: ...
-
     def log_prob(self, action: Tensor) -> Tensor: ...
-
     def entropy(self) -> Tensor: ...
 
 
@@ -71,7 +69,10 @@ class BoundedNormal:
 
 
 class Actor(nn.Module):
-    """Features (…, F) → a policy over actions (…, A)."""
+    """Features (…, F) → a policy over actions (…, A), by way of an output (…, `outputs`)."""
+
+    unimix: float | None = None
+    std = 0.0, 0.0
 
     def __init__(self, features: int, actions: int, outputs: int, units: int, layers: int) -> None:
         super().__init__()
@@ -81,29 +82,25 @@ class Actor(nn.Module):
     def forward(self, features: Tensor) -> Policy:
         return self.policy(self.body(features))
 
+    @abstractmethod
     def policy(self, output: Tensor) -> Policy:
-        """Return what the body's output (…, ·) means."""
-        raise NotImplementedError
+        """Return what the body's output means."""
 
+    @abstractmethod
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Return random variables (*shape, ·) for drawing actions."""
-        raise NotImplementedError
 
-    def all_actions(self) -> Tensor | None:
-        """Return the actions that there are, (A, A), or None where they are a continuum."""
-        return None
-
-    def native_weights(self) -> native.ActorWeights | None:
-        """Return what C needs to act, or None."""
-        return None
+    def native_weights(self) -> native.ActorWeights:
+        """Return what C needs to act."""
+        return native.ActorWeights(self.body.native_weights(), self.actions, self.unimix, self.std)
 
 
 class CategoricalActor(Actor):
-    """One-hot actions."""
+    """One-hot actions, with a part `unimix` of the uniform distribution."""
 
     def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
         super().__init__(features, actions, actions, units, layers)
-        self.unimix = unimix
+        self.unimix: float = unimix
 
     def policy(self, output: Tensor) -> CategoricalPolicy:
         return CategoricalPolicy(output, self.unimix)
@@ -111,16 +108,9 @@ class CategoricalActor(Actor):
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         return next(self.parameters()).new_empty(shape).uniform_(generator=generator)
 
-    def all_actions(self) -> Tensor:
-        weight = next(self.parameters())
-        return torch.eye(self.actions, dtype=weight.dtype, device=weight.device)
-
-    def native_weights(self) -> native.ActorWeights:
-        return native.ActorWeights(self.body.native_weights(), self.actions, self.unimix)
-
 
 class BoundedNormalActor(Actor):
-    """Actions of A numbers, which the environment clips."""
+    """Actions of A numbers with deviations in a range, which the environment clips."""
 
     def __init__(
         self, features: int, actions: int, units: int, layers: int, min_std: float, max_std: float
@@ -134,9 +124,6 @@ class BoundedNormalActor(Actor):
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         return next(self.parameters()).new_empty(*shape, self.actions).normal_(generator=generator)
-
-    def native_weights(self) -> native.ActorWeights:
-        return native.ActorWeights(self.body.native_weights(), self.actions, None, self.std)
 
 
 def make_actor(

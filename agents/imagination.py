@@ -37,23 +37,16 @@ def imagine(
     choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
-    known = actor.all_actions()
-    with torch.no_grad():
-        table = None if known is None else rssm.sequence.action_embedding(known, None)  # (A, ·)
 
     def step(action: Tensor, carry: Carry, noise: Tensor, out: Tensor) -> Carry:
-        if table is None:
-            embedding = rssm.sequence.action_embedding(action, None)
-        else:
-            embedding = table.index_select(0, action.argmax(-1))
-        return rssm.imagine(embedding, carry, noise, out)[1]
+        return rssm.imagine(rssm.sequence.action_embedding(action, None), carry, noise, out)[1]
 
     loop = native.RolloutLoop(
         actor.body, lambda o, c: actor.policy(o).sample(c), step, actor.body.from_activations
     )
     weights = native.RolloutWeights(
         rssm.sequence.native_rollout(carry.state, horizon), rssm.prior.native_weights(),
-        actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch, table,
+        actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch,
     )  # fmt: skip
     actions, output = native.rollout(loop, weights, carry, noise, choices, out)
     return Rollout(out, actions, actor.policy(output))

@@ -16,7 +16,8 @@ from qdreamer.native.dispatch import Kernel, fits
 from qdreamer.native.futures import FUTURES, TransformerRollout, fill_futures
 from qdreamer.native.gru import GRUStruct, GRUWeights
 from qdreamer.native.library import FLOAT, INT64, POINTER, Function, Struct
-from qdreamer.native.norm_silu import Activations, Layer
+from qdreamer.native.norm_silu import Activations, Layer, mlp
+from qdreamer.native.products import linear
 from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, members
 
 MOST_WEIGHTS = 2**22
@@ -59,11 +60,10 @@ class RolloutWeights(NamedTuple):
 
     sequence: GRURollout | TransformerRollout | None
     prior: HeadWeights
-    actor: ActorWeights | None
+    actor: ActorWeights
     latents: int  # S
     unimix: float  # of the prior
     stoch: Tensor  # (N, S·K), the latents that futures begin with
-    table: Tensor | None  # (A, D), the embedding of each one-hot action
 
 
 class RolloutLoop(NamedTuple):
@@ -99,16 +99,15 @@ def supports(
     loop: RolloutLoop, weights: RolloutWeights, carry: Any, noise: Tensor, choices: Tensor, features: Tensor
 ) -> bool:
     """Return whether C knows these networks and they are not too large for it."""
-    sequence, actor = weights.sequence, weights.actor
-    if sequence is None or actor is None or not fits(features, noise):
+    sequence, layers = weights.sequence, weights.actor.head.layers
+    if sequence is None or not layers or not fits(features, noise):
         return False
     if isinstance(sequence, GRURollout):
         maps = [sequence.cell.w_recur, sequence.cell.w_mix, sequence.cell.w_gates]
     else:
         maps = [sequence.stoch, *(layer.weights.qkv for layer in sequence.layers)]
-    layers = actor.head.layers
     widths = [weights.stoch.shape[-1], *(len(layer.bias) for layer in (*layers, *weights.prior.layers))]
-    known = len(layers) > 0 and (isinstance(sequence, GRURollout) or sequence.known())
+    known = isinstance(sequence, GRURollout) or sequence.known()
     return known and max(widths) <= MOST_WIDTH and sum(weight.numel() for weight in maps) <= MOST_WEIGHTS
 
 
@@ -136,9 +135,8 @@ def _roll(
     weights: RolloutWeights, noise: Tensor, choices: Tensor, features: Tensor
 ) -> tuple[Tensor, Activations]:
     """Fill `features`; return the actions and what the actor's layers made of features[:-1]."""
-    sequence, prior, actor, latents, unimix, stoch, table = weights
+    sequence, prior, actor, latents, unimix, stoch = weights
     assert sequence is not None
-    assert actor is not None
     (steps, rows), deter = noise.shape[:2], features.shape[-1] - stoch.shape[-1]
     threads, discrete = torch.get_num_threads(), actor.unimix is not None
     actions = noise.new_empty(steps, rows, actor.actions)
@@ -154,8 +152,9 @@ def _roll(
         "actor_z": memory.rows(layers[0].weight[:, deter:]), "action_bias": sequence.action.bias,
         "stoch": stoch, "noise": noise, "choices": choices, "features": features, "actions": actions,
     }  # fmt: skip
-    if table is not None:
-        tensors["table"] = table
+    if discrete:
+        hidden, mix, bias = sequence.action
+        tensors["table"] = linear(mlp(torch.eye(actor.actions), [hidden]), mix, bias)  # (A, D)
     if isinstance(sequence, GRURollout):
         cell = sequence.cell._replace(w_z=memory.rows(sequence.cell.w_z))
         cell = memory.hold(GRUWeights(*(weight.contiguous() for weight in cell)))

@@ -116,14 +116,33 @@ INLINE void add_own(int64_t d, const struct futures *s, const struct memory *m, 
     }
 }
 
+/* Sums and maxima over lanes by halves: the compiler's own go through the lanes one by one. */
+typedef float wide __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+INLINE float total_wide(wide x) {
+    union { wide whole; eight half[2]; } parts = {x};
+    eight e = parts.half[0] + parts.half[1];
+    return ((e[0] + e[4]) + (e[2] + e[6])) + ((e[1] + e[5]) + (e[3] + e[7]));
+}
+
+INLINE float highest(float *x) {
+    for (int64_t half = 8; half; half /= 2)
+#pragma omp simd
+        for (int64_t e = 0; e < half; e++) x[e] = x[e] > x[e + half] ? x[e] : x[e + half];
+    return x[0];
+}
+
 /* Scores outside low … high become LEAST; returns the highest of the others, or `top`. */
-INLINE float cover(float *score, int64_t width, int64_t low, int64_t high, float top) {
-#pragma omp simd reduction(max : top)
-    for (int32_t j = 0; j < (int32_t)width; j++) {
-        score[j] = j >= (int32_t)low && j <= (int32_t)high ? score[j] : LEAST;
-        top = score[j] > top ? score[j] : top;
+INLINE void cover(float *score, int64_t width, int64_t low, int64_t high, float *top) {
+    for (int64_t j = 0; j < width; j += 16) {
+        int32_t from = (int32_t)(low - j), to = (int32_t)(high - j);
+#pragma omp simd
+        for (int32_t e = 0; e < 16; e++) {
+            score[j + e] = e >= from && e <= to ? score[j + e] : LEAST;
+            top[e] = score[j + e] > top[e] ? score[j + e] : top[e];
+        }
     }
-    return top;
 }
 
 /* What futures r … r + G − 1 attend to of the past, times weights whose sums go to `total` (G, h); their own
@@ -154,15 +173,25 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct future_
                     sum += score[j];
                 }
             } else {
-                float top = cover(own, whole(t + 1), first, t, LEAST);
-                top = cover(score, width, low[g] - from, at[g] - from, top);
-                for (int64_t j = 0; j < whole(t + 1); j++) own[j] = exponential(own[j] - top);
-#pragma omp simd reduction(+ : sum)
-                for (int64_t j = 0; j < width; j++) {
-                    float value = exponential(score[j] - top);
-                    score[j] = score[j] > LEAST ? value : 0.0f;
-                    sum += score[j];
+                float top[16], sums[16];
+                for (int64_t e = 0; e < 16; e++) {
+                    top[e] = LEAST;
+                    sums[e] = 0.0f;
                 }
+                cover(own, whole(t + 1), first, t, top);
+                cover(score, width, low[g] - from, at[g] - from, top);
+                float peak = highest(top);
+                for (int64_t j = 0; j < whole(t + 1); j += 16)
+#pragma omp simd
+                    for (int64_t e = 0; e < 16; e++) own[j + e] = exponential(own[j + e] - peak);
+                for (int64_t j = 0; j < width; j += 16)
+#pragma omp simd
+                    for (int64_t e = 0; e < 16; e++) {
+                        float value = exponential(score[j + e] - peak);
+                        score[j + e] = score[j + e] > LEAST ? value : 0.0f;
+                        sums[e] += score[j + e];
+                    }
+                sum = total_wide(*(wide *)sums);
             }
             total[g * h + i] = sum;
         }

@@ -130,15 +130,18 @@ static void step_gru(const struct rollout *s, int64_t t, int64_t first, int64_t 
     gru_cell(g, count, h, t ? F : D, &rows, next, F);
 }
 
-static void roll(const struct rollout *s, int64_t first, int64_t count) {
+/* Numbers that a group of `count` trajectories works in, with `wide` of them for a layer's activations. */
+static int64_t group_room(const struct rollout *s, int64_t count, int64_t *wide) {
+    *wide = full_panels(larger(s->S * s->K, larger(2 * s->A, s->action_in->out)));
+    *wide = widest(s->actor, s->actor_layers, widest(s->prior, s->prior_layers, *wide));
+    int64_t model = s->gru ? gru_room(s->gru, count) : futures_room(s, count);
+    return count * (2 * *wide + s->D + PANEL) + model;
+}
+
+static void roll(const struct rollout *s, int64_t first, int64_t count, int64_t wide, float *space) {
     int64_t D = s->D, Z = s->S * s->K, F = D + Z, stride = D + PANEL; /* a panel may end past its row */
-    int64_t wide = full_panels(larger(Z, larger(2 * s->A, s->action_in->out)));
-    wide = widest(s->actor, s->actor_layers, widest(s->prior, s->prior_layers, wide));
-    int64_t room = s->gru ? gru_room(s->gru, count) : futures_room(s, count);
-    float *one = aligned_alloc(64, rounded((count * (2 * wide + stride) + room) * sizeof(float), 64));
-    float *two = one + count * wide, *embedding = two + count * wide, *memory = embedding + count * stride;
+    float *one = space, *two = one + count * wide, *embedding = two + count * wide, *memory = embedding + count * stride;
     float *const buffers[2] = {one, two};
-    memset(memory, 0, room * sizeof *memory);
     int32_t classes[count * s->S];
     int64_t units = s->actor[0].out, units_stride = full_panels(units);
     for (int64_t t = 0; t < s->H; t++) {
@@ -173,7 +176,6 @@ static void roll(const struct rollout *s, int64_t first, int64_t count) {
             for (int64_t v = 0; v < s->S; v++) to[v * s->K + index[v]] = 1.0f;
         }
     }
-    free(one);
 }
 
 void rollout(const struct rollout *s) {
@@ -189,7 +191,13 @@ void rollout(const struct rollout *s) {
         pack_gru(s->gru);
     else
         pack_futures(s->futures);
-#pragma omp parallel for schedule(static) num_threads(s->threads)
-    for (int64_t first = 0; first < s->N; first += s->group)
-        roll(s, first, s->N - first < s->group ? s->N - first : s->group);
+    int64_t wide, room = rounded(group_room(s, s->group, &wide) * sizeof(float), 64);
+#pragma omp parallel num_threads(s->threads)
+    {
+        float *space = memset(aligned_alloc(64, room), 0, room); /* denormal numbers would be slow */
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < s->N; first += s->group)
+            roll(s, first, s->N - first < s->group ? s->N - first : s->group, wide, space);
+        free(space);
+    }
 }

@@ -42,7 +42,7 @@ struct rollout {
     const struct futures *futures; /* or that, the other being null */
     const float *state;            /* the GRU's (N, D) */
     const float *actor_z, *action_bias;
-    const float *stoch, *noise, *choices, *table; /* the action embedding of each action (A, D) if discrete */
+    const float *stoch, *noise, *choices, *table; /* the embedding of each action (A, D) if discrete */
     float *features, *actions;                    /* (H + 1, N, D + S·K), the first given; (H, N, A) */
 };
 

@@ -97,7 +97,7 @@ def same(agent, plain, native):
     """A number on the border of two classes, to rounding, may draw either: such rows are left out."""
     deter = agent.world_model.rssm.sequence.deter
     alike = (native.features[1:, :, deter:] == plain.features[1:, :, deter:]).all(-1).all(0)  # (N,)
-    if agent.actor.all_actions() is not None:
+    if agent.action.discrete:
         alike &= (native.actions == plain.actions).all(-1).all(0)
     assert (~alike).sum() <= 0.05 * len(alike)
     assert_close(native.features[:, alike], plain.features[:, alike], rtol=1e-4, atol=1e-4)

@@ -4,6 +4,8 @@ All weights start truncated-normal with variance 1/fan_in: a unit normal cut at 
 deviation 0.8796, so the draws are scaled by 1.1368/√fan_in. Biases start at zero.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -107,7 +109,8 @@ class MLP(nn.Sequential):
 
     def layers(self) -> list[native.Layer]:
         """Return the weights of every layer, without a walk through all modules."""
-        pairs = [self.layer(i) for i in range(len(self) // 2)]
+        parts: list[Any] = list(self)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
         return [native.Layer(linear.weight, linear.bias, norm.scale) for linear, norm in pairs]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,7 +136,7 @@ class MLPHead(nn.Sequential):
 
     def native_weights(self) -> native.HeadWeights:
         """Return what C needs to run this head."""
-        body, out = self[0], self[1]
+        body, out = self
         assert isinstance(body, MLP)
         assert isinstance(out, Linear)
         return native.HeadWeights(body.layers(), out.weight, out.bias)

@@ -114,13 +114,13 @@ class Block(nn.Module):
         def keep(qk: Tensor, v: Tensor) -> Any:
             return self.attention.append(QKV(qk, v, None), past)
 
-        weights, segments = self.native_weights(), visibility.segments
+        weights, segments = self.native_weights(self.attention.native_form()), visibility.segments
         return native.transformer_block(modules, keep, x, weights, turn, segments, visibility.window)
 
-    def native_weights(self) -> native.BlockWeights:
-        """Return what C needs to run this block."""
+    def native_weights(self, form: native.AttentionForm | None) -> native.BlockWeights:
+        """Return what C needs to run this block with weights of some form."""
         return native.BlockWeights(
-            self.heads, self.attention.native_form(), self.norm.scale, self.qkv.weight, self.qkv.bias,
+            self.heads, form, self.norm.scale, self.qkv.weight, self.qkv.bias,
             self.out.weight, self.mlp.layers()[0], self.mlp_out.weight,
         )  # fmt: skip
 
@@ -128,7 +128,7 @@ class Block(nn.Module):
         """Return what C needs to run imagined steps of this block, or None."""
         past = self.attention.native_past(trail, visibility)
         gate = None if self.decay is None else (self.decay.weight, self.decay.bias)
-        return None if past is None else native.FutureLayer(self.native_weights(), past, gate)
+        return None if past is None else native.FutureLayer(self.native_weights(past.form), past, gate)
 
 
 def freeze_rows(linear: nn.Linear, first: int, end: int) -> None:
