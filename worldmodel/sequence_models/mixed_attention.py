@@ -4,7 +4,7 @@ Both keep their past in observed episodes, so that the mix may change at any tim
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +96,8 @@ def make_attention(
     """One layer's attention with h heads of d features, which looks at most `window` steps back."""
     kind = make_kind(config.name, heads, head, **config.arguments(quantum))
     attention: CausalAttention
-    if isinstance(kind, Born) and kind.linear:
-        attention = RecurrentAttention(kind)
+    if kind.linear:  # such kinds have Born's recurrent form
+        attention = RecurrentAttention(cast(Born, kind))
     else:
         attention = KeyValueAttention(kind, window)
     if (schedule := config.schedule) is None:
