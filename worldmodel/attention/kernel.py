@@ -26,7 +26,7 @@ class AttentionKernel(nn.Module):
     """
 
     linear = False
-    """True when `attend_causal` takes time linear in N, and the kind has `step` and `state_at` as Born has."""
+    """True when `attend_causal` is linear in N, and the kind has `step` and `state_at` as Born has."""
 
     quantum = False
     """True when the kind's own parameters describe quantum states or channels; costs count them apart."""

@@ -95,11 +95,9 @@ def make_attention(
 ) -> CausalAttention:
     """One layer's attention with h heads of d features, which looks at most `window` steps back."""
     kind = make_kind(config.name, heads, head, **config.arguments(quantum))
-    attention: CausalAttention
-    if kind.linear:  # such kinds have Born's recurrent form
-        attention = RecurrentAttention(cast(Born, kind))
-    else:
-        attention = KeyValueAttention(kind, window)
+    attention: CausalAttention = (  # linear kinds have Born's recurrent form
+        RecurrentAttention(cast(Born, kind)) if kind.linear else KeyValueAttention(kind, window)
+    )
     if (schedule := config.schedule) is None:
         return attention
     return MixedAttention(
