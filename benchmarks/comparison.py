@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 
 ROOT = Path(__file__).parent.parent
 AGENTS = {  # directory: what train.py was told, and the median step of the threshold

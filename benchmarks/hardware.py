@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.backends.statevector import probabilities
 from qdreamer.quantum.circuits.backend import Backend, BackendError, CredentialsError, Task, run

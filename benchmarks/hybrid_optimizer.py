@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.learning import Row, print_table, summarise
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.optim.direction_search import SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridConfig, HybridOptimizer
 from qdreamer.agents.optim.optimizer import LocalObjective, Objective, adapt

@@ -13,7 +13,7 @@ from statistics import median
 from time import process_time
 
 from qdreamer import native
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.training import Run
 
 SIZES = {

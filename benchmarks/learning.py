@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.cli.evaluate_command import load_agent
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.runs.run_directory import read_config, run_directory

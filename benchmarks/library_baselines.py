@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.interaction.evaluation import mean_and_interval
 from qdreamer.envs.seeds import evaluation_seed
 

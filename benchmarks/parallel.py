@@ -15,7 +15,7 @@ from time import perf_counter
 
 import torch
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.interaction.acting import ActingLoop

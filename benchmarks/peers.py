@@ -120,7 +120,7 @@ def answer(timed_update: Callable[[], Any]) -> None:
 
 
 def ours(size: str, threads: int, *more: str) -> None:
-    from qdreamer.agents.cli.command_line import load_config
+    from qdreamer.agents.cli.composition import load_config
     from qdreamer.agents.training.training import Run
 
     overrides = [

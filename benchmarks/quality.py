@@ -24,7 +24,7 @@ from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream, recall_dat
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
 from qdreamer import native
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim.laprop import LaProp, LaPropConfig
 from qdreamer.agents.reporting.openloop import open_loop

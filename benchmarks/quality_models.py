@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from benchmarks.attention_references import EluLinear
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.training import make_dreamer

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.learning import read_metrics
 from qdreamer import native
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.replay import Eligible, Replay, Starts
 from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.prioritized import PrioritizedSampler

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.update import measure
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.training import Run
 
 BASE = {"batch": 16, "length": 32, "horizon": 15, "width": 1}

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.roofline import count, measure_rates
 from qdreamer import native
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.rssm import Carry

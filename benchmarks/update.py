@@ -18,7 +18,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.roofline import count, measure_rates
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.session import check_device
 from qdreamer.agents.training.training import Run

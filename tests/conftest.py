@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from qdreamer import native
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.config import Config
 from qdreamer.native import compiler, products
 

@@ -1,48 +1,37 @@
-"""The command line: Hydra composes, this module refuses what cannot be right, in one line.
+"""The command line of train.py: what cannot be right is refused in one line, before anything starts.
 
 Hydra alone accepts `+unknown=1`, merges `agent=[a,b]` silently and answers typing errors with
-tracebacks. So every command line is checked beforehand, every member of a sweep included: its
-settings by `configs.schema`, its environment by one step in it. Only then does Hydra run it.
+tracebacks. So it only composes (`agents.cli.composition`), and every member of a sweep is checked
+beforehand: its settings by `configs.schema`, its environment by one step in it.
 """
 
-import copy
-import functools
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
 import gymnasium
-import hydra
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
+from qdreamer.agents.cli.composition import SWEEP_FILE, compose_all, default_choice, resolved, typed
+from qdreamer.agents.cli.help import help_text
 from qdreamer.agents.cli.overrides import (
-    CONFIGS,
     HELP,
-    LAUNCHER,
+    RESOLVE,
     SHOW,
     SWEEP,
     format_override,
-    groups,
-    is_hydras,
     is_launchers,
-    is_open,
     members,
-    parse,
     read,
 )
 from qdreamer.agents.distributed.process_group import join
-from qdreamer.agents.distributed.ranks import RanksError, SingleProcess
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, SingleProcess
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
@@ -50,11 +39,17 @@ from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_d
 from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig, SweepConfig
 from qdreamer.agents.sweeps.sweep import Member, Sweep, refuse_doubles
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
-from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean
+from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.factory import EnvError, check_env
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
 
-_HYDRA_ONLY = ("--hydra-help", "--version", "-i", "--info", "-sc", "--shell-completion")
+
+class Plan(NamedTuple):
+    """What a command line asks for: to print something, one run, or a sweep."""
+
+    text: str | None = None
+    members: tuple[Member, ...] = ()
+    launcher: LauncherConfig | None = None  # of a sweep
 
 
 def main() -> None:
@@ -73,16 +68,18 @@ def _main(ranks: SingleProcess) -> None:
     gymnasium.logger.min_level = gymnasium.logger.WARN
     try:
         with ranks.collective_errors():
-            arguments, sys.argv[1:] = sys.argv[1:], prepare(sys.argv[1:])
-            sweep = _plan(arguments, ranks)
+            plan = prepare(sys.argv[1:], ranks)
+            sweep = None if plan.launcher is None else _sweep(plan.members, plan.launcher)
     except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
     gymnasium.logger.min_level = gymnasium.logger.ERROR
+    if plan.text is not None:
+        if ranks.rank == 0:
+            print(plan.text)
+        return
     try:
-        if sweep is None:
-            _job()
-        elif code := sweep.run():
+        if code := _train(plan.members[0], ranks) if sweep is None else sweep.run():
             sys.exit(code)
     except KeyboardInterrupt:
         fail("interrupted twice; what was saved before is kept", 130)
@@ -94,83 +91,59 @@ def fail(error: BaseException | str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-def prepare(arguments: list[str]) -> list[str]:
-    """Check a command line; the same one, as Hydra wants it.
-
-    Raises ConfigError or EnvError for anything that could not run.
-    """
-    if any(argument.split("=")[0] in _HYDRA_ONLY for argument in arguments):
-        return arguments
+def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan:
+    """Read a command line. Raises ConfigError, EnvError, … for anything that could not run."""
     flags, overrides = read(arguments)
+    if any(flag in (*HELP, *SHOW) for flag in flags):
+        return Plan(text=_shown(flags, overrides))
     runs = members([override for override in overrides if not is_launchers(override)])
-    shown = any(flag in SHOW for flag in flags)
+    sweep = any(flag in SWEEP for flag in flags)
+    checked: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checked: set[str] = set()
-        for member in runs:
-            if shown or any(flag in HELP for flag in flags):
-                _compose_all(member, resolve="--resolve" in flags)
-            else:
-                _check_run(member, checked)
+        found = tuple(_checked(member, ranks, checked) for member in runs)
     _pass_on(caught)
-    return [*flags, *(format_override(override) for override in overrides)]
-
-
-def plan_sweep(arguments: list[str]) -> tuple[list[Member], SweepConfig]:
-    """The runs of a command line with -m, and where they are to run. Raises ConfigError."""
-    _, overrides = read(arguments)
-    own = [str(override.input_line) for override in overrides if is_launchers(override)]
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            where = build(SweepConfig, _resolved(compose("sweep", overrides=own)))
-    except HydraException as error:
-        longest = LAUNCHERS["slurm"].config or LauncherConfig
-        keys = ", ".join(f"{LAUNCHER}.{key.name}" for key in fields(longest)[1:])
-        raise ConfigError(f"{' '.join(own)}: not among {LAUNCHER}=…, {keys}") from error
-    found = []
-    for member in members([override for override in overrides if not is_launchers(override)]):
-        config, directory = _resolve_resume(_load(member), [override.key_or_group for override in member])
-        if config.quantum.dry_run:
-            raise ConfigError("quantum.dry_run=true speaks of one run: leave out -m")
-        texts = [format_override(override) for override in member]
-        choice = next((str(o.value()) for o in member if o.key_or_group == "env"), _default_env())
-        given = any(override.key_or_group == "env.id" for override in member)
-        directory = directory or run_directory(config, config.env.id if given else choice, texts)
-        found.append(Member(directory, config, tuple(texts)))
-    refuse_doubles(found)
-    return found, where
-
-
-def _default_env() -> str:
-    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
-    return str(next(entry["env"] for entry in defaults if "env" in entry))
-
-
-def _plan(arguments: list[str], ranks: SingleProcess) -> Sweep | None:
-    """The sweep that -m asks for."""
-    if not any(flag in SWEEP for flag in arguments) or any(flag in HELP for flag in arguments):
-        return None
+    if not sweep:
+        return Plan(members=found)
     if ranks.size > 1:
         raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
-    found, where = plan_sweep(arguments)
-    launcher = where.launcher
+    if any(member.config.quantum.dry_run for member in found):
+        raise ConfigError("quantum.dry_run=true speaks of one run: leave out -m")
+    refuse_doubles(found)
+    own = compose_all([override for override in overrides if is_launchers(override)], SWEEP_FILE)
+    return Plan(members=found, launcher=typed(SweepConfig, own).launcher)
+
+
+def _shown(flags: list[str], overrides: list[Override]) -> str:
+    """What --help or --cfg prints, once the settings are known to be right as far as they can be."""
+    for member in members([override for override in overrides if not is_launchers(override)]):
+        composed = compose_all(member)
+        if RESOLVE in flags:
+            resolved(composed)
+    if any(flag in HELP for flag in flags):
+        return help_text()
+    return OmegaConf.to_yaml(composed, resolve=RESOLVE in flags).rstrip()
+
+
+def _sweep(found: tuple[Member, ...], launcher: LauncherConfig) -> Sweep:
     launch = LAUNCHERS[launcher.name].part(launcher, Path(found[0].config.runs))
-    return Sweep(found, launch, launcher.jobs, functools.partial(print, flush=True))
+    return Sweep(found, launch, launcher.jobs, lambda line: print(line, flush=True))
 
 
-def load_config(overrides: list[str]) -> Config:
-    """Compose and check one run's config. Raises ConfigError."""
-    return _load([parse(text) for text in overrides])
-
-
-def _check_run(member: list[Override], checked: set[str]) -> None:
-    """Everything about one run that can be found out without starting it."""
-    config, directory = _resolve_resume(_load(member), [override.key_or_group for override in member])
-    if directory is None:
+def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str]) -> Member:
+    """One run, after all about it that can be found out without starting it."""
+    keys = [override.key_or_group for override in overrides]
+    config = typed(Config, compose_all(overrides))
+    texts = [format_override(override) for override in overrides]
+    if (resume := config.resume) is not None:
+        config, directory = _resumed(config, Path(resume), keys), Path(resume)
+    else:
         _check_runs(Path(config.runs))
+        env = next((str(o.value()) for o in overrides if o.key_or_group == "env"), None)
+        name = config.env.id if "env.id" in keys else env or default_choice("env")
+        directory = run_directory(config, name, texts)
     if re.fullmatch(r"cpu|cuda(:\d+)?", config.device) is None:
         raise ConfigError(f"device={config.device} is not one of cpu, cuda, cuda:<number>")
-    ranks = join()
     check_ranks(config, ranks)
     check_device(ranks.device(config.device))
     try:
@@ -181,10 +154,11 @@ def _check_run(member: list[Override], checked: set[str]) -> None:
     if repr(config.env) not in checked:
         check_env(config.env)
         checked.add(repr(config.env))
+    return Member(directory, config, tuple(texts))
 
 
 def _check_runs(runs: Path) -> None:
-    """Whether the folder can be made. In a sweep Hydra makes it, and answers trouble with a traceback."""
+    """Raises ConfigError unless the folder is there or can be made."""
     existing = next(path for path in (runs, *runs.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"runs={runs} cannot be used: {existing} is not a folder that can be written to")
@@ -198,17 +172,10 @@ def _pass_on(caught: list[warnings.WarningMessage]) -> None:
             print(f"warning: {' '.join(text[6:].split())}", file=sys.stderr)
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
-def _job(composed: DictConfig) -> None:
+def _train(member: Member, ranks: SingleProcess) -> int:
+    """Run a session; its exit code. What ends it early is one line."""
     try:
-        hydra_config = HydraConfig.get()
-        overrides = list(hydra_config.overrides.task)
-        keys = [override.lstrip("+").split("=", 1)[0] for override in overrides]
-        config, directory = _resolve_resume(_typed(composed), keys)
-        if directory is None:
-            name = config.env.id if "env.id" in keys else hydra_config.runtime.choices["env"]
-            directory = run_directory(config, name, overrides)
-        code = run_session(config, directory, join())
+        return run_session(member.config, member.directory, ranks)
     except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:
         fail(error)
     except RanksError as error:
@@ -219,106 +186,21 @@ def _job(composed: DictConfig) -> None:
         fail(f"{error}; what was saved before is kept", 1)
     except (MemoryError, torch.OutOfMemoryError) as error:
         fail(f"not enough memory: {error}; try a smaller replay.capacity or world_model", 1)
-    if code:
-        sys.exit(code)
 
 
-def _resolve_resume(config: Config, keys: list[str]) -> tuple[Config, Path | None]:
-    """With resume=<dir>: that run's own config, except for the given keys, which must be free."""
-    if config.resume is None:
-        return config, None
-    given = [key for key in keys if not is_hydras(key)]
-    for key in given:
+def _resumed(config: Config, directory: Path, keys: list[str]) -> Config:
+    """The config of the run in `directory`, but for the given keys, which must be free."""
+    for key in keys:
         if not is_free(key):
             raise ConfigError(
-                f"resume={config.resume} takes {key} from the run; "
+                f"resume={directory} takes {key} from the run; "
                 f"only {', '.join(FREE[2:])} may be given with it"
             )
-    values, now = asdict(read_config(Path(config.resume))), asdict(config)
-    for key in given:
+    values, now = asdict(read_config(directory)), asdict(config)
+    for key in keys:
         *sections, last = key.split(".")
         old, new = values, now
         for section in sections:
             old, new = old[section], new[section]
         old[last] = new[last]
-    return build(Config, values), Path(config.resume)
-
-
-def _load(member: list[Override]) -> Config:
-    return _typed(_compose_all(member))
-
-
-def _typed(composed: DictConfig) -> Config:
-    values = _resolved(composed)
-    missing = [key for key, value in _flatten(values, "") if value == "???"]
-    if missing:
-        raise ConfigError(f"{missing[0]} must be given, as {missing[0]}=…")
     return build(Config, values)
-
-
-def _resolved(composed: DictConfig) -> Any:
-    """A plain dictionary, interpolations replaced; ??? stays."""
-    try:
-        return OmegaConf.to_container(composed, resolve=True)
-    except OmegaConfBaseException as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"{error.full_key or 'a setting'} cannot be resolved: {reason}") from error
-
-
-def _compose_all(member: list[Override], resolve: bool = False) -> DictConfig:
-    """One run's settings: Hydra composes the groups, once per choice; the others are set here."""
-    outer = [o for o in member if o.key_or_group in groups() or is_hydras(o.key_or_group)]
-    base, known = _compose(tuple(str(override.input_line).lstrip("+") for override in outer))
-    composed = copy.deepcopy(base)
-    for override in member:
-        if override in outer:
-            continue
-        _check_key(override, known)
-        key, value = override.key_or_group, override.value()
-        try:
-            OmegaConf.update(composed, key, value, force_add=is_open(key))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{override.input_line}: {str(error).split(chr(10))[0]}") from error
-    if resolve:
-        _resolved(composed)
-    return composed
-
-
-@functools.cache
-def _compose(outer: tuple[str, ...]) -> tuple[DictConfig, dict[str, bool]]:
-    """Hydra's composition, and every dotted key in it with whether it is a section."""
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose("config", overrides=list(outer))
-        values: Any = OmegaConf.to_container(composed)
-        return composed, {key: isinstance(value, dict) for key, value in _flatten(values, "")}
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error).split("\n")[0]) from error
-
-
-def _check_key(override: Override, known: dict[str, bool]) -> None:
-    """Whether the key names one setting: not an unknown one, not a section."""
-    key = override.key_or_group
-    if is_open(key):
-        return
-    if key not in known:
-        section, _, last = key.rpartition(".")
-        siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
-        elsewhere = next((k for k in known if k.rpartition(".")[2] == last), None)
-        near = closest(last, siblings)
-        hint = did_you_mean(siblings[near] if near else elsewhere or closest(key, known, 0.7))
-        keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
-        raise ConfigError(f"unknown key {key}{hint}; {keys}")
-    if known[key]:
-        inner = next((other for other in known if other.startswith(f"{key}.")), f"{key}.<key>")
-        raise ConfigError(
-            f"{override.input_line} replaces a whole section: set its keys one by one, as {inner}=…"
-        )
-
-
-def _flatten(values: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Every dotted key, the sections' included, with its value."""
-    for key, value in values.items():
-        yield f"{path}{key}", value
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")

@@ -1,9 +1,10 @@
 """Settings as they are written on a command line: read, and refused one by one where that is possible.
 
-What can only be said about all of them together, composed, is `agents.cli.command_line`'s business.
+What can only be said about all of them together, composed, is `agents.cli.composition`'s business.
 """
 
 import functools
+import inspect
 import itertools
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from qdreamer import configs
+from qdreamer.agents.runs.config import Config
+from qdreamer.agents.sweeps.launcher_config import SweepConfig
+from qdreamer.configs.registry import Registry
 from qdreamer.configs.schema import ConfigError, closest, did_you_mean, show
 
 CONFIGS = Path(configs.__file__).parent
@@ -23,9 +27,10 @@ OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
 MAX_SWEEP = 1000  # runs; all of them are checked beforehand
 _PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
 SWEEP = ("-m", "--multirun")
-SHOW = {"-c": ("job", "hydra", "all"), "--cfg": ("job", "hydra", "all")}
+SHOW = ("-c", "--cfg")  # followed by `job`, as Hydra's option of that name
 HELP = ("-h", "--help")
-_FLAGS = (*SWEEP, *SHOW, *HELP, "--resolve")
+RESOLVE = "--resolve"
+_FLAGS = (*SWEEP, *SHOW, *HELP, RESOLVE)
 
 
 def read(arguments: list[str]) -> tuple[list[str], list[Override]]:
@@ -55,9 +60,9 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
             texts.append(argument)
         elif flag in SHOW:
             value = value or next(rest, "")
-            if value not in SHOW[flag]:
-                raise ConfigError(f"{flag} {value} is not one of {', '.join(SHOW[flag])}")
-            flags += [flag, value]
+            if value != "job":
+                raise ConfigError(f"{flag} {value} is not one of job")
+            flags.append(flag)
         elif argument in _FLAGS:
             flags.append(argument)
         else:
@@ -68,7 +73,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     shown = any(flag in SHOW for flag in flags)
     if shown and any(flag in SWEEP for flag in flags):
         raise ConfigError("--cfg shows one run: leave out -m")
-    if "--resolve" in flags and not shown:
+    if RESOLVE in flags and not shown:
         raise ConfigError("--resolve belongs to --cfg, as in --cfg job --resolve")
     return flags, texts
 
@@ -101,15 +106,21 @@ def is_open(key: str) -> bool:
     return key.startswith(f"{OPEN_SECTION}.")
 
 
-def is_hydras(key: str) -> bool:
-    return key.startswith(("hydra.", "hydra/"))
+@functools.cache
+def registries() -> dict[str, Registry[Any]]:
+    """The sections that are parts', each with the registry that its `name` is looked up in."""
+    hints = {key: hint for cls in (Config, SweepConfig) for key, hint in inspect.get_annotations(cls).items()}
+    marks = [(key, mark) for key, hint in hints.items() for mark in getattr(hint, "__metadata__", ())]
+    return {key: mark for key, mark in marks if isinstance(mark, Registry)}
 
 
 @functools.cache
 def groups() -> dict[str, list[str]]:
-    """Every group and its choices."""
-    folders = sorted(path for path in CONFIGS.iterdir() if path.is_dir())
-    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+    """Every group and its choices: its files, and what third parties have registered for it."""
+    folders = sorted(path for path in CONFIGS.iterdir() if any(path.glob("*.yaml")))
+    own = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
+    others = {group: set(registry.third_party()) for group, registry in registries().items()}
+    return {group: sorted(names | others.get(group, set())) for group, names in own.items()}
 
 
 def _check_form(override: Override, sweep: bool) -> None:
@@ -125,8 +136,8 @@ def _check_form(override: Override, sweep: bool) -> None:
         raise ConfigError(f"{text}: only a sweep has a {LAUNCHER}, add -m")
     if is_launchers(override) and override.is_sweep_override():
         raise ConfigError(f"{text}: a sweep has one {LAUNCHER}")
-    if is_hydras(key) and sweep:
-        raise ConfigError(f"{text}: sweeps are run by {LAUNCHER}=local, slurm, … and not by Hydra")
+    if key.startswith(("hydra.", "hydra/")):
+        raise ConfigError(f"{text}: Hydra only composes settings here; sweeps are run by {LAUNCHER}=local, …")
     if override.is_sweep_override() and not sweep:
         as_list = "" if key in groups() else f"; a list is written {key}=[…]"
         raise ConfigError(f"{text}: several values need a sweep, add -m{as_list}")

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qdreamer.agents.cli.command_line import CONFIGS, load_config
+from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.cli.overrides import CONFIGS
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, check_env, make_env, make_vector
 from qdreamer.envs.seeds import evaluation_seed, training_seed

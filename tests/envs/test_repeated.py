@@ -3,7 +3,7 @@
 import gymnasium
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.envs.factory import make_env
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.training import Run
 from qdreamer.worldmodel.networks.heads import symlog
 

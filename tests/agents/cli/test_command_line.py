@@ -14,7 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from qdreamer.agents.cli import command_line
-from qdreamer.agents.cli.command_line import CONFIGS, load_config, main, prepare
+from qdreamer.agents.cli.command_line import main, prepare
+from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.cli.overrides import CONFIGS
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import run_directory, write_config
 from qdreamer.configs.schema import ConfigError, build
@@ -38,6 +40,7 @@ MALFORMED = [
     ("env@second=CartPole", ["env@second=CartPole", "write env=…"]),
     ("agent.name=other", ["agent.name=other", "agent=…", "classical"]),
     ("hydra.foo=1", ["hydra.foo"]),
+    ("hydra.verbose=true", ["hydra.verbose=true", "only composes"]),
     # groups
     ("env=CartPol", ["env=CartPol is not one of", "did you mean CartPole?"]),
     ("env=cartpole", ["did you mean CartPole?"]),
@@ -161,7 +164,7 @@ MALFORMED = [
     ("-m seed=0,1 launcher=slrum", ["launcher=slrum is not one of", "did you mean slurm?"]),
     ("-m seed=0,1 launcher=local,slurm", ["one launcher"]),
     ("-m seed=0,1 launcher.jobs=0", ["launcher.jobs=0 must be at least 1"]),
-    ("-m seed=0,1 launcher.job=2", ["launcher.job=2", "launcher.jobs"]),
+    ("-m seed=0,1 launcher.job=2", ["unknown key launcher.job", "did you mean launcher.jobs?"]),
     ("-m seed=0,1 launcher=slurm", ["launcher=slurm", "launcher=local"]),
     ("-m seed=0,1 hydra/launcher=basic", ["launcher=local"]),
     ("launcher=slurm", ["add -m"]),
@@ -191,7 +194,6 @@ VALID = [
     "--cfg=job --resolve seed=4",
     "-c job env=gym",
     "--help",
-    "hydra.verbose=true",
 ]
 
 
@@ -203,10 +205,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Outcome:
-    """main() up to the point where Hydra or the sweep takes over: exit code (None if there), stderr."""
+    """main() up to the point where training or the sweep begins: exit code (None if there), stderr."""
 
     def run(arguments: list[str]) -> tuple[int | None, str]:
-        monkeypatch.setattr(command_line, "_job", lambda: None)
+        monkeypatch.setattr(command_line, "run_session", lambda config, directory, ranks: 0)
         monkeypatch.setattr(command_line.Sweep, "run", lambda self: 0)
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         capfd.readouterr()
@@ -253,8 +255,8 @@ def test_valid(line: str, run_main: Outcome, tmp_path: Path) -> None:
     ],
 )
 def test_checks_what_hydra_composes(line: str) -> None:
-    """The quick composition must not differ from the one that the job gets."""
-    texts = prepare(shlex.split(line))
+    """The quick composition must not differ from Hydra's."""
+    texts = list(prepare(shlex.split(line)).members[0].arguments)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         composed = compose("config", overrides=texts)
     by_hydra = build(Config, OmegaConf.to_container(composed, resolve=True))
@@ -321,9 +323,10 @@ def test_resume_keeps_the_run_and_changes_what_is_free(tmp_path: Path) -> None:
     directory = run_directory(config, "Pendulum", overrides)
     write_config(directory, config)
     line = [f"resume={directory}", "steps=77", "logging.every=5"]
-    assert prepare(line)[1:] == line[1:]
-    resumed, where = command_line._resolve_resume(load_config(line), ["resume", "steps", "logging.every"])
-    assert where == directory
+    (member,) = prepare(line).members
+    assert member.arguments[1:] == tuple(line[1:])
+    assert member.directory == directory
+    resumed = member.config
     assert resumed.steps == 77
     assert resumed.logging.every == 5
     assert resumed.logging.writers == ("jsonl",), "keys that were not given stay as they were"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qdreamer.agents.cli import evaluate_command
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.checkpoint import NAME
 from qdreamer.agents.training.session import run_session
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.training.session import run_session

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import RanksError, SingleProcess
 from qdreamer.agents.interaction.acting import ActingLoop

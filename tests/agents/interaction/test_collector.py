@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.training import Run
 
 LENGTHS = (3, 5, 2, 7)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config, prepare
+from qdreamer.agents.cli.command_line import prepare
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.pool import ShotPool
 from qdreamer.agents.replay.prioritized import PrioritizedConfig

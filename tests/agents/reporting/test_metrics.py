@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
 from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.reporting.reporting import Reporter

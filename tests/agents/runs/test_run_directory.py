@@ -13,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.agents.cli.command_line import load_config, prepare
+from qdreamer.agents.cli.command_line import prepare
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import (
     CONFIG_NAME,

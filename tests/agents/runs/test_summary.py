@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import provenance as provenance_module
 from qdreamer.agents.runs.provenance import code, commit, provenance

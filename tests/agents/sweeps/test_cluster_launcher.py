@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config, plan_sweep
+from qdreamer.agents.cli.command_line import prepare
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.sweeps import cluster_launcher
 from qdreamer.agents.sweeps.cluster_launcher import ClusterConfig, Training, make_launch, parameters
 from qdreamer.agents.sweeps.sweep import Member, Sweep
@@ -18,7 +19,7 @@ submitit = pytest.importorskip("submitit")
 
 
 def _config(*overrides: str) -> ClusterConfig:
-    launcher = plan_sweep(["-m", "seed=0", *overrides])[1].launcher
+    launcher = prepare(["-m", "seed=0", *overrides]).launcher
     assert isinstance(launcher, ClusterConfig)
     return launcher
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config, plan_sweep
+from qdreamer.agents.cli.command_line import prepare
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.lock import exclusive, is_locked
 from qdreamer.agents.runs.run_directory import run_directory, write_config
 from qdreamer.agents.sweeps.sweep import Member, refuse_doubles
@@ -135,8 +136,8 @@ def test_a_directory_with_other_settings_is_a_failure_not_a_skip(tmp_path: Path)
 
 def test_members_are_named_as_single_runs_are() -> None:
     line = "-m env=CartPole,Acrobot seed=range(0,3) optimizer.lr=1e-3,2e-3 launcher.jobs=3"
-    members, where = plan_sweep(line.split())
-    assert len(members) == 12 and where.launcher.jobs == 3
+    members, launcher = prepare(line.split())[1:]
+    assert len(members) == 12 and launcher.jobs == 3
     assert len({member.directory for member in members}) == 12
     for member in members:
         env = next(text.split("=")[1] for text in member.arguments if text.startswith("env="))
@@ -145,9 +146,9 @@ def test_members_are_named_as_single_runs_are() -> None:
         )
         assert "launcher" not in str(member.directory)
     assert str(members[0].directory) == "runs/CartPole/hybrid+optimizer.lr=0.001/seed_0"
-    single, _ = plan_sweep(["-m", "seed=4"])
+    single = prepare(["-m", "seed=4"]).members
     assert str(single[0].directory) == "runs/CartPole/hybrid/seed_4"
-    named, _ = plan_sweep(["-m", "env.id=CartPole-v1", "seed=1,2"])
+    named = prepare(["-m", "env.id=CartPole-v1", "seed=1,2"]).members
     assert str(named[1].directory) == "runs/CartPole-v1/hybrid/seed_2"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.session import run_session
 
 # Half the default's batch and twice the steps for each replayed one: the cheapest settings that learn.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from qdreamer.agents.cli.command_line import load_config
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.run_directory import write_config

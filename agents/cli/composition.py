@@ -1,0 +1,113 @@
+"""From the settings of one run to its typed config: Hydra composes the groups, once per choice."""
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qdreamer.agents.cli.overrides import CONFIGS, groups, is_open, parse, registries
+from qdreamer.agents.runs.config import Config
+from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean
+
+T = TypeVar("T")
+RUN_FILE, SWEEP_FILE = "config", "sweep"  # of configs/, where compositions begin
+
+
+def load_config(overrides: list[str]) -> Config:
+    """Compose and check one run's config. Raises ConfigError."""
+    return typed(Config, compose_all([parse(text) for text in overrides]))
+
+
+def typed(cls: type[T], composed: DictConfig) -> T:
+    """The config of what was composed. Raises ConfigError."""
+    values = resolved(composed)
+    missing = [key for key, value in _flatten(values, "") if value == "???"]
+    if missing:
+        raise ConfigError(f"{missing[0]} must be given, as {missing[0]}=…")
+    return build(cls, values)
+
+
+def resolved(composed: DictConfig) -> Any:
+    """A plain dictionary, interpolations replaced; ??? stays. Raises ConfigError."""
+    try:
+        return OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{error.full_key or 'a setting'} cannot be resolved: {reason}") from error
+
+
+def compose_all(overrides: list[Override], name: str = RUN_FILE) -> DictConfig:
+    """The settings of configs/<name>.yaml, changed by overrides. Raises ConfigError.
+
+    Choices of groups are Hydra's to compose; single settings are put into its result here, so that a sweep
+    over seeds composes once.
+    """
+    choices = [o for o in overrides if o.key_or_group in groups()]
+    base, known = _compose(name, tuple((o.key_or_group, str(o.value())) for o in choices))
+    composed = copy.deepcopy(base)
+    for override in overrides:
+        if override in choices:
+            continue
+        _check_key(override, known)
+        key, value = override.key_or_group, override.value()
+        try:
+            OmegaConf.update(composed, key, value, force_add=is_open(key))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{override.input_line}: {str(error).split(chr(10))[0]}") from error
+    return composed
+
+
+@functools.cache
+def _compose(name: str, choices: tuple[tuple[str, str], ...]) -> tuple[DictConfig, dict[str, bool]]:
+    """Hydra's composition, and every dotted key in it with whether it is a section."""
+    for group, choice in choices:
+        if not (CONFIGS / group / f"{choice}.yaml").exists():  # a third party's: no file, but defaults
+            ConfigStore.instance().store(choice, registries()[group].defaults(choice), group)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose(name, overrides=[f"{group}={choice}" for group, choice in choices])
+        values: Any = OmegaConf.to_container(composed)
+        return composed, {key: isinstance(value, dict) for key, value in _flatten(values, "")}
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).split("\n")[0]) from error
+
+
+def _check_key(override: Override, known: dict[str, bool]) -> None:
+    """Raises ConfigError unless the key names one setting: not an unknown one, not a section."""
+    key = override.key_or_group
+    if is_open(key):
+        return
+    if key not in known:
+        section, _, last = key.rpartition(".")
+        siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+        elsewhere = next((k for k in known if k.rpartition(".")[2] == last), None)
+        near = closest(last, siblings)
+        hint = did_you_mean(siblings[near] if near else elsewhere or closest(key, known, 0.7))
+        keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
+        raise ConfigError(f"unknown key {key}{hint}; {keys}")
+    if known[key]:
+        inner = next((other for other in known if other.startswith(f"{key}.")), f"{key}.<key>")
+        raise ConfigError(
+            f"{override.input_line} replaces a whole section: set its keys one by one, as {inner}=…"
+        )
+
+
+def _flatten(values: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Every dotted key, the sections' included, with its value."""
+    for key, value in values.items():
+        yield f"{path}{key}", value
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{path}{key}.")
+
+
+def default_choice(group: str) -> str:
+    """The choice of a group that configs/config.yaml names."""
+    defaults = OmegaConf.load(CONFIGS / f"{RUN_FILE}.yaml").defaults
+    return str(next(entry[group] for entry in defaults if group in entry))
