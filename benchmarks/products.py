@@ -47,7 +47,7 @@ def measure(rows: int, inputs: int, outputs: int, seconds: float) -> tuple[float
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
     flops = 2e-9 * rows * inputs * outputs
     direct = float("nan")
-    if products._ONEDNN:
+    if products.ONEDNN:
         onednn = torch.ops.mkldnn._linear_pointwise
         direct = flops / typical_seconds(lambda: onednn(x, weight, bias, "none", [], ""), seconds)
     return (

@@ -49,14 +49,14 @@ class _Traffic(TorchDispatchMode):
 
 def count(update: Callable[[], object]) -> Work:
     """Run one update and count, with oneDNN's and our kernels' work left to torch: that can be counted."""
-    onednn, products._ONEDNN = products._ONEDNN, False
+    onednn, products.ONEDNN = products.ONEDNN, False
     fused = native.on()
     native.use(False)
     try:
         with FlopCounterMode(display=False) as flops, _Traffic() as traffic:
             update()
     finally:
-        products._ONEDNN = onednn
+        products.ONEDNN = onednn
         native.use(fused)
     return Work(flops.get_total_flops() / 1e9, traffic.bytes / 1e9)
 

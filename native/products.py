@@ -26,7 +26,7 @@ from qdreamer.native.processor import INTEL
 LEAST = 2**20  # multiplications from which oneDNN is ahead
 
 
-_ONEDNN = (
+ONEDNN = (
     torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and not (INTEL and torch.backends.mkl.is_available())
@@ -62,7 +62,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if _rounded(x, weight):
         y = torch.mm(x.bfloat16(), weight.bfloat16().t()).float()
         return y if bias is None else y + bias
-    if _worthwhile(x, weight):
+    if worthwhile(x, weight):
         # The kernel ignores the strides of the bias.
         bias = None if bias is None else bias.contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -73,7 +73,7 @@ def affine_add(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
     """x·weightᵀ + add: (R, in), (out, in), (R, out) → (R, out)."""
     if _rounded(x, weight):
         return add + affine(x, weight)
-    if _worthwhile(x, weight):
+    if worthwhile(x, weight):
         return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, None, "add")
     return torch.addmm(add, x, weight.t())
 
@@ -82,7 +82,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """a·b: (R, n), (n, m) → (R, m)."""
     if _rounded(a, b):
         return torch.mm(a.bfloat16(), b.bfloat16()).float()
-    if _worthwhile(a, b):
+    if worthwhile(a, b):
         return affine(a, b.t())
     return torch.mm(a, b)
 
@@ -97,7 +97,7 @@ def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
     parts = x.view(rows, blocks, -1).transpose(0, 1)  # (g, R, in/g)
     if _rounded(x, weight):
         out = torch.bmm(parts.bfloat16(), weight.bfloat16()).float().transpose(0, 1).reshape(rows, -1)
-    elif _worthwhile(parts[0], weight[0]):
+    elif worthwhile(parts[0], weight[0]):
         out = torch.cat([product(part, w) for part, w in zip(parts, weight, strict=True)], -1)
     else:
         out = torch.bmm(parts, weight).transpose(0, 1).reshape(rows, -1)  # (R, out)
@@ -107,17 +107,18 @@ def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
 def add_blockwise_(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Adds x (R, in) times the blocks (g, in/g, out/g) to `out` (R, out) in place; no gradients."""
     for to, part, w in zip(out.chunk(len(weight), -1), x.chunk(len(weight), -1), weight, strict=True):
-        if _rounded(part, w) or _worthwhile(part, w):
+        if _rounded(part, w) or worthwhile(part, w):
             to.add_(product(part, w))
         else:
             to.addmm_(part, w)
     return out
 
 
-def _worthwhile(x: Tensor, weight: Tensor) -> bool:
+def worthwhile(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether oneDNN multiplies these faster than torch.mm, and may: it has no gradients."""
     return (
         len(x) * weight.numel() >= LEAST
-        and _ONEDNN
+        and ONEDNN
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and not _bfloat16

@@ -23,7 +23,7 @@ def library(request, monkeypatch):
     available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if request.param and not available:
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(products, "_ONEDNN", request.param)
+    monkeypatch.setattr(products, "ONEDNN", request.param)
 
 
 @pytest.mark.usefixtures("library")
@@ -73,14 +73,14 @@ def test_gradients_of_linear(rows):
 
 
 def test_large_products_use_onednn_where_it_exists(monkeypatch):
-    if not products._ONEDNN:
+    if not products.ONEDNN:
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "LEAST", 1)
     x, weight = torch.randn(4, 3), torch.randn(2, 3)
     with torch.no_grad():
-        assert products._worthwhile(x, weight)
-        assert not products._worthwhile(x.double(), weight.double())
-    assert not products._worthwhile(x, weight)  # autograd would not follow it
+        assert products.worthwhile(x, weight)
+        assert not products.worthwhile(x.double(), weight.double())
+    assert not products.worthwhile(x, weight)  # autograd would not follow it
 
 
 @pytest.mark.usefixtures("library")

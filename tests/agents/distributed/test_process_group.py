@@ -283,14 +283,14 @@ class Aborts:  # stands for a thread of gloo's that is caught by the interpreter
     def __del__(self):
         os.abort()
 
-def session(ranks):
+def session(arguments, ranks):
     global caught
     ranks.barrier()
     caught = Aborts()
     print("last words")
     sys.exit(code)
 
-command_line._main = session
+command_line.prepare = session
 command_line.main()
 """
 
