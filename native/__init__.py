@@ -2,7 +2,6 @@
 
 from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
 from qdreamer.native.futures import FutureLayer, Past, TransformerRollout
-from qdreamer.native.gru import GRUWeights
 from qdreamer.native.laprop import laprop
 from qdreamer.native.norm_silu import Activations, Layer, mlp, mlp_from_activations, norm_silu
 from qdreamer.native.products import linear
@@ -15,7 +14,7 @@ from qdreamer.native.rollout import (
     rollout,
 )
 from qdreamer.native.scan import PosteriorWeights, scan
-from qdreamer.native.structs import ActionWeights
+from qdreamer.native.structs import ActionWeights, GRUWeights
 from qdreamer.native.transformer_block import AttentionForm, BlockWeights, transformer_block
 from qdreamer.native.two_hot import BinDistribution, two_hot
 

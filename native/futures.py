@@ -133,7 +133,7 @@ def _fill_layer(memory: CallMemory, layer: FutureLayer, b: Tensor, begin: Tensor
 
 
 SMALLEST = 1e-12
-"""Added to squared lengths, as by `worldmodel.attention.encodings.unit`."""
+"""Added to squared lengths, as by `worldmodel.attention.kernel.unit`."""
 
 
 def rounded(size: int, multiple: int) -> int:

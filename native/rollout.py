@@ -14,11 +14,10 @@ from torch import Tensor
 
 from qdreamer.native.dispatch import Kernel, fits
 from qdreamer.native.futures import FUTURES, TransformerRollout, fill_futures
-from qdreamer.native.gru import GRUStruct, GRUWeights
 from qdreamer.native.library import FLOAT, INT64, POINTER, Function, Struct
 from qdreamer.native.norm_silu import Activations, Layer, mlp
 from qdreamer.native.products import linear
-from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, members
+from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, GRUStruct, GRUWeights, members
 
 MOST_WEIGHTS = 2**22
 """Of the GRU: up to so many C is known to be ahead of torch's products of all rows at once."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qdreamer.native.dispatch import Kernel, fits
-from qdreamer.native.gru import GRUStruct, GRUWeights
 from qdreamer.native.library import FLOAT, INT64, POINTER, Function, Struct
 from qdreamer.native.products import product
+from qdreamer.native.structs import GRUStruct, GRUWeights
 
 
 class PosteriorWeights(NamedTuple):

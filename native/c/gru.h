@@ -9,7 +9,7 @@
 #include "products.h"
 #include "vector.h"
 
-/* native/gru.py has the same names in the same order. Tensors are contiguous, layers (out, in) as torch has them,
+/* native/structs.py has the same names in the same order. Tensors are contiguous, layers (out, in) as torch has them,
  * blocks (g, in/g, out/g); but w_z (Z, hidden). */
 struct gru {
     int64_t D, hidden, blocks;

@@ -4,7 +4,7 @@
 
 #include "vector.h"
 
-#define SMALLEST 1e-12f /* added to squared lengths, as by worldmodel.attention.encodings.unit */
+#define SMALLEST 1e-12f /* added to squared lengths, as by worldmodel.attention.kernel.unit */
 
 /* Calls a function that knows the width of a head where it is inlined. */
 #define KNOWING_WIDTH(function, d, ...)                                                                      \

@@ -21,14 +21,8 @@ from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention import born_forms
 from qdreamer.worldmodel.attention.born_forms import Steps
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
-from qdreamer.worldmodel.attention.encodings import (
-    ComplexAmplitudes,
-    Encoding,
-    Overlaps,
-    RealAmplitudes,
-    unit,
-)
-from qdreamer.worldmodel.attention.kernel import AttentionKernel
+from qdreamer.worldmodel.attention.encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
+from qdreamer.worldmodel.attention.kernel import AttentionKernel, unit
 
 LEAST_FLOOR = 1e-3
 

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from qdreamer.configs.schema import Float, settings
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
-from qdreamer.worldmodel.attention.encodings import unit
+from qdreamer.worldmodel.attention.kernel import unit
 from qdreamer.worldmodel.attention.softmax import DotProduct
 
 PHOTONS = (0.25, 256.0)

@@ -8,8 +8,11 @@ A query that may see no key has weights and output zero. Subclasses give `scores
 or other ways to the same output where they have them.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from qdreamer.native import AttentionForm
@@ -244,3 +247,32 @@ def _uniform(mask: Tensor, keys: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
     allowed = mask.expand(*mask.shape[:-1], keys).to(dtype)
     count = allowed.sum(-1, keepdim=True)
     return allowed / count.clamp(min=1.0), count > 0
+
+
+SMALLEST = 1e-12
+"""Added to |x|²: shorter vectors than 1e-6 fade to zero instead of dividing by it."""
+
+
+def unit(x: Tensor, length: Tensor | None = None) -> Tensor:
+    """x/|x| along the last axis, times `length` (broadcastable to (…, 1)). The zero vector stays zero."""
+    return _Unit.apply(x, length)
+
+
+class _Unit(torch.autograd.Function):
+    """y = ℓu, u = x/|x|: ∂L/∂x = ℓ(g − u(u·g))/|x|, ∂L/∂ℓ = u·g. Two passes less than autograd takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor | None) -> Tensor:
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(SMALLEST).rsqrt_()
+        u = x * inverse
+        ctx.save_for_backward(u, inverse, length)
+        return u if length is None else u * length
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        u, inverse, length = ctx.saved_tensors
+        along = (u * grad).sum(-1, keepdim=True)
+        grad_length = None if length is None else along.sum_to_size(length.shape)
+        scale = inverse if length is None else inverse * length
+        return torch.addcmul(grad, u, along, value=-1.0).mul_(scale), grad_length

@@ -21,10 +21,10 @@ from qdreamer import native
 from qdreamer.configs.schema import Int, settings
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
-from qdreamer.worldmodel.attention.decay import DecayGate
-from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
-from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias, init_weight
-from qdreamer.worldmodel.sequence_models.context import QKV, CausalAttention, Future, Visibility
+from qdreamer.worldmodel.attention.rotary import phases
+from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias
+from qdreamer.worldmodel.sequence_models.block import Block
+from qdreamer.worldmodel.sequence_models.context import CausalAttention, Future, Visibility
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView, view_layer
 from qdreamer.worldmodel.sequence_models.mixed_attention import make_attention
@@ -61,89 +61,6 @@ class RolloutState(NamedTuple):
     distance: Tensor  # (R, 1, G, C): how far each step of the past lies behind the start; ≥ window if unseen
     position: Tensor  # (N, 1), of the next step
     step: int
-
-
-class Block(nn.Module):
-    """One layer: attention, then an MLP, each added to its input."""
-
-    attention: CausalAttention
-
-    def __init__(
-        self,
-        attention: CausalAttention,
-        width: int,
-        heads: int,
-        head: int,
-        hidden: int,
-        layers: int,
-        decay: bool,
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention = attention
-        self.norm = RMSNorm(width)
-        self.qkv = Linear(width, 3 * heads * head)
-        if not attention.kind.learned_keys:
-            freeze_rows(self.qkv, heads * head, 2 * heads * head)
-        self.out = _branch(heads * head, width, layers)
-        self.mlp = MLP(width, hidden, 1)
-        self.mlp_out = _branch(hidden, width, layers)
-        self.decay = DecayGate(width, heads) if decay else None
-
-    def project(self, x: Tensor, turn: Phases) -> QKV:
-        """Tokens (B, T, E) and the phases of their positions → heads."""
-        y = self.norm(x)
-        parts = self.qkv(y).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
-        qk, v = parts.split([2 * self.heads, self.heads], 1)
-        log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
-        return QKV(rotate_by(qk, turn), v, log_decay)
-
-    def residual(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""
-        x = x + self.out(attended.transpose(1, 2).flatten(-2))
-        return x + self.mlp_out(self.mlp(x))
-
-    def forward(self, x: Tensor, past: Any, visibility: Visibility, turn: Phases) -> tuple[Tensor, Any]:
-        """Return what becomes of the tokens (B, T, E) of T steps after a past, and their trail."""
-
-        def modules() -> tuple[Tensor, Any]:
-            heads = self.project(x, turn)
-            trail = self.attention.append(heads, past)
-            return self.residual(x, self.attention.attend(heads, trail, visibility)), trail
-
-        def keep(qk: Tensor, v: Tensor) -> Any:
-            return self.attention.append(QKV(qk, v, None), past)
-
-        weights, segments = self.native_weights(self.attention.native_form()), visibility.segments
-        return native.transformer_block(modules, keep, x, weights, turn, segments, visibility.window)
-
-    def native_weights(self, form: native.AttentionForm | None) -> native.BlockWeights:
-        """Return what C needs to run this block with weights of some form."""
-        return native.BlockWeights(
-            self.heads, form, self.norm.scale, self.qkv.weight, self.qkv.bias,
-            self.out.weight, self.mlp.layers()[0], self.mlp_out.weight,
-        )  # fmt: skip
-
-    def native_past(self, trail: Any, visibility: Visibility) -> native.FutureLayer | None:
-        """Return what C needs to run imagined steps of this block, or None."""
-        past = self.attention.native_past(trail, visibility)
-        gate = None if self.decay is None else (self.decay.weight, self.decay.bias)
-        return None if past is None else native.FutureLayer(self.native_weights(past.form), past, gate)
-
-
-def freeze_rows(linear: nn.Linear, first: int, end: int) -> None:
-    """No gradient for these outputs: they stay as they are."""
-    learns = torch.ones(linear.out_features)
-    learns[first:end] = 0.0
-    linear.weight.register_hook(lambda grad: grad * learns.to(grad)[:, None])
-    linear.bias.register_hook(lambda grad: grad * learns.to(grad))
-
-
-def _branch(width: int, to: int, layers: int) -> nn.Linear:
-    """The end of one of 2·L branches, whose sum keeps the size of its terms."""
-    linear = nn.Linear(width, to, bias=False)
-    init_weight(linear.weight, width, scale=(2 * layers) ** -0.5)
-    return linear
 
 
 @settings

@@ -9,13 +9,13 @@ from torch.testing import assert_close
 from qdreamer.worldmodel.attention.coherent import Coherent
 from qdreamer.worldmodel.attention.curriculum import RAMPS, mix_at
 from qdreamer.worldmodel.attention.decay import DecayGate, decay_bias
-from qdreamer.worldmodel.attention.encodings import unit
 from qdreamer.worldmodel.attention.kernel import (
     causal,
     depolarize,
     depolarize_weights,
     segment_causal,
     segment_ids,
+    unit,
 )
 from qdreamer.worldmodel.attention.multihead import from_multihead
 from qdreamer.worldmodel.attention.rotary import rotate
