@@ -9,8 +9,7 @@ Tensors are many and small, and torch makes a pass over memory for each operatio
 import torch
 from torch import Tensor
 
-from qdreamer.native.dispatch import Kernel, fits
-from qdreamer.native.library import FLOAT, INT32, INT64, POINTER, Function
+from qdreamer.native.dispatch import FLOAT, INT32, INT64, POINTER, Function, Kernel, fits
 
 _laprop = Function("laprop", INT32, INT64, *[POINTER] * 5, *[FLOAT] * 7)
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import Kernel, fits
-from qdreamer.native.library import FLOAT, INT64, POINTER, Function, Struct
+from qdreamer.native.dispatch import FLOAT, INT64, POINTER, Function, Kernel, Struct, fits
 from qdreamer.native.products import product
-from qdreamer.native.structs import GRUStruct, GRUWeights
+from qdreamer.native.structs import GRUStruct, GRUWeights, members
 
 
 class PosteriorWeights(NamedTuple):
@@ -42,17 +41,9 @@ Step = Callable[..., tuple[Any, Tensor, Tensor, Tensor]]
 
 
 def reference(
-    step: Step,
-    gru: object,
-    posterior: PosteriorWeights | None,
-    unimix: float,
-    prepared: Tensor,
-    action_embedding: Tensor,
-    is_first: Tensor,
-    noise: Tensor,
-    state: Any,
-    z: Tensor,
-) -> ScanOutput:
+    step: Step, gru: object, posterior: PosteriorWeights | None, unimix: float,
+    prepared: Tensor, action_embedding: Tensor, is_first: Tensor, noise: Tensor, state: Any, z: Tensor,
+) -> ScanOutput:  # fmt: skip
     """Filter T steps.
 
     Args:
@@ -70,33 +61,17 @@ def reference(
 
 
 def supports(
-    step: Step,
-    gru: object,
-    posterior: PosteriorWeights | None,
-    unimix: float,
-    prepared: Tensor,
-    action_embedding: Tensor,
-    is_first: Tensor,
-    noise: Tensor,
-    state: Any,
-    z: Tensor,
-) -> bool:
+    step: Step, gru: object, posterior: PosteriorWeights | None, unimix: float,
+    prepared: Tensor, action_embedding: Tensor, is_first: Tensor, noise: Tensor, state: Any, z: Tensor,
+) -> bool:  # fmt: skip
     known = isinstance(gru, GRUWeights) and posterior is not None and noise.dim() == 3
     return known and fits(prepared, action_embedding, is_first, noise, state, z)
 
 
 def call(
-    step: Step,
-    gru: object,
-    posterior: PosteriorWeights | None,
-    unimix: float,
-    prepared: Tensor,
-    action_embedding: Tensor,
-    is_first: Tensor,
-    noise: Tensor,
-    state: Any,
-    z: Tensor,
-) -> ScanOutput:
+    step: Step, gru: object, posterior: PosteriorWeights | None, unimix: float,
+    prepared: Tensor, action_embedding: Tensor, is_first: Tensor, noise: Tensor, state: Any, z: Tensor,
+) -> ScanOutput:  # fmt: skip
     assert isinstance(gru, GRUWeights)
     assert posterior is not None
     keep = 1.0 - is_first
@@ -111,16 +86,9 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        unimix: float,
-        prepared: Tensor,
-        action_embedding: Tensor,
-        keep: Tensor,
-        noise: Tensor,
-        state: Tensor,
-        z: Tensor,
-        *weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any, unimix: float, prepared: Tensor, action_embedding: Tensor, keep: Tensor, noise: Tensor,
+        state: Tensor, z: Tensor, *weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         gru, posterior = GRUWeights(*weights[:-4]), PosteriorWeights(*weights[-4:])
         (steps, rows, latents), hidden, units = noise.shape, len(gru.w_h), len(posterior.w_q)
         deter, width = gru.w_h.shape[1], len(posterior.b_out)
@@ -192,22 +160,15 @@ def _block_product(x: Tensor, grad: Tensor, blocks: int) -> Tensor:
     return torch.bmm(x.mT, grad)
 
 
-SIZES = "threads T B U S K"
-TENSORS = """
-    prepared action_embedding keep noise state stoch w_q s_q w_out b_out
-    h_in z_in x_hat x_rstd x y_hat y_rstd y slopes stay q_hat q_rstd q pure posterior h z
-    grad_h grad_z grad_posterior
-    g_logits g_q_pre g_gates g_y_pre g_x_pre g_s_x g_s_y g_s_q next_h next_z
-    wide
-"""
-"""The struct's members in their order; see native/c/scan.c."""
-
-
 class ScanStruct(Struct, name="scan"):
+    """See native/c/scan.c."""
+
     _fields_ = (
-        *((name, INT64) for name in SIZES.split()),
-        ("gru", POINTER),
-        *((name, POINTER) for name in TENSORS.split()),
+        *members(INT64, "threads T B U S K"),
+        *members(POINTER, "gru prepared action_embedding keep noise state stoch w_q s_q w_out b_out"),
+        *members(POINTER, "h_in z_in x_hat x_rstd x y_hat y_rstd y slopes stay"),
+        *members(POINTER, "q_hat q_rstd q pure posterior h z grad_h grad_z grad_posterior"),
+        *members(POINTER, "g_logits g_q_pre g_gates g_y_pre g_x_pre g_s_x g_s_y g_s_q next_h next_z wide"),
         ("unimix", FLOAT),
     )
 
@@ -220,13 +181,9 @@ def _threads(rows: int) -> int:
 
 
 def _run(
-    function: Function,
-    unimix: float,
-    gru: GRUWeights,
-    packed: Tensor | None,
-    units: int,
+    function: Function, unimix: float, gru: GRUWeights, packed: Tensor | None, units: int,
     tensors: dict[str, Tensor],
-) -> None:
+) -> None:  # fmt: skip
     steps, rows, latents, classes = tensors["pure"].shape
     weights = GRUWeights(*(weight.contiguous() for weight in gru))
     held = {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from qdreamer.native.library import INT64, POINTER, Struct
+from qdreamer.native.dispatch import INT64, POINTER, Struct
 from qdreamer.native.norm_silu import Activations, Layer
 
 PANEL = 32

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import Kernel, fits
-from qdreamer.native.library import INT64, POINTER, Function, Struct
+from qdreamer.native.dispatch import INT64, POINTER, Function, Kernel, Struct, fits
 from qdreamer.native.norm_silu import Layer
 from qdreamer.native.structs import PANEL, members
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import Kernel, fits
-from qdreamer.native.library import INT32, INT64, TENSOR, Function
+from qdreamer.native.dispatch import INT32, INT64, TENSOR, Function, Kernel, fits
 from qdreamer.native.products import affine, linear, product
 
 ROWS_AT_ONCE = 1024
@@ -90,14 +89,9 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        rows: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        log_probs: list[Tensor],
-        position: Tensor,
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, log_probs: list[Tensor], position: Tensor,
         w: Tensor,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(rows, weight, position, w, *log_probs)
         parts = zip(log_probs, _parts(position), _parts(w), strict=True)
         return torch.cat([-(log.gather(-1, at) * v).sum(-1) for log, at, v in parts])

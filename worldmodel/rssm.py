@@ -1,7 +1,11 @@
 """The latent dynamics: posteriors over time, priors for imagination.
 
 The recurrent state-space model of Hafner et al. 2019–2025, with the sequence model as a part that
-can be exchanged. Two subclasses differ in when the posterior can be computed.
+can be exchanged. Two subclasses differ in what the posterior of z_t sees beside the observation:
+
+* `coupled`, q(z_t | h_t, o_t), is DreamerV3's: it needs h_t, so it runs inside the time loop;
+* `decoupled`, q(z_t | o_t), sees the observation alone, so that all times run in parallel: the form
+  that attention needs, and the fair control for it on the GRU.
 """
 
 from typing import NamedTuple
@@ -12,8 +16,7 @@ from torch.nn import functional
 
 from qdreamer import native
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
-from qdreamer.worldmodel.networks.layers import MLPHead
-from qdreamer.worldmodel.posterior import CoupledPosterior, DecoupledPosterior
+from qdreamer.worldmodel.networks.layers import MLP, Linear, MLPHead, NormSiLU, init_weight
 from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
 
 
@@ -33,7 +36,7 @@ class Trajectory(NamedTuple):
     states: State  # the sequence model's states at every step
 
     def stoch(self) -> Tensor:
-        """z, (B, T, S·K), as stored in the features."""
+        """Return z, (B, T, S·K), as stored in the features."""
         return self.features[..., -self.posterior.shape[-1] * self.posterior.shape[-2] :]
 
 
@@ -41,21 +44,32 @@ class RSSM(nn.Module):
     """Base of both kinds; `noise` arguments are U[0, 1) variables, see `sample_straight_through`."""
 
     def __init__(
-        self, sequence: SequenceModel, stoch: int, classes: int, units: int, prior_layers: int, unimix: float
+        self,
+        sequence: SequenceModel,
+        stoch: int,
+        classes: int,
+        units: int,
+        embed: int,
+        prior_layers: int,
+        posterior_layers: int,
+        unimix: float,
     ) -> None:
         super().__init__()
         self.sequence = sequence
         self.stoch, self.classes, self.unimix = stoch, classes, unimix
         self.features = sequence.deter + stoch * classes  # F
-        deter = sequence.deter
-        self.prior = MLPHead(deter, units, prior_layers, stoch * classes)
+        self.prior = MLPHead(sequence.deter, units, prior_layers, stoch * classes)
+        self.posterior = self._make_posterior(embed, units, posterior_layers)
+
+    def _make_posterior(self, embed: int, units: int, layers: int) -> nn.Module:
+        raise NotImplementedError
 
     def initial(self, batch: int) -> Carry:
         stoch = next(self.parameters()).new_zeros(batch, self.stoch * self.classes)
         return Carry(self.sequence.initial(batch), stoch)
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        """U[0, 1) variables (*shape, S) for drawing latents."""
+        """Return U[0, 1) variables (*shape, S) for drawing latents."""
         parameter = next(self.parameters())
         empty = torch.empty(*shape, self.stoch, device=parameter.device, dtype=parameter.dtype)
         return empty.uniform_(generator=generator)
@@ -73,13 +87,13 @@ class RSSM(nn.Module):
         raise NotImplementedError
 
     def last(self, trajectory: Trajectory) -> Carry:
-        """What goes on to the step after a trajectory's last."""
+        """Return what goes on to the step after a trajectory's last."""
         return Carry(self.sequence.last(trajectory.states), trajectory.stoch()[:, -1])
 
     def imagine(
         self, action_embedding: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
     ) -> tuple[Tensor, Carry]:
-        """One step of the prior: the action's action_embedding (B, ·), noise (B, S) → features (B, F), carry.
+        """Take one step of the prior: action_embedding (B, ·), noise (B, S) → features (B, F), carry.
 
         Without gradients the features may be written to `out`.
         """
@@ -90,14 +104,14 @@ class RSSM(nn.Module):
             carry.state,
             None if out is None else out[:, : self.sequence.deter],
         )
-        stoch = self._draw_prior(h, noise)
+        stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)  # (B, S·K)
         if out is None:
             return torch.cat([h, stoch], -1), Carry(state, stoch)
         out[:, self.sequence.deter :] = stoch
         return out, Carry(state, stoch)
 
     def start(self, trajectory: Trajectory, t: Tensor, b: Tensor | None = None) -> tuple[Tensor, Carry]:
-        """Features (N, F) and carries to imagine from.
+        """Return features (N, F) and carries to imagine from.
 
         After steps t (B, S) of every sequence, N = B·S, or after steps t (N,) of sequences b (N,).
         """
@@ -118,30 +132,46 @@ class RSSM(nn.Module):
         one_hot = functional.one_hot(stoch.long(), self.classes).to(dtype)
         return Carry(self.sequence.unpack(state.to(dtype)), one_hot.flatten(-2))
 
-    def _draw_prior(self, h: Tensor, noise: Tensor) -> Tensor:
-        """z ~ p(z | h), one-hot: h (B, D), noise (B, S) → (B, S·K)."""
-        return sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)
-
     def _probs(self, logits: Tensor) -> Tensor:
         return unimix_probs(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)
+
+
+class CoupledPosterior(nn.Module):
+    """Logits of q(z | h, o), h (B, D). `prepare` does the embedding's half for all times at once."""
+
+    def __init__(self, deter: int, embed: int, units: int, layers: int, latents: int) -> None:
+        super().__init__()
+        self.from_embed = Linear(embed, units)
+        self.from_deter = nn.Linear(deter, units, bias=False)
+        # One layer on [h, embed]: both halves share its fan-in.
+        init_weight(self.from_embed.weight, deter + embed)
+        init_weight(self.from_deter.weight, deter + embed)
+        self.norm = NormSiLU(units)
+        self.hidden = MLP(units, units, layers - 1)
+        self.out = Linear(units, latents)
+
+    def prepare(self, embed: Tensor) -> Tensor:
+        return self.from_embed(embed)  # (B, T, units)
+
+    def forward(self, h: Tensor, prepared: Tensor) -> Tensor:
+        return self.out(self.hidden(self.norm(torch.addmm(prepared, h, self.from_deter.weight.t()))))
+
+    def native_weights(self) -> native.PosteriorWeights | None:
+        """Return what the kernel of the scan needs; it knows no hidden layers behind the first."""
+        if len(self.hidden):
+            return None
+        return native.PosteriorWeights(
+            self.from_deter.weight, self.norm.scale, self.out.weight, self.out.bias
+        )
 
 
 class CoupledRSSM(RSSM):
     """q(z_t | h_t, o_t): a scan of sequence step and posterior (the DreamerV3 baseline)."""
 
-    def __init__(
-        self,
-        sequence: SequenceModel,
-        stoch: int,
-        classes: int,
-        units: int,
-        embed: int,
-        prior_layers: int,
-        posterior_layers: int,
-        unimix: float,
-    ) -> None:
-        super().__init__(sequence, stoch, classes, units, prior_layers, unimix)
-        self.posterior = CoupledPosterior(sequence.deter, embed, units, posterior_layers, stoch * classes)
+    posterior: CoupledPosterior
+
+    def _make_posterior(self, embed: int, units: int, layers: int) -> CoupledPosterior:
+        return CoupledPosterior(self.sequence.deter, embed, units, layers, self.stoch * self.classes)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -177,19 +207,8 @@ class CoupledRSSM(RSSM):
 class DecoupledRSSM(RSSM):
     """q(z_t | o_t): all posteriors at once, then one pass of the sequence model."""
 
-    def __init__(
-        self,
-        sequence: SequenceModel,
-        stoch: int,
-        classes: int,
-        units: int,
-        embed: int,
-        prior_layers: int,
-        posterior_layers: int,
-        unimix: float,
-    ) -> None:
-        super().__init__(sequence, stoch, classes, units, prior_layers, unimix)
-        self.posterior = DecoupledPosterior(embed, units, posterior_layers, stoch * classes)
+    def _make_posterior(self, embed: int, units: int, layers: int) -> MLPHead:
+        return MLPHead(embed, units, layers, self.stoch * self.classes)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor

@@ -229,7 +229,7 @@ static void fade(const struct futures *s, const struct future_layer *l, const st
 static void norm_rows(int64_t rows, int64_t width, const float *x, int64_t stride, const float *scale, float *y,
                       int64_t y_stride) {
     float factors[rows];
-    for (int64_t r = 0; r < rows; r++) factors[r] = inverse_row(width, x + r * stride, 0);
+    for (int64_t r = 0; r < rows; r++) factors[r] = rstd_row(width, x + r * stride, 0);
     for (int64_t r = 0; r < rows; r++)
 #pragma omp simd
         for (int64_t i = 0; i < width; i++) y[r * y_stride + i] = x[r * stride + i] * factors[r] * scale[i];

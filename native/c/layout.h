@@ -1,4 +1,4 @@
-/* Tables of structs for native/library.py: LAYOUT(scan, T, B, …) exports the size of struct scan and the offsets
+/* Tables of structs for native/dispatch.py: LAYOUT(scan, T, B, …) exports the size of struct scan and the offsets
  * of the members named, in their order, and −1 as the end. */
 
 #pragma once

@@ -30,11 +30,11 @@ static const float *dense(const struct layer *l, int64_t count, int64_t at, cons
     int64_t stride = full_panels(l->out);
     float factors[count]; /* a row's root and quotient keep the next one waiting: all at once */
     multiply_packed(count, l->in, l->out, x, x_stride, l->packed, rows_out, stride, add);
-    for (int64_t r = 0; r < count; r++) factors[r] = inverse_row(l->out, rows_out + r * stride, l->bias);
+    for (int64_t r = 0; r < count; r++) factors[r] = rstd_row(l->out, rows_out + r * stride, l->bias);
     for (int64_t r = 0; r < count; r++)
-        unit_silu_row(l->out, rows_out + r * stride, l->bias, factors[r], l->scale,
-                      l->x_hat ? l->x_hat + (at + r) * l->out : 0,
-                      l->y ? l->y + (at + r) * l->out : rows_out + r * stride);
+        scaled_silu_row(l->out, rows_out + r * stride, l->bias, factors[r], l->scale,
+                        l->x_hat ? l->x_hat + (at + r) * l->out : 0,
+                        l->y ? l->y + (at + r) * l->out : rows_out + r * stride);
     if (l->rstd) memcpy(l->rstd + at, factors, count * sizeof *factors);
     return l->y ? l->y + at * l->out : rows_out;
 }

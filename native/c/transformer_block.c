@@ -103,7 +103,7 @@ static void forward_sequence(const struct block *s, struct weights w, int64_t b,
     const float *x = s->x + at * E;
     float *asked = s->asked + at * 3 * A, *middle = s->middle + at * E, *tokens = s->tokens + at * E;
     for (int64_t t = 0; t < T; t++) {
-        float rstd = s->rstd[at + t] = inverse_row(E, x + t * E, 0);
+        float rstd = s->rstd[at + t] = rstd_row(E, x + t * E, 0);
         norm_row(E, x + t * E, rstd, s->norm, work + t * E);
         memcpy(asked + t * 3 * A, s->qkv_bias, 3 * A * sizeof *asked);
     }

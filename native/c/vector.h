@@ -46,7 +46,7 @@ static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 static inline int64_t whole(int64_t classes) { return (classes + 15) / 16 * 16; }
 
 /* 1/rms(x + bias) of one row; bias may be null. */
-static inline float inverse_row(int64_t width, const float *x, const float *bias) {
+static inline float rstd_row(int64_t width, const float *x, const float *bias) {
     float sum = 0.0f;
     if (bias) {
 #pragma omp simd reduction(+ : sum)
@@ -61,16 +61,16 @@ static inline float inverse_row(int64_t width, const float *x, const float *bias
     return 1.0f / sqrtf(sum / (float)width + EPSILON);
 }
 
-/* unit = (x + bias)·factor, y = SiLU(scale·unit). bias and unit may be null. */
-static inline void unit_silu_row(int64_t width, const float *x, const float *bias, float factor,
-                                 const float *scale, float *unit, float *y) {
-    float *kept = unit ? unit : y; /* y overwrites it where it is not wanted */
+/* x_hat = (x + bias)·rstd, y = SiLU(scale·x_hat). bias and x_hat may be null. */
+static inline void scaled_silu_row(int64_t width, const float *x, const float *bias, float rstd,
+                                   const float *scale, float *x_hat, float *y) {
+    float *kept = x_hat ? x_hat : y; /* y overwrites it where it is not wanted */
     if (bias) {
 #pragma omp simd
-        for (int64_t i = 0; i < width; i++) kept[i] = (x[i] + bias[i]) * factor;
+        for (int64_t i = 0; i < width; i++) kept[i] = (x[i] + bias[i]) * rstd;
     } else {
 #pragma omp simd
-        for (int64_t i = 0; i < width; i++) kept[i] = x[i] * factor;
+        for (int64_t i = 0; i < width; i++) kept[i] = x[i] * rstd;
     }
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
@@ -81,10 +81,10 @@ static inline void unit_silu_row(int64_t width, const float *x, const float *bia
 
 /* Both: SiLU(RMSNorm(x + bias)) of one row. Returns 1/rms. */
 static inline float norm_silu_row(int64_t width, const float *x, const float *bias, const float *scale,
-                                  float *unit, float *y) {
-    float factor = inverse_row(width, x, bias);
-    unit_silu_row(width, x, bias, factor, scale, unit, y);
-    return factor;
+                                  float *x_hat, float *y) {
+    float rstd = rstd_row(width, x, bias);
+    scaled_silu_row(width, x, bias, rstd, scale, x_hat, y);
+    return rstd;
 }
 
 /* The same for rows `x_stride` and `y_stride` apart: x_hat lies as x does, and both x_hat and y may be x. Keeps
@@ -92,29 +92,29 @@ static inline float norm_silu_row(int64_t width, const float *x, const float *bi
 static inline void norm_silu_rows(int64_t rows, int64_t width, const float *x, int64_t x_stride, const float *bias,
                                   const float *scale, float *x_hat, float *rstd, int64_t rstd_stride, float *y,
                                   int64_t y_stride) {
-    for (int64_t r = 0; r < rows; r++) rstd[r * rstd_stride] = inverse_row(width, x + r * x_stride, bias);
+    for (int64_t r = 0; r < rows; r++) rstd[r * rstd_stride] = rstd_row(width, x + r * x_stride, bias);
     for (int64_t r = 0; r < rows; r++)
-        unit_silu_row(width, x + r * x_stride, bias, rstd[r * rstd_stride], scale,
-                      x_hat ? x_hat + r * x_stride : 0, y + r * y_stride);
+        scaled_silu_row(width, x + r * x_stride, bias, rstd[r * rstd_stride], scale,
+                        x_hat ? x_hat + r * x_stride : 0, y + r * y_stride);
 }
 
 /* Gradient of x from that of y, grad; adds those of scale and, unless null, of bias to the sums. */
-static inline void norm_silu_backward_row(int64_t width, const float *grad, const float *unit, float factor,
+static inline void norm_silu_backward_row(int64_t width, const float *grad, const float *x_hat, float rstd,
                                           const float *scale, float *grad_x, float *scale_sum,
                                           float *bias_sum) {
     float along = 0.0f;
 #pragma omp simd reduction(+ : along)
     for (int64_t i = 0; i < width; i++) {
-        float x = unit[i] * scale[i];
+        float x = x_hat[i] * scale[i];
         float s = sigmoid(x);
-        float gradient = grad[i] * s * (1.0f + x * (1.0f - s)); /* with respect to scale·unit */
-        scale_sum[i] += gradient * unit[i];
+        float gradient = grad[i] * s * (1.0f + x * (1.0f - s)); /* with respect to scale·x_hat */
+        scale_sum[i] += gradient * x_hat[i];
         grad_x[i] = gradient * scale[i];
-        along += grad_x[i] * unit[i];
+        along += grad_x[i] * x_hat[i];
     }
     float mean = along / (float)width;
 #pragma omp simd
-    for (int64_t i = 0; i < width; i++) grad_x[i] = (grad_x[i] - unit[i] * mean) * factor;
+    for (int64_t i = 0; i < width; i++) grad_x[i] = (grad_x[i] - x_hat[i] * mean) * rstd;
     if (bias_sum)
 #pragma omp simd
         for (int64_t i = 0; i < width; i++) bias_sum[i] += grad_x[i];

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from qdreamer import native
+from qdreamer.worldmodel.model import WorldModel
+from qdreamer.worldmodel.networks.heads import TwoHotHead
 from qdreamer.worldmodel.networks.layers import MLP
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -16,17 +18,41 @@ def kernels(request):
     native.use(False)
 
 
-def equal(module, x):
-    """Values and gradients of a module, compiled and not; fails where the graph would break."""
+def equal(function, parameters):
+    """Values and gradients of a function, compiled and not; fails where the graph would break."""
     torch.compiler.reset()
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     results = []
-    for function in (module, compiled):
-        y = function(x)
-        results.append((y, *torch.autograd.grad(y.square().sum(), list(module.parameters()))))
+    for run in (function, torch.compile(function, fullgraph=True, backend="eager")):
+        y = run()
+        results.append((y, *torch.autograd.grad(y.square().sum(), parameters)))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 def test_a_stack_of_layers(kernels):
     torch.manual_seed(0)
-    equal(MLP(5, 8, 2), torch.randn(3, 4, 5))
+    module, x = MLP(5, 8, 2), torch.randn(3, 4, 5)
+    equal(lambda: module(x), list(module.parameters()))
+
+
+def test_two_hot_scalars(kernels):
+    torch.manual_seed(0)
+    head, x, target = TwoHotHead(5, 8, 1, bins=11), torch.randn(3, 5), torch.randn(3)
+    equal(lambda: head(x).loss(target) + head(x).pred(), list(head.body.parameters()))
+
+
+@pytest.mark.parametrize("posterior", ["coupled", "decoupled"])
+def test_filtering_and_imagining(make_config, posterior):
+    sizes = [f"world_model.{name}=8" for name in ("units", "deter", "hidden")]
+    config = make_config("agent=classical", *sizes, f"world_model.posterior={posterior}")
+    torch.manual_seed(0)
+    model = WorldModel(config.world_model, config.sequence, config.attention, 4, False, 2)
+    rssm, embed, action, is_first = model.rssm, torch.randn(2, 2, 8), torch.randn(2, 2, 2), torch.zeros(2, 2)
+    carry, noise = rssm.initial(2), torch.rand(2, 3, rssm.stoch)
+    native.use(True)
+
+    def run():
+        trajectory = rssm.observe(embed, action, is_first, carry, noise[:, :2])
+        h = rssm.sequence.action_embedding(action[:, 0], None)
+        return rssm.imagine(h, rssm.last(trajectory), noise[:, 2])[0]
+
+    equal(run, list(rssm.sequence.parameters()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qdreamer.native import compiler
-from qdreamer.native.library import SOURCES, LayoutError, Struct, check_layout, load_library
+from qdreamer.native.dispatch import SOURCES, LayoutError, Struct, check_layout, load_library
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
