@@ -3,7 +3,7 @@
 from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
 from qdreamer.native.futures import FutureLayer, Past, TransformerRollout
 from qdreamer.native.laprop import laprop
-from qdreamer.native.norm_silu import Activations, Layer, mlp, mlp_from_activations, norm_silu
+from qdreamer.native.mlp import Activations, Layer, mlp, mlp_from_activations
 from qdreamer.native.products import linear
 from qdreamer.native.rollout import (
     ActorWeights,
@@ -42,7 +42,6 @@ __all__ = [
     "linear",
     "mlp",
     "mlp_from_activations",
-    "norm_silu",
     "on",
     "rollout",
     "scan",

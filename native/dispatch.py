@@ -2,7 +2,7 @@
 
 `native` holds one module per kernel with three functions: `reference` is the definition in torch, on
 every device and in every precision, with gradients recorded by autograd; `call` computes the same in C;
-`supports` says for which arguments it can. Callers write `native.norm_silu(x, scale)` and never ask
+`supports` says for which arguments it can. Callers write `native.mlp(x, layers)` and never ask
 whether C is there. Without a compiler, on a GPU, in float64 and under torch.compile the reference runs.
 
 The library is called by ctypes. torch's own ways were weighed against it. `cpp_extension` needs a C++

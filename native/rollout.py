@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qdreamer.native.dispatch import FLOAT, INT64, POINTER, Function, Kernel, Struct, fits
 from qdreamer.native.futures import FUTURES, TransformerRollout, fill_futures
-from qdreamer.native.norm_silu import Activations, Layer, mlp
+from qdreamer.native.mlp import Activations, Layer, mlp
 from qdreamer.native.products import linear
 from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, GRUStruct, GRUWeights, members
 

@@ -5,7 +5,7 @@ each of the T steps. In C nothing is recorded, the derivatives of all non-linear
 every weight's gradient is one product over all B·T rows after the loop.
 
 Notation: h state, z latent, x = [f(h), f(z)] the GRU's input, y its hidden layer, q the posterior's; x̂ and
-1/rms as in `norm_silu`; g_… are gradients, `_pre` is before RMSNorm and SiLU.
+1/rms as in `mlp`; g_… are gradients, `_pre` is before RMSNorm and SiLU.
 """
 
 import ctypes

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from qdreamer.native.dispatch import INT64, POINTER, Struct
-from qdreamer.native.norm_silu import Activations, Layer
+from qdreamer.native.mlp import Activations, Layer
 
 PANEL = 32
 """Outputs of a packed weight are rounded up to a multiple of so many at most; see c/products.h."""

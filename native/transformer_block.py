@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qdreamer.native.dispatch import INT64, POINTER, Function, Kernel, Struct, fits
-from qdreamer.native.norm_silu import Layer
+from qdreamer.native.mlp import Layer
 from qdreamer.native.structs import PANEL, members
 
 

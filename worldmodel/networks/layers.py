@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdreamer import native
-from qdreamer.native.norm_silu import EPS
+from qdreamer.native.mlp import EPS, norm_silu
 from qdreamer.native.products import blockwise, linear
 
 
@@ -40,14 +40,13 @@ class Linear(nn.Linear):
         return out.view(*x.shape[:-1], -1)
 
 
-def init_random_bias(layer: nn.Linear, std: float) -> nn.Linear:
-    """Start the biases of a layer that faces raw numbers at random instead of zero; returns it.
+def init_random_bias(layer: nn.Linear, std: float) -> None:
+    """Start the biases of a layer that faces raw numbers at random instead of zero.
 
     RMSNorm of W·x without a bias depends on the direction of x alone: a cart at 1.5 and one at 2.3
     would look the same, and a one-dimensional action would be its sign.
     """
     nn.init.trunc_normal_(layer.bias, std=std, a=-2 * std, b=2 * std)
-    return layer
 
 
 class BlockLinear(nn.Module):
@@ -89,16 +88,22 @@ class NormSiLU(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return native.norm_silu(x, self.scale)
+        return norm_silu(x, self.scale)
 
 
 class MLP(nn.Sequential):
-    """`layers` times Linear → RMSNorm → SiLU; (…, in) → (…, units)."""
+    """`layers` times Linear → RMSNorm → SiLU; (…, in) → (…, units).
 
-    def __init__(self, in_features: int, units: int, layers: int) -> None:
+    `bias_std` is that of the first biases: see `init_random_bias`.
+    """
+
+    def __init__(self, in_features: int, units: int, layers: int, bias_std: float = 0.0) -> None:
         parts: list[nn.Module] = []
         for i in range(layers):
-            parts += [Linear(units if i else in_features, units), NormSiLU(units)]
+            linear = Linear(units if i else in_features, units)
+            if bias_std and not i:
+                init_random_bias(linear, bias_std)
+            parts += [linear, NormSiLU(units)]
         super().__init__(*parts)
 
     def layer(self, i: int) -> tuple[Linear, NormSiLU]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.worldmodel.networks.heads import symexp, symlog
-from qdreamer.worldmodel.networks.layers import MLP, Linear, NormSiLU, init_random_bias
+from qdreamer.worldmodel.networks.layers import MLP, Linear
 
 LINEAR = 10.0  # deviations
 
@@ -79,9 +79,7 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, size: int, units: int, layers: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            init_random_bias(Linear(size, units), std=2.0), NormSiLU(units), MLP(units, units, layers - 1)
-        )
+        self.body = MLP(size, units, layers, bias_std=2.0)
 
     def forward(self, observation: Tensor) -> Tensor:
         return self.body(observation)

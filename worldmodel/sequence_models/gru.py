@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qdreamer import native
 from qdreamer.configs.schema import Int, settings
 from qdreamer.native.products import affine_add, blockwise
-from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_random_bias, init_weight
+from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_weight
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
@@ -51,8 +51,7 @@ class BlockGRU(nn.Module):
         self.blocks = blocks
         self.deter_in = MLP(deter, hidden, 1)
         self.stoch_in = MLP(stoch, hidden, 1)
-        self.action_in = MLP(action, hidden, 1)
-        init_random_bias(self.action_in.layer(0)[0], std=1.0)
+        self.action_in = MLP(action, hidden, 1, bias_std=1.0)
         # The reference counts the whole grouped input, repeats included, as fan-in.
         fan_in = deter + blocks * 3 * hidden
         self.recur = BlockLinear(deter, deter, blocks, fan_in)

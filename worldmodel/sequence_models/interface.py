@@ -25,7 +25,7 @@ State = Any
 """A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
 
 Posterior = Literal["coupled", "decoupled"]
-"""q(z|h, o), or q(z|o), with which all steps are filtered in parallel (`worldmodel.posterior`)."""
+"""q(z|h, o), or q(z|o), with which all steps are filtered in parallel (`worldmodel.rssm`)."""
 
 
 @settings

@@ -22,7 +22,7 @@ from qdreamer.configs.schema import Int, settings
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.attention.rotary import phases
-from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_random_bias
+from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm
 from qdreamer.worldmodel.sequence_models.block import Block
 from qdreamer.worldmodel.sequence_models.context import CausalAttention, Future, Visibility
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
@@ -110,8 +110,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.deter, self.head, self.window = deter, head, window
         self.stoch_in = Linear(stoch, deter)
-        self.action_in = MLP(action, hidden, 1)
-        init_random_bias(self.action_in.layer(0)[0], std=1.0)
+        self.action_in = MLP(action, hidden, 1, bias_std=1.0)
         self.mix_action = Linear(hidden, deter)
         layers = len(attentions)
         self.blocks = nn.ModuleList(

@@ -1,9 +1,9 @@
-"""RMSNorm followed by SiLU, the non-linearity of every network here, alone and in stacks of layers.
+"""Stacks of Linear → RMSNorm → SiLU, what every network here is made of.
 
-    rms² = mean(x²) + ε;   x̂ = x/rms;   y = SiLU(scale·x̂)
+    y = SiLU(scale·x̂);   x̂ = x/rms;   rms² = mean(x²) + ε
 
-As separate operations the pair costs more than the matrix product before it on a CPU. In C it is one pass
-over the rows, and a stack records nothing between its layers: what the gradients need is x̂ and 1/rms.
+As separate operations norm and SiLU cost more than the matrix product before them on a CPU. In C they are one
+pass over the rows, and a stack records nothing between its layers: what the gradients need is x̂ and 1/rms.
 """
 
 from collections.abc import Sequence
@@ -38,29 +38,19 @@ Activations = Sequence[tuple[Tensor, Tensor, Tensor]]
 """x̂ (R, out), 1/rms (R, 1) and y (R, out) of every layer of a stack, as its gradients need them."""
 
 
-def norm_silu_reference(x: Tensor, scale: Tensor) -> Tensor:
+def norm_silu(x: Tensor, scale: Tensor) -> Tensor:
     """Return SiLU(RMSNorm(x)) over the last axis, (…, D) → (…, D)."""
     return F.silu(F.rms_norm(x, scale.shape, scale, EPS))
 
 
-def norm_silu_call(x: Tensor, scale: Tensor) -> Tensor:
-    if torch.is_grad_enabled():
-        return _NormSiLU.apply(x, scale)
-    return _values(x.reshape(-1, x.shape[-1]), None, scale).view(x.shape)
-
-
-def norm_silu_supports(x: Tensor, scale: Tensor) -> bool:
-    return fits(x, scale)
-
-
-def mlp_reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+def reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """Return rows x (R, in) after all layers, (R, out)."""
     for weight, bias, scale in layers:
-        x = norm_silu_reference(linear(x, weight, bias), scale)
+        x = norm_silu(linear(x, weight, bias), scale)
     return x
 
 
-def mlp_call(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+def call(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     if torch.is_grad_enabled():
         return _MLP.apply(None, x, *(tensor for layer in layers for tensor in layer))
     out = x.new_empty(len(x), len(layers[-1].bias))
@@ -73,7 +63,7 @@ def mlp_call(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     return out
 
 
-def mlp_supports(x: Tensor, layers: Sequence[Layer]) -> bool:
+def supports(x: Tensor, layers: Sequence[Layer]) -> bool:
     return bool(layers) and fits(x, *layers[0])
 
 
@@ -82,17 +72,14 @@ def mlp_from_activations(x: Tensor, layers: Sequence[Layer], activations: Activa
     return _MLP.apply(activations, x, *(tensor for layer in layers for tensor in layer))
 
 
-def _values(x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return SiLU(RMSNorm(x + bias)) of rows x (R, D), in `out` if given, which may be x."""
-    rows, width = x.shape
-    y = x.new_empty(rows, width) if out is None else out
+def _values(x: Tensor, bias: Tensor, scale: Tensor, out: Tensor) -> None:
+    """Write SiLU(RMSNorm(x + bias)) of rows x (R, D) to `out` (R, D), which may be x."""
     threads = torch.get_num_threads()
-    _forward(threads, rows, width, x, x.stride(0), bias, scale, None, None, y, y.stride(0))
-    return y
+    _forward(threads, *x.shape, x, x.stride(0), bias, scale, None, None, out, out.stride(0))
 
 
 def _activations(
-    x: Tensor, bias: Tensor | None, scale: Tensor, out: Tensor | None = None
+    x: Tensor, bias: Tensor, scale: Tensor, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return x̂ (R, D), 1/rms (R, 1) and y (R, D) of x + bias; x̂ takes the memory of x (R, D)."""
     rows, width = x.shape
@@ -111,21 +98,6 @@ def _backward_rows(grad: Tensor, x_hat: Tensor, rstd: Tensor, scale: Tensor) -> 
     _backward(threads, rows, width, grad.contiguous(), x_hat, rstd, scale, grad_x, sums)
     grad_scale, grad_bias = sums.sum(0)
     return grad_x, grad_scale, grad_bias
-
-
-class _NormSiLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).clone(memory_format=torch.contiguous_format)
-        x_hat, rstd, y = _activations(rows, None, scale)
-        ctx.save_for_backward(x_hat, rstd, scale)
-        return y.view(x.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        grad_x, grad_scale, _ = _backward_rows(grad.reshape(-1, grad.shape[-1]), *ctx.saved_tensors)
-        return grad_x.view(grad.shape), grad_scale
 
 
 class _MLP(torch.autograd.Function):
@@ -187,5 +159,4 @@ def _parts(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:
     return x.split(max(1, ELEMENTS_AT_ONCE // like.shape[1]))
 
 
-norm_silu = Kernel("norm_silu", norm_silu_reference, norm_silu_call, norm_silu_supports)
-mlp = Kernel("mlp", mlp_reference, mlp_call, mlp_supports)
+mlp = Kernel("mlp", reference, call, supports)
