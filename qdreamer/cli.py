@@ -21,14 +21,13 @@ qdreamer <command> --help says more; qdreamer --version prints {__version__}."""
 
 def main() -> None:
     """Hand the rest of the command line to the command that its first word names."""
-    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    word, *rest = sys.argv[1:] or ["--help"]
     if word in ("-h", "--help"):
         print(USAGE)
     elif word == "--version":
         print(__version__)
     elif word in COMMANDS:
-        sys.argv[:2] = [f"qdreamer {word}"]
-        import_module(COMMANDS[word]).main()
+        import_module(COMMANDS[word]).main(rest)
     else:
         print(f"error: {word} is not one of {', '.join(COMMANDS)}; see qdreamer --help", file=sys.stderr)
         sys.exit(2)

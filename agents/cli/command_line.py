@@ -52,23 +52,23 @@ class Plan(NamedTuple):
     launcher: LauncherConfig | None = None  # of a sweep
 
 
-def main() -> None:
-    """Entry point of train.py."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of train.py; the arguments are those of the command line unless given."""
     exit_with_parent()
     ranks = join()
     try:
-        _main(ranks)
+        _main(sys.argv[1:] if arguments is None else arguments, ranks)
     except SystemExit as end:
         ranks.exit(end.code)
     if ranks.size > 1:
         ranks.exit(0)
 
 
-def _main(ranks: SingleProcess) -> None:
+def _main(arguments: list[str], ranks: SingleProcess) -> None:
     gymnasium.logger.min_level = gymnasium.logger.WARN
     try:
         with ranks.collective_errors():
-            plan = prepare(sys.argv[1:], ranks)
+            plan = prepare(arguments, ranks)
             sweep = None if plan.launcher is None else _sweep(plan.members, plan.launcher)
     except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
         fail(error)

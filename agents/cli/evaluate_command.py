@@ -25,9 +25,9 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def main() -> None:
-    """Entry point of evaluate.py."""
-    parser = _Parser(description=__doc__)
+def main(words: list[str] | None = None) -> None:
+    """Entry point of evaluate.py; `words` are those of the command line unless given."""
+    parser = _Parser("qdreamer evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, as printed at the end of train.py")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument(
@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
     parser.add_argument("--no-video", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.episodes < 1:
         parser.error("--episodes must be at least 1")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**31:

@@ -20,6 +20,8 @@ QDreamer: train a world-model agent on a Gymnasium environment.
   python train.py --cfg job                           every setting and its value (--resolve: as it comes out)
   tensorboard --logdir runs                           watch the curves
 
+Installed, qdreamer train … does from any folder what python train.py … does in the repository.
+
 Groups and their choices (group=choice):
 
 {groups}

@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all options; none of them is needed."""
-    out = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    out = _Parser("qdreamer compare", description=__doc__, formatter_class=form)
     out.add_argument("folder", type=Path, help="runs of one environment, as runs/CartPole")
     out.add_argument("--baseline", help="agent that others are held against (default: classical)")
     out.add_argument("--agents", nargs="+", metavar="AGENT", help="compare these only (default: all)")
