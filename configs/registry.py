@@ -60,10 +60,11 @@ class Registry(Generic[P]):
 
     Args:
         kind: as in the entry points' group, `qdreamer.<kind>`. package: whose modules register parts.
+        plain: the part whose values fill in what the config of a third party's part leaves open.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self._package = kind, package
+    def __init__(self, kind: str, package: str, plain: str = "") -> None:
+        self.kind, self._package, self.plain = kind, package, plain
         self._entries: dict[str, Entry[P]] = {}
 
     def register(self, name: str, config: type[PartConfig] | None = None) -> Callable[[Q], Q]:

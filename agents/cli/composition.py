@@ -68,8 +68,8 @@ def compose_all(overrides: list[Override], name: str = RUN_FILE) -> DictConfig:
 def _compose(name: str, choices: tuple[tuple[str, str], ...]) -> tuple[DictConfig, dict[str, bool]]:
     """Hydra's composition, and every dotted key in it with whether it is a section."""
     for group, choice in choices:
-        if not (CONFIGS / group / f"{choice}.yaml").exists():  # a third party's: no file, but defaults
-            ConfigStore.instance().store(choice, registries()[group].defaults(choice), group)
+        if not (CONFIGS / group / f"{choice}.yaml").exists():
+            ConfigStore.instance().store(choice, _third_party(group, choice), group)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, overrides=[f"{group}={choice}" for group, choice in choices])
@@ -77,6 +77,16 @@ def _compose(name: str, choices: tuple[tuple[str, str], ...]) -> tuple[DictConfi
         return composed, {key: isinstance(value, dict) for key, value in _flatten(values, "")}
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error).split("\n")[0]) from error
+
+
+def _third_party(group: str, choice: str) -> dict[str, Any]:
+    """The section of a part that has no file: its config's defaults, and where it has none the values of the
+    group's plainest part."""
+    registry = registries()[group]
+    plain = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{registry.plain}.yaml"))
+    assert isinstance(plain, dict)
+    defaults = registry.defaults(choice)
+    return {key: plain.get(key, value) if value == "???" else value for key, value in defaults.items()}
 
 
 def _check_key(override: Override, known: dict[str, bool]) -> None:

@@ -33,7 +33,7 @@ class MakesOptimizer(Protocol):
         ...
 
 
-OPTIMIZERS: Registry[MakesOptimizer] = Registry("optimizers", "qdreamer.agents.optim")
+OPTIMIZERS: Registry[MakesOptimizer] = Registry("optimizers", "qdreamer.agents.optim", "laprop")
 
 
 def make_optimizer(

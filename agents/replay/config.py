@@ -53,7 +53,7 @@ class MakesSampler(Protocol):
         ...
 
 
-SAMPLERS: Registry[MakesSampler] = Registry("replay", "qdreamer.agents.replay")
+SAMPLERS: Registry[MakesSampler] = Registry("replay", "qdreamer.agents.replay", "uniform")
 
 
 def make_sampler(

@@ -25,7 +25,7 @@ class MakesLaunch(Protocol):
         ...
 
 
-LAUNCHERS: Registry[MakesLaunch] = Registry("launchers", "qdreamer.agents.sweeps")
+LAUNCHERS: Registry[MakesLaunch] = Registry("launchers", "qdreamer.agents.sweeps", "local")
 
 
 @settings

@@ -125,7 +125,9 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS: Registry[Callable[[Any], Backend]] = Registry("backends", "qdreamer.quantum.backends")
+BACKENDS: Registry[Callable[[Any], Backend]] = Registry(
+    "backends", "qdreamer.quantum.backends", "statevector"
+)
 """Classes that are made from their config."""
 
 

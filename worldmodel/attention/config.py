@@ -13,7 +13,7 @@ from qdreamer.configs.schema import Float, Int, one_of, settings
 from qdreamer.worldmodel.attention.curriculum import RAMPS
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
-ATTENTION: Registry[type[AttentionKernel]] = Registry("attention", "qdreamer.worldmodel.attention")
+ATTENTION: Registry[type[AttentionKernel]] = Registry("attention", "qdreamer.worldmodel.attention", "softmax")
 
 
 @settings

@@ -120,7 +120,7 @@ class SequenceModel(Protocol):
 
 
 SEQUENCE_MODELS: Registry[type[SequenceModel]] = Registry(
-    "sequence_models", "qdreamer.worldmodel.sequence_models"
+    "sequence_models", "qdreamer.worldmodel.sequence_models", "gru"
 )
 
 
