@@ -18,15 +18,15 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.backends.statevector import probabilities
 from qdreamer.quantum.circuits.backend import Backend, BackendError, CredentialsError, Task, run
-from qdreamer.quantum.circuits.overlaps import exact_overlaps
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.circuits.overlaps import OverlapTask, exact_overlaps
+from qdreamer.quantum.circuits.sampling import bits_to_index
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.dry_run import Planned, report
-from qdreamer.quantum.qaoa.angles import angles
-from qdreamer.quantum.qaoa.ising import bits_to_index, energies, from_qubo
-from qdreamer.quantum.qaoa.qaoa import Simulator
-from qdreamer.quantum.qaoa.readout import mean_energy
-from qdreamer.quantum.qaoa.solvers import approximation_ratio
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask, IsingTask, OverlapTask
+from qdreamer.quantum.qaoa.ansatz import IsingTask, angles
+from qdreamer.quantum.qaoa.ising import approximation_ratio, energies, from_qubo
+from qdreamer.quantum.qaoa.qaoa import mean_energy
+from qdreamer.quantum.qaoa.simulator import Simulator
 
 
 def main() -> None:

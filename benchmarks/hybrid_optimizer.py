@@ -38,18 +38,11 @@ from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.training import Run
 from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.qaoa.ising import Ising, energies
-from qdreamer.quantum.qaoa.solvers import (
-    QAOA,
-    Annealing,
-    Exact,
-    Greedy,
-    Random,
-    Scalar,
-    Solver,
-    approximation_ratio,
-    new_seed,
-)
+from qdreamer.quantum.circuits.sampling import new_seed
+from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar
+from qdreamer.quantum.qaoa.ising import Ising, approximation_ratio, energies
+from qdreamer.quantum.qaoa.qaoa import QAOA
+from qdreamer.quantum.qaoa.solver import Solver
 
 SHOTS = 1024
 RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.writers=[jsonl]"]

@@ -20,8 +20,8 @@ from torch import Tensor
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.circuits.overlaps import OverlapTask
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.qaoa.tasks import OverlapTask
 from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.circuit import Circuit
 

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.qaoa.angles import angles
-from qdreamer.quantum.qaoa.ising import Ising, energies, energy, from_qubo
-from qdreamer.quantum.qaoa.qaoa import Simulator
-from qdreamer.quantum.qaoa.solvers import QAOA, Annealing, Exact, Greedy, Random, Solver, approximation_ratio
-from qdreamer.quantum.qaoa.tasks import IsingTask
+from qdreamer.quantum.qaoa.ansatz import IsingTask, angles
+from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random
+from qdreamer.quantum.qaoa.ising import Ising, approximation_ratio, energies, energy, from_qubo
+from qdreamer.quantum.qaoa.qaoa import QAOA
+from qdreamer.quantum.qaoa.simulator import Simulator
+from qdreamer.quantum.qaoa.solver import Solver
 
 LAYERS = 3
 SHOTS = 1024

@@ -31,9 +31,9 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.budget import Budget
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 COUNT = 1024  # draws and updates
 BATCH, LENGTH = 16, 64

@@ -42,7 +42,8 @@ TOPS = sorted({room.split(".")[0] for room in ROOMS})
 STRANGERS = ["native", "envs", "quantum", "analysis"]
 # Where the parts are that a user chooses by a word: nobody outside asks which one it is.
 PARTS = [
-    "quantum.qaoa.solvers",
+    "quantum.qaoa.qaoa",
+    "quantum.qaoa.controls",
     "quantum.backends",
     "worldmodel.attention",
     "worldmodel.sequence_models",

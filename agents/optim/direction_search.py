@@ -1,18 +1,14 @@
-"""From an Ising problem to multipliers: a solver at once, or circuits through the job queue."""
+"""From an Ising problem to multipliers, by a solver that answers at once; and a log of what came of it."""
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.backend import Usage
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Counts, Outcome
-from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.quantum.qaoa.ising import Ising, energies
-from qdreamer.quantum.qaoa.solvers import CircuitSolver, Solution, Solver, approximation_ratio, new_seed
+from qdreamer.quantum.qaoa.ising import Ising, Solution, approximation_ratio, energies
+from qdreamer.quantum.qaoa.solver import Solver
 
 MAX_RATIO = 16  # qubits up to which every search is compared with brute force
 
@@ -30,11 +26,11 @@ class SearchResult:
 
 
 class DirectionSearch(Protocol):
-    """At most one problem at a time."""
+    """At most one problem at a time. Searches that run circuits have an account in the run's budget."""
 
     @property
     def busy(self) -> bool:
-        """Whether a problem is under way."""
+        """True while a problem is under way."""
         ...
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
@@ -49,129 +45,54 @@ class DirectionSearch(Protocol):
         """Counts and costs of circuits."""
         ...
 
-    def spending(self) -> Spending:
-        """What circuits have cost in the whole run."""
-        ...
-
-    def close(self) -> None: ...
-
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class SolverSearch:
-    """A solver that answers at once."""
+    """A solver that answers at once, in this process.
+
+    Args:
+        facts: of its circuits, for the log; none for a solver that runs no circuits.
+    """
 
     busy = False
+    remote, in_flight_shots = False, 0  # as an account of the run's budget
 
-    def __init__(self, solver: Solver, shots: int) -> None:
-        self._solver, self._shots = solver, shots
+    def __init__(self, solver: Solver, shots: int, facts: dict[str, float] | None = None) -> None:
+        self._solver, self._shots, self._facts = solver, shots, facts
         self._found: SearchResult | None = None
+        self._circuits, self._circuit_shots, self._seconds = 0, 0, 0.0  # in the whole run
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self._circuits, self._circuit_shots, self._seconds)
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
-        self._found = evaluate(ising, self._solver.solve(ising, self._shots, generator), base, 0)
+        solution = self._solver.solve(ising, self._shots, generator)
+        self._circuits += solution.usage.circuits
+        self._circuit_shots += solution.usage.shots
+        self._seconds += solution.usage.seconds
+        self._found = evaluate(ising, solution, base, 0)
 
     def poll(self, update: int) -> SearchResult | None:
         found, self._found = self._found, None
         return found
 
     def metrics(self) -> dict[str, float]:
-        return {}
-
-    def spending(self) -> Spending:
-        return Spending()
-
-    def close(self) -> None:
-        """Nothing is under way."""
+        if self._facts is None:
+            return {}
+        counts = {"circuits": float(self._circuits), "shots": float(self._circuit_shots)}
+        out = {f"optimizer/{name}": value for name, value in {**self._facts, **counts}.items()}
+        return out | {"time/optimizer_seconds": self._seconds}
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"circuits": self._circuits, "shots": self._circuit_shots, "seconds": self._seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is none."""
-
-
-class QueueSearch:
-    """QAOA by jobs that nobody waits for. A result that is older than `patience` updates is dropped.
-
-    The problem travels with its job, so a run that was restarted can use what it asked for before.
-    With `wait` each search does wait for its job, or until the simulator has done it instead: at most
-    the queue's time-out for each attempt.
-    """
-
-    def __init__(
-        self,
-        solver: CircuitSolver,
-        queue: JobQueue,
-        shots: int,
-        patience: int,
-        facts: dict[str, float] | None = None,
-        wait: bool = False,
-    ) -> None:
-        self._solver, self._queue, self._shots, self._patience = solver, queue, shots, patience
-        self._wait = wait
-        self._arrived: list[Outcome] = []
-        self._facts = {f"optimizer/{name}": value for name, value in (facts or {}).items()}  # of the circuit
-        self.late = 0  # results that came, but too late
-
-    @property
-    def busy(self) -> bool:
-        return self._queue.pending > 0
-
-    def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
-        task = self._solver.task(ising, generator)
-        tag = {"update": update, "base": base, "h": ising.h.tolist(), "constant": ising.constant}
-        tag["J"] = ising.J.tolist()
-        self._queue.submit([task], self._shots, new_seed(generator), tag)
-        if self._wait:
-            self._arrived += self._queue.wait(math.inf)
-
-    def poll(self, update: int) -> SearchResult | None:
-        found = None
-        outcomes, self._arrived = [*self._arrived, *self._queue.poll()], []
-        for outcome in outcomes:
-            found = self._accept(outcome, update) or found
-        return found
-
-    def _accept(self, outcome: Outcome, update: int) -> SearchResult | None:
-        if outcome.measurement is None:  # lost; the queue has counted it
-            return None
-        tag = outcome.tag
-        age = update - tag["update"]
-        # Less than 0: the run went back to a checkpoint from before the search.
-        if not 0 <= age <= self._patience:
-            self.late += 1
-            return None
-        ising = Ising(torch.tensor(tag["h"]).double(), torch.tensor(tag["J"]).double(), tag["constant"])
-        if outcome.measurement.bits[0].shape[-1] != ising.qubits:  # another run's
-            self.late += 1
-            return None
-        return evaluate(ising, self._solver.finish(ising, outcome.measurement), tag["base"], age)
-
-    def metrics(self) -> dict[str, float]:
-        out = {"optimizer/late": float(self.late), **self._facts}
-        for name, value in self._queue.metrics().items():
-            clock = "seconds" in name  # what depends on the clock is logged under time/
-            out[f"time/optimizer_{name}" if clock else f"optimizer/{name}"] = value
-        return out
-
-    def spending(self) -> Spending:
-        return self._queue.spending()
-
-    def close(self) -> None:
-        self._queue.close()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Counts. Jobs under way are kept by the queue where they outlive the process."""
-        return {"late": self.late, "counts": asdict(self._queue.counts), "usage": asdict(self._queue.usage)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        queue = self._queue
-        lost = queue.counts.lost  # found out when the queue was made
-        self.late, queue.counts = state["late"], Counts(**state["counts"])
-        queue.counts.lost += lost
-        queue.go_on_from(Usage(**state["usage"]))
+        self._circuits, self._circuit_shots = state["circuits"], state["shots"]
+        self._seconds = state["seconds"]
 
 
 def evaluate(ising: Ising, solution: Solution, base: float, age: int) -> SearchResult:
@@ -181,3 +102,55 @@ def evaluate(ising: Ising, solution: Solution, base: float, age: int) -> SearchR
         table = energies(ising, torch.float64)
         ratio, mean = approximation_ratio(table, solution.energy), approximation_ratio(table, solution.mean)
     return SearchResult(solution.bits, solution.energy, base, ratio, mean, age)
+
+
+class SearchLog:
+    """Sums over tried steps, and counts."""
+
+    def __init__(self, blocks: list[str]) -> None:
+        self._blocks = blocks
+        self._sums: dict[str, float] = {}
+        self._tried = 0
+        self.searches = 0  # problems that were built
+        self.failed = 0  # because the model was not finite
+        self.seconds = 0.0  # in updates that searched, tried or reused; the base's step included
+
+    def add(
+        self, found: SearchResult, multipliers: list[float], base: float, chosen: float, accepted: bool
+    ) -> None:
+        """A step that was tried: decreases of the loss on fresh data by the base's step and by it."""
+        values = {
+            "accepted": float(accepted),
+            "decrease_base": base,
+            "decrease_chosen": chosen,
+            "decrease_taken": chosen if accepted else base,
+            "predicted_base": -found.base,
+            "predicted_chosen": -found.energy,
+            "age": float(found.age),
+        }
+        if found.ratio is not None and found.mean_ratio is not None:
+            values |= {"approximation_ratio": found.ratio, "approximation_ratio_mean": found.mean_ratio}
+        values |= {f"multiplier/{name}": s for name, s in zip(self._blocks, multipliers, strict=True)}
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._tried += 1
+
+    def read(self) -> dict[str, float]:
+        """Means over the steps that were tried since the last `read`, and counts."""
+        out = {"optimizer/searches": float(self.searches), "optimizer/failed": float(self.failed)}
+        out |= {f"optimizer/{name}": value / self._tried for name, value in self._sums.items()}
+        out |= {"optimizer/tried": float(self._tried), "time/search": self.seconds}
+        self._sums, self._tried, self.searches, self.failed, self.seconds = {}, 0, 0, 0, 0.0
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "sums": dict(self._sums),
+            "tried": self._tried,
+            "searches": self.searches,
+            "failed": self.failed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._tried = dict(state["sums"]), state["tried"]
+        self.searches, self.failed = state["searches"], state["failed"]

@@ -1,4 +1,4 @@
-"""An optimizer that now and then looks for a better direction than its base proposes.
+"""An optimizer that periodically looks for a better direction than its base proposes.
 
 Every K updates the base optimizer's step d is cut into blocks, a quadratic model m(s) of the loss along
 them (`quadratic_model`) becomes an Ising problem over levels of their multipliers s, and a solver
@@ -18,23 +18,22 @@ from torch.optim import Optimizer
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim import search_factory
-from qdreamer.agents.optim.direction_search import DirectionSearch, SearchResult
+from qdreamer.agents.optim.direction_search import DirectionSearch, SearchLog, SearchResult
 from qdreamer.agents.optim.laprop import LaProp, LaPropConfig
 from qdreamer.agents.optim.optimizer import Landscape, LocalObjective, WrappedOptimizer
 from qdreamer.agents.optim.optimizer_config import OPTIMIZERS
 from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup, partition
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
-from qdreamer.agents.optim.search_log import SearchLog
 from qdreamer.agents.optim.shared_search import SharedSearch
 from qdreamer.agents.randomness import SEARCH, stream_seed
 from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 from qdreamer.native.products import in_float32
 from qdreamer.quantum.circuits.backend import Backend
+from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.dry_run import Planned
-from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.quantum.qaoa.angles import SK
-from qdreamer.quantum.qaoa.solvers import SOLVERS, AngleChoice, new_seed
+from qdreamer.quantum.qaoa.ansatz import SK
+from qdreamer.quantum.qaoa.solver import SOLVERS, AngleChoice
 
 
 @settings
@@ -266,12 +265,6 @@ class HybridOptimizer(WrappedOptimizer):
     def metrics(self) -> dict[str, float]:
         """Means over the searches since the last call, and what circuits cost."""
         return self.log.read() | self.search.metrics()
-
-    def spending(self) -> Spending:
-        return self.search.spending()
-
-    def close(self) -> None:
-        self.search.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The base's, and under `hybrid` all that the search needs to go on exactly."""

@@ -6,8 +6,6 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qdreamer.quantum.jobs.spending import Spending
-
 Objective = Callable[[], Tensor]
 """The loss (), differentiable, at whatever the weights are when it is called."""
 
@@ -47,13 +45,6 @@ class AgentOptimizer(Optimizer):
     def metrics(self) -> dict[str, float]:
         """Scalars for the log, over the updates since the last call."""
         return {}
-
-    def spending(self) -> Spending:
-        """What circuits have cost in the whole run."""
-        return Spending()
-
-    def close(self) -> None:
-        """The run ends: give up what is under way."""
 
 
 class WrappedOptimizer(AgentOptimizer):

@@ -4,17 +4,18 @@ from typing import NamedTuple, cast
 
 import torch
 
-from qdreamer.agents.optim.direction_search import DirectionSearch, QueueSearch, SolverSearch
+from qdreamer.agents.optim.direction_search import DirectionSearch, SolverSearch
+from qdreamer.agents.optim.queue_search import QueueSearch
 from qdreamer.quantum.backends.factory import open_backend
 from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.circuits.backend import Backend, warm_up
+from qdreamer.quantum.circuits.backend import Backend
 from qdreamer.quantum.circuits.circuit import Circuit
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.jobs.access import CircuitAccess
+from qdreamer.quantum.jobs.access import CircuitAccess, warm_up
 from qdreamer.quantum.jobs.dry_run import Planned, costs
+from qdreamer.quantum.qaoa.ansatz import IsingTask
 from qdreamer.quantum.qaoa.ising import Ising
-from qdreamer.quantum.qaoa.solvers import SOLVERS, AngleChoice, CircuitSolver, Solver, SolverSetup
-from qdreamer.quantum.qaoa.tasks import IsingTask
+from qdreamer.quantum.qaoa.solver import SOLVERS, AngleChoice, CircuitSolver, Solver, SolverSetup
 
 
 class SearchSettings(NamedTuple):
@@ -33,20 +34,25 @@ class SearchSettings(NamedTuple):
 
     @property
     def circuits(self) -> bool:
-        """Whether circuits are run."""
+        """True when circuits are run."""
         return SOLVERS[self.solver].part.circuits
 
 
 def make_search(settings: SearchSettings, qubits: int, circuits: CircuitAccess) -> DirectionSearch:
-    """The solver of problems with so many bits; circuits of QAOA go through a job queue."""
+    """The solver of problems with so many bits. Circuits of a backend outside of this process go through a
+    job queue."""
     quantum = circuits.config
     if not settings.circuits:
         return SolverSearch(settings.make(Statevector(), quantum), quantum.shots)
     backend = circuits.backend("optimizer")
     solver = _circuit_solver(settings, backend, quantum)
     example = solver.task(_dense(qubits), torch.Generator())
+    if backend.in_process:
+        search = SolverSearch(solver, quantum.shots, facts(backend, example))
+        circuits.budget.accounts.append(search)
+        return search
     warm_up(backend, example, quantum.timeout)
-    queue = circuits.queue("optimizer", backend, wait=backend.in_process)
+    queue = circuits.queue("optimizer", backend)
     return QueueSearch(
         solver, queue, quantum.shots, settings.patience, facts(backend, example), settings.wait
     )

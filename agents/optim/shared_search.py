@@ -7,9 +7,8 @@ import torch
 
 from qdreamer.agents.distributed.ranks import SingleProcess
 from qdreamer.agents.optim.direction_search import DirectionSearch, SearchResult
-from qdreamer.quantum.jobs.spending import Spending
+from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.qaoa.ising import Ising
-from qdreamer.quantum.qaoa.solvers import new_seed
 
 
 class SharedSearch:
@@ -47,13 +46,6 @@ class SharedSearch:
 
     def metrics(self) -> dict[str, float]:
         return {} if self._search is None else self._search.metrics()
-
-    def spending(self) -> Spending:
-        return Spending() if self._search is None else self._search.spending()
-
-    def close(self) -> None:
-        if self._search is not None:
-            self._search.close()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._search is None else self._search.state_dict()

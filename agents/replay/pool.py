@@ -12,6 +12,7 @@ probability of a draw is therefore known exactly,
 whatever noise the device added and however old the shots are: nothing has to be modelled.
 """
 
+import math
 from dataclasses import asdict
 from time import perf_counter
 from typing import Any
@@ -22,10 +23,8 @@ import torch
 from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
 from qdreamer.quantum.circuits.backend import Usage
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Outcome
-from qdreamer.quantum.jobs.spending import Spending
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.jobs.job_queue import JobQueue, JobResult
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
 
@@ -40,15 +39,24 @@ class ShotPool:
     Args:
         tree: current weights. qubits: n. shots: of a job. reuse: draws per shot.
         queue: runs the jobs; the pool is its only user. seed: of the jobs.
+        wait: batches wait for every job, or for what the simulator has done instead.
     """
 
     def __init__(
-        self, tree: SumTree, qubits: int, shots: int, reuse: float, queue: JobQueue, seed: int
+        self,
+        tree: SumTree,
+        qubits: int,
+        shots: int,
+        reuse: float,
+        queue: JobQueue,
+        seed: int,
+        wait: bool = False,
     ) -> None:
         self._tree, self._exact, self._queue = tree, TreeDistribution(tree), queue
         self._qubits, self._shots, self._reuse, self._seed = qubits, shots, reuse, seed
+        self._wait = wait
         self._counts = np.zeros(2**qubits, np.int64)  # shots that hit each block; none yet: all 0
-        self._level = 0  # of the tree, where the blocks are nodes
+        self.level = 0  # of the tree, where the blocks are nodes
         self._front = 0  # blocks from here on were not full, and count as not loaded
         self._used = 0  # draws since these shots arrived
         self._born = 0  # batch in which their job was submitted
@@ -77,19 +85,19 @@ class ShotPool:
 
     def target(self, level: int | None = None) -> Floats:
         """Weights (2^n,) of the blocks now."""
-        nodes = self._tree.levels[self._level if level is None else level][: 2**self._qubits]
+        nodes = self._tree.levels[self.level if level is None else level][: 2**self._qubits]
         return np.pad(nodes, (0, 2**self._qubits - len(nodes)))
 
     def prepare(self, filled: int) -> None:
-        """Take in what has been measured, ask for more; never waits unless the queue runs inline."""
+        """Take in what has been measured, ask for more."""
         begin = perf_counter()
         self._batches += 1
-        self._take()
-        level = self._level_for(filled)
-        due = not self._counts.any() or self._used >= self._reuse * self._shots or level != self._level
+        self._take(self._queue.poll())
+        level = covering_level(self._tree.depth, filled, self._qubits)
+        due = not self._counts.any() or self._used >= self._reuse * self._shots or level != self.level
         if due and self._queue.pending == 0 and self._tree.total > 0.0:
             self._submit(level, filled)
-            self._take()
+            self._take(self._queue.wait(math.inf) if self._wait else self._queue.poll())
         loaded = self.target()[: self._front]
         self._active = np.zeros_like(self._counts)
         self._active[: self._front] = np.where(loaded > 0.0, self._counts[: self._front], 0)
@@ -104,17 +112,17 @@ class ShotPool:
         self._used += count - len(new)
         shot = np.sort(random.integers(self._ends[-1], size=count - len(new)))
         block = self._ends.searchsorted(shot, side="right")
-        value = random.random(len(block)) * self._tree.levels[self._level].take(block)
-        return np.concatenate([self._tree.descend(block, value, self._level), new])
+        value = random.random(len(block)) * self._tree.levels[self.level].take(block)
+        return np.concatenate([self._tree.descend(block, value, self.level), new])
 
     def probability(self, leaf: Ints) -> Floats:
         if not self.ready:
             return self._exact.probability(leaf)
-        block = leaf >> (self._tree.depth - self._level)
+        block = leaf >> (self._tree.depth - self.level)
         loaded = block < self._front
         block = np.where(loaded, block, 0)
         weight = self._tree.leaves.take(leaf)
-        share = weight / self._tree.levels[self._level].take(block).clip(1e-300)
+        share = weight / self._tree.levels[self.level].take(block).clip(1e-300)
         measured = (1.0 - self.fresh) / self._ends[-1] * self._active.take(block) * share
         return np.where(loaded, measured, weight / self._tree.total)
 
@@ -122,13 +130,6 @@ class ShotPool:
         """Leaves beyond the blocks that were loaded, by weight: they lie at the end of the tree."""
         value = self._loaded + np.sort(random.random(count)) * (self._tree.total - self._loaded)
         return self._tree.find(value)
-
-    def _level_for(self, filled: int) -> int:
-        """The deepest level where at most 2^n nodes cover the filled leaves."""
-        depth, level = self._tree.depth, 0
-        while level < depth and -(-filled // 2 ** (depth - level - 1)) <= 2**self._qubits:
-            level += 1
-        return level
 
     def _full_blocks(self, level: int, filled: int) -> int:
         """Blocks that no new row will come into until the ring goes round."""
@@ -144,11 +145,11 @@ class ShotPool:
         tag = {"level": level, "front": front, "batch": self._batches, "size": self._tree.size}
         self._queue.submit([task], self._shots, int(seed) >> 1, tag)
 
-    def _take(self) -> None:
-        for outcome in self._queue.poll():
+    def _take(self, outcomes: list[JobResult]) -> None:
+        for outcome in outcomes:
             self._accept(outcome)
 
-    def _accept(self, outcome: Outcome) -> None:
+    def _accept(self, outcome: JobResult) -> None:
         if outcome.measurement is None or outcome.tag.get("size") != self._tree.size:
             return  # lost, or of another run: the shots at hand go on
         bits = outcome.measurement.bits[0]
@@ -156,7 +157,7 @@ class ShotPool:
             return
         index = AmplitudeTask.indices(bits).flatten().numpy()
         self._counts = np.bincount(index, minlength=2**self._qubits)
-        self._level, self._front = outcome.tag["level"], outcome.tag["front"]
+        self.level, self._front = outcome.tag["level"], outcome.tag["front"]
         self._born = outcome.tag["batch"]
         self._used = 0
 
@@ -183,9 +184,6 @@ class ShotPool:
                 out[f"quantum/{name}"] = value
         return out
 
-    def spending(self) -> Spending:
-        return self._queue.spending()
-
     def _counted(self) -> dict[str, float]:
         """What happened to the jobs of the whole run."""
         counts = asdict(self._queue.counts)
@@ -193,15 +191,12 @@ class ShotPool:
             f"jobs_{name}": count + self._earlier.get(f"jobs_{name}", 0.0) for name, count in counts.items()
         }
 
-    def close(self) -> None:
-        self._queue.close()
-
     def state_dict(self) -> dict[str, Any]:
         """The shots at hand. A job under way is not kept: it is collected if the service still has it,
         else submitted again."""
         return {
             "counts": torch.from_numpy(self._counts.copy()),
-            "level": self._level,
+            "level": self.level,
             "front": self._front,
             "used": self._used,
             "born": self._born,
@@ -213,8 +208,16 @@ class ShotPool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._counts = state["counts"].numpy().copy()
-        self._level, self._front = state["level"], state["front"]
+        self.level, self._front = state["level"], state["front"]
         self._used, self._born = state["used"], state["born"]
         self._batches, self._jobs = state["batches"], state["jobs"]
         self._earlier = state["counted"]
         self._queue.go_on_from(Usage(**state.get("usage", {})))
+
+
+def covering_level(depth: int, filled: int, qubits: int) -> int:
+    """The deepest level of a tree where at most 2^n nodes cover the filled leaves."""
+    level = 0
+    while level < depth and -(-filled // 2 ** (depth - level - 1)) <= 2**qubits:
+        level += 1
+    return level

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.storage import start_at
 from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
 from qdreamer.agents.replay.transforms import LEAST, MOST, Seen, Transform
 
@@ -54,7 +55,7 @@ class Priorities:
 
     def sync(self, eligible: Eligible) -> None:
         """Follow the ring: overwritten starts lose their weight, new ones get the largest."""
-        low, high = eligible.low, np.maximum(eligible.high, eligible.low)
+        low, high = eligible
         if (low == self._low).all() and (high == self._high).all():
             return
         gone = self._leaves(*_ranges(self._low, np.minimum(low, self._high)))
@@ -88,11 +89,11 @@ class Priorities:
             max(MEMORY * self._seen.largest, float(values.max())),
             max(self._seen.visits, int(self.visits[leaf].max())),
         )
-        if first:  # whoever waits for its first visit had no error to go by
-            waiting = self.drawable()
+        if first:  # unvisited starts had no error to go by
+            unvisited = self.drawable()
             if self._transform.fitted:
-                self._errors[waiting] = self._seen.largest
-            self.tree.set(waiting, self._new_weight())
+                self._errors[unvisited] = self._seen.largest
+            self.tree.set(unvisited, self._new_weight())
         if self._transform.fitted:
             self._errors[leaf] = values
             self._changed += len(leaf)
@@ -107,10 +108,7 @@ class Priorities:
 
     def uniform(self, number: Ints) -> Ints:
         """Numbers (n,) in [0, count) → leaves, each start once."""
-        counts = self._high - self._low
-        ends = np.cumsum(counts)
-        env = ends.searchsorted(number, side="right")
-        return self._leaves(env, self._low[env] + number - (ends - counts)[env])
+        return self._leaves(*start_at(Eligible(self._low, self._high), number))
 
     def starts(self, leaf: Ints) -> Starts:
         """Leaves (n,) → starts."""

@@ -15,7 +15,6 @@ from qdreamer.agents.replay.sampler import Eligible, Starts
 from qdreamer.agents.replay.signals import SIGNALS
 from qdreamer.agents.replay.transforms import TRANSFORMS
 from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
-from qdreamer.quantum.jobs.spending import Spending
 
 HISTOGRAM = 10_000  # values
 Share = Annotated[Float, Field(ge=0.0, le=1.0)]
@@ -26,7 +25,7 @@ class PriorityConfig(ReplayConfig):
     """What prioritized and quantum replay share: how sequences are weighed."""
 
     signal: Annotated[str, one_of(lambda: SIGNALS)]
-    transform: Annotated[str, one_of(lambda: TRANSFORMS)]
+    transform: Annotated[str, TRANSFORMS]
     alpha: Float = Field(ge=0.0, le=4.0)  # exponent of power and rank
     offset: Float = Field(gt=0.0)  # of power and rotation: none is ever forgotten
     temperature: Float = Field(gt=0.0)  # of boltzmann, in deviations of the errors
@@ -43,7 +42,7 @@ class PriorityConfig(ReplayConfig):
 
     def make_priorities(self, num_envs: int) -> Priorities:
         size = self.capacity // num_envs
-        return Priorities(num_envs, size, TRANSFORMS[self.transform](self), self.bonus, self.decay)
+        return Priorities(num_envs, size, TRANSFORMS[self.transform].part.make(self), self.bonus, self.decay)
 
 
 @settings
@@ -150,12 +149,6 @@ class PrioritizedSampler:
             weights = np.concatenate(self._recent)  # in the order of the leaves: the last are no sample
             out["replay/weight"] = weights[:: max(1, -(-len(weights) // HISTOGRAM))]
         return out
-
-    def spending(self) -> Spending:
-        return self.proposal.spending()
-
-    def close(self) -> None:
-        self.proposal.close()
 
     def _note(self, weights: NDArray[np.float64], q: NDArray[np.float64]) -> None:
         self._sums += np.array([len(q), weights.sum(), weights @ weights, -np.log(q).sum()])

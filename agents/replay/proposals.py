@@ -5,7 +5,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
-from qdreamer.quantum.jobs.spending import Spending
 
 
 class Proposal(Protocol):
@@ -26,12 +25,6 @@ class Proposal(Protocol):
 
     def metrics(self) -> dict[str, float]: ...
 
-    def spending(self) -> Spending:
-        """What circuits have cost in the whole run."""
-        ...
-
-    def close(self) -> None: ...
-
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -42,7 +35,7 @@ class TreeDistribution:
 
     `stratified` draws one leaf from each of n equal parts of the total (Schaul et al. 2016, app.
     B.2.1): the same probabilities, less variance. Draws come in the order of the leaves, which is
-    kind to the cache.
+    cache-friendly.
     """
 
     def __init__(self, tree: SumTree, stratified: bool = False) -> None:
@@ -66,12 +59,6 @@ class TreeDistribution:
 
     def metrics(self) -> dict[str, float]:
         return {}
-
-    def spending(self) -> Spending:
-        return Spending()
-
-    def close(self) -> None:
-        """Nothing is under way."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

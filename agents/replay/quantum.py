@@ -13,10 +13,10 @@ from qdreamer.agents.replay.proposals import Proposal, TreeDistribution
 from qdreamer.configs.schema import Bool, Float, Int, settings
 from qdreamer.quantum.backends.factory import open_backend
 from qdreamer.quantum.circuits.backend import Backend, run
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.dry_run import Planned
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask
 
 DEVICE_QUBITS = 5  # state loading costs 2^n − 2 CX, and real devices carry some thirty
 
@@ -68,8 +68,10 @@ class QuantumSampler:
         if config.sends_jobs(circuits.config):
             backend = circuits.backend("replay")
             warm_up(backend, config.qubits)
-            queue = circuits.queue("replay", backend, config.wait)
-            proposal = ShotPool(priorities.tree, config.qubits, config.shots, config.reuse, queue, seed)
+            queue = circuits.queue("replay", backend)
+            proposal = ShotPool(
+                priorities.tree, config.qubits, config.shots, config.reuse, queue, seed, config.wait
+            )
         return PrioritizedSampler(priorities, proposal, config.beta, config.beta_updates, config.floor, seed)
 
 

@@ -1,12 +1,9 @@
 """The interface between the replay storage and whatever chooses what is replayed."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from qdreamer.quantum.jobs.spending import Spending
 
 
 class Starts(NamedTuple):
@@ -16,16 +13,11 @@ class Starts(NamedTuple):
     row: NDArray[np.int64]  # (B,)
 
 
-@dataclass(frozen=True)
-class Eligible:
-    """Where a sequence may start: rows low[e] … high[e] − 1 of environment e."""
+class Eligible(NamedTuple):
+    """Where a sequence may start: rows low[e] … high[e] − 1 of environment e, (N,) each."""
 
-    low: NDArray[np.int64]  # (N,)
-    high: NDArray[np.int64]  # (N,)
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        return np.maximum(self.high - self.low, 0)
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]  # at least low
 
 
 class Sampler(Protocol):
@@ -49,14 +41,6 @@ class Sampler(Protocol):
 
     def histograms(self) -> dict[str, NDArray[Any]]:
         """Values for TensorBoard's histograms, at most some thousands each."""
-        ...
-
-    def spending(self) -> Spending:
-        """What circuits have cost in the whole run."""
-        ...
-
-    def close(self) -> None:
-        """The run ends: give up what is under way."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

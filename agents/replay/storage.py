@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qdreamer.agents.replay.coverage import Coverage
 from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 
 Rows = dict[str, NDArray[Any]]
@@ -80,33 +79,33 @@ class Replay:
     def eligible(self) -> Eligible:
         """Starts whose T rows, and the row before, are still stored (row −1 of all needs none)."""
         low = np.where(self._added > self.size, self._added - self.size + 1, 0)
-        return Eligible(low, self._added - self.length + 1)
+        return Eligible(low, np.maximum(self._added - self.length + 1, low))
 
     def ready(self, count: int) -> bool:
         """Whether at least `count` different sequences can be drawn."""
-        return int(self.eligible().counts.sum()) >= count
+        low, high = self.eligible()
+        return int((high - low).sum()) >= count
 
     def sample(self, count: int) -> Sample:
         """Draw `count` sequences. Raises RuntimeError when none is stored yet."""
         eligible = self.eligible()
-        if not eligible.counts.any():
+        if (eligible.high == eligible.low).all():
             raise RuntimeError(f"the replay buffer holds no sequence of {self.length} rows yet")
         starts, weights = self.sampler.draw(count, eligible)
-        slots = (starts.row[:, None] + self._offsets) % self._slots  # (B, T + 1)
-        env = starts.env[:, None]
-        self._coverage.mark(env, slots[:, 1:])
-        return Sample({name: data[env, slots] for name, data in self._data.items()}, starts, weights)
+        rows, slots = self._gather(starts)
+        self._coverage.mark(starts.env[:, None], slots[:, 1:])
+        return Sample(rows, starts, weights)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:
         """Uniform draws that leave no trace in sampler or coverage: for measuring, not for learning."""
         eligible = self.eligible()
-        ends = np.cumsum(eligible.counts)
-        flat = random.integers(ends[-1], size=count)
-        env = np.searchsorted(ends, flat, side="right")
-        row = eligible.low[env] + flat - (ends - eligible.counts)[env]
-        slots = (row[:, None] + self._offsets) % self._slots  # (B, T + 1)
-        rows = {name: data[env[:, None], slots] for name, data in self._data.items()}
-        return Sample(rows, Starts(env, row), np.ones(count, np.float32))
+        starts = start_at(eligible, random.integers((eligible.high - eligible.low).sum(), size=count))
+        return Sample(self._gather(starts)[0], starts, np.ones(count, np.float32))
+
+    def _gather(self, starts: Starts) -> tuple[Rows, NDArray[np.int64]]:
+        """The rows from one before each start, and their slots, (B, T + 1)."""
+        slots = (starts.row[:, None] + self._offsets) % self._slots
+        return {name: data[starts.env[:, None], slots] for name, data in self._data.items()}, slots
 
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
         """Tell the sampler what the learner found out about drawn sequences: (B,)."""
@@ -125,9 +124,6 @@ class Replay:
         """Scalars for the log; the sampler's are over the draws since the last call."""
         coverage = self._coverage.share(self.rows)
         return {"replay/rows": self.rows, "replay/coverage": coverage, **self.sampler.metrics()}
-
-    def close(self) -> None:
-        self.sampler.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The filled part of the rings as tensors, and the sampler's state."""
@@ -169,3 +165,44 @@ def _column(file: Path | None, shape: tuple[int, ...], dtype: Any) -> NDArray[An
     there = file.exists() and file.stat().st_size == size
     file.parent.mkdir(parents=True, exist_ok=True)
     return np.memmap(file, dtype, mode="r+" if there else "w+", shape=shape)
+
+
+def start_at(eligible: Eligible, number: NDArray[np.int64]) -> Starts:
+    """The starts with the numbers (n,) when all that are eligible are counted, one environment after the
+    other."""
+    counts = eligible.high - eligible.low
+    ends = counts.cumsum()
+    env = ends.searchsorted(number, side="right")
+    return Starts(env, eligible.low[env] + number - (ends - counts)[env])
+
+
+class Coverage:
+    """One flag per row of the ring (N, size) that says if it was ever replayed, and their number."""
+
+    def __init__(self, num_envs: int, size: int) -> None:
+        self._seen = np.zeros((num_envs, size), np.bool_)
+        self._count = 0
+
+    def forget(self, env: NDArray[np.int64], slot: NDArray[np.int64]) -> None:
+        """New rows have come into these slots (n,), each named once."""
+        self._count -= int(self._seen[env, slot].sum())
+        self._seen[env, slot] = False
+
+    def mark(self, env: NDArray[np.int64], slot: NDArray[np.int64]) -> None:
+        """Rows (B, T) were replayed; overlapping sequences may name some twice."""
+        flat = np.unique((env * self._seen.shape[1] + slot).ravel())
+        seen = self._seen.reshape(-1)
+        self._count += len(flat) - int(seen[flat].sum())
+        seen[flat] = True
+
+    def share(self, rows: int) -> float:
+        """Of `rows` stored rows, those that were replayed at least once."""
+        return self._count / max(rows, 1)
+
+    def state_dict(self, filled: int) -> dict[str, Any]:
+        return {"seen": torch.from_numpy(self._seen[:, :filled].copy())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        stored = state["seen"].numpy()
+        self._seen[:, : stored.shape[1]] = stored
+        self._count = int(self._seen.sum())

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.storage import start_at
 from qdreamer.configs.schema import Bool, settings
-from qdreamer.quantum.jobs.spending import Spending
 
 
 @settings
@@ -52,14 +52,12 @@ class UniformSampler:
             e, r = self._queue.popleft()
             if r >= eligible.low[e]:  # else overwritten before its turn came
                 fresh.append((e, r))
-        ends = np.cumsum(eligible.counts)
-        flat = self._random.integers(ends[-1], size=count - len(fresh))
-        env = np.searchsorted(ends, flat, side="right")
-        row = eligible.low[env] + flat - (ends - eligible.counts)[env]
+        total = (eligible.high - eligible.low).sum()
+        env, row = start_at(eligible, self._random.integers(total, size=count - len(fresh)))
         if fresh:
             new = np.asarray(fresh, np.int64)
             env, row = np.concatenate([new[:, 0], env]), np.concatenate([new[:, 1], row])
-        return Starts(env.astype(np.int64), row.astype(np.int64)), np.ones(count, np.float32)
+        return Starts(env, row), np.ones(count, np.float32)
 
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
         """Uniform draws ignore priorities."""
@@ -69,12 +67,6 @@ class UniformSampler:
 
     def histograms(self) -> dict[str, NDArray[Any]]:
         return {}
-
-    def spending(self) -> Spending:
-        return Spending()
-
-    def close(self) -> None:
-        """Nothing is under way."""
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,7 @@ from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.provenance import provenance
 from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary
-from qdreamer.quantum.jobs.spending import Spending
+from qdreamer.quantum.jobs.budget import Spending
 
 # Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of
 # quantum replay, and updates in which the hybrid optimizer searched.

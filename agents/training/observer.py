@@ -16,6 +16,7 @@ from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.summary import QUANTUM_PARTS, Costs, Summary
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
+from qdreamer.quantum.jobs.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Observer:
     """Log, evaluations and costs of a run.
 
     Args:
+        budget: of the run, which knows what circuits cost.
         stride: environment steps of one iteration of the training loop, on all ranks together.
         step, state: where the run goes on, and `state_dict` of that moment; None at its beginning.
     """
@@ -44,11 +46,12 @@ class Observer:
         config: Config,
         directory: Path,
         learner: Learner,
+        budget: Budget,
         stride: int,
         step: int,
         state: dict[str, Any] | None,
     ) -> None:
-        self.config, self.learner, self._stride = config, learner, stride
+        self.config, self.learner, self.budget, self._stride = config, learner, budget, stride
         evaluation = config.evaluation
         self.evaluator = Evaluator(
             config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic, evaluation.max_steps
@@ -131,8 +134,7 @@ class Observer:
     def summarise(self, step: int) -> None:
         """Keep what the run has cost so far, for comparisons."""
         learner = self.learner
-        spending = learner.optimizer.spending() + learner.replay.sampler.spending()
-        costs = Costs(step, learner.updates, self._elapsed(), self.parts, spending)
+        costs = Costs(step, learner.updates, self._elapsed(), self.parts, self.budget.spending())
         self.summary.write(self.config, learner.agent, costs)
 
     def close(self) -> None:

@@ -29,7 +29,6 @@ from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, obser
 from qdreamer.native import products
 from qdreamer.native.compiler import CompileError
 from qdreamer.quantum.jobs.access import CircuitAccess
-from qdreamer.quantum.jobs.budget import Budget
 
 
 def make_dreamer(
@@ -61,10 +60,15 @@ def make_agent(config: Config, device: str | None = None, ranks: SingleProcess =
     return agent.to(device or ranks.device(config.device))
 
 
-def make_learner(config: Config, directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> Learner:
+def make_learner(
+    config: Config,
+    directory: Path,
+    ranks: SingleProcess = SINGLE_PROCESS,
+    circuits: CircuitAccess | None = None,
+) -> Learner:
     """Agent, optimizer and this rank's empty shard of the replay buffer, of the run in `directory`."""
     agent, train = make_agent(config, ranks=ranks), config.train
-    circuits = CircuitAccess(config.quantum, directory, Budget.from_config(config.quantum))
+    circuits = circuits or CircuitAccess.of(config.quantum, directory)
     shard = replace(config.replay, capacity=config.replay.capacity // ranks.size)
     seed = shard_seed(config.seed, ranks.rank)
     fields = replay_fields(
@@ -119,7 +123,8 @@ class Run:
     def __init__(self, config: Config, directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> None:
         self.config, self.directory, self.ranks = config, directory, ranks
         prepare_torch(config)
-        self.learner = make_learner(config, directory, ranks)
+        self.circuits = CircuitAccess.of(config.quantum, directory)
+        self.learner = make_learner(config, directory, ranks, self.circuits)
         self.agent, self.replay = self.learner.agent, self.learner.replay
         acting = ActingLoop(self.agent, config.env.num_envs, config.seed, ranks=ranks)
         self.collector = Collector(config.env, self.replay, acting, config.seed, self.learner.watch)
@@ -130,7 +135,8 @@ class Run:
         state = self._restore() if checkpoint.exists(directory) else None
         self.observer: Observer | None = None
         if ranks.rank == 0:
-            self.observer = Observer(config, directory, self.learner, self.stride, self.step, state)
+            budget = self.circuits.budget
+            self.observer = Observer(config, directory, self.learner, budget, self.stride, self.step, state)
 
     def train(self, progress: Progress) -> Finished:
         """Go on to config.steps, or until Ctrl-C or SIGTERM on any rank; always leaves a checkpoint."""
@@ -162,8 +168,7 @@ class Run:
     def close(self) -> None:
         if self.observer is not None:
             self.observer.close()
-        self.learner.optimizer.close()
-        self.replay.close()
+        self.circuits.close()
         self.collector.close()
 
     def _updates_due(self) -> int:

@@ -15,19 +15,9 @@ from torch import Tensor
 
 from qdreamer.configs.schema import settings
 from qdreamer.quantum.backends.credentials import one_line
-from qdreamer.quantum.circuits.backend import (
-    BACKENDS,
-    BackendError,
-    FinishedJob,
-    Job,
-    JobLostError,
-    Measurement,
-    Task,
-    Usage,
-    check_request,
-    cost,
-)
+from qdreamer.quantum.circuits.backend import BACKENDS, BackendError, Measurement, Task, Usage, cost
 from qdreamer.quantum.circuits.circuit import Circuit
+from qdreamer.quantum.circuits.sampling import ImmediateBackend
 from qdreamer.quantum.config import NoiseConfig, QuantumConfig
 
 _GATES = {
@@ -110,15 +100,14 @@ class PennyLaneConfig(QuantumConfig):
 
 
 @BACKENDS.register("pennylane", PennyLaneConfig)
-class PennyLane:
+class PennyLane(ImmediateBackend):
     """`quantum=pennylane`: the named device, made anew for every job so that it can be seeded."""
 
-    in_process = False
-    remote = False
+    name = "pennylane"
 
     def __init__(self, config: QuantumConfig) -> None:
         assert config.device is not None
-        self.name, self._device = "pennylane", config.device
+        self._device = config.device
         self._noise = None if config.noise.is_noiseless else config.noise
         try:
             self._make(1, 0)
@@ -128,18 +117,14 @@ class PennyLane:
                 "install its plug-in, or use lightning.qubit"
             ) from None
 
-    def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
-        check_request(tasks, shots)
+    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
         begin = perf_counter()
         try:
             bits = tuple(self._sample(task, shots, seed + t) for t, task in enumerate(tasks))
         except Exception as error:
             raise BackendError(f"{self._device} failed: {one_line(error)}") from None
         usage = cost(tasks, shots) + Usage(seconds=perf_counter() - begin)
-        return FinishedJob("", Measurement(bits, usage, (None,) * len(bits)))
-
-    def collect(self, job_id: str) -> Job:
-        raise JobLostError("jobs of quantum=pennylane end with their process")
+        return Measurement(bits, usage, (None,) * len(bits))
 
     def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
         """Exact P(x) (R, 2^n) of each task."""

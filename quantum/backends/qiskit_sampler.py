@@ -31,8 +31,8 @@ from qdreamer.quantum.circuits.backend import (
     check_request,
 )
 from qdreamer.quantum.circuits.circuit import Circuit
-from qdreamer.quantum.circuits.fidelity import Estimate, estimate
-from qdreamer.quantum.qaoa.readout import confusion_from
+from qdreamer.quantum.circuits.fidelity import CircuitEstimate, estimate
+from qdreamer.quantum.circuits.readout import confusion_from
 
 if TYPE_CHECKING:  # imported only where they are used: it takes seconds
     from qiskit.circuit import QuantumCircuit
@@ -121,7 +121,7 @@ class QiskitSampler:
 
         self.name = name
         self.remote = fetch is not None
-        self._engine, self._mitigation, self._fetch = engine, mitigation, fetch
+        self.engine, self._mitigation, self._fetch = engine, mitigation, fetch
         self._prepared: OrderedDict[Circuit, Prepared] = OrderedDict()
         self._confusion: dict[Hashable, tuple[float, int, Tensor]] = {}  # by qubits: when, shots, A
         self._lock = Lock()  # jobs are submitted from threads
@@ -132,12 +132,12 @@ class QiskitSampler:
             if circuit in self._prepared:
                 self._prepared.move_to_end(circuit)
             else:
-                self._prepared[circuit] = self._engine.prepare(translate(circuit))
+                self._prepared[circuit] = self.engine.prepare(translate(circuit))
                 if len(self._prepared) > _CACHE:
                     self._prepared.popitem(last=False)
             return self._prepared[circuit]
 
-    def estimate(self, circuit: Circuit) -> Estimate | None:
+    def estimate(self, circuit: Circuit) -> CircuitEstimate | None:
         """What the circuit costs on the device, after transpilation; None without a device."""
         prepared = self.prepared(circuit)
         return None if prepared.target is None else estimate(prepared.circuit, prepared.target)
@@ -183,7 +183,7 @@ class QiskitSampler:
                 if where not in new and not self._known(where, shots):
                     new.append(where)
                     pubs += [(circuit, None, shots) for circuit in calibration_circuits(prepared.circuit)]
-        job = self._engine.sampler(key, seed).run(pubs)
+        job = self.engine.sampler(key, seed).run(pubs)
         return _Part(job, [t for t, _ in members], (qubits, new) if self._mitigation else None)
 
     def _known(self, where: Hashable, shots: int) -> bool:

@@ -7,30 +7,13 @@ import torch
 from torch import Tensor
 
 from qdreamer.configs.schema import settings
-from qdreamer.quantum.circuits.backend import (
-    BACKENDS,
-    FinishedJob,
-    Job,
-    JobLostError,
-    Measurement,
-    Task,
-    Usage,
-    check_request,
-    cost,
-)
+from qdreamer.quantum.circuits.backend import BACKENDS, Measurement, Task, Usage
 from qdreamer.quantum.circuits.circuit import statevector
-from qdreamer.quantum.circuits.grover_rudolph import descend
-from qdreamer.quantum.circuits.sampling import draw, generator
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask, descend
+from qdreamer.quantum.circuits.sampling import ImmediateBackend, draw, index_to_bits
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.qaoa.ising import index_to_bits
-from qdreamer.quantum.qaoa.qaoa import Simulator
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask, IsingTask
-
-
-def probabilities(task: Task) -> Tensor:
-    """Exact P(x) (R, 2^n) of a task's measurements: by its own short cut, else gate by gate."""
-    known = task.probabilities()
-    return statevector(task.circuit(), task.values()).abs() ** 2 if known is None else known
+from qdreamer.quantum.qaoa.ansatz import IsingTask
+from qdreamer.quantum.qaoa.simulator import Simulator
 
 
 @settings
@@ -41,37 +24,42 @@ class StatevectorConfig(QuantumConfig):
 
 
 @BACKENDS.register("statevector", StatevectorConfig)
-class Statevector:
-    """Answers at once: QAOA by `qaoa.qaoa`, amplitudes by descending the tree, the rest gate by gate."""
+class Statevector(ImmediateBackend):
+    """QAOA by its own simulator, amplitudes by descending the tree, the rest gate by gate."""
 
     name = "statevector"
     in_process = True
-    remote = False
 
     def __init__(self, config: QuantumConfig | None = None) -> None:
         """Nothing of the config matters here."""
 
-    def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
-        check_request(tasks, shots)
+    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
         begin = perf_counter()
-        source = generator(seed)
+        source = torch.Generator().manual_seed(seed)
         bits = tuple(self._bits(task, shots, source) for task in tasks)
-        seconds = perf_counter() - begin
-        usage = cost(tasks, shots) + Usage(seconds=seconds)
-        return FinishedJob("", Measurement(bits, usage, (None,) * len(bits)))
-
-    def collect(self, job_id: str) -> Job:
-        raise JobLostError("jobs of quantum=statevector end with their process")
+        circuits = sum(task.rows for task in tasks)
+        usage = Usage(circuits, circuits * shots, perf_counter() - begin)
+        return Measurement(bits, usage, (None,) * len(bits))
 
     def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
         """Exact P(x) (R, 2^n) of each task."""
         return tuple(probabilities(task) for task in tasks)
 
     def _bits(self, task: Task, shots: int, source: torch.Generator) -> Tensor:
+        if isinstance(task, IsingTask):
+            index = Simulator(task.ising).sample(task.angles, shots, source)
+            return index_to_bits(index, task.ising.qubits)
         if isinstance(task, AmplitudeTask):
             index = descend(task.tree, shots, source)
-        elif isinstance(task, IsingTask):
-            index = Simulator(task.ising).sample(task.angles, shots, source)
         else:
             index = draw(probabilities(task), shots, source)
         return index_to_bits(index, task.circuit().qubits)
+
+
+def probabilities(task: Task) -> Tensor:
+    """Exact P(x) (R, 2^n) of a task's measurements."""
+    if isinstance(task, IsingTask):
+        return Simulator(task.ising).probabilities(task.angles)
+    if isinstance(task, AmplitudeTask):
+        return task.tree[-1] / task.tree[0]
+    return statevector(task.circuit(), task.values()).abs() ** 2

@@ -1,13 +1,11 @@
-"""The seam between whoever needs samples and whatever runs circuits.
+"""What needs samples and what runs circuits, as they see each other.
 
 A task knows its circuit and the angles of each of its R rows; a backend runs any number of tasks in
 one job and answers with measured bits. What the bits mean is the task's business.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from threading import Thread
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -55,16 +53,16 @@ class Measurement:
     """Bits (R, S, n), uint8, of each task in a job; S shots of R rows.
 
     `confusion[t]` (n, 2, 2) holds P(read i | prepared j) of each qubit, or None if it is not known or
-    not to be corrected (`quantum.qaoa.readout` corrects estimates with it).
+    not to be corrected (`quantum.circuits.readout` corrects estimates with it).
     """
 
     bits: tuple[Tensor, ...]
     usage: Usage
-    confusion: tuple[Tensor | None, ...] = field(default=())
+    confusion: tuple[Tensor | None, ...] = ()
 
 
 class Task(Protocol):
-    """Rows of one circuit: see `quantum.qaoa.tasks`."""
+    """Rows of one circuit: amplitudes to load, a problem to sample, overlaps to measure."""
 
     @property
     def rows(self) -> int:
@@ -77,10 +75,6 @@ class Task(Protocol):
 
     def values(self) -> Tensor:
         """Angles (R, P), float64."""
-        ...
-
-    def probabilities(self) -> Tensor | None:
-        """Exact P(x) (R, 2^n), float, where a faster way than the circuit is known."""
         ...
 
 
@@ -107,12 +101,12 @@ class Backend(Protocol):
 
     @property
     def in_process(self) -> bool:
-        """Whether this process knows the outcomes of circuits, so that an answer costs no wait."""
+        """True when this process works out the answer itself, so that there is nothing to wait for."""
         ...
 
     @property
     def remote(self) -> bool:
-        """Whether jobs outlive this process and can be collected by id."""
+        """True when jobs outlive this process and can be collected by id."""
         ...
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
@@ -131,55 +125,9 @@ BACKENDS: Registry[Callable[[Any], Backend]] = Registry(
 """Classes that are made from their config."""
 
 
-@dataclass(frozen=True, eq=False)
-class FinishedJob:
-    """A job of a backend that answers at once."""
-
-    id: str
-    measurement: Measurement
-
-    def result(self, timeout: float | None = None) -> Measurement:
-        return self.measurement
-
-    def cancel(self) -> None:
-        pass
-
-
 def run(backend: Backend, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
     """Submit and wait."""
     return backend.submit(tasks, shots, seed).result()
-
-
-def check_answer(tasks: Sequence[Task], shots: int, measurement: Measurement) -> None:
-    """Raises BackendError unless the measurement holds bits (R, S, n) of every task, each 0 or 1."""
-    wanted = [(task.rows, shots, task.circuit().qubits) for task in tasks]
-    shapes = [tuple(bits.shape) for bits in measurement.bits]
-    if shapes != wanted:
-        raise BackendError(f"an answer of shape {_shown(shapes)} instead of {_shown(wanted)}")
-    if any(bool((bits > 1).any()) for bits in measurement.bits):
-        raise BackendError("an answer that is no bits")
-
-
-def _shown(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "") if shapes else "nothing"
-
-
-def warm_up(backend: Backend, task: Task, seconds: float) -> None:
-    """Run one shot before there is a hurry: Qiskit's transpiler holds Python's lock for seconds, and in
-    a job's thread it would stop whoever goes on meanwhile. Not for services, where a job has its price.
-
-    What goes wrong, or takes longer, is left to the jobs, whose queue knows what to do.
-    """
-    if backend.remote:
-        return
-
-    def work() -> None:
-        with suppress(Exception):
-            run(backend, [task], 1, 0)
-
-    thread = Thread(target=work, daemon=True, name="quantum warm-up")
-    thread.start()
-    thread.join(seconds)
 
 
 def cost(tasks: Sequence[Task], shots: int) -> Usage:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # imported only where they are used: it takes seconds
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CircuitEstimate:
     """One circuit on one device, after transpilation."""
 
     fidelity: float
@@ -24,9 +24,9 @@ class Estimate:
     seconds: float  # one run of the gates and the measurement
 
 
-def estimate(circuit: QuantumCircuit, target: Target) -> Estimate:
+def estimate(circuit: QuantumCircuit, target: Target) -> CircuitEstimate:
     """All figures of a transpiled circuit."""
-    return Estimate(
+    return CircuitEstimate(
         estimated_fidelity(circuit, target),
         two_qubit_gates(circuit),
         depth(circuit),

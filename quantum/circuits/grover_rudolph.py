@@ -12,11 +12,13 @@ all. Reading the tree downwards with coin flips draws the same samples without a
 
 import functools
 import itertools
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
+from qdreamer.quantum.circuits.sampling import bits_to_index
 
 
 def sum_tree(weights: Tensor) -> list[Tensor]:
@@ -120,3 +122,32 @@ def gray_walsh(angles: Tensor) -> Tensor:
         half *= 2
     i = torch.arange(size)
     return out[:, i ^ (i >> 1)] / size
+
+
+@dataclass(frozen=True, eq=False)
+class AmplitudeTask:
+    """Sample Σ_x √(w_x/Σw) |x⟩ for each row of weights (R, 2^n).
+
+    Raises ValueError for weights that are no distribution: see `sum_tree`.
+    """
+
+    weights: Tensor
+    tree: list[Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tree", sum_tree(self.weights))
+
+    @property
+    def rows(self) -> int:
+        return len(self.weights)
+
+    def circuit(self) -> Circuit:
+        return loading_circuit(len(self.tree) - 1)
+
+    def values(self) -> Tensor:
+        return loading_values(tree_angles(self.tree))
+
+    @staticmethod
+    def indices(bits: Tensor) -> Tensor:
+        """Measured bits (R, S, n) → indices (R, S)."""
+        return bits_to_index(bits)

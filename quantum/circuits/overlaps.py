@@ -6,12 +6,14 @@ subtracted and one is saved: 2(2^n − 2) − 2^{n−1} CX.
 """
 
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
 from qdreamer.quantum.circuits.grover_rudolph import gray_walsh, len_before, multiplexed_ry, signed_angles
+from qdreamer.quantum.circuits.readout import zero_probability
 
 
 def exact_overlaps(queries: Tensor, keys: Tensor) -> Tensor:
@@ -46,3 +48,31 @@ def overlap_values(queries: Tensor, keys: Tensor) -> Tensor:
     down = [*q[:-1], q[-1] - k[-1]]
     up = [-theta for theta in k[:-1]]
     return torch.cat([gray_walsh(theta) for theta in (*down, *up)], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class OverlapTask:
+    """Measure ⟨φ(q)|φ(k)⟩² for each row of queries and keys (R, d)."""
+
+    queries: Tensor
+    keys: Tensor
+
+    def __post_init__(self) -> None:
+        if self.queries.dim() != 2 or self.queries.shape != self.keys.shape:
+            shapes = f"{tuple(self.queries.shape)} and {tuple(self.keys.shape)}"
+            raise ValueError(f"queries and keys must both be (R, d), not {shapes}")
+
+    @property
+    def rows(self) -> int:
+        return len(self.queries)
+
+    def circuit(self) -> Circuit:
+        return overlap_circuit(qubits_for(self.queries.shape[1]))
+
+    def values(self) -> Tensor:
+        return overlap_values(self.queries, self.keys)
+
+    @staticmethod
+    def overlaps(bits: Tensor, confusion: Tensor | None = None) -> Tensor:
+        """Measured bits (R, S, n) → estimated overlaps (R,), readout errors undone if they are known."""
+        return zero_probability(bits, confusion).to(torch.float64)

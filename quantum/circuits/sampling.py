@@ -1,12 +1,16 @@
-"""Drawing basis states from probabilities."""
+"""Sampling in this process: drawing basis states, their bits, and jobs that end when they are submitted.
+
+Bit i of an index belongs to qubit i.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def generator(seed: int) -> torch.Generator:
-    """A generator of its own for one job."""
-    return torch.Generator().manual_seed(seed)
+from qdreamer.quantum.circuits.backend import Job, JobLostError, Measurement, Task
 
 
 def draw(probabilities: Tensor, shots: int, source: torch.Generator) -> Tensor:
@@ -23,3 +27,52 @@ def draw(probabilities: Tensor, shots: int, source: torch.Generator) -> Tensor:
     # A product may round up to the total, behind which there is nothing.
     uniform = torch.minimum(uniform, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, uniform, right=True)
+
+
+def index_to_bits(index: Tensor, n: int) -> Tensor:
+    """Indices (…,) → bits (…, n), uint8."""
+    return (index[..., None] >> torch.arange(n) & 1).to(torch.uint8)
+
+
+def bits_to_index(bits: Tensor) -> Tensor:
+    """Bits (…, n) → indices (…,), int64."""
+    return (bits.to(torch.int64) << torch.arange(bits.shape[-1])).sum(-1)
+
+
+def new_seed(generator: torch.Generator) -> int:
+    """A seed for one job."""
+    return int(torch.randint(0, 2**31 - 1000, (), generator=generator))
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedJob:
+    """A job of a backend that answers at once."""
+
+    measurement: Measurement
+    id: str = ""
+
+    def result(self, timeout: float | None = None) -> Measurement:
+        return self.measurement
+
+    def cancel(self) -> None:
+        pass
+
+
+class ImmediateBackend(ABC):
+    """A backend whose answer is there when `submit` returns."""
+
+    name: str
+    in_process = False
+    remote = False
+
+    @abstractmethod
+    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
+        """`shots` shots of every row of the tasks. Raises BackendError."""
+
+    def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
+        if not tasks or shots < 1:
+            raise ValueError(f"a job needs at least one task and one shot, not {len(tasks)} and {shots}")
+        return FinishedJob(self.measure(tasks, shots, seed))
+
+    def collect(self, job_id: str) -> Job:
+        raise JobLostError(f"jobs of quantum={self.name} end with their process")

@@ -1,37 +1,67 @@
-"""What a part of a run needs to send circuits somewhere."""
+"""How the parts of a run have their circuits run, and what that costs."""
 
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 from qdreamer.quantum.backends.factory import open_backend
-from qdreamer.quantum.circuits.backend import Backend
+from qdreamer.quantum.circuits.backend import Backend, Task, run
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.budget import Budget
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Limits
+from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 
 @dataclass(frozen=True)
 class CircuitAccess:
-    """The quantum section of a run's config, the run's directory, and the budget that its queues share."""
+    """The quantum section of a run's config, the run's directory, and the budget that its parts share."""
 
     config: QuantumConfig
     directory: Path
-    budget: Budget
+    budget: Budget = field(default_factory=Budget)
+    queues: list[JobQueue] = field(default_factory=list)  # that the parts have opened
+
+    @classmethod
+    def of(cls, config: QuantumConfig, directory: Path) -> "CircuitAccess":
+        """With the budget that the config sets."""
+        return cls(config, directory, Budget.from_config(config))
 
     def backend(self, owner: str) -> Backend:
         """The configured backend, or with a warning the simulator; `owner` is the part that asks."""
         return open_backend(self.config, lambda text: _warn(owner, text))
 
-    def queue(self, owner: str, backend: Backend, wait: bool) -> JobQueue:
+    def queue(self, owner: str, backend: Backend) -> JobQueue:
         """A queue to the backend, whose jobs outlive this process in a folder called as the owner."""
-        kept = None
-        if not self.config.in_process:
-            kept = self.directory / owner
-            kept.mkdir(parents=True, exist_ok=True)
+        kept = self.directory / owner
+        kept.mkdir(parents=True, exist_ok=True)
         limits = Limits.from_config(self.config)
-        return JobQueue(backend, limits, lambda text: _warn(owner, text), kept, wait, self.budget)
+        queue = JobQueue(backend, limits, lambda text: _warn(owner, text), kept, self.budget)
+        self.queues.append(queue)
+        return queue
+
+    def close(self) -> None:
+        """The run ends: jobs of a service go on, others are given up."""
+        for queue in self.queues:
+            queue.close()
+
+
+def warm_up(backend: Backend, task: Task, seconds: float) -> None:
+    """Run one shot before there is a hurry: Qiskit's transpiler holds Python's lock for seconds, and in
+    a job's thread it would stop whoever goes on meanwhile. Not for services, where a job has its price.
+
+    What goes wrong, or takes longer, is left to the jobs, whose queue knows what to do.
+    """
+    if backend.remote:
+        return
+
+    def work() -> None:
+        with suppress(Exception):
+            run(backend, [task], 1, 0)
+
+    thread = Thread(target=work, daemon=True, name="quantum warm-up")
+    thread.start()
+    thread.join(seconds)
 
 
 def _warn(owner: str, text: str) -> None:

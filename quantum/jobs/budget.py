@@ -1,24 +1,46 @@
-"""What the jobs of a whole run may cost, whichever queues send them."""
+"""What the circuits of a whole run have cost and may cost, whichever of its parts runs them."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.config import QuantumConfig
 
 
-class Account(Protocol):
-    """One spender's side of it: what was spent, and the shots under way."""
+@dataclass(frozen=True)
+class Spending:
+    """Circuits and shots of all jobs, and seconds of execution on simulators and on a device."""
 
-    usage: Usage
+    circuits: int = 0
+    shots: int = 0
+    simulator_seconds: float = 0.0
+    qpu_seconds: float = 0.0
+
+    def __add__(self, other: "Spending") -> "Spending":
+        mine, others = asdict(self), asdict(other)
+        return Spending(**{key: mine[key] + others[key] for key in mine})
+
+
+class Account(Protocol):
+    """A part of the run that has circuits run."""
 
     @property
-    def in_flight_shots(self) -> int: ...
+    def usage(self) -> Usage: ...
+
+    @property
+    def remote(self) -> bool:
+        """True for a device, False for a simulator."""
+        ...
+
+    @property
+    def in_flight_shots(self) -> int:
+        """Shots of the jobs under way."""
+        ...
 
 
 @dataclass(eq=False)
 class Budget:
-    """Limits that all queues of a run share; each keeps its own account. None: no limit."""
+    """Limits that all accounts of a run share. None: no limit."""
 
     shots: int | None = None
     seconds: float | None = None  # of execution
@@ -52,6 +74,15 @@ class Budget:
         if self.seconds is not None:
             out["budget_seconds_left"] = max(0.0, self.seconds - spent.seconds)
         return out
+
+    def spending(self) -> Spending:
+        """What circuits have cost in the whole run, split by where they ran."""
+        total = Spending()
+        for account in self.accounts:
+            usage = account.usage
+            simulator, qpu = (0.0, usage.seconds) if account.remote else (usage.seconds, 0.0)
+            total += Spending(usage.circuits, usage.shots, simulator, qpu)
+        return total
 
     def _spent(self) -> Usage:
         return sum((account.usage for account in self.accounts), Usage())

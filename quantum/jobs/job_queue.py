@@ -7,6 +7,7 @@ counted. All decisions are taken in `submit` and `poll`, by the thread that call
 report.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,22 +20,91 @@ from qdreamer.quantum.backends.credentials import one_line
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import (
     Backend,
+    BackendError,
     Job,
     JobTimeoutError,
     Measurement,
     Task,
     Usage,
-    check_answer,
     cost,
 )
+from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.budget import Budget
-from qdreamer.quantum.jobs.journal import Entry, Journal
-from qdreamer.quantum.jobs.pending_job import Counts, Event, Limits, Outcome, PendingJob
-from qdreamer.quantum.jobs.spending import Spending, spending
+from qdreamer.quantum.jobs.journal import JobEntry, Journal
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
 CANCELLING = 2.0  # seconds for a service to take a cancellation when the queue is closed
 MAX_FAILURES = 3  # jobs in a row that fail for good, then the backend is left alone
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a job may take and how often it is tried."""
+
+    timeout: float  # seconds from submission to result
+    retries: int = 0  # after the first attempt
+
+    @classmethod
+    def from_config(cls, config: QuantumConfig) -> "Limits":
+        return cls(config.timeout, config.retries)
+
+
+@dataclass
+class Counts:
+    """What happened to jobs so far."""
+
+    submitted: int = 0
+    finished: int = 0  # by the backend
+    retried: int = 0
+    timed_out: int = 0  # attempts
+    failed: int = 0  # attempts that ended with an error
+    fallback: int = 0  # jobs that the simulator did instead
+    late: int = 0  # results that came after nobody wanted them any more
+    dropped: int = 0  # jobs given up by their owner, or by the end of the run
+    recovered: int = 0  # jobs of an earlier process that were collected
+    lost: int = 0  # jobs of an earlier process that could not be, and jobs that nothing could run
+
+
+@dataclass(frozen=True, eq=False)
+class JobResult:
+    """A job's end. `measurement` is None if it was lost; `tag` is what its owner gave."""
+
+    number: int
+    tag: dict[str, Any]
+    measurement: Measurement | None
+    fallback: bool  # measured by the simulator
+    recovered: bool  # submitted by an earlier process
+
+
+@dataclass(eq=False)
+class PendingJob:
+    """A job under way."""
+
+    number: int
+    tag: dict[str, Any]
+    tasks: Sequence[Task]  # empty for jobs of an earlier process
+    shots: int
+    seed: int
+    total_shots: int
+    attempt: int = 0
+    deadline: float = float("inf")
+    fallback: bool = False
+    recovered: bool = False
+    job: Job | None = None
+    job_id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """What a thread reports about one attempt: its job, or its end."""
+
+    number: int
+    attempt: int
+    job: Job | None = None
+    measurement: Measurement | None = None
+    error: BaseException | None = None
+    spent: Usage | None = None  # of an answer that nobody can use
+    fallback: bool = False  # of the simulator's, which costs nothing
 
 
 @dataclass(eq=False)
@@ -42,16 +112,13 @@ class JobQueue:
     """Owns submission to one backend.
 
     `directory` keeps the ids of jobs in flight (only of backends whose jobs outlive the process);
-    a new queue on it collects them. `inline` runs jobs within `submit`: for the in-process simulator,
-    which answers sooner than a thread starts, and reproducibly. `warn` receives the one warning.
-    Queues of one run share its `budget`.
+    a new queue on it collects them. `warn` receives the one warning. Queues of one run share its `budget`.
     """
 
     backend: Backend
     limits: Limits
     warn: Callable[[str], None]
     directory: Path | None = None
-    inline: bool = False
     budget: Budget = field(default_factory=Budget)
     counts: Counts = field(default_factory=Counts)
     usage: Usage = field(default_factory=Usage)  # of the backend, not of the fallback
@@ -59,9 +126,9 @@ class JobQueue:
     def __post_init__(self) -> None:
         self._simulator = Statevector()
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._tickets: dict[int, PendingJob] = {}
+        self._pending: dict[int, PendingJob] = {}
         self._journal = Journal(self.directory)
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._failures = 0  # jobs in a row
         self._abandoned = False
         self._warned = False
@@ -75,17 +142,17 @@ class JobQueue:
     @property
     def pending(self) -> int:
         """Jobs under way."""
-        return len(self._tickets)
+        return len(self._pending)
+
+    @property
+    def remote(self) -> bool:
+        """True when its jobs run on a device."""
+        return self.backend.remote
 
     @property
     def in_flight_shots(self) -> int:
         """Shots of the jobs under way, the fallback's left out."""
-        return sum(ticket.total_shots for ticket in self._tickets.values() if not ticket.fallback)
-
-    @property
-    def using_backend(self) -> bool:
-        """Whether new jobs still go to the backend."""
-        return not self._abandoned
+        return sum(pending.total_shots for pending in self._pending.values() if not pending.fallback)
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int, tag: dict[str, Any] | None = None) -> int:
         """Start a job; its number. `tag` is plain JSON that comes back with the outcome, also after a
@@ -93,16 +160,16 @@ class JobQueue:
         if self._closed:
             raise RuntimeError("the queue is closed")
         total = cost(tasks, shots).shots
-        ticket = PendingJob(self._next(), tag or {}, tasks, shots, seed, time.monotonic(), total)
+        pending = PendingJob(next(self._numbers), tag or {}, tasks, shots, seed, total)
         self.counts.submitted += 1
-        self._tickets[ticket.number] = ticket
+        self._pending[pending.number] = pending
         over = self.budget.used_up()
         if over is not None:
             self._switch_to_fallback(over)
-        self._start(ticket, fallback=self._abandoned)
-        return ticket.number
+        self._start(pending, fallback=self._abandoned)
+        return pending.number
 
-    def poll(self) -> list[Outcome]:
+    def poll(self) -> list[JobResult]:
         """Everything that ended since the last call. Never waits."""
         outcomes = []
         while True:
@@ -114,40 +181,33 @@ class JobQueue:
             if outcome is not None:
                 outcomes.append(outcome)
         now = time.monotonic()
-        for ticket in [t for t in self._tickets.values() if now > t.deadline]:
-            outcome = self._failed(ticket, JobTimeoutError(f"no answer within {self.limits.timeout:g} s"))
+        for pending in [t for t in self._pending.values() if now > t.deadline]:
+            outcome = self._failed(pending, JobTimeoutError(f"no answer within {self.limits.timeout:g} s"))
             if outcome is not None:
                 outcomes.append(outcome)
         return outcomes
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobResult]:
         """Poll until nothing is under way, at most this long. For ends of runs, and tests."""
         end = time.monotonic() + seconds
         outcomes = self.poll()
-        while self._tickets and time.monotonic() < end:
+        while self._pending and time.monotonic() < end:
             time.sleep(0.005)
             outcomes += self.poll()
         return outcomes
 
-    def discard(self, number: int) -> None:
-        """Nobody wants this job any more: it is cancelled if it can be, and counted if it ends."""
-        ticket = self._tickets.pop(number, None)
-        if ticket is not None:
-            self.counts.dropped += 1
-            self._forget(ticket)
-
-    def close(self, grace: float = 0.0) -> list[Outcome]:
+    def close(self, grace: float = 0.0) -> list[JobResult]:
         """Take no more jobs; what ends within `grace` seconds still counts.
 
         Jobs of a service stay in the directory's list for the next run; others are given up.
         """
         self._closed = True
         outcomes = self.wait(grace)
-        for ticket in list(self._tickets.values()):
-            if not ticket.job_id:
+        for pending in list(self._pending.values()):
+            if not pending.job_id:
                 self.counts.dropped += 1
-                self._forget(ticket)
-        self._tickets.clear()
+                self._forget(pending)
+        self._pending.clear()
         return outcomes
 
     def metrics(self) -> dict[str, float]:
@@ -157,17 +217,9 @@ class JobQueue:
         out["jobs_pending"] = float(self.pending)
         return out | self.budget.left()
 
-    def spending(self) -> Spending:
-        """What its jobs have cost, the fallback's left out."""
-        return spending(self.usage, self.backend.remote)
-
     def go_on_from(self, usage: Usage) -> None:
         """The costs of earlier sessions, from a checkpoint; of budgets the journal knows better."""
         self.usage = replace(self.usage, circuits=usage.circuits) if self.budget.limited else usage
-
-    def _next(self) -> int:
-        self._number += 1
-        return self._number
 
     def _say(self, text: str) -> None:
         if not self._warned:
@@ -178,50 +230,47 @@ class JobQueue:
         self._abandoned = True
         self._say(f"{why}: quantum jobs run on the in-process simulator from now on")
 
-    def _start(self, ticket: PendingJob, fallback: bool) -> None:
-        ticket.attempt += 1
-        ticket.fallback, ticket.job, ticket.job_id = fallback, None, ""
+    def _start(self, pending: PendingJob, fallback: bool) -> None:
+        pending.attempt += 1
+        pending.fallback, pending.job, pending.job_id = fallback, None, ""
         backend: Backend = self._simulator if fallback else self.backend
-        pause = 0.0 if fallback or ticket.attempt == 1 else PAUSE * 2 ** (ticket.attempt - 2)
-        ticket.deadline = float("inf") if fallback else time.monotonic() + pause + self.limits.timeout
-        arguments = (ticket, ticket.attempt, backend, 0.0 if self.inline else pause)
-        if self.inline:
-            self._work(*arguments)
-        else:
-            Thread(target=self._work, args=arguments, daemon=True, name="quantum job").start()
+        pause = 0.0 if fallback or pending.attempt == 1 else PAUSE * 2 ** (pending.attempt - 2)
+        pending.deadline = float("inf") if fallback else time.monotonic() + pause + self.limits.timeout
+        arguments = (pending, pending.attempt, backend, pause)
+        Thread(target=self._work, args=arguments, daemon=True, name="quantum job").start()
 
-    def _work(self, ticket: PendingJob, attempt: int, backend: Backend, pause: float) -> None:
+    def _work(self, pending: PendingJob, attempt: int, backend: Backend, pause: float) -> None:
         """One attempt, in a thread of its own: nothing here may touch the queue's state."""
         spent = None
         try:
             time.sleep(pause)
-            job = backend.submit(ticket.tasks, ticket.shots, ticket.seed)
+            job = backend.submit(pending.tasks, pending.shots, pending.seed)
             if job.id:
-                entry = Entry(job.id, backend.name, ticket.total_shots, time.time(), ticket.tag)
+                entry = JobEntry(job.id, backend.name, pending.total_shots, time.time(), pending.tag)
                 self._journal.add(entry)
-            self._events.put(Event(ticket.number, attempt, job=job))
+            self._events.put(Event(pending.number, attempt, job=job))
             measurement = job.result(None if backend is self._simulator else self.limits.timeout)
             spent = measurement.usage
-            check_answer(ticket.tasks, ticket.shots, measurement)
+            check_answer(pending.tasks, pending.shots, measurement)
             simulated = backend is self._simulator
-            self._events.put(Event(ticket.number, attempt, measurement=measurement, fallback=simulated))
+            self._events.put(Event(pending.number, attempt, measurement=measurement, fallback=simulated))
         except BaseException as error:
-            self._events.put(Event(ticket.number, attempt, error=error, spent=spent))
+            self._events.put(Event(pending.number, attempt, error=error, spent=spent))
 
     def _recover(self) -> None:
         """Ask for the jobs that an earlier process left behind."""
         for entry in list(self._journal.entries.values()):
-            ticket = PendingJob(
-                self._next(), entry.tag, (), 0, 0, time.monotonic(), entry.shots, 1, recovered=True
+            pending = PendingJob(
+                next(self._numbers), entry.tag, (), 0, 0, entry.shots, attempt=1, recovered=True
             )
             if entry.backend != self.backend.name or not self.backend.remote:
                 self.counts.lost += 1
                 self._journal.remove(entry.job_id)
                 continue
-            ticket.deadline = time.monotonic() + self.limits.timeout
-            ticket.job_id = entry.job_id
-            self._tickets[ticket.number] = ticket
-            arguments = (ticket.number, entry.job_id)
+            pending.deadline = time.monotonic() + self.limits.timeout
+            pending.job_id = entry.job_id
+            self._pending[pending.number] = pending
+            arguments = (pending.number, entry.job_id)
             Thread(target=self._collect, args=arguments, daemon=True, name="quantum job").start()
 
     def _collect(self, number: int, job_id: str) -> None:
@@ -231,29 +280,29 @@ class JobQueue:
         except BaseException as error:
             self._events.put(Event(number, 1, error=error))
 
-    def _take(self, event: Event) -> Outcome | None:
-        ticket = self._tickets.get(event.ticket)
-        if ticket is None or ticket.attempt != event.attempt:
+    def _take(self, event: Event) -> JobResult | None:
+        pending = self._pending.get(event.number)
+        if pending is None or pending.attempt != event.attempt:
             self._late(event)
             return None
         if event.job is not None:
-            ticket.job, ticket.job_id = event.job, event.job.id
+            pending.job, pending.job_id = event.job, event.job.id
             return None
         if event.measurement is None:
             assert event.error is not None
-            if event.spent is not None and not ticket.fallback:
+            if event.spent is not None and not pending.fallback:
                 self._charge(event.spent)
-            return self._failed(ticket, event.error)
-        if ticket.fallback:
+            return self._failed(pending, event.error)
+        if pending.fallback:
             self.counts.fallback += 1
         else:
             self._failures = 0
             self._charge(event.measurement.usage)
-            if ticket.recovered:
+            if pending.recovered:
                 self.counts.recovered += 1
             else:
                 self.counts.finished += 1
-        return self._end(ticket, event.measurement)
+        return self._end(pending, event.measurement)
 
     def _late(self, event: Event) -> None:
         """News of an attempt that was given up."""
@@ -273,33 +322,29 @@ class JobQueue:
         if self.budget.limited:  # a restarted run goes on with what is left
             self._journal.used(self.usage.shots, self.usage.seconds)
 
-    def _end(self, ticket: PendingJob, measurement: Measurement | None) -> Outcome:
-        del self._tickets[ticket.number]
-        if ticket.job_id:
-            self._journal.remove(ticket.job_id)
-        name = self._simulator.name if ticket.fallback else self.backend.name
-        seconds = time.monotonic() - ticket.begin
-        return Outcome(
-            ticket.number, ticket.tag, measurement, name, ticket.fallback, ticket.recovered, seconds
-        )
+    def _end(self, pending: PendingJob, measurement: Measurement | None) -> JobResult:
+        del self._pending[pending.number]
+        if pending.job_id:
+            self._journal.remove(pending.job_id)
+        return JobResult(pending.number, pending.tag, measurement, pending.fallback, pending.recovered)
 
-    def _failed(self, ticket: PendingJob, error: BaseException) -> Outcome | None:
+    def _failed(self, pending: PendingJob, error: BaseException) -> JobResult | None:
         """Try again, or on the simulator, or give up: jobs of an earlier process cannot be repeated."""
         if isinstance(error, JobTimeoutError):
             self.counts.timed_out += 1
         else:
             self.counts.failed += 1
-        if ticket.recovered or ticket.fallback:
+        if pending.recovered or pending.fallback:
             self.counts.lost += 1
             self._say(f"a quantum job was lost ({one_line(error)})")
-            return self._end(ticket, None)
-        self._forget(ticket)
+            return self._end(pending, None)
+        self._forget(pending)
         over = self.budget.used_up()  # what failed may have had its price
         if over is not None:
             self._switch_to_fallback(over)
-        if ticket.attempt <= self.limits.retries and not self._abandoned:
+        if pending.attempt <= self.limits.retries and not self._abandoned:
             self.counts.retried += 1
-            self._start(ticket, fallback=False)
+            self._start(pending, fallback=False)
             return None
         self._failures += 1
         self._abandoned = self._abandoned or self._failures >= MAX_FAILURES
@@ -307,15 +352,15 @@ class JobQueue:
             f"quantum={self.backend.name} failed ({one_line(error)}): its jobs run on the in-process "
             f"simulator when that happens, and all of them after {MAX_FAILURES} in a row"
         )
-        self._start(ticket, fallback=True)
+        self._start(pending, fallback=True)
         return None
 
-    def _forget(self, ticket: PendingJob) -> None:
+    def _forget(self, pending: PendingJob) -> None:
         """Give up an attempt."""
-        if ticket.job is not None:
-            self._cancel(ticket.job)
-        if ticket.job_id:
-            self._journal.remove(ticket.job_id)
+        if pending.job is not None:
+            self._cancel(pending.job)
+        if pending.job_id:
+            self._journal.remove(pending.job_id)
 
     def _cancel(self, job: Job) -> None:
         """A service that does not answer may not answer this either: nobody waits for it."""
@@ -326,3 +371,17 @@ class JobQueue:
         thread.start()
         if self._closed:  # the process may end before it was asked
             thread.join(CANCELLING)
+
+
+def check_answer(tasks: Sequence[Task], shots: int, measurement: Measurement) -> None:
+    """Raises BackendError unless the measurement holds bits (R, S, n) of every task, each 0 or 1."""
+    wanted = [(task.rows, shots, task.circuit().qubits) for task in tasks]
+    shapes = [tuple(bits.shape) for bits in measurement.bits]
+    if shapes != wanted:
+        raise BackendError(f"an answer of shape {_shown(shapes)} instead of {_shown(wanted)}")
+    if any(bool((bits > 1).any()) for bits in measurement.bits):
+        raise BackendError("an answer with invalid bits")
+
+
+def _shown(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "") if shapes else "nothing"

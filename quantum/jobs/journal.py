@@ -16,7 +16,7 @@ NAME = "quantum_jobs.json"
 
 
 @dataclass
-class Entry:
+class JobEntry:
     """One job in flight: its id, who runs it, and whatever its owner wants to know later."""
 
     job_id: str
@@ -32,13 +32,13 @@ class Journal:
     def __init__(self, directory: Path | None) -> None:
         self._path = None if directory is None else directory / NAME
         self._lock = Lock()
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, JobEntry] = {}
         self.shots = 0
         self.seconds = 0.0
         self.damaged = False
         self._read()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JobEntry) -> None:
         with self._lock:
             self.entries[entry.job_id] = entry
             self._write(lasting=True)
@@ -61,7 +61,7 @@ class Journal:
             content = json.loads(self._path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError("another format")
-            self.entries = {item["job_id"]: Entry(**item) for item in content["jobs"]}
+            self.entries = {item["job_id"]: JobEntry(**item) for item in content["jobs"]}
             self.shots, self.seconds = int(content["shots"]), float(content["seconds"])
         except (ValueError, KeyError, TypeError):  # not ours, or damaged by hand
             self.damaged = True

@@ -1,13 +1,18 @@
-"""Ising problems, E(z) = c + Σ_i h_i z_i + Σ_{i<j} J_ij z_i z_j with z_i = ±1, and their QUBO form.
+"""Ising problems, E(z) = c + Σ_i h_i z_i + Σ_{i<j} J_ij z_i z_j with z_i = ±1, and QUBO problems as such.
 
 Bits b_i ∈ {0, 1} and spins are tied by z = 1 − 2b: bit 0 is spin +1 is |0⟩. Bit i of an index is b_i.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qdreamer.quantum.circuits.backend import Usage
+from qdreamer.quantum.circuits.sampling import index_to_bits
+
+CVAR = 0.1  # share of the samples, the lowest ones
 MAX_ENUMERATED = 24  # qubits; 2^24 energies take 64 MiB
 
 
@@ -61,13 +66,6 @@ def from_qubo(quadratic: Tensor, constant: float = 0.0) -> Ising:
     return Ising(h, couplings, constant + float(diagonal.sum() / 2 + couplings.sum()))
 
 
-def to_qubo(ising: Ising) -> tuple[Tensor, float]:
-    """Q (n, n), upper triangular, and a constant with bᵀQb + constant = E(1 − 2b)."""
-    both = ising.J + ising.J.t()
-    q = 4 * ising.J + (-2 * (ising.h + both.sum(1))).diag()
-    return q, ising.constant + float(ising.h.sum() + ising.J.sum())
-
-
 def energy(ising: Ising, bits: Tensor) -> Tensor:
     """E of bit strings (…, n) → (…,), float64."""
     return energy_of_spins(ising, 1.0 - 2.0 * bits.to(torch.float64))
@@ -88,7 +86,7 @@ def energies(ising: Ising, dtype: torch.dtype = torch.float32) -> Tensor:
     if n > MAX_ENUMERATED:
         raise ValueError(f"2^{n} energies are too many: at most {MAX_ENUMERATED} qubits can be enumerated")
     low = n // 2
-    spins = all_spins(n - low)
+    spins = 1.0 - 2.0 * all_bits(n - low).to(torch.float64)
     h, couplings = ising.h, ising.J
     a = spins[: 2**low, :low]  # (2^low, low): the low half is at most as long as the high one
     energy_a = a @ h[:low] + ((a @ couplings[:low, :low]) * a).sum(1)
@@ -102,19 +100,36 @@ def energies(ising: Ising, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def all_bits(n: int) -> Tensor:
     """All bit strings (2^n, n), uint8, row x holding the bits of x."""
-    return (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).to(torch.uint8)
+    return index_to_bits(torch.arange(2**n), n)
 
 
-def all_spins(n: int) -> Tensor:
-    """All spin configurations (2^n, n), float64."""
-    return 1.0 - 2.0 * all_bits(n).to(torch.float64)
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The best bits (n,), uint8, their energy, and statistics of the S samples they came from."""
+
+    bits: Tensor
+    energy: float
+    mean: float  # ⟨E⟩ of the samples, readout errors undone where they are known
+    cvar: float  # mean of the lowest tenth of the samples
+    samples: int
+    usage: Usage
 
 
-def index_to_bits(index: Tensor, n: int) -> Tensor:
-    """Indices (…,) → bits (…, n), uint8."""
-    return (index[..., None] >> torch.arange(n) & 1).to(torch.uint8)
+def cvar(values: Tensor, share: float = CVAR) -> float:
+    """Mean of the lowest `share` of energies (S,), at least one (Barkoutsos et al. 1907.04769)."""
+    count = max(1, math.ceil(share * len(values)))
+    return float(values.topk(count, largest=False).values.mean())
 
 
-def bits_to_index(bits: Tensor) -> Tensor:
-    """Bits (…, n) → indices (…,), int64."""
-    return (bits.to(torch.int64) << torch.arange(bits.shape[-1])).sum(-1)
+def best_of(ising: Ising, bits: Tensor, mean: float | None = None, usage: Usage | None = None) -> Solution:
+    """The solution among sampled bits (S, n)."""
+    values = energy(ising, bits)
+    lowest, which = values.min(0)
+    mean = float(values.mean()) if mean is None else mean
+    return Solution(bits[which], float(lowest), mean, cvar(values), len(bits), usage or Usage())
+
+
+def approximation_ratio(table: Tensor, value: float) -> float:
+    """(Emax − E)/(Emax − Emin) with all energies (2^n,) in `table`; 1 where all are equal."""
+    low, high = float(table.min()), float(table.max())
+    return 1.0 if high <= low else (high - value) / (high - low)

@@ -6,25 +6,15 @@ keep three quarters of their fidelity, and 12 qubits at three layers less than a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
+from qdreamer.quantum.circuits.fidelity import CircuitEstimate
 from qdreamer.quantum.qaoa.ising import Ising
 
 MAX_QUBITS = 8
 MAX_LAYERS = 1
 SHARES = (1.0, 0.75, 0.5, 0.25)  # of the couplings that are kept, the first that is good enough
-
-
-class CircuitEstimate(Protocol):
-    """What `fidelity.Estimate` says about a circuit on a device."""
-
-    @property
-    def fidelity(self) -> float: ...
-
-    @property
-    def two_qubit_gates(self) -> int: ...
 
 
 class DeviceLimitError(ValueError):

@@ -23,10 +23,10 @@ def test_the_simulator_and_its_users_import_neither():
         "import sys\n"
         "from qdreamer.quantum.backends import factory\n"
         "from qdreamer.quantum.jobs import dry_run, job_queue\n"
-        "from qdreamer.quantum.qaoa import solvers\n"
+        "from qdreamer.quantum.qaoa import qaoa, controls\n"
         "import torch\n"
         "from qdreamer.quantum.circuits.backend import run\n"
-        "from qdreamer.quantum.qaoa.tasks import AmplitudeTask\n"
+        "from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask\n"
         "run(job_queue.Statevector(), [AmplitudeTask(torch.ones(1, 4))], 10, 0)\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & "
         "{'qiskit', 'qiskit_aer', 'qiskit_ibm_runtime', 'pennylane'}))"
@@ -42,7 +42,7 @@ def test_the_package_itself_costs_nothing():
     assert int(out) == 1
     seconds = run(
         "import torch, time; begin = time.process_time(); "
-        "import qdreamer.quantum.backends.factory, qdreamer.quantum.qaoa.solvers; "
+        "import qdreamer.quantum.backends.factory, qdreamer.quantum.qaoa.qaoa; "
         "print(time.process_time() - begin)"
     )
     assert float(seconds) < 0.5  # 0.02 on an idle machine

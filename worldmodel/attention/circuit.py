@@ -22,9 +22,8 @@ from torch import Tensor
 from qdreamer.configs.schema import Float, settings
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import Backend, run
-from qdreamer.quantum.circuits.overlaps import overlap_values, qubits_for
+from qdreamer.quantum.circuits.overlaps import OverlapTask, overlap_values, qubits_for
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.qaoa.tasks import OverlapTask
 from qdreamer.worldmodel.attention.born import LEAST_FLOOR, Born
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 

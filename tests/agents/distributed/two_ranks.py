@@ -125,7 +125,6 @@ def search(ranks: SingleProcess) -> dict[str, Any]:
     for _ in range(9):
         learner.update()
     log = learner.optimizer.metrics()
-    learner.optimizer.close()
     return {"agent": learner.agent.state_dict(), "log": log, "rows": learner.replay.state_dict()["data"]}
 
 

@@ -5,13 +5,13 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from qdreamer.agents.cli import command_line
 from qdreamer.agents.optim import search_factory
 from qdreamer.agents.training.session import run_session
 from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.circuits.backend import BackendError, FinishedJob, Measurement, Usage, run
+from qdreamer.quantum.circuits.backend import BackendError, Measurement, Usage, run
+from qdreamer.quantum.circuits.sampling import FinishedJob
 from qdreamer.quantum.jobs.access import CircuitAccess
 
 TOKEN = "s3cr3t-t0ken-0123456789-abcdefghijklmnopqrst"
@@ -52,7 +52,7 @@ class Faulty:
             "malformed": bits[:, :, 1:],
             "no bits": bits + 7,
         }[self.fault]
-        return FinishedJob("", Measurement(() if bits is None else (bits,), Usage(1, shots), (None,)))
+        return FinishedJob(Measurement(() if bits is None else (bits,), Usage(1, shots), (None,)))
 
 
 class Slow(SimpleNamespace):
@@ -206,8 +206,9 @@ def test_no_token_is_left_anywhere(make_config, tmp_path, monkeypatch, capsys, n
     for path in written:
         assert TOKEN.encode() not in path.read_bytes(), path
     assert TOKEN not in out.out + out.err
+    last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in last if "optimizer/searches" in line][-1]
     if trouble == "broken device":
-        assert last_counts(tmp_path / "run")["optimizer/jobs_failed"] >= 1
+        assert last["optimizer/jobs_failed"] >= 1
     else:
-        assert last_counts(tmp_path / "run")["optimizer/jobs_finished"] >= 1  # by the simulator
-    assert torch.isfinite(torch.tensor(last_counts(tmp_path / "run")["optimizer/searches"]))
+        assert last["optimizer/circuits"] >= 1  # by the simulator

@@ -10,16 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from qdreamer.agents.optim.direction_search import QueueSearch, SolverSearch
+from qdreamer.agents.optim.direction_search import SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.optim.parameter_groups import ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels
+from qdreamer.agents.optim.queue_search import QueueSearch
 from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.circuits.backend import BackendError, FinishedJob, Measurement, Usage
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Limits
-from qdreamer.quantum.qaoa.solvers import QAOA, SOLVERS, Exact, SolverSetup
+from qdreamer.quantum.circuits.backend import BackendError, Measurement, Usage
+from qdreamer.quantum.circuits.sampling import FinishedJob
+from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
+from qdreamer.quantum.qaoa.controls import Exact
+from qdreamer.quantum.qaoa.qaoa import QAOA
+from qdreamer.quantum.qaoa.solver import SOLVERS, SolverSetup
 
 HALF = Levels.of([0.5, 1.5])
 
@@ -196,10 +199,10 @@ def test_parameters_outside_the_blocks_take_the_bases_step():
         assert torch.equal(outside, twin)
 
 
-def qaoa_search(backend=None, patience=0, limits=None, inline=True, warn=print):
-    backend = backend or Statevector()
-    queue = JobQueue(backend, limits or Limits(10.0), warn, None, inline=inline)
-    return QueueSearch(QAOA(backend, 3), queue, 256, patience)
+def qaoa_search(backend=None, warn=print):
+    if backend is None:
+        return SolverSearch(QAOA(Statevector(), 3), 256, {"qubits": 6.0})
+    return QueueSearch(QAOA(backend, 3), JobQueue(backend, Limits(10.0), warn), 256, patience=5, wait=True)
 
 
 def test_state_dict_round_trip_continues_identically():
@@ -280,19 +283,22 @@ class HeldQueue(JobQueue):
     open = False
 
     def poll(self):
-        return super().poll() if self.open else []
+        outcomes = []
+        while self.open and self.pending and not outcomes:
+            outcomes = super().poll()
+        return outcomes
 
 
 def held_search(patience):
     backend = Slow()
-    queue = HeldQueue(backend, Limits(60.0), print, None, inline=True)
+    queue = HeldQueue(backend, Limits(60.0), print)
     return backend, queue, QueueSearch(QAOA(backend, 3), queue, 256, patience)
 
 
 def test_training_goes_on_while_a_job_is_under_way_and_tries_its_result_later():
     x, loss, _ = quadratic()
     twins = [p.detach().clone().requires_grad_() for p in x]
-    backend, queue, search = held_search(patience=10)
+    _, queue, search = held_search(patience=10)
     optimizer, base = hybrid(x, search=search, every=2), LaProp(twins, lr=0.05, warmup=5)
     for _ in range(6):
         backward(loss, optimizer)
@@ -300,7 +306,7 @@ def test_training_goes_on_while_a_job_is_under_way_and_tries_its_result_later():
             q.grad = p.grad.clone()
         optimizer.step(landscape=lambda: Everywhere(loss))
         base.step()
-    assert len(backend.jobs) == 1  # one at a time
+    assert queue.counts.submitted == 1  # one at a time
     assert all(torch.equal(p, q) for p, q in zip(x, twins, strict=True))
     queue.open = True
     backward(loss, optimizer)
@@ -331,14 +337,14 @@ class Broken(Slow):
             raise BackendError("no luck")
         n = tasks[0].circuit().qubits + (1 if self.how == "another size" else 0)
         bits = torch.zeros(1, shots, n, dtype=torch.uint8)
-        return FinishedJob("", Measurement((bits,), Usage(1, shots), (None,)))
+        return FinishedJob(Measurement((bits,), Usage(1, shots), (None,)))
 
 
 @pytest.mark.parametrize("how", ["raises", "another size"])
 def test_a_broken_backend_does_not_stop_training(how):
     x, loss, _ = quadratic()
     warnings = []
-    optimizer = hybrid(x, search=qaoa_search(Broken(how), 5, warn=warnings.append))
+    optimizer = hybrid(x, search=qaoa_search(Broken(how), warnings.append))
     first = loss().item()
     for _ in range(8):
         backward(loss, optimizer)

@@ -7,11 +7,10 @@ import pytest
 
 from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Starts, UniformSampler
 from qdreamer.agents.replay.pool import ShotPool
+from qdreamer.agents.replay.power import Power
 from qdreamer.agents.replay.proposals import TreeDistribution
-from qdreamer.agents.replay.transforms import Power
 from qdreamer.quantum.backends.factory import make_backend
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Limits
+from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 DRAWS = 1_000_000
 SHOTS = 200_000  # of circuits; all holds with a million too, which takes five times as long
@@ -157,8 +156,8 @@ def pools(make_config):
         if key not in backends:
             config = make_config("replay=quantum", f"quantum={name}", *settings).quantum
             backends[key] = make_backend(config)
-        queue = JobQueue(backends[key], Limits(60.0), pytest.fail, inline=True)
-        return lambda tree: ShotPool(tree, qubits, shots, 1e9, queue, seed=0)
+        queue = JobQueue(backends[key], Limits(60.0), pytest.fail)
+        return lambda tree: ShotPool(tree, qubits, shots, 1e9, queue, seed=0, wait=True)
 
     return make
 

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Starts
-from qdreamer.agents.replay.pool import ShotPool
+from qdreamer.agents.replay.pool import ShotPool, covering_level
+from qdreamer.agents.replay.power import Power
 from qdreamer.agents.replay.sum_tree import SumTree
-from qdreamer.agents.replay.transforms import Power
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, Measurement, Usage
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Limits
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 
 class Held:
@@ -102,12 +101,12 @@ def test_draws_never_wait_and_the_pool_comes_in_when_it_is_there():
     assert metrics["pool/age"] >= 50.0
     assert metrics["pool/distance"] < 0.1
     assert metrics["quantum/jobs_finished"] == 1.0
-    sampler.close()
+    queue.close()
 
 
 def test_the_ring_goes_round_while_a_job_is_out():
     backend = Held()
-    sampler, pool, _, _ = make(backend)
+    sampler, pool, queue, _ = make(backend)
     sampler.draw(16, eligible(0, 50))
     every = Starts(np.zeros(50, np.int64), np.arange(50))
     sampler.update(every, np.random.default_rng(0).random(50).astype(np.float32))
@@ -124,13 +123,13 @@ def test_the_ring_goes_round_while_a_job_is_out():
     x = np.random.default_rng(1).random(60)
     values = np.concatenate(weights) * x[np.concatenate(rows) - low]
     assert abs(values.mean() - x.mean()) < 4.0 * values.std() / len(values) ** 0.5
-    sampler.close()
+    queue.close()
 
 
 def test_rows_that_come_while_a_job_is_out_are_drawn_as_often_as_they_should_be():
     """New rows weigh most: a pool that lags must not keep the learner from them."""
     backend = Held()
-    sampler, pool, _, _ = make(backend)
+    sampler, pool, queue, _ = make(backend)
     sampler.draw(16, eligible(0, 34))  # blocks of eight: four full ones, one with two rows
     every = Starts(np.zeros(34, np.int64), np.arange(34))
     sampler.update(every, np.random.default_rng(0).random(34).astype(np.float32))
@@ -144,14 +143,14 @@ def test_rows_that_come_while_a_job_is_out_are_drawn_as_often_as_they_should_be(
     assert q.sum() == pytest.approx(1.0)
     drawn = np.bincount(pool.draw(100_000, np.random.default_rng(0)), minlength=60)
     assert np.abs(drawn / 100_000 - q).max() < 4.0 * (q.max() / 100_000) ** 0.5
-    sampler.close()
+    queue.close()
 
 
 def test_a_pool_used_up_or_outgrown_asks_for_the_next_job():
     backend = Held()
     sampler, pool, queue, _ = make(backend, shots=100, reuse=2.0)
     arrived(sampler, pool, backend, eligible(0, 10))
-    level = pool._level
+    level = pool.level
     sampler.draw(100, eligible(0, 10))
     assert backend.submitted == 1
     sampler.draw(150, eligible(0, 10))  # more than 200 draws, those of the floor left out
@@ -162,18 +161,18 @@ def test_a_pool_used_up_or_outgrown_asks_for_the_next_job():
     sampler.draw(1, eligible(0, 40))
     until(lambda: backend.submitted == 3)
     until(lambda: sampler.draw(1, eligible(0, 40)) is not None and not queue.pending)
-    assert pool._level == level - 2  # 10 leaves in blocks of two, 40 in blocks of eight
-    sampler.close()
+    assert pool.level == level - 2  # 10 leaves in blocks of two, 40 in blocks of eight
+    queue.close()
 
 
 def test_failing_jobs_fall_back_to_the_simulator_with_one_warning():
     backend = Held(BackendError("no luck"))
-    sampler, pool, _, warnings = make(backend)
+    sampler, pool, queue, warnings = make(backend)
     arrived(sampler, pool, backend, eligible(0, 40))
     assert len(warnings) == 1
     assert "no luck" in warnings[0]
     assert sampler.metrics()["quantum/jobs_fallback"] >= 1.0
-    sampler.close()
+    queue.close()
 
 
 class Uneven:
@@ -205,8 +204,8 @@ class Uneven:
 def test_probabilities_sum_to_one_whatever_was_measured(weights, blocks, seed):
     tree = SumTree(len(weights))
     tree.set(np.arange(len(weights)), np.array(weights))
-    queue = JobQueue(Uneven(blocks, 3), Limits(5.0), pytest.fail, inline=True)
-    pool = ShotPool(tree, 3, len(blocks), 1e9, queue, 0)
+    queue = JobQueue(Uneven(blocks, 3), Limits(5.0), pytest.fail)
+    pool = ShotPool(tree, 3, len(blocks), 1e9, queue, 0, wait=True)
     pool.prepare(len(weights))
     q = pool.probability(np.arange(len(weights)))
     assert q.sum() == pytest.approx(1.0)
@@ -218,19 +217,19 @@ def test_probabilities_sum_to_one_whatever_was_measured(weights, blocks, seed):
 def test_shots_of_another_buffer_are_not_taken():
     """A service may bring back the job of a run with another capacity in the same directory."""
     backend = Held()
-    sampler, pool, queue, _ = make(backend)
+    _, pool, queue, _ = make(backend)
     queue.submit([AmplitudeTask(torch.ones(1, 8))], 10, 0, {"level": 2, "front": 8, "batch": 0, "size": 63})
     backend.gate.set()
-    until(lambda: pool._take() is None and not queue.pending)
-    assert not pool._counts.any()
-    sampler.close()
+    pool.prepare(0)  # with nothing to load, the pool only takes in what has come
+    until(lambda: pool.prepare(0) is None and not queue.pending)
+    assert not pool.ready
+    queue.close()
 
 
 def test_level_covers_what_is_filled():
     tree = SumTree(1000)
-    pool = ShotPool(tree, 3, 10, 1.0, JobQueue(Held(), Limits(1.0), pytest.fail), 0)
     for filled in (1, 7, 8, 9, 500, 1000):
-        level = pool._level_for(filled)
+        level = covering_level(tree.depth, filled, 3)
         width = 2 ** (tree.depth - level)
         assert 8 * width >= filled
         assert level == tree.depth or 8 * (width // 2) < filled
@@ -241,8 +240,8 @@ def test_state_round_trip():
 
     def fresh(seed):
         priorities = Priorities(1, 64, Power(1.0, 1e-9))
-        queue = JobQueue(backend, Limits(5.0), pytest.fail, inline=True)
-        pool = ShotPool(priorities.tree, 3, 50, 1.0, queue, 7)
+        queue = JobQueue(backend, Limits(5.0), pytest.fail)
+        pool = ShotPool(priorities.tree, 3, 50, 1.0, queue, 7, wait=True)
         return PrioritizedSampler(priorities, pool, (1.0, 1.0), 0, 0.1, seed)
 
     def go_on(sampler, begin, end):

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Replay, Starts
+from qdreamer.agents.replay.boltzmann import Boltzmann
+from qdreamer.agents.replay.power import Power
 from qdreamer.agents.replay.proposals import TreeDistribution
-from qdreamer.agents.replay.transforms import Boltzmann, Power, Rank
+from qdreamer.agents.replay.rank import Rank
 
 MANY = settings(max_examples=100)
 FIELDS = {"value": ((), np.float32)}

@@ -12,7 +12,6 @@ from qdreamer.agents.replay.quantum import QuantumReplayConfig
 from qdreamer.agents.replay.uniform import UniformConfig
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.jobs.access import CircuitAccess
-from qdreamer.quantum.jobs.budget import Budget
 
 
 @pytest.mark.parametrize(
@@ -61,9 +60,10 @@ def test_wrong_settings_are_refused_in_one_line(overrides, words):
 def test_backends_choose_what_draws(tmp_path):
     for overrides, kind in (([], TreeDistribution), (["quantum=aer"], ShotPool)):
         config = load_config(["replay=quantum", "replay.capacity=500", *overrides])
-        sampler = make_sampler(config.replay, 1, 16, 0, CircuitAccess(config.quantum, tmp_path, Budget()))
+        circuits = CircuitAccess.of(config.quantum, tmp_path)
+        sampler = make_sampler(config.replay, 1, 16, 0, circuits)
         assert type(sampler.proposal) is kind
-        sampler.close()
+        circuits.close()
 
 
 def test_other_sections_keep_their_choice_of_backend_whatever_the_replay():

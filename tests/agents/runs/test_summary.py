@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,8 @@ from qdreamer.agents.training.session import run_session
 from qdreamer.agents.training.training import Run, make_agent
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Usage
-from qdreamer.quantum.jobs.budget import Budget
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Limits
-from qdreamer.quantum.jobs.spending import Spending, spending
+from qdreamer.quantum.jobs.budget import Budget, Spending
+from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
@@ -106,9 +105,10 @@ def test_code_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_seconds_go_to_simulators_or_devices() -> None:
     usage = Usage(3, 300, 1.5, 9.0)
-    assert spending(usage, remote=False) == Spending(3, 300, 1.5, 0.0)
-    assert spending(usage, remote=True) == Spending(3, 300, 0.0, 1.5)
-    assert spending(usage, True) + spending(usage, False) == Spending(6, 600, 1.5, 1.5)
+    accounts: list[Any] = [
+        SimpleNamespace(usage=usage, remote=remote, in_flight_shots=0) for remote in (False, True, False)
+    ]
+    assert Budget(accounts=accounts).spending() == Spending(9, 900, 3.0, 1.5)
 
 
 @pytest.mark.parametrize(("budget", "shots"), [(None, 300), (1000, 0)])
@@ -116,5 +116,5 @@ def test_queues_go_on_from_a_checkpoint(budget: int | None, shots: int) -> None:
     """Where there is a budget, the journal knows what was spent of it; circuits it does not count."""
     queue: Any = JobQueue(Statevector(), Limits(1.0), print, budget=Budget(budget))
     queue.go_on_from(Usage(3, 300, 1.5))
-    assert queue.spending().circuits == 3
-    assert queue.spending().shots == shots
+    spending = queue.budget.spending()
+    assert (spending.circuits, spending.shots) == (3, shots)

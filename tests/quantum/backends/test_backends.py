@@ -9,10 +9,11 @@ import torch
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.backends.statevector import probabilities
 from qdreamer.quantum.circuits.backend import BackendError, JobLostError, run
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.circuits.overlaps import OverlapTask
+from qdreamer.quantum.circuits.sampling import bits_to_index
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.qaoa.angles import Angles, angles, warm_start
-from qdreamer.quantum.qaoa.ising import bits_to_index
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask, IsingTask, OverlapTask
+from qdreamer.quantum.qaoa.ansatz import Angles, IsingTask, angles, warm_start
 
 NOISELESS = ("statevector", "aer", "aer_noisy", "lightning.qubit", "default.qubit", "ibm")
 SHOTS = 20_000
@@ -110,8 +111,8 @@ def test_exact_probabilities(backends, tasks, name):
 def test_one_transpilation_per_shape(backends, random_ising, name, monkeypatch):
     backend = backends(name)
     prepared = []
-    inner = backend._engine.prepare
-    monkeypatch.setattr(backend._engine, "prepare", lambda circuit: prepared.append(1) or inner(circuit))
+    inner = backend.engine.prepare
+    monkeypatch.setattr(backend.engine, "prepare", lambda circuit: prepared.append(1) or inner(circuit))
     for seed in (10, 11, 12):
         ising = random_ising(5, seed)
         run(backend, [IsingTask(ising, angles(ising, 1))] * 2, 10, seed)
@@ -122,8 +123,8 @@ def test_many_problems_in_one_call(backends, random_ising, monkeypatch):
     """Problems of one shape, or of several, are one call of the sampler."""
     backend = backends("ibm")
     calls = []
-    inner = backend._engine.sampler
-    monkeypatch.setattr(backend._engine, "sampler", lambda *a: calls.append(1) or inner(*a))
+    inner = backend.engine.sampler
+    monkeypatch.setattr(backend.engine, "sampler", lambda *a: calls.append(1) or inner(*a))
     problems = [random_ising(n, n) for n in (2, 3, 3, 4)]
     measurement = run(backend, [IsingTask(ising, angles(ising, 1)) for ising in problems], 50, 0)
     assert [bits.shape[-1] for bits in measurement.bits] == [2, 3, 3, 4]
@@ -146,7 +147,7 @@ def test_a_failing_device_is_a_backend_error(backends, tasks, monkeypatch):
             raise RuntimeError("boom\nover two lines")
 
     backend = backends("aer")
-    monkeypatch.setattr(backend._engine, "sampler", lambda key, seed: Broken())
+    monkeypatch.setattr(backend.engine, "sampler", lambda key, seed: Broken())
     with pytest.raises(BackendError, match="aer refused a job: RuntimeError: boom over two lines"):
         run(backend, tasks, 10, 0)
 
@@ -189,11 +190,11 @@ def test_malformed_answers_are_backend_errors(backends, monkeypatch):
         "AttributeError": "counts",
     }
     for message, array in wrong.items():
-        monkeypatch.setattr(backend._engine, "sampler", lambda key, seed, array=array: Answer(array))
+        monkeypatch.setattr(backend.engine, "sampler", lambda key, seed, array=array: Answer(array))
         with pytest.raises(BackendError, match=message):
             run(backend, [task], 10, 0)
     # More shots than asked for, as twirling gives, are cut.
-    monkeypatch.setattr(backend._engine, "sampler", lambda key, seed: Answer(np.ones((2, 12, 2), bool)))
+    monkeypatch.setattr(backend.engine, "sampler", lambda key, seed: Answer(np.ones((2, 12, 2), bool)))
     measurement = run(backend, [task], 10, 0)
     assert measurement.bits[0].shape == (2, 10, 2) and measurement.usage.shots == 24
 

@@ -7,10 +7,9 @@ from qdreamer.quantum.backends.credentials import one_line, protect, scrub
 from qdreamer.quantum.backends.factory import make_backend, open_backend
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError, run
-from qdreamer.quantum.jobs.job_queue import JobQueue
-from qdreamer.quantum.jobs.pending_job import Limits
-from qdreamer.quantum.qaoa.ising import bits_to_index
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.circuits.sampling import bits_to_index
+from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 TOKEN = "s3cr3t-t0ken-0123456789-abcdefghijklmnopqrst"
 TASK = AmplitudeTask(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
@@ -102,9 +101,9 @@ def test_a_service_with_its_jobs(quantum_config, monkeypatch, draws_p, tmp_path)
     index = bits_to_index(job.result(10.0).bits[0])[0]
     exact = torch.tensor([0.1, 0.2, 0.3, 0.4])
     assert draws_p(index, exact) > 1e-4 / 2
-    from qdreamer.quantum.jobs.journal import Entry, Journal
+    from qdreamer.quantum.jobs.journal import JobEntry, Journal
 
-    Journal(tmp_path).add(Entry(job.id, "ibm", 2000, 0.0, {"update": 3}))
+    Journal(tmp_path).add(JobEntry(job.id, "ibm", 2000, 0.0, {"update": 3}))
     queue = JobQueue(make_backend(config), Limits(10.0), pytest.fail, tmp_path)
     (outcome,) = queue.wait(10.0)
     assert outcome.recovered and outcome.tag == {"update": 3}

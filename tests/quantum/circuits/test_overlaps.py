@@ -5,9 +5,8 @@ import torch
 
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.circuit import statevector
-from qdreamer.quantum.circuits.overlaps import exact_overlaps, overlap_circuit, qubits_for
-from qdreamer.quantum.qaoa.readout import zero_probability
-from qdreamer.quantum.qaoa.tasks import OverlapTask
+from qdreamer.quantum.circuits.overlaps import OverlapTask, exact_overlaps, overlap_circuit, qubits_for
+from qdreamer.quantum.circuits.readout import zero_probability
 
 
 def pairs(width, rows=20, seed=0):

@@ -10,13 +10,14 @@ from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.backends.statevector import probabilities
 from qdreamer.quantum.circuits.backend import run
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
-from qdreamer.quantum.circuits.overlaps import exact_overlaps
+from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.circuits.overlaps import OverlapTask, exact_overlaps
+from qdreamer.quantum.circuits.sampling import bits_to_index
 from qdreamer.quantum.config import NoiseConfig
 from qdreamer.quantum.noise.noise import configured_noise, device_noise, reduced_target
-from qdreamer.quantum.qaoa.angles import angles
-from qdreamer.quantum.qaoa.ising import bits_to_index, energies
-from qdreamer.quantum.qaoa.readout import corrected_probabilities, mean_energy
-from qdreamer.quantum.qaoa.tasks import AmplitudeTask, IsingTask, OverlapTask
+from qdreamer.quantum.qaoa.ansatz import IsingTask, angles
+from qdreamer.quantum.qaoa.ising import energies
+from qdreamer.quantum.qaoa.qaoa import mean_energy
 
 OFF = {
     "depolarizing_one": 0.0,
@@ -206,17 +207,14 @@ def test_mitigation_removes_the_bias_of_readout(quantum_config, random_ising, mi
     exact = probabilities(task)[0]
     mean = float(exact.double() @ energies(ising, torch.float64))
     found = float(mean_energy(ising, measurement.bits[0], measurement.confusion[0]))
-    p = corrected_probabilities(measurement.bits[0], measurement.confusion[0])[0]
-    distance = float((p - exact).abs().sum() / 2)
     overlaps = OverlapTask.overlaps(measurement.bits[1], measurement.confusion[1])
     worst = float((overlaps - exact_overlaps(q, k)).abs().max())
     error = abs(found - mean) / float(energies(ising).std())
-    assert float(p.sum()) == pytest.approx(1.0) and float(p.min()) >= 0
     if mitigation:
-        assert error < 0.03 and distance < 0.03 and worst < 0.02
+        assert error < 0.03 and worst < 0.02
         assert measurement.usage.circuits == 7 + 2  # the same qubits, calibrated once
     else:
-        assert error > 0.1 and distance > 0.1 and worst > 0.05
+        assert error > 0.1 and worst > 0.05
         assert measurement.confusion == (None, None)
 
 

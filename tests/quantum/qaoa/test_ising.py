@@ -7,16 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.quantum.qaoa.ising import (
-    Ising,
-    all_bits,
-    bits_to_index,
-    energies,
-    energy,
-    from_qubo,
-    index_to_bits,
-    to_qubo,
-)
+from qdreamer.quantum.circuits.sampling import bits_to_index, index_to_bits
+from qdreamer.quantum.qaoa.ising import Ising, all_bits, energies, energy, from_qubo
 
 WHOLE = st.integers(-1000, 1000)
 
@@ -31,6 +23,13 @@ def qubos(draw, elements=WHOLE):
 def value(q, constant, bits):
     b = bits.double()
     return float(b @ q @ b) + constant
+
+
+def to_qubo(ising):
+    """Q (n, n), upper triangular, and a constant with bᵀQb + constant = E(1 − 2b)."""
+    both = ising.J + ising.J.t()
+    q = 4 * ising.J + (-2 * (ising.h + both.sum(1))).diag()
+    return q, ising.constant + float(ising.h.sum() + ising.J.sum())
 
 
 @given(qubos())

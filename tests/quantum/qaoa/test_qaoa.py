@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate, statevector
-from qdreamer.quantum.qaoa.angles import Angles, angles, scale, warm_start
+from qdreamer.quantum.qaoa.angle_search import optimized
+from qdreamer.quantum.qaoa.ansatz import (
+    Angles,
+    IsingTask,
+    angles,
+    qaoa_circuit,
+    qaoa_values,
+    scale,
+    warm_start,
+)
 from qdreamer.quantum.qaoa.ising import Ising, energies
-from qdreamer.quantum.qaoa.qaoa import Simulator, optimized
-from qdreamer.quantum.qaoa.qaoa_circuit import qaoa_circuit, qaoa_values
-from qdreamer.quantum.qaoa.tasks import IsingTask
+from qdreamer.quantum.qaoa.simulator import Simulator
 
 
 def two_sets(ising, layers, warm=None):
@@ -21,7 +28,7 @@ def two_sets(ising, layers, warm=None):
 
 def by_gates(ising, a):
     circuit = qaoa_circuit(ising.qubits, ising.edges, a.layers, a.warm is not None)
-    return statevector(circuit, qaoa_values(ising, a, ising.edges))
+    return statevector(circuit, qaoa_values(ising, a))
 
 
 def test_gates_golden():
@@ -181,10 +188,10 @@ def test_sets_and_states_in_pieces(random_ising, monkeypatch, warm):
     ising = random_ising(9, 4)
     a = Angles(torch.rand(7, 2), torch.rand(7, 2), warm_start(torch.arange(9) % 2) if warm else None)
     whole = Simulator(ising).probabilities(a), Simulator(ising).amplitudes(a), Simulator(ising).expectation(a)
-    monkeypatch.setattr("qdreamer.quantum.qaoa.qaoa._CHUNK", 3 * 512)
+    monkeypatch.setattr("qdreamer.quantum.qaoa.simulator._CHUNK", 3 * 512)
     torch.testing.assert_close(Simulator(ising).probabilities(a), whole[0])
     for piece in (8, 4, 3):  # 2, 32 and 64 pieces
-        monkeypatch.setattr("qdreamer.quantum.qaoa.qaoa_state._PIECE", piece)
+        monkeypatch.setattr("qdreamer.quantum.qaoa.simulator._PIECE", piece)
         torch.testing.assert_close(Simulator(ising).probabilities(a), whole[0])
         torch.testing.assert_close(Simulator(ising).amplitudes(a), whole[1])
         torch.testing.assert_close(Simulator(ising).expectation(a), whole[2])
@@ -194,7 +201,7 @@ def test_wrong_angles_are_refused(random_ising):
     ising = random_ising(3, 0)
     with pytest.raises(ValueError, match="use angles=ramp"):
         angles(ising, 9)
-    with pytest.raises(ValueError, match="not one of fixed, ramp"):
+    with pytest.raises(ValueError, match="neither fixed nor ramp"):
         angles(ising, 1, "vqe")
     assert angles(ising, 20, "ramp").layers == 20
     flat = Ising(torch.zeros(3), torch.zeros(3, 3))

@@ -8,22 +8,12 @@ import torch
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Measurement, Usage
+from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.jobs.dry_run import Planned, costs, report
-from qdreamer.quantum.qaoa.ising import Ising, all_bits, energies, energy
-from qdreamer.quantum.qaoa.solvers import (
-    QAOA,
-    SOLVERS,
-    AngleChoice,
-    Annealing,
-    Exact,
-    Greedy,
-    Random,
-    Scalar,
-    SolverSetup,
-    approximation_ratio,
-    cvar,
-    new_seed,
-)
+from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar
+from qdreamer.quantum.qaoa.ising import Ising, all_bits, approximation_ratio, cvar, energies, energy
+from qdreamer.quantum.qaoa.qaoa import QAOA
+from qdreamer.quantum.qaoa.solver import SOLVERS, AngleChoice, SolverSetup
 from qdreamer.quantum.qaoa.sparsify import DeviceLimitError, fit_to_device, sparsified, sparsify
 
 

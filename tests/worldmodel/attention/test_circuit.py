@@ -113,7 +113,7 @@ def test_shots_are_binomial_draws_of_the_exact_overlaps(quantum_config, choice):
 def exact(config, q, k):
     """P(all 0) of all pairs on a backend, noise included."""
     from qdreamer.quantum.backends.factory import make_backend
-    from qdreamer.quantum.qaoa.tasks import OverlapTask
+    from qdreamer.quantum.circuits.overlaps import OverlapTask
 
     a, b = (
         x.expand(*q.shape[:-1], k.shape[-2], -1).flatten(0, -2) for x in (q.unsqueeze(-2), k.unsqueeze(-3))

@@ -1,10 +1,15 @@
-"""Layers of QAOA on the real and imaginary parts of states, piece by piece, so that pieces stay in cache.
+"""QAOA states by direct simulation: diagonal phases and a mixer made of real matrix products.
 
-A layer turns every amplitude by a phase and mixes every qubit by a real 2×2 matrix (`quantum.qaoa.qaoa` says
-why real). States of n qubits are C pieces of L ≤ 2^16 amplitudes. A piece is turned and its qubits are
-mixed, a few at a time, while it is in the cache: each product of a block of them takes the highest bits
-and writes them as the lowest, so that all bits come round without a copy. The qubits that tell pieces
-apart are then mixed by products over whole pieces.
+The phase exp(−iγE) multiplies the state by precomputed energies' sines and cosines. The mixer
+exp(iβX)^{⊗n} is D R D with D = diag(i^{|x|}), |x| the number of ones, and R a Kronecker power of the
+real [[cos β, sin β], [sin β, −cos β]]: D is folded into the phases, and R acts on a few qubits at a
+time as one real product on the real and imaginary parts. (After Lykov et al. 2309.04841, who apply the
+mixer qubit by qubit.)
+
+States of n qubits are C pieces of L ≤ 2^16 amplitudes, which stay in the cache. A piece is turned and its
+qubits are mixed, a few at a time: each product of a block of them takes the highest bits and writes them as
+the lowest, so that all bits come round without a copy. The qubits that tell pieces apart are then mixed by
+products over whole pieces.
 """
 
 import functools
@@ -15,6 +20,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from qdreamer.quantum.circuits.sampling import draw
+from qdreamer.quantum.qaoa.ansatz import Angles
+from qdreamer.quantum.qaoa.ising import Ising, energies
+
+_CHUNK = 2**22  # amplitudes of all rows that are simulated together
 _PIECE = 16  # qubits of a piece: what a layer does to it takes 1.8 MB
 _BLOCK = 4  # qubits per product: 16×16 matrices are the fastest
 _KEEP = 2**26  # bytes of memory that a thread keeps: 21 qubits in float32
@@ -186,3 +196,101 @@ class State:
         pieces = self._parts.view(groups, k, -1)
         torch.bmm(block.expand(groups, k, k), pieces, out=self._other.view(groups, k, -1))
         self._parts, self._other = self._other, self._parts
+
+
+def _rotation(angle: Tensor) -> Tensor:
+    """RY matrices (…, 2, 2) of angles (…,): [[cos θ/2, −sin θ/2], [sin θ/2, cos θ/2]]."""
+    c, s = torch.cos(angle / 2), torch.sin(angle / 2)
+    return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
+
+
+class Simulator:
+    """States of one problem for any number of angle sets; energies are taken once.
+
+    `dtype` is that of the parts of amplitudes: float32 (complex64) or float64. Raises ValueError for
+    more than 24 qubits.
+    """
+
+    def __init__(self, ising: Ising, dtype: torch.dtype = torch.float32) -> None:
+        self.ising, self.dtype = ising, dtype
+        # Phases count from the lowest energy: where amplitudes are large, phases are small and precise.
+        table = energies(ising, dtype)
+        self._lowest = table.min()
+        self._above = table.sub_(self._lowest)  # (2^n,)
+
+    @torch.no_grad()
+    def _state(self, angles: Angles) -> State:
+        """States of a few sets of angles but for `_last_phase`. The next call takes the same memory."""
+        if angles.warm is not None:
+            return self._warm_state(angles, angles.warm)
+        n = self.ising.qubits
+        gamma, beta = angles.gamma.to(self.dtype), angles.beta.double()  # (R, p)
+        state = State(len(gamma), n, self.dtype)
+        _, quarter, half = tables(n, self.dtype)
+        for layer in range(angles.layers):
+            c, s = torch.cos(beta[:, layer]), torch.sin(beta[:, layer])
+            mixer = torch.stack([c, s, s, -c], -1).view(-1, 2, 2)
+            # D of the mixer before, if there is one, and of this one.
+            more = half if layer else quarter
+            state.layer(
+                power(mixer, n, self.dtype), gamma[:, layer, None], self._above, more, start=layer == 0
+            )
+        return state
+
+    def _warm_state(self, angles: Angles, warm: Tensor) -> State:
+        """As `_state`, from a product state: exp(−iβM) = RY(θ) exp(iβZ) RY(−θ) on every qubit."""
+        n, rows = self.ising.qubits, len(angles.gamma)
+        gamma, beta = angles.gamma.to(self.dtype), angles.beta.to(self.dtype)
+        turn = _rotation(warm.double()).expand(rows, n, 2, 2)
+        centred = tables(n, self.dtype)[0]  # Σz = −2(|x| − n/2)
+        forward, back = (product(m, self.dtype) for m in (turn, turn.mT))
+        state = State(rows, n, self.dtype)
+        state.ground()
+        state.layer(forward)
+        for layer in range(angles.layers):
+            state.layer(back, gamma[:, layer, None], self._above)
+            state.layer(forward, 2 * beta[:, layer, None], centred)
+        return state
+
+    def _last_phase(self, angles: Angles) -> Tensor:
+        """The phase (R, 2^n) or (R, 1) that no measurement sees.
+
+        All amplitudes share p times γ·(lowest energy − constant).
+        """
+        offset = angles.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
+        shared = (offset % (2 * math.pi)).to(self.dtype)
+        return shared if angles.warm is not None else shared + tables(self.ising.qubits, self.dtype)[1]
+
+    def _few(self, angles: Angles) -> Iterator[Angles]:
+        """A few sets of angles at a time."""
+        n = self.ising.qubits
+        rows = max(1, _CHUNK >> n) if n == piece_qubits(n) else 1
+        for gamma, beta in zip(angles.gamma.split(rows), angles.beta.split(rows), strict=True):
+            yield Angles(gamma, beta, angles.warm)
+
+    def amplitudes(self, angles: Angles) -> Tensor:
+        """ψ (R, 2^n), complex, without the global phase of the problem's constant."""
+        out = []
+        for few in self._few(angles):
+            re, im = self._state(few).parts.unbind(1)
+            phase = self._last_phase(few)
+            out.append(torch.complex(re, im) * torch.polar(torch.ones_like(phase), -phase))
+        return torch.cat(out)
+
+    def probabilities(self, angles: Angles) -> Tensor:
+        """|ψ|² (R, 2^n)."""
+        return torch.cat([torch.cat(list(self._state(few).pieces()), 1) for few in self._few(angles)])
+
+    def expectation(self, angles: Angles) -> Tensor:
+        """⟨E⟩ (R,)."""
+        tables = self._above.split(2 ** piece_qubits(self.ising.qubits))
+        means = []
+        for few in self._few(angles):
+            pieces = zip(self._state(few).pieces(), tables, strict=True)
+            means.append(torch.stack([piece @ table for piece, table in pieces]).sum(0))
+        return torch.cat(means) + self._lowest
+
+    def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
+        """Indices (R, S) of measured states."""
+        parts = (torch.cat(list(self._state(few).pieces()), 1) for few in self._few(angles))
+        return torch.cat([draw(part, shots, source) for part in parts])

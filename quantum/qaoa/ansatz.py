@@ -1,16 +1,18 @@
-"""Angles of the quantum approximate optimization algorithm, without a variational loop.
+"""The circuit of the quantum approximate optimization algorithm and its angles, without a variational loop.
 
 Conventions (Farhi et al. 2014): p times exp(−iγE), then the mixer exp(−iβΣ_i M_i) with M_i = −X_i, so
 that positive γ and β search for low E. With a warm start M_i = −(sin θ_i X + cos θ_i Z), whose ground
 state is the initial state (Egger et al. 2009.10095).
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qdreamer.quantum.circuits.circuit import Circuit, Gate
 from qdreamer.quantum.qaoa.ising import Ising
 
 # Optimal angles of the Sherrington–Kirkpatrick model at infinite size, p = 1 … 8: γ, then β
@@ -35,7 +37,6 @@ SK: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
     ),
 )
 RAMP = 1.0  # slope of the linear ramp in the scale of the SK angles; the best for p = 1 … 20 is 1.0 to 1.2
-KINDS = ("fixed", "ramp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def angles(ising: Ising, layers: int, kind: str = "fixed", warm: Tensor | None =
         times = [(k + 0.5) / layers for k in range(layers)]
         gamma, beta = tuple(RAMP * t for t in times), tuple(RAMP * (1 - t) for t in times)
     else:
-        raise ValueError(f"angles={kind} is not one of {', '.join(KINDS)}")
+        raise ValueError(f"angles={kind} is neither fixed nor ramp")
     rows = torch.tensor([gamma, beta], dtype=torch.float64)
     return Angles(rows[:1] * scale(ising), rows[1:], warm)
 
@@ -85,3 +86,63 @@ def warm_start(bits: Tensor, epsilon: float = 0.25) -> Tensor:
     """θ (n,) of qubits that read `bits` with probability 1 − ε; θ = 2·arcsin √P(1)."""
     probability = bits.to(torch.float64) * (1 - 2 * epsilon) + epsilon
     return 2 * torch.asin(torch.sqrt(probability))
+
+
+@functools.lru_cache(maxsize=64)
+def qaoa_circuit(n: int, edges: tuple[tuple[int, int], ...], layers: int, warm: bool) -> Circuit:
+    """|+⟩, or RY(θ) with a warm start; then layers of RZZ, RZ and RX, or RY(−θ) RZ RY(θ).
+
+    Angles, in order: θ (n) and −θ (n) if warm; then for each layer the couplings' (len(edges)), the
+    fields' (n) and one for the mixer.
+    """
+    if warm:
+        gates = [Gate("ry", (i,), i) for i in range(n)]
+        k = 2 * n
+    else:
+        gates = [Gate("h", (i,)) for i in range(n)]
+        k = 0
+    for _ in range(layers):
+        gates += [Gate("rzz", edge, k + e) for e, edge in enumerate(edges)]
+        k += len(edges)
+        gates += [Gate("rz", (i,), k + i) for i in range(n)]
+        k += n
+        if warm:
+            gates += [Gate("ry", (i,), n + i) for i in range(n)]
+            gates += [Gate("rz", (i,), k) for i in range(n)]
+            gates += [Gate("ry", (i,), i) for i in range(n)]
+        else:
+            gates += [Gate("rx", (i,), k) for i in range(n)]
+        k += 1
+    return Circuit(n, tuple(gates), k)
+
+
+def qaoa_values(ising: Ising, angles: Angles) -> Tensor:
+    """Angles (R, P), float64, for `qaoa_circuit`: RZZ(2γJ), RZ(2γh), RX(−2β)."""
+    couplings = ising.J[ising.J != 0]  # in the order of `edges`
+    coefficients = 2 * torch.cat([couplings, ising.h])  # (E + n,)
+    gamma, beta = angles.gamma.double(), angles.beta.double()  # (R, p)
+    layers = torch.cat([gamma[..., None] * coefficients, -2 * beta[..., None]], -1)  # (R, p, E + n + 1)
+    values = layers.flatten(1)
+    if angles.warm is None:
+        return values
+    theta = angles.warm.double()
+    return torch.cat([torch.cat([theta, -theta]).expand(len(values), -1), values], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class IsingTask:
+    """Sample QAOA states of a problem, one row for each set of angles."""
+
+    ising: Ising
+    angles: Angles
+
+    @property
+    def rows(self) -> int:
+        return len(self.angles.gamma)
+
+    def circuit(self) -> Circuit:
+        warm = self.angles.warm is not None
+        return qaoa_circuit(self.ising.qubits, self.ising.edges, self.angles.layers, warm)
+
+    def values(self) -> Tensor:
+        return qaoa_values(self.ising, self.angles)
