@@ -1,4 +1,4 @@
-"""Actors: features to a distribution over actions (Hafner et al. 2023, Methods: actor)."""
+"""Actors: features to a distribution over actions (DreamerV3, eq. 4)."""
 
 import math
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-"""Actor and critic losses on imagined and replayed trajectories (Hafner et al. 2023, eqs. 7–11)."""
+"""Actor and critic losses on imagined and replayed trajectories (DreamerV3, eqs. 5–7)."""
 
 from typing import NamedTuple
 

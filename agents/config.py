@@ -12,7 +12,7 @@ ACTION_KINDS = ("discrete", "continuous")
 
 @settings
 class AgentConfig:
-    """Actor, critic and imagination (Hafner et al. 2023, Methods)."""
+    """Actor, critic and imagination (DreamerV3, eqs. 4–7)."""
 
     name: str
     units: Int = Field(ge=1)

@@ -1,4 +1,4 @@
-"""The critic and its slowly moving copy (Hafner et al. 2023, Methods: critic)."""
+"""The critic and its slowly moving copy (DreamerV3, eqs. 4–5)."""
 
 import copy
 

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
 
 class Dreamer(nn.Module):
-    """DreamerV3 (Hafner et al. 2023). One optimizer updates everything from one joint loss.
+    """DreamerV3 (Hafner et al., arXiv:2301.04104v2). One optimizer updates everything from one joint loss.
 
     Args:
         config, world_model, sequence, attention: these sections of a run's config.

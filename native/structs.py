@@ -1,4 +1,4 @@
-"""What scans and rollouts give to C: the GRU's cell, layers, and the memory that they need for one call."""
+"""What several kernels give to C: layers, the block GRU's cell, and their memory for one call."""
 
 import ctypes
 from collections.abc import Sequence
@@ -26,47 +26,6 @@ class ActionWeights(NamedTuple):
 def members(kind: Any, names: str) -> list[tuple[str, Any]]:
     """Return the members of a struct that have one type."""
     return [(name, kind) for name in names.split()]
-
-
-class GRUWeights(NamedTuple):
-    """The weights of `worldmodel.sequence_models.gru` with one layer: (out, in), blocks (g, in/g, out/g)."""
-
-    w_h: Tensor  # f(h)
-    b_h: Tensor
-    s_h: Tensor
-    w_z: Tensor  # f(z)
-    b_z: Tensor
-    s_z: Tensor
-    w_recur: Tensor  # h → y, block by block
-    w_mix: Tensor  # f(h), f(z) → y
-    s_y: Tensor
-    w_gates: Tensor  # y → gates, block by block
-    b_gates: Tensor
-
-    def place(self) -> Tensor:
-        """Return memory for all weights in whole panels."""
-        deter, hidden, width = self.w_h.shape[1], len(self.w_h), self.w_recur.shape[1]
-        return self.w_h.new_empty(
-            deter * (hidden + width + 3 * width + 3 * PANEL) + 2 * hidden * (deter + PANEL)
-        )
-
-
-class GRUStruct(Struct, name="gru"):
-    """`GRUWeights`, contiguous, with w_z as C wants it, and a place for them in panels."""
-
-    _fields_ = (
-        *((name, INT64) for name in ("deter", "hidden", "blocks")),
-        *((name, POINTER) for name in (*GRUWeights._fields, "packed")),
-    )
-
-    @classmethod
-    def of(cls, weights: GRUWeights, packed: Tensor | None = None) -> "GRUStruct":
-        """Return the struct; the caller holds the tensors while it is in use."""
-        pointers = [weight.data_ptr() for weight in weights]
-        hidden, deter = weights.w_h.shape
-        return cls(
-            deter, hidden, len(weights.w_recur), *pointers, None if packed is None else packed.data_ptr()
-        )
 
 
 class CLayer(Struct, name="layer"):
@@ -123,3 +82,44 @@ class CallMemory:
         tensors = weight, bias, scale, self.room(n, len(weight))
         pointers = (None if tensor is None else self.pointer(tensor) for tensor in tensors)
         return CLayer(n, len(weight), *pointers, *(self.pointer(tensor) for tensor in activations))
+
+
+class GRUWeights(NamedTuple):
+    """The weights of `worldmodel.sequence_models.gru` with one layer: (out, in), blocks (g, in/g, out/g)."""
+
+    w_h: Tensor  # f(h)
+    b_h: Tensor
+    s_h: Tensor
+    w_z: Tensor  # f(z)
+    b_z: Tensor
+    s_z: Tensor
+    w_recur: Tensor  # h → y, block by block
+    w_mix: Tensor  # f(h), f(z) → y
+    s_y: Tensor
+    w_gates: Tensor  # y → gates, block by block
+    b_gates: Tensor
+
+    def place(self) -> Tensor:
+        """Return memory for all weights in whole panels."""
+        deter, hidden, width = self.w_h.shape[1], len(self.w_h), self.w_recur.shape[1]
+        return self.w_h.new_empty(
+            deter * (hidden + width + 3 * width + 3 * PANEL) + 2 * hidden * (deter + PANEL)
+        )
+
+
+class GRUStruct(Struct, name="gru"):
+    """`GRUWeights`, contiguous, with w_z as C wants it, and a place for them in panels."""
+
+    _fields_ = (
+        *members(INT64, "D hidden blocks"),
+        *members(POINTER, " ".join((*GRUWeights._fields, "packed"))),
+    )
+
+    @classmethod
+    def of(cls, weights: GRUWeights, packed: Tensor | None = None) -> "GRUStruct":
+        """Return the struct; the caller holds the tensors while it is in use."""
+        pointers = [weight.data_ptr() for weight in weights]
+        hidden, deter = weights.w_h.shape
+        return cls(
+            deter, hidden, len(weights.w_recur), *pointers, None if packed is None else packed.data_ptr()
+        )

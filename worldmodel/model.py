@@ -1,4 +1,4 @@
-"""The world model: encoder, latent dynamics and heads, and their loss (Hafner et al. 2023, eqs. 2–5)."""
+"""The world model: encoder, latent dynamics and heads, and their loss (DreamerV3, eqs. 1–3)."""
 
 from dataclasses import dataclass
 
@@ -138,7 +138,7 @@ class WorldModel(nn.Module):
 def kl_losses(
     posterior: Tensor, prior: Tensor, free_nats: float, targets: Trajectory | None = None
 ) -> dict[str, Tensor]:
-    """KL balancing with free nats (Hafner et al. 2023, eq. 5), (B, T, S, K) → (B, T) each.
+    """KL balancing with free nats (DreamerV3, eq. 3), (B, T, S, K) → (B, T) each.
 
     `dynamics` teaches the prior towards the posterior, `representation` the posterior towards the
     prior; below `free_nats` in total over the S variables neither has a gradient. What is taught

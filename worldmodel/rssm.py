@@ -1,7 +1,7 @@
 """The latent dynamics: posteriors over time, priors for imagination.
 
-The recurrent state-space model of Hafner et al. 2019–2025, with the sequence model as a part that
-can be exchanged. Two subclasses differ in what the posterior of z_t sees beside the observation:
+The recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, eq. 1), with the sequence model as a
+part that can be exchanged. Two subclasses differ in what the posterior of z_t sees beside the observation:
 
 * `coupled`, q(z_t | h_t, o_t), is DreamerV3's: it needs h_t, so it runs inside the time loop;
 * `decoupled`, q(z_t | o_t), sees the observation alone, so that all times run in parallel: the form

@@ -17,7 +17,9 @@ from qdreamer.configs.schema import Float, Int, settings
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BACKENDS
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.qaoa.solvers import SOLVERS, ClassicalSolver, best_of
+from qdreamer.quantum.qaoa.controls import ClassicalSolver
+from qdreamer.quantum.qaoa.ising import best_of
+from qdreamer.quantum.qaoa.solver import SOLVERS
 from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
@@ -136,8 +138,9 @@ class Newest(UniformSampler):
 
     def draw(self, count, eligible):
         USED["replay"] += 1
-        env = self.source.choice(np.flatnonzero(eligible.counts), count)
-        back = self.source.integers(np.minimum(eligible.counts[env], self.among))
+        counts = eligible.high - eligible.low
+        env = self.source.choice(np.flatnonzero(counts), count)
+        back = self.source.integers(np.minimum(counts[env], self.among))
         return Starts(env, eligible.high[env] - 1 - back), np.ones(count, np.float32)
 
 

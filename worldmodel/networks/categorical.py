@@ -30,7 +30,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def unimix_probs(logits: Tensor, unimix: float) -> Tensor:
-    """(1 − u)·softmax(logits) + u/K over the last axis (Hafner et al. 2023, u = 1 %)."""
+    """(1 − u)·softmax(logits) + u/K over the last axis (DreamerV3: u = 1 %)."""
     probs = softmax(logits)
     return probs if unimix == 0.0 else (probs * (1.0 - unimix)).add_(unimix / logits.shape[-1])
 

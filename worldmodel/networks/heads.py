@@ -36,7 +36,7 @@ class Bernoulli:
 
 
 class TwoHot:
-    """A categorical over exponentially spaced bins, for each of the inputs (Hafner et al. 2023, eqs. 11–13).
+    """A categorical over exponentially spaced bins, for each of the inputs (DreamerV3, eqs. 10–11).
 
     The target's weight lies on the two nearest bins, in proportion to its distance from each, so
     that the expectation of a two-hot target is the target itself. Targets beyond the outer bins
@@ -86,7 +86,7 @@ def symexp_bins(count: int, low: float = -20.0, high: float = 20.0) -> Tensor:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """Return sign(x)·ln(|x| + 1), which compresses large values (Hafner et al. 2023, eq. 9)."""
+    """Return sign(x)·ln(|x| + 1), which compresses large values (DreamerV3, eq. 9)."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
 
 

@@ -1,4 +1,4 @@
-"""Layers that every network is made of: Linear → RMSNorm → SiLU (Hafner et al. 2025, Methods).
+"""Layers that every network is made of: Linear → RMSNorm → SiLU (DreamerV3).
 
 All weights start truncated-normal with variance 1/fan_in: a unit normal cut at ±2 has standard
 deviation 0.8796, so the draws are scaled by 1.1368/√fan_in. Biases start at zero.

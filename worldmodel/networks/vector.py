@@ -86,7 +86,7 @@ class VectorEncoder(nn.Module):
 
 
 class MeanSquare:
-    """Squared error, summed over the last axis. Vectors come scaled (Hafner et al. 2023, eq. 10)."""
+    """Squared error, summed over the last axis. Vectors come scaled (DreamerV3, eq. 8)."""
 
     def __init__(self, mean: Tensor) -> None:
         self.mean = mean  # (…, O)

@@ -1,4 +1,4 @@
-"""Block GRU, DreamerV3's sequence model (Hafner et al. 2025, Methods; danijar/dreamerv3).
+"""Block GRU, DreamerV3's sequence model (its code: danijar/dreamerv3).
 
     x   = [f(h), f(z), f(a)]                       f = Linear → RMSNorm → SiLU, width `hidden`
     y   = f_block([h_g, x] for each block g)       `layers` times, block-diagonal in h
