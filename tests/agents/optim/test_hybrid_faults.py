@@ -87,7 +87,8 @@ def test_a_fault_costs_one_warning(make_config, tmp_path, monkeypatch, capsys, f
     assert out.err.count("warning:") == 1 and "simulator" in out.err and TOKEN not in out.err
     log = last_counts(tmp_path)
     assert log["optimizer/jobs_timed_out" if fault == "times out" else "optimizer/jobs_failed"] >= 2
-    assert log["optimizer/jobs_fallback"] >= 1
+    # Where nobody waits, the run may end while the simulator still works on the job.
+    assert log["optimizer/jobs_fallback"] + (0.0 if wait else log["optimizer/jobs_pending"]) >= 1
 
 
 def test_an_answer_after_the_end_harms_nobody(make_config, tmp_path, monkeypatch, capsys):
