@@ -92,7 +92,7 @@ class Registry(Generic[P]):
         self._import_package()
         return sorted({*self._entries, *self.third_party()})
 
-    @functools.cache  # noqa: B019
+    @functools.cache  # noqa: B019 - registries live as long as the program
     def third_party(self) -> dict[str, EntryPoint]:
         """Installed entry points by name, whether loaded or not."""
         return {entry.name: entry for entry in entry_points(group=f"qdreamer.{self.kind}")}

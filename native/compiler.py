@@ -27,7 +27,7 @@ class CompileError(RuntimeError):
 
 
 def no_op() -> None:
-    """Tells nobody."""
+    """Do nothing."""
 
 
 def load(sources: list[Path], announce: Callable[[], None] = no_op) -> ctypes.CDLL:

@@ -1,4 +1,4 @@
-"""Whose processor this is: Intel's MKL, inside torch, runs well below others' limits."""
+"""Detect Intel's processors: on others torch's MKL is slow, so that products go to oneDNN there."""
 
 from pathlib import Path
 

@@ -104,16 +104,6 @@ def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
     return out if add is None else out + add
 
 
-def add_blockwise_(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Adds x (R, in) times the blocks (g, in/g, out/g) to `out` (R, out) in place; no gradients."""
-    for to, part, w in zip(out.chunk(len(weight), -1), x.chunk(len(weight), -1), weight, strict=True):
-        if _rounded(part, w) or worthwhile(part, w):
-            to.add_(product(part, w))
-        else:
-            to.addmm_(part, w)
-    return out
-
-
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Tell whether oneDNN multiplies these faster than torch.mm, and may: it has no gradients."""
     return (

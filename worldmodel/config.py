@@ -12,7 +12,7 @@ LOSSES = ("observation", "reward", "continue", "dynamics", "representation")
 
 @settings
 class WorldModelConfig:
-    """Widths, depths and loss weights (S, K, units as in the design's vocabulary)."""
+    """Widths, depths and loss weights (S, K and units are DreamerV3's)."""
 
     lr: Float = Field(gt=0.0)  # proposals that `optimizer` takes over
     warmup: Int = Field(ge=0)

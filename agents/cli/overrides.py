@@ -45,7 +45,7 @@ def read(arguments: list[str]) -> tuple[list[str], list[Override]]:
 
 
 def is_launchers(override: Override) -> bool:
-    """Whether a setting is the sweep's and no run's."""
+    """Return whether a setting belongs to the sweep instead of a run."""
     return str(override.key_or_group).split(".")[0] == LAUNCHER
 
 

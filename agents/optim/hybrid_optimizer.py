@@ -94,7 +94,7 @@ class HybridConfig(LaPropConfig):
 
 
 def identity(values: Tensor) -> Tensor:
-    """The mean over one process."""
+    """Return the values: they are the mean over a single process."""
     return values
 
 

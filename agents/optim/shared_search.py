@@ -51,6 +51,6 @@ class SharedSearch:
         return {} if self._search is None else self._search.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rank 0's, which its checkpoint holds for all."""
+        """Load rank 0's search; the other ranks have none."""
         if self._search is not None:
             self._search.load_state_dict(state)

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from qdreamer.native import products
 from qdreamer.native.processor import is_intel
-from qdreamer.native.products import add_blockwise_, affine, affine_add, blockwise, product
+from qdreamer.native.products import affine, affine_add, blockwise, product
 from qdreamer.worldmodel.networks.layers import BlockLinear, Linear
 
 LARGE, SMALL = 512, 3
@@ -83,18 +83,6 @@ def test_large_products_use_onednn_where_it_exists(monkeypatch):
     assert not products.worthwhile(x, weight)  # autograd would not follow it
 
 
-@pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("rows", [LARGE, SMALL])
-@torch.no_grad()
-def test_blocks_added_in_place_to_a_part_of_wider_rows(rows):
-    torch.manual_seed(0)
-    x, weight, wide = torch.randn(rows, 96), torch.randn(3, 32, 40), torch.randn(rows, 130)
-    expected = wide.clone()
-    expected[:, :120] += blockwise(x, weight)
-    assert add_blockwise_(wide[:, :120], x, weight).data_ptr() == wide.data_ptr()
-    assert_close(wide, expected, **CLOSE)
-
-
 def test_vendor(tmp_path):
     for vendor, expected in (("GenuineIntel", True), ("AuthenticAMD", False)):
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
@@ -116,7 +104,6 @@ def test_bfloat16_rounds_factors_and_results_and_nothing_else():
         assert_close(y, rounded, **limit)
     dense = torch.block_diag(*blocks.bfloat16().double())
     assert_close(blockwise(x, blocks), (x.bfloat16().double() @ dense).float(), **limit)
-    assert_close(add_blockwise_(add.clone(), x, blocks) - add, blockwise(x, blocks), **limit)
     assert not torch.equal(affine(x, weight), plain)
     assert affine(*double(x, weight)).dtype == torch.float64
     with products.in_float32():

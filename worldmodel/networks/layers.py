@@ -25,7 +25,7 @@ def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
 
 
 class Linear(nn.Linear):
-    """Affine map with the design's initialisation; `scale=0` starts the output at zero."""
+    """Affine map with DreamerV3's initialisation; `scale=0` starts the output at zero."""
 
     def __init__(self, in_features: int, out_features: int, scale: float = 1.0) -> None:
         self._scale = scale

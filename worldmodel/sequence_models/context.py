@@ -169,7 +169,7 @@ class KeyValueAttention(nn.Module):
 
 
 SLOTS = 16
-"""RolloutState steps for which there is room at first; when it is full it doubles."""
+"""Imagined steps for which there is room at first; when it is full it doubles."""
 
 
 def _with_room(x: Tensor, keys: int) -> Tensor:
