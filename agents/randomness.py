@@ -11,12 +11,12 @@ SHARD = 1000  # and the rank
 
 
 def stream_seed(stream: int, seed: int) -> int:
-    """A 63-bit seed for torch; streams of one run, and equal streams of two runs, are independent."""
+    """Return a 63-bit seed for torch; streams of one run, and equal ones of two runs, are independent."""
     return int(np.random.SeedSequence([stream, seed]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def shard_seed(seed: int, rank: int) -> int:
-    """A rank's seed for draws from its own shard of the replay buffer; rank 0's is the run's."""
+    """Return a rank's seed for draws from its own shard of the replay buffer; rank 0's is the run's."""
     return stream_seed(SHARD + rank, seed) if rank else seed
 
 

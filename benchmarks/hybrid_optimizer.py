@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from benchmarks.learning import Row, print_table, summarise
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.optim.direction_search import SolverSearch
-from qdreamer.agents.optim.hybrid_optimizer import HybridConfig, HybridOptimizer
+from qdreamer.agents.optim.hybrid_config import HybridConfig
+from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.optimizer import LocalObjective, Objective, adapt
-from qdreamer.agents.optim.parameter_groups import ParameterGroup, partition
+from qdreamer.agents.optim.parameter_groups import ParameterGroup, by_module
 from qdreamer.agents.optim.quadratic_model import Levels, measure
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
@@ -201,19 +202,19 @@ class Panel(HybridOptimizer):
     twelve: list[ParameterGroup]  # the world model in twelve blocks: problems for `benchmarks.qaoa`
     source: torch.Generator  # so that the run's own is left alone
 
-    def _search(self, landscape: LocalObjective, step: list[Tensor]) -> None:
+    def _search(self, objective: LocalObjective, step: list[Tensor]) -> None:
         here = [p.clone() for p in self._parameters]
-        self.results.append(self._ask(landscape, step))
+        self.results.append(self._ask(objective, step))
         self._set(here)
-        super()._search(landscape, step)
+        super()._search(objective, step)
 
-    def _ask(self, landscape: LocalObjective, step: list[Tensor]) -> dict[str, Any]:
+    def _ask(self, objective: LocalObjective, step: list[Tensor]) -> dict[str, Any]:
         model = measure(
-            landscape.full_batch(), landscape.sub_batch(self.slice), self._parameters, self._block, step,
+            objective.full_batch(), objective.sub_batch(self.slice), self._parameters, self._block, step,
             self.epsilon,
         )  # fmt: skip
         before = [p.clone() for p in self._parameters]
-        check, third = (landscape.fresh(self.fresh, new_seed(self.source)) for _ in range(2))
+        check, third = (objective.fresh(self.fresh, new_seed(self.source)) for _ in range(2))
 
         def losses(multipliers: Tensor) -> tuple[float, float]:
             self._move(before, step, multipliers)
@@ -241,10 +242,10 @@ class Panel(HybridOptimizer):
                 "mean": approximation_ratio(table, solution.mean),
             }
         self._set(before)
-        twelve = self._problem(self.twelve, landscape, step)
+        twelve = self._problem(self.twelve, objective, step)
         return row | {"h": twelve.h.tolist(), "J": twelve.J.tolist()}
 
-    def _problem(self, blocks: list[ParameterGroup], landscape: LocalObjective, step: list[Tensor]) -> Ising:
+    def _problem(self, blocks: list[ParameterGroup], objective: LocalObjective, step: list[Tensor]) -> Ising:
         """The same search over other blocks of the same parameters."""
         steps = {id(p): d for p, d in zip(self._parameters, step, strict=True)}
         parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
@@ -252,7 +253,7 @@ class Panel(HybridOptimizer):
         block = torch.arange(len(blocks)).repeat_interleave(sizes)
         moved = [steps[id(p)] for p in parameters]
         model = measure(
-            landscape.full_batch(), landscape.sub_batch(self.slice), parameters, block, moved, self.epsilon
+            objective.full_batch(), objective.sub_batch(self.slice), parameters, block, moved, self.epsilon
         )
         return model.ising(self.levels)
 
@@ -269,7 +270,7 @@ def study(seed: int, overrides: list[str]) -> dict[str, Any]:
         optimizer.__class__ = Panel
         assert isinstance(optimizer, Panel)
         optimizer.results = []
-        optimizer.twelve = partition(run.agent.world_model, "module", 12 // optimizer.levels.bits)
+        optimizer.twelve = by_module(run.agent.world_model, 12 // optimizer.levels.bits)
         optimizer.source = torch.Generator().manual_seed(seed)
         run.train(Progress(config.steps, 0, 0))
         run.close()

@@ -1,6 +1,6 @@
 """From an Ising problem to multipliers, by a solver that answers at once; and a log of what came of it."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -31,19 +31,15 @@ class DirectionSearch(Protocol):
     @property
     def busy(self) -> bool:
         """True while a problem is under way."""
-        ...
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
         """Start on a problem; never waits for a service. `base` is m(1)."""
-        ...
 
     def poll(self, update: int) -> SearchResult | None:
-        """What ended since the last call, if it is not too late."""
-        ...
+        """Return what ended since the last call, if it is not too late."""
 
     def metrics(self) -> dict[str, float]:
-        """Counts and costs of circuits."""
-        ...
+        """Return counts and costs of circuits."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -63,17 +59,11 @@ class SolverSearch:
     def __init__(self, solver: Solver, shots: int, facts: dict[str, float] | None = None) -> None:
         self._solver, self._shots, self._facts = solver, shots, facts
         self._found: SearchResult | None = None
-        self._circuits, self._circuit_shots, self._seconds = 0, 0, 0.0  # in the whole run
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(self._circuits, self._circuit_shots, self._seconds)
+        self.usage = Usage()  # of the whole run
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
         solution = self._solver.solve(ising, self._shots, generator)
-        self._circuits += solution.usage.circuits
-        self._circuit_shots += solution.usage.shots
-        self._seconds += solution.usage.seconds
+        self.usage += solution.usage
         self._found = evaluate(ising, solution, base, 0)
 
     def poll(self, update: int) -> SearchResult | None:
@@ -83,20 +73,19 @@ class SolverSearch:
     def metrics(self) -> dict[str, float]:
         if self._facts is None:
             return {}
-        counts = {"circuits": float(self._circuits), "shots": float(self._circuit_shots)}
+        counts = {"circuits": float(self.usage.circuits), "shots": float(self.usage.shots)}
         out = {f"optimizer/{name}": value for name, value in {**self._facts, **counts}.items()}
-        return out | {"time/optimizer_seconds": self._seconds}
+        return out | {"time/optimizer_seconds": self.usage.seconds}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"circuits": self._circuits, "shots": self._circuit_shots, "seconds": self._seconds}
+        return asdict(self.usage)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._circuits, self._circuit_shots = state["circuits"], state["shots"]
-        self._seconds = state["seconds"]
+        self.usage = Usage(**state)
 
 
 def evaluate(ising: Ising, solution: Solution, base: float, age: int) -> SearchResult:
-    """A solution beside the best that there is."""
+    """Compare a solution with the best that there is."""
     ratio = mean = None
     if ising.qubits <= MAX_RATIO:
         table = energies(ising, torch.float64)
@@ -118,7 +107,7 @@ class SearchLog:
     def add(
         self, found: SearchResult, multipliers: list[float], base: float, chosen: float, accepted: bool
     ) -> None:
-        """A step that was tried: decreases of the loss on fresh data by the base's step and by it."""
+        """Add a step that was tried: decreases of the loss on fresh data by the base's step and by it."""
         values = {
             "accepted": float(accepted),
             "decrease_base": base,
@@ -131,12 +120,11 @@ class SearchLog:
         if found.ratio is not None and found.mean_ratio is not None:
             values |= {"approximation_ratio": found.ratio, "approximation_ratio_mean": found.mean_ratio}
         values |= {f"multiplier/{name}": s for name, s in zip(self._blocks, multipliers, strict=True)}
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._sums |= {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
         self._tried += 1
 
     def read(self) -> dict[str, float]:
-        """Means over the steps that were tried since the last `read`, and counts."""
+        """Return means over the steps that were tried since the last `read`, and counts."""
         out = {"optimizer/searches": float(self.searches), "optimizer/failed": float(self.failed)}
         out |= {f"optimizer/{name}": value / self._tried for name, value in self._sums.items()}
         out |= {"optimizer/tried": float(self._tried), "time/search": self.seconds}
@@ -144,12 +132,8 @@ class SearchLog:
         return out
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "sums": dict(self._sums),
-            "tried": self._tried,
-            "searches": self.searches,
-            "failed": self.failed,
-        }
+        counts = {"tried": self._tried, "searches": self.searches, "failed": self.failed}
+        return {"sums": dict(self._sums), **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums, self._tried = dict(state["sums"]), state["tried"]

@@ -8,94 +8,27 @@ fresh data is at most that after the step as proposed; else d is taken, to the b
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from qdreamer.agents.distributed.ranks import SINGLE_PROCESS
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.optim import search_factory
 from qdreamer.agents.optim.direction_search import DirectionSearch, SearchLog, SearchResult
-from qdreamer.agents.optim.laprop import LaProp, LaPropConfig
-from qdreamer.agents.optim.optimizer import Landscape, LocalObjective, WrappedOptimizer
-from qdreamer.agents.optim.optimizer_config import OPTIMIZERS
-from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup, partition
+from qdreamer.agents.optim.hybrid_config import HybridConfig, make_search
+from qdreamer.agents.optim.laprop import LaProp
+from qdreamer.agents.optim.optimizer import OPTIMIZERS, Landscape, LocalObjective, WrappedOptimizer
+from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
 from qdreamer.agents.optim.shared_search import SharedSearch
 from qdreamer.agents.randomness import SEARCH, stream_seed
-from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 from qdreamer.native.products import in_float32
-from qdreamer.quantum.circuits.backend import Backend
 from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.jobs.access import CircuitAccess
-from qdreamer.quantum.jobs.dry_run import Planned
-from qdreamer.quantum.qaoa.ansatz import SK
-from qdreamer.quantum.qaoa.solver import SOLVERS, AngleChoice
-
-
-@settings
-class HybridConfig(LaPropConfig):
-    """LaProp, and a search for a better direction of the world model's step."""
-
-    every: Int = Field(ge=1)  # K, updates
-    solver: Annotated[str, SOLVERS]
-    num_qubits: Int = Field(ge=1, le=24)
-    p_layers: Int = Field(ge=1, le=100)
-    angles: AngleChoice
-    levels: tuple[Float, ...]  # multipliers that a block may take: two, or four of two qubits a block
-    blocks: Annotated[str, one_of(lambda: PARTITIONS)]
-    slice: Int = Field(ge=1)  # sequences of the batch that curvature is measured on
-    fresh: Int = Field(ge=1)  # sequences that a step is checked on
-    epsilon: Float = Field(gt=0.0)  # length of the differences, in proposed steps
-    reuse: Bool  # apply the last accepted multipliers between searches, unchecked
-    patience: Int = Field(ge=0)  # updates after which a job's result is too late
-    wait: Bool  # training waits for every job: reproducible on simulators
-
-    def __post_init__(self) -> None:
-        try:
-            levels = Levels.of(self.levels)
-        except ValueError as error:
-            raise ValueError(f"optimizer.{error}") from error
-        if self.num_qubits % levels.bits:
-            raise ValueError(
-                f"optimizer.num_qubits={self.num_qubits} must be a multiple of {levels.bits}: "
-                f"{len(self.levels)} levels take {levels.bits} qubits a block"
-            )
-        most = SOLVERS[self.solver].part.max_qubits
-        if most is not None and self.num_qubits > most:
-            raise ValueError(
-                f"optimizer.num_qubits={self.num_qubits} is too many for optimizer.solver={self.solver}: "
-                f"use {most}, or another solver"
-            )
-        if self.angles != "ramp" and self.p_layers > len(SK):
-            raise ValueError(
-                f"optimizer.p_layers={self.p_layers} needs optimizer.angles=ramp: "
-                f"fixed angles are known up to {len(SK)} layers"
-            )
-
-    def search_settings(self) -> search_factory.SearchSettings:
-        return search_factory.SearchSettings(
-            self.solver, self.p_layers, self.angles, Levels.of(self.levels).bits, self.patience, self.wait
-        )
-
-    def check_here(self, root: Any) -> None:
-        search_factory.check(self.search_settings(), self.num_qubits, root.quantum)
-
-    def planned(self, root: Any, backend: Backend) -> list[Planned]:
-        train = root.train
-        updates = max(root.steps - train.prefill, 0) * train.replay_ratio
-        searches = int(updates / (train.batch_size * train.batch_length) / self.every)
-        return search_factory.planned(
-            self.search_settings(), self.num_qubits, root.quantum, backend, searches
-        )
-
-
-def identity(values: Tensor) -> Tensor:
-    """Return the values: they are the mean over a single process."""
-    return values
 
 
 @OPTIMIZERS.register("hybrid", HybridConfig)
@@ -128,7 +61,7 @@ class HybridOptimizer(WrappedOptimizer):
         seed: int = 0,
         slice: int = 4,
         fresh: int = 16,
-        average: Callable[[Tensor], Tensor] = identity,
+        average: Callable[[Tensor], Tensor] = SINGLE_PROCESS.mean,
     ) -> None:
         if every < 1 or not blocks:
             raise ValueError(f"every={every} and {len(blocks)} blocks must be at least 1")
@@ -150,41 +83,27 @@ class HybridOptimizer(WrappedOptimizer):
 
     @classmethod
     def make(cls, config: HybridConfig, agent: Dreamer, seed: int, circuits: CircuitAccess) -> Self:
-        """Searches over blocks of the world model; circuits of QAOA go where the run's go.
+        """Make one that searches over blocks of the world model; its circuits go where the run's go.
 
         With several ranks, rank 0 searches for all, on sequences that each has its part of.
         """
         ranks = agent.ranks
         levels = Levels.of(config.levels)
-        blocks = partition(agent.world_model, config.blocks, config.num_qubits // levels.bits)
-        qubits = len(blocks) * levels.bits
-
-        def open_search() -> DirectionSearch:
-            return search_factory.make_search(config.search_settings(), qubits, circuits)
-
+        blocks = PARTITIONS[config.blocks](agent.world_model, config.num_qubits // levels.bits)
+        open_search = partial(make_search, config, len(blocks) * levels.bits, circuits)
         search = open_search() if ranks.size == 1 else SharedSearch(ranks, open_search)
+        slice, fresh = (-(-rows // ranks.size) for rows in (config.slice, config.fresh))
         return cls(
-            LaProp.make(config, agent),
-            blocks,
-            search,
-            levels,
-            config.every,
-            config.epsilon,
-            config.reuse,
-            stream_seed(SEARCH, seed),
-            -(-config.slice // ranks.size),
-            -(-config.fresh // ranks.size),
-            ranks.mean,
-        )
+            LaProp.make(config, agent), blocks, search, levels, config.every, config.epsilon, config.reuse,
+            stream_seed(SEARCH, seed), slice, fresh, ranks.mean,
+        )  # fmt: skip
 
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
     ) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         self.updates += 1
         due = self.updates % self.every == 0 or self.search.busy or (self.reuse and self._kept is not None)
         if landscape is None or not due:
@@ -196,33 +115,31 @@ class HybridOptimizer(WrappedOptimizer):
             self.log.seconds += perf_counter() - begin
         return loss
 
-    def _step_with(self, landscape: LocalObjective) -> None:
+    def _step_with(self, objective: LocalObjective) -> None:
         found = self.search.poll(self.updates)
         searches = self.updates % self.every == 0 and not self.search.busy
         before = [p.clone() for p in self._parameters]
         self.base.step()
         after = [p.clone() for p in self._parameters]
-        step = torch._foreach_sub(after, before)
+        step = list(torch._foreach_sub(after, before))
         if searches:
             self._set(before)
-            self._search(landscape, list(step))
+            self._search(objective, step)
             found = self.search.poll(self.updates) or found
         if found is not None:
-            self._accept_or_revert(found, landscape, before, list(step), after)
+            self._accept_or_revert(found, objective, before, step, after)
         elif self.reuse and self._kept is not None:
-            self._move(before, list(step), self._kept)
+            self._move(before, step, self._kept)
         else:
             self._set(after)
 
-    def _search(self, landscape: LocalObjective, step: list[Tensor]) -> None:
+    def _search(self, objective: LocalObjective, step: list[Tensor]) -> None:
         model = measure(
-            landscape.full_batch(), landscape.sub_batch(self.slice), self._parameters, self._block, step,
+            objective.full_batch(), objective.sub_batch(self.slice), self._parameters, self._block, step,
             self.epsilon,
         )  # fmt: skip
-        linear, curvature = self.average(torch.cat([model.linear[None], model.curvature])).split(
-            [1, len(model.linear)]
-        )
-        model = Quadratic(linear[0], curvature)
+        averaged = self.average(torch.cat([model.linear[None], model.curvature]))  # (1 + M, M)
+        model = Quadratic(averaged[0], averaged[1:])
         if not model.finite:
             self.log.failed += 1
             return
@@ -231,43 +148,43 @@ class HybridOptimizer(WrappedOptimizer):
         self.search.begin(model.ising(self.levels), base, self.updates, self._generator)
 
     def _accept_or_revert(
-        self, found: SearchResult, landscape: LocalObjective, before: list[Tensor], step: list[Tensor],
+        self, found: SearchResult, objective: LocalObjective, before: list[Tensor], step: list[Tensor],
         after: list[Tensor],
     ) -> None:  # fmt: skip
         """Take the step that was found if it is no worse than the base's on fresh data."""
         multipliers = self.levels.multipliers(found.bits)  # (M,)
         self._set(before)
-        objective = landscape.fresh(self.fresh, new_seed(self._generator))
-        losses = [objective()]
+        loss = objective.fresh(self.fresh, new_seed(self._generator))
+        losses = [loss()]
         self._set(after)
-        losses.append(objective())
+        losses.append(loss())
         self._move(before, step, multipliers)
-        losses.append(objective())
+        losses.append(loss())
         here, base, chosen = self.average(torch.stack(losses).double().cpu()).tolist()
         accepted = chosen <= base  # never if one of them is not a number
         if not accepted:
             self._set(after)
         self._kept = multipliers if accepted else None
-        if not all(map(math.isfinite, (here, base, chosen))):
+        if math.isfinite(here + base + chosen):
+            self.log.add(found, multipliers.tolist(), here - base, here - chosen, accepted)
+        else:
             self.log.failed += 1
-            return
-        self.log.add(found, multipliers.tolist(), here - base, here - chosen, accepted)
 
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self._parameters, values)
 
     def _move(self, before: list[Tensor], step: list[Tensor], multipliers: Tensor) -> None:
-        """θ + Ds."""
+        """Set the weights to θ + Ds."""
         factors = multipliers[self._block].tolist()
         self._set(before)
         torch._foreach_add_(self._parameters, torch._foreach_mul(step, factors))
 
     def metrics(self) -> dict[str, float]:
-        """Means over the searches since the last call, and what circuits cost."""
+        """Return means over the searches since the last call, and what circuits cost."""
         return self.log.read() | self.search.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's, and under `hybrid` all that the search needs to go on exactly."""
+        """Return the base's state, and under `hybrid` all that the search needs to go on exactly."""
         own = {
             "updates": self.updates,
             "generator": self._generator.get_state(),
@@ -278,7 +195,7 @@ class HybridOptimizer(WrappedOptimizer):
         return super().state_dict() | {"hybrid": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Also takes the state of the base alone: then the search begins anew."""
+        """Load a state, or that of the base alone: then the search begins anew."""
         state = dict(state_dict)
         own = state.pop("hybrid", None)
         super().load_state_dict(state)

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from qdreamer import native
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.optim.optimizer import AgentOptimizer, Landscape
-from qdreamer.agents.optim.optimizer_config import OPTIMIZERS, OptimizerConfig
+from qdreamer.agents.optim.optimizer import OPTIMIZERS, AgentOptimizer, Landscape, OptimizerConfig
 from qdreamer.configs.schema import Float, Int, settings
 
 
@@ -56,25 +55,16 @@ class LaProp(AgentOptimizer):
 
     @classmethod
     def make(cls, config: LaPropConfig, agent: Dreamer, seed: int = 0, circuits: object = None) -> Self:
-        """For all trainable parameters of the agent."""
-        return cls(
-            agent.trainable(),
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            agc=config.agc,
-            agc_pmin=config.agc_pmin,
-            warmup=config.warmup,
-        )
+        """Make one for all trainable parameters of the agent."""
+        betas, agc = (config.beta1, config.beta2), (config.agc, config.agc_pmin)
+        return cls(agent.trainable(), config.lr, betas, config.eps, *agc, config.warmup)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
     ) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             self._step_group(group)
         return loss

@@ -1,10 +1,17 @@
-"""What the learner asks of an optimizer, whichever it is."""
+"""What the learner asks of an optimizer, whichever it is, and what every optimizer is registered with."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor
 from torch.optim import Optimizer
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import settings
+from qdreamer.quantum.circuits.backend import Backend
+from qdreamer.quantum.jobs.access import CircuitAccess
+from qdreamer.quantum.jobs.dry_run import Planned
 
 Objective = Callable[[], Tensor]
 """The loss (), differentiable, at whatever the weights are when it is called."""
@@ -17,16 +24,13 @@ class LocalObjective(Protocol):
     """
 
     def full_batch(self) -> Objective:
-        """On the update's own batch: its gradient at θ₀ is what the search takes for the gradient."""
-        ...
+        """Return the loss on the update's own batch: its gradient at θ₀ is the search's."""
 
     def sub_batch(self, rows: int) -> Objective:
-        """The same on the batch's first `rows` sequences, for the curvature."""
-        ...
+        """Return the loss on the batch's first `rows` sequences, for the curvature."""
 
     def fresh(self, rows: int, seed: int) -> Objective:
-        """On `rows` sequences drawn anew; the same data for the same seed."""
-        ...
+        """Return the loss on `rows` sequences drawn anew; the same data for the same seed."""
 
 
 Landscape = Callable[[], LocalObjective]
@@ -39,11 +43,11 @@ class AgentOptimizer(Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None
     ) -> float | None:
-        """One update. `landscape` belongs to the weights before it."""
+        """Take one step. `landscape` belongs to the weights before it."""
         raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
-        """Scalars for the log, over the updates since the last call."""
+        """Return scalars for the log, over the updates since the last call."""
         return {}
 
 
@@ -80,6 +84,35 @@ class WrappedOptimizer(AgentOptimizer):
         self._share()
 
 
+@settings
+class OptimizerConfig(PartConfig):
+    """What every optimizer's settings offer."""
+
+    def check_here(self, root: Any) -> None:
+        """Raises ValueError or CredentialsError if circuits that it needs cannot be run on this machine."""
+
+    def planned(self, root: Any, backend: Backend) -> list[Planned]:
+        """Return the jobs that it submits in the whole run `root`, for a dry run."""
+        return []
+
+
+class MakesOptimizer(Protocol):
+    """What is registered: a class with this method."""
+
+    def make(self, config: Any, agent: Dreamer, seed: int, circuits: CircuitAccess) -> Optimizer:
+        """Make the optimizer of all trainable parameters: any of torch's, or an AgentOptimizer."""
+
+
+OPTIMIZERS: Registry[MakesOptimizer] = Registry("optimizers", "qdreamer.agents.optim", "laprop")
+
+
 def adapt(optimizer: Optimizer) -> AgentOptimizer:
-    """The optimizer itself if it answers what the learner asks, else wrapped so that it does."""
+    """Return the optimizer itself if it answers what the learner asks, else wrapped so that it does."""
     return optimizer if isinstance(optimizer, AgentOptimizer) else WrappedOptimizer(optimizer)
+
+
+def make_optimizer(
+    config: OptimizerConfig, agent: Dreamer, seed: int, circuits: CircuitAccess
+) -> AgentOptimizer:
+    """Make the optimizer called `config.name`. Its values lie in configs/optimizer."""
+    return adapt(OPTIMIZERS[config.name].part.make(config, agent, seed, circuits))

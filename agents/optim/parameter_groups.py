@@ -1,4 +1,4 @@
-"""A module's parameters in blocks, each of which gets a multiplier of its own."""
+"""Partitions of a module's parameters into blocks, each of which gets a multiplier of its own."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,35 +17,22 @@ class ParameterGroup(NamedTuple):
         return sum(p.numel() for p in self.parameters)
 
 
-def partition(module: nn.Module, kind: str, count: int) -> list[ParameterGroup]:
-    """Blocks of all trainable parameters: `module` or `balanced`.
-
-    Raises ValueError for another kind, or for more blocks than there are parameters.
-    """
-    if kind not in PARTITIONS:
-        raise ValueError(f"blocks={kind} is not one of {', '.join(PARTITIONS)}")
-    return PARTITIONS[kind](module, count)
-
-
 def by_module(module: nn.Module, count: int) -> list[ParameterGroup]:
-    """At most `count` blocks along the borders of submodules.
+    """Return at most `count` blocks along the borders of submodules.
 
     The largest block is split into its submodules as long as there are not too many of them. Fewer than
     the module's own parts cannot be: then the neighbours with the smallest sum are merged.
     """
     blocks = _split(ParameterGroup("", _trainable(module)), module)
-    whole = set()  # blocks that cannot be split further
-    while True:
-        splittable = [block for block in blocks if block.name not in whole]
-        if not splittable:
-            break
+    whole = set()  # names of blocks that cannot be split further
+    while splittable := [block for block in blocks if block.name not in whole]:
         largest = max(splittable, key=lambda block: block.size)
         parts = _split(largest, module)
         if len(parts) == 1 or len(blocks) + len(parts) - 1 > count:
             whole.add(largest.name)
-            continue
-        at = blocks.index(largest)
-        blocks[at : at + 1] = parts
+        else:
+            at = blocks.index(largest)
+            blocks[at : at + 1] = parts
     while len(blocks) > count:
         at = min(range(len(blocks) - 1), key=lambda k: blocks[k].size + blocks[k + 1].size)
         first, second = blocks[at : at + 2]
@@ -55,7 +42,7 @@ def by_module(module: nn.Module, count: int) -> list[ParameterGroup]:
 
 
 def balanced(module: nn.Module, count: int) -> list[ParameterGroup]:
-    """Exactly `count` blocks of neighbouring parameters, the largest block as small as can be."""
+    """Return exactly `count` blocks of neighbouring parameters, the largest as small as can be."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if len(named) < count:
         raise ValueError(f"{len(named)} parameters are no {count} blocks: use at most {len(named)}")
@@ -75,7 +62,7 @@ def balanced(module: nn.Module, count: int) -> list[ParameterGroup]:
 
 
 def _cuts(sizes: Sequence[int], limit: int, least: int) -> list[int]:
-    """Lengths of runs that add up to at most `limit` each, at least `least` runs."""
+    """Return lengths of runs that add up to at most `limit` each, at least `least` runs."""
     lengths, total = [0], 0
     for k, size in enumerate(sizes):
         left = len(sizes) - k  # a run of its own for each, if not enough would come otherwise
@@ -92,21 +79,19 @@ def _trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _split(block: ParameterGroup, root: nn.Module) -> list[ParameterGroup]:
-    """The block's submodules with parameters; itself if it has one or none, or parameters of its own."""
+    """Return the block's submodules with parameters; itself if it has one or none, or some of its own."""
     module = root.get_submodule(block.name)
     parts = [
-        ParameterGroup(f"{block.name}.{name}".lstrip("."), _trainable(child))
+        ParameterGroup(f"{block.name}.{name}".lstrip("."), parameters)
         for name, child in module.named_children()
-        if _trainable(child)
+        if (parameters := _trainable(child))
     ]
-    if len(parts) == 1 and not _own(module):  # a wrapper
+    if not parts or any(p.requires_grad for p in module.parameters(recurse=False)):
+        return [block]
+    if len(parts) == 1:  # a wrapper
         inner = _split(parts[0], root)
         return inner if len(inner) > 1 else [block]
-    return [block] if _own(module) or not parts else parts
-
-
-def _own(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters(recurse=False))
+    return parts
 
 
 PARTITIONS: dict[str, Callable[[nn.Module, int], list[ParameterGroup]]] = {

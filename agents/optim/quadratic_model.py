@@ -7,7 +7,7 @@ gradient of the loss; DᵀHD is taken from M differences of gradients, D_jᵀ(g(
 second derivatives: hand-written and fused kernels have none.
 
 The loss must be a smooth function of the weights. A world model's is not: its latents are drawn, and
-gradients are straight-through and stopped. `agents.optim.landscape` says what takes its place.
+gradients are straight-through and stopped. `agents.optim.local_objective` says what takes its place.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Levels:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Levels":
-        """The form of two levels, or of four with l₀ + l₃ = l₁ + l₂. Raises ValueError for others."""
+        """Return the form of two levels, or of four with l₀ + l₃ = l₁ + l₂. Raises ValueError for others."""
         shown = ", ".join(f"{value:g}" for value in values)
         if len(values) not in (2, 4) or len(set(values)) != len(values):
             raise ValueError(f"levels=[{shown}] must be two or four different numbers")
@@ -48,7 +48,7 @@ class Levels:
         return len(self.weights)
 
     def multipliers(self, bits: Tensor) -> Tensor:
-        """Bits (…, M·K) → s (…, M), float64."""
+        """Convert bits (…, M·K) → s (…, M), float64."""
         weights = torch.tensor(self.weights, dtype=torch.float64)
         return self.offset + bits.double().unflatten(-1, (-1, self.bits)) @ weights
 
@@ -62,14 +62,14 @@ class Quadratic:
 
     @property
     def finite(self) -> bool:
-        return bool(torch.isfinite(self.linear).all() and torch.isfinite(self.curvature).all())
+        return all(bool(torch.isfinite(part).all()) for part in (self.linear, self.curvature))
 
     def __call__(self, s: Tensor) -> Tensor:
-        """m of multipliers (…, M) → (…)."""
+        """Return m of multipliers (…, M) → (…)."""
         return s @ self.linear + 0.5 * ((s @ self.curvature) * s).sum(-1)
 
     def ising(self, levels: Levels) -> Ising:
-        """m over the levels: E(b) = m(c + Wb), with n = M·K bits.
+        """Return m over the levels: E(b) = m(c + Wb), with n = M·K bits.
 
         With s = c·1 + Wb it is bᵀ(½ WᵀAW)b + (Wᵀ(a + cA1))ᵀb + m(c·1), and b² = b.
         """
@@ -81,14 +81,14 @@ class Quadratic:
 
 
 def measure(
-    whole: Objective, part: Objective, parameters: list[Tensor], block: Tensor, step: list[Tensor],
-    epsilon: float,
+    full_batch: Objective, sub_batch: Objective, parameters: list[Tensor], block: Tensor,
+    step: list[Tensor], epsilon: float,
 ) -> Quadratic:  # fmt: skip
-    """The model at the present weights, which it leaves as they were, to the bit.
+    """Return the model at the present weights, which it leaves as they were, to the bit.
 
     Args:
-        whole: the loss that the gradient is of. part: the same on less data, for the curvature, which
-            takes M + 1 gradients.
+        full_batch: the loss that the gradient is of. sub_batch: the same on less data, for the curvature,
+            which takes M + 1 gradients.
         block: (P,), which of M blocks each of P parameters is in. step: the proposed steps.
         epsilon: length of the differences; 1 is the proposed step. A longer one rounds less; and of a
             loss that is no quadratic it takes in how the curvature changes on the way.
@@ -96,7 +96,7 @@ def measure(
     count = int(block.max()) + 1
 
     def slopes(loss: Objective) -> Tensor:
-        """Dᵀg (M,)."""
+        """Return Dᵀg (M,)."""
         with torch.enable_grad():
             gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
         dots = [
@@ -107,13 +107,13 @@ def measure(
         return sums.new_zeros(count).index_add_(0, block.to(sums.device), sums)
 
     with torch.no_grad():
-        linear, here = slopes(whole), slopes(part)
+        linear, here = slopes(full_batch), slopes(sub_batch)
         rows = []
         for m in range(count):
             mine = [k for k, other in enumerate(block.tolist()) if other == m]
             moved, kept = [parameters[k] for k in mine], [parameters[k].clone() for k in mine]
             torch._foreach_add_(moved, [step[k] for k in mine], alpha=epsilon)
-            rows.append((slopes(part) - here) / epsilon)
+            rows.append((slopes(sub_batch) - here) / epsilon)
             torch._foreach_copy_(moved, kept)
         curvature = torch.stack(rows)
         # Symmetric but for rounding and the length of the differences; m sees the symmetric part alone.

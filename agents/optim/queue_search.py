@@ -1,4 +1,4 @@
-"""Searches by jobs that nobody waits for."""
+"""A search by jobs that nobody waits for."""
 
 import math
 from dataclasses import asdict
@@ -43,33 +43,29 @@ class QueueSearch:
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
         task = self._solver.task(ising, generator)
-        tag = {"update": update, "base": base, "h": ising.h.tolist(), "constant": ising.constant}
-        tag["J"] = ising.J.tolist()
+        problem = {"h": ising.h.tolist(), "J": ising.J.tolist(), "constant": ising.constant}
+        tag = {"update": update, "base": base, **problem}
         self._queue.submit([task], self._shots, new_seed(generator), tag)
         if self._wait:
             self._arrived += self._queue.wait(math.inf)
 
     def poll(self, update: int) -> SearchResult | None:
-        found = None
         outcomes, self._arrived = [*self._arrived, *self._queue.poll()], []
-        for outcome in outcomes:
-            found = self._accept(outcome, update) or found
-        return found
+        found = [result for outcome in outcomes if (result := self._accept(outcome, update)) is not None]
+        return found[-1] if found else None
 
     def _accept(self, outcome: JobResult, update: int) -> SearchResult | None:
         if outcome.measurement is None:  # lost; the queue has counted it
             return None
         tag = outcome.tag
         age = update - tag["update"]
-        # Less than 0: the run went back to a checkpoint from before the search.
-        if not 0 <= age <= self._patience:
+        # Less than 0: the run went back to a checkpoint from before the search. Another size: another run's.
+        same_size = outcome.measurement.bits[0].shape[-1] == len(tag["h"])
+        if not (0 <= age <= self._patience and same_size):
             self.late += 1
             return None
         h, couplings = (torch.tensor(tag[key], dtype=torch.float64) for key in ("h", "J"))
         ising = Ising(h, couplings, tag["constant"])
-        if outcome.measurement.bits[0].shape[-1] != ising.qubits:  # another run's
-            self.late += 1
-            return None
         return evaluate(ising, self._solver.finish(ising, outcome.measurement), tag["base"], age)
 
     def metrics(self) -> dict[str, float]:
@@ -80,7 +76,7 @@ class QueueSearch:
         return out
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts. Jobs under way are kept by the queue where they outlive the process."""
+        """Return counts. Jobs under way are kept by the queue where they outlive the process."""
         return {"late": self.late, "counts": asdict(self._queue.counts), "usage": asdict(self._queue.usage)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

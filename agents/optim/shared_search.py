@@ -28,7 +28,7 @@ class SharedSearch:
         return self._waiting
 
     def begin(self, ising: Ising, base: float, update: int, generator: torch.Generator) -> None:
-        """Also on the other ranks, whose generators have to keep up with rank 0's."""
+        """Start on rank 0; the other ranks' generators keep up with rank 0's."""
         own = torch.Generator().manual_seed(new_seed(generator))
         if self._search is not None:
             self._search.begin(ising, base, update, own)
@@ -37,12 +37,13 @@ class SharedSearch:
     def poll(self, update: int) -> SearchResult | None:
         if not self._waiting:
             return None
-        found, self._waiting = self._ranks.from_rank_0(lambda: self._poll(update))
-        return found
 
-    def _poll(self, update: int) -> tuple[SearchResult | None, bool]:
-        assert self._search is not None
-        return self._search.poll(update), self._search.busy
+        def poll() -> tuple[SearchResult | None, bool]:
+            assert self._search is not None
+            return self._search.poll(update), self._search.busy
+
+        found, self._waiting = self._ranks.from_rank_0(poll)
+        return found
 
     def metrics(self) -> dict[str, float]:
         return {} if self._search is None else self._search.metrics()

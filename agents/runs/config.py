@@ -7,7 +7,7 @@ from pydantic import Field
 
 from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.interaction.evaluation import EvaluationConfig
-from qdreamer.agents.optim.optimizer_config import OPTIMIZERS, OptimizerConfig
+from qdreamer.agents.optim.optimizer import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.reporting.reporting import LoggingConfig
 from qdreamer.configs.registry import PartConfig

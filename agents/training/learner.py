@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer, Outcome
-from qdreamer.agents.optim.landscape import WorldModelObjective
+from qdreamer.agents.optim.local_objective import WorldModelObjective
 from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
 from qdreamer.agents.replay import Replay, Starts

@@ -12,7 +12,7 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector, replay_fields, replay_state_shape
-from qdreamer.agents.optim.optimizer_config import make_optimizer
+from qdreamer.agents.optim.optimizer import make_optimizer
 from qdreamer.agents.randomness import WEIGHTS, shard_seed, stream_seed
 from qdreamer.agents.replay import Replay
 from qdreamer.agents.replay.config import make_sampler

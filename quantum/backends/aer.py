@@ -5,23 +5,22 @@ One seeded sampler of Aer repeats its draws with every run, so each job gets a n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qdreamer.configs.schema import settings
-from qdreamer.quantum.backends.fake import ReducedDevice
+from qdreamer.quantum.backends.device import ReducedDevice
 from qdreamer.quantum.backends.qiskit_sampler import Prepared, QiskitSampler, measured_qubits
 from qdreamer.quantum.circuits.backend import BACKENDS, Task
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.noise.noise import configured_confusion, configured_noise, device_confusion, method_for
+from qdreamer.quantum.noise.noise import configured_confusion, configured_noise, device_confusion
 
 if TYPE_CHECKING:  # imported only where they are used: it takes seconds
     from qiskit.circuit import QuantumCircuit
-    from qiskit_aer.noise import NoiseModel
     from qiskit_aer.primitives import SamplerV2
 
 
@@ -45,60 +44,25 @@ class NoisyAerConfig(QuantumConfig):
 
 
 class AerEngine:
-    """Circuits as written; with configured noise if the config has some."""
+    """Circuits as written, with the configured noise; or as a fake device runs them, with its noise."""
 
     def __init__(self, config: QuantumConfig) -> None:
-        self._config = config
+        self._method = config.method
         self._noise = None if config.noise.is_noiseless else configured_noise(config.noise)
+        level = config.optimization_level
+        self._device = None if config.device is None else ReducedDevice(config.device, level)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        return Prepared(circuit, circuit.num_qubits)
+        if self._device is not None:
+            return self._device.prepare(circuit)
+        return Prepared(circuit, circuit.num_qubits, noise=self._noise)
 
-    def qubits(self, key: Hashable) -> int:
-        """Qubits of the circuits with this key."""
-        assert isinstance(key, int)
-        return key
-
-    def noise(self, key: Hashable) -> NoiseModel | None:
-        return self._noise
-
-    def confusion(self, prepared: Prepared) -> Tensor:
-        """A (n, 2, 2) of the measured qubits."""
-        return configured_confusion(self._config.noise, len(measured_qubits(prepared.circuit)))
-
-    def options(self, key: Hashable) -> dict[str, Any]:
-        noise = self.noise(key)
-        options: dict[str, Any] = {
-            "method": method_for(self._config.method, noise is not None, self.qubits(key)),
-            "max_parallel_threads": torch.get_num_threads(),
-        }
-        return options if noise is None else options | {"noise_model": noise}
-
-    def sampler(self, key: Hashable, seed: int) -> SamplerV2:
+    def sampler(self, prepared: Prepared, seed: int) -> SamplerV2:
         from qiskit_aer.primitives import SamplerV2
 
-        return SamplerV2(seed=seed, options={"backend_options": self.options(key)})
-
-
-class DeviceNoiseEngine(AerEngine):
-    """Circuits as a fake device runs them, with the errors of the qubits that they touch."""
-
-    def __init__(self, config: QuantumConfig) -> None:
-        super().__init__(config)
-        assert config.device is not None
-        self._reduced = ReducedDevice(config.device, config.optimization_level)
-
-    def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        return self._reduced.prepare(circuit)
-
-    def qubits(self, key: Hashable) -> int:
-        return self._reduced.target(key).num_qubits
-
-    def noise(self, key: Hashable) -> NoiseModel:
-        return self._reduced.noise(key)
-
-    def confusion(self, prepared: Prepared) -> Tensor:
-        return device_confusion(self._reduced.target(prepared.key), measured_qubits(prepared.circuit))
+        options = {"noise_model": prepared.noise, "method": prepared.method(self._method)}
+        options["max_parallel_threads"] = torch.get_num_threads()
+        return SamplerV2(seed=seed, options={"backend_options": options})
 
 
 @BACKENDS.register("aer", AerConfig)
@@ -109,27 +73,31 @@ class Aer(QiskitSampler):
     def __init__(self, config: QuantumConfig) -> None:
         import qiskit_aer.primitives  # noqa: F401 - here, as in QiskitSampler
 
-        self._aer = AerEngine(config) if config.device is None else DeviceNoiseEngine(config)
-        super().__init__(config.name, self._aer, config.mitigation)
+        self._noise = config.noise
+        super().__init__(config.name, AerEngine(config), config.mitigation)
 
     def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
-        """Exact P(x) (R, 2^n) of each task; with noise by density matrices."""
+        """Return exact P(x) (R, 2^n) of each task; with noise by density matrices."""
         return tuple(self._exact(task) for task in tasks)
 
     def _exact(self, task: Task) -> Tensor:
         from qiskit_aer import AerSimulator
 
         prepared = self.prepared(task.circuit())
-        noise = self._aer.noise(prepared.key)
-        method = "statevector" if noise is None else "density_matrix"
-        simulator = AerSimulator(method=method, noise_model=noise, max_parallel_threads=1)
+        method = "statevector" if prepared.noise is None else "density_matrix"
+        simulator = AerSimulator(method=method, noise_model=prepared.noise, max_parallel_threads=1)
+        qubits = measured_qubits(prepared.circuit)
         circuit = prepared.circuit.remove_final_measurements(inplace=False)
-        circuit.save_probabilities(list(measured_qubits(prepared.circuit)))
+        circuit.save_probabilities(list(qubits))
         values = task.values().numpy()
         binds = {p: values[:, p.index].tolist() for p in prepared.circuit.parameters}
         result = simulator.run(circuit, parameter_binds=[binds]).result()
         out = torch.from_numpy(np.stack([result.data(row)["probabilities"] for row in range(len(values))]))
+        if prepared.target is None:
+            confusion = configured_confusion(self._noise, len(qubits))
+        else:
+            confusion = device_confusion(prepared.target, qubits)
         rows = len(out)
-        for bit, matrix in enumerate(self._aer.confusion(prepared)):
+        for bit, matrix in enumerate(confusion):
             out = torch.einsum("ab,rhbl->rhal", matrix, out.view(rows, -1, 2, 2**bit)).reshape(rows, -1)
         return out

@@ -22,7 +22,7 @@ def protect(secret: str | None) -> None:
 
 
 def scrub(text: str) -> str:
-    """`text` without the known credentials and whatever looks like some."""
+    """Return `text` without the known credentials and whatever looks like some."""
     secrets = _protected | {os.environ.get(name, "") for name in VARIABLES}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _LEAST:
@@ -32,6 +32,6 @@ def scrub(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one short line that can be logged."""
+    """Return an exception as one short line that can be logged."""
     text = scrub(" ".join(str(error).split()))[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -8,7 +8,7 @@ from qdreamer.quantum.config import QuantumConfig
 
 
 def make_backend(config: QuantumConfig) -> Backend:
-    """The backend; only the chosen one's libraries are imported.
+    """Open the backend; only the chosen one's libraries are imported.
 
     Raises ValueError, CredentialsError or BackendError with one line that names the fix, so calling it
     before training is the check that training can use it.

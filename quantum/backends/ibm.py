@@ -6,13 +6,13 @@ account, never from a config.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from qdreamer.configs.schema import settings
 from qdreamer.quantum.backends.credentials import one_line, protect
-from qdreamer.quantum.backends.device import is_fake, transpile
-from qdreamer.quantum.backends.fake import ReducedDevice
+from qdreamer.quantum.backends.device import ReducedDevice, is_fake, transpile
 from qdreamer.quantum.backends.qiskit_sampler import Prepared, QiskitSampler
 from qdreamer.quantum.circuits.backend import BACKENDS, BackendError, CredentialsError
 from qdreamer.quantum.config import QuantumConfig
@@ -45,7 +45,7 @@ class IBMConfig(QuantumConfig):
 
 
 def connect() -> Any:
-    """The runtime service. Raises CredentialsError or BackendError, each one line without secrets."""
+    """Open the runtime service. Raises CredentialsError or BackendError, each one line without secrets."""
     from qiskit_ibm_runtime import QiskitRuntimeService
     from qiskit_ibm_runtime.accounts import AccountManager, AccountNotFoundError, InvalidAccountError
 
@@ -70,7 +70,7 @@ def connect() -> Any:
 
 
 def find_device(service: Any, name: str) -> Any:
-    """A device by name, or the least busy one. Raises BackendError."""
+    """Return a device by name, or the least busy one. Raises BackendError."""
     try:
         if name == LEAST_BUSY:
             return service.least_busy(operational=True, simulator=False)
@@ -92,14 +92,14 @@ class ExecutorEngine:
         transpiled = transpile(circuit, self.device, self._config.optimization_level)
         return Prepared(transpiled, None, self.device.target)
 
-    def mode(self, key: Hashable) -> Any:
-        """Where the sampler runs circuits with this key."""
+    def mode(self, prepared: Prepared) -> Any:
+        """Return what the sampler runs such circuits on."""
         return self.device
 
-    def sampler(self, key: Hashable, seed: int) -> Any:
+    def sampler(self, prepared: Prepared, seed: int) -> Any:
         from qiskit_ibm_runtime.executor_sampler import SamplerV2
 
-        sampler = SamplerV2(mode=self.mode(key))
+        sampler = SamplerV2(mode=self.mode(prepared))
         options = sampler.options
         options.dynamical_decoupling.enable = self._config.dynamical_decoupling
         options.twirling.enable_gates = self._config.twirling
@@ -122,8 +122,16 @@ class FakeEngine(ExecutorEngine):
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
         return self._reduced.prepare(circuit)
 
-    def mode(self, key: Hashable) -> Any:
-        return self._reduced.simulator(key, self._config.method)
+    def mode(self, prepared: Prepared) -> Any:
+        """Return Aer with the active qubits' gates, durations and errors."""
+        from qiskit_aer import AerSimulator
+
+        return AerSimulator(
+            noise_model=prepared.noise,
+            target=prepared.target,
+            method=prepared.method(self._config.method),
+            max_parallel_threads=torch.get_num_threads(),
+        )
 
 
 @BACKENDS.register("ibm", IBMConfig)

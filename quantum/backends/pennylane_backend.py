@@ -5,8 +5,7 @@ default.mixed carries the configured noise channels, the same ones as Aer's (see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from time import perf_counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +14,12 @@ from torch import Tensor
 
 from qdreamer.configs.schema import settings
 from qdreamer.quantum.backends.credentials import one_line
-from qdreamer.quantum.circuits.backend import BACKENDS, BackendError, Measurement, Task, Usage, cost
+from qdreamer.quantum.circuits.backend import BACKENDS, BackendError, Task
 from qdreamer.quantum.circuits.circuit import Circuit
 from qdreamer.quantum.circuits.sampling import ImmediateBackend
 from qdreamer.quantum.config import NoiseConfig, QuantumConfig
 
-_GATES = {
-    "h": "Hadamard",
-    "x": "PauliX",
-    "cx": "CNOT",
-    "rx": "RX",
-    "ry": "RY",
-    "rz": "RZ",
-    "rzz": "IsingZZ",
-}
+_GATES = {"h": "Hadamard", "x": "PauliX", "cx": "CNOT", "rx": "RX", "ry": "RY", "rz": "RZ", "rzz": "IsingZZ"}
 
 
 def apply(circuit: Circuit, values: Any, noise: NoiseConfig | None = None) -> None:
@@ -67,7 +58,7 @@ def _channels(noise: NoiseConfig, wire: int, width: int) -> None:
 
 
 def overlap_node(n: int, noise: NoiseConfig | None = None) -> Any:
-    """A differentiable function of the angles (R, P) of `overlaps.overlap_circuit`: P(x) (R, 2^n).
+    """Return a differentiable function of the angles (R, P) of `overlaps.overlap_circuit`: P(x) (R, 2^n).
 
     A QNode for torch with backprop: default.qubit, or default.mixed with noise. Overlaps are its
     first column.
@@ -117,17 +108,14 @@ class PennyLane(ImmediateBackend):
                 "install its plug-in, or use lightning.qubit"
             ) from None
 
-    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
-        begin = perf_counter()
+    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> tuple[Tensor, ...]:
         try:
-            bits = tuple(self._sample(task, shots, seed + t) for t, task in enumerate(tasks))
+            return tuple(self._sample(task, shots, seed + t) for t, task in enumerate(tasks))
         except Exception as error:
             raise BackendError(f"{self._device} failed: {one_line(error)}") from None
-        usage = cost(tasks, shots) + Usage(seconds=perf_counter() - begin)
-        return Measurement(bits, usage, (None,) * len(bits))
 
     def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
-        """Exact P(x) (R, 2^n) of each task."""
+        """Return exact P(x) (R, 2^n) of each task."""
         return tuple(self._exact(task) for task in tasks)
 
     def _make(self, wires: int, seed: int) -> Any:
@@ -141,27 +129,27 @@ class PennyLane(ImmediateBackend):
     def _sample(self, task: Task, shots: int, seed: int) -> Tensor:
         import pennylane as qml
 
-        circuit, values = task.circuit(), task.values().numpy()
-        device = self._make(circuit.qubits, seed)
-
-        def samples(values: Any) -> Any:
-            apply(circuit, values, self._noise)
-            return qml.sample(wires=range(circuit.qubits))
-
-        node = qml.set_shots(qml.QNode(samples, device, interface=None, diff_method=None), shots=shots)
-        bits = np.asarray(node(values)).reshape(len(values), shots, circuit.qubits)
-        return torch.from_numpy(bits.astype(np.uint8))
+        bits = self._run(task, seed, lambda wires: qml.sample(wires=wires), shots)
+        return torch.from_numpy(bits.reshape(task.rows, shots, -1).astype(np.uint8))
 
     def _exact(self, task: Task) -> Tensor:
         import pennylane as qml
 
-        circuit, values = task.circuit(), task.values().numpy()
+        # PennyLane's first wire is the highest bit.
+        outcome = self._run(task, 0, lambda wires: qml.probs(wires=wires[::-1]))
+        return torch.from_numpy(outcome.reshape(task.rows, -1))
 
-        def distribution(values: Any) -> Any:
+    def _run(
+        self, task: Task, seed: int, measurement: Callable[[range], Any], shots: int | None = None
+    ) -> np.ndarray:
+        """Return what `measurement` of all wires gives for every row of the task."""
+        import pennylane as qml
+
+        circuit = task.circuit()
+
+        def outcome(values: Any) -> Any:
             apply(circuit, values, self._noise)
-            # PennyLane's first wire is the highest bit.
-            return qml.probs(wires=range(circuit.qubits - 1, -1, -1))
+            return measurement(range(circuit.qubits))
 
-        device = self._make(circuit.qubits, 0)
-        node = qml.QNode(distribution, device, interface=None, diff_method=None)
-        return torch.from_numpy(np.asarray(node(values)).reshape(len(values), -1))
+        node = qml.QNode(outcome, self._make(circuit.qubits, seed), interface=None, diff_method=None)
+        return np.asarray(qml.set_shots(node, shots=shots)(task.values().numpy()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
@@ -37,10 +38,12 @@ from qdreamer.quantum.circuits.readout import confusion_from
 if TYPE_CHECKING:  # imported only where they are used: it takes seconds
     from qiskit.circuit import QuantumCircuit
     from qiskit.transpiler import Target
+    from qiskit_aer.noise import NoiseModel
 
 REGISTER = "meas"
 CALIBRATION_SECONDS = 3600.0  # how long measured readout errors are used
 CALIBRATION_SHOTS = 1024  # enough, however many shots are to be corrected
+MAX_DENSITY = 9  # qubits up to which a density matrix beats one trajectory per shot
 _CACHE = 64  # transpiled circuits
 
 
@@ -51,22 +54,28 @@ class Prepared:
     circuit: QuantumCircuit
     key: Hashable
     target: Target | None = None  # the device's data, where there is a device
+    noise: NoiseModel | None = None  # where Aer simulates it
+
+    def method(self, configured: str) -> str:
+        """Return Aer's simulation method, which `automatic` leaves to us."""
+        if configured != "automatic":
+            return configured
+        small = self.circuit.num_qubits <= MAX_DENSITY
+        return "density_matrix" if self.noise is not None and small else "statevector"
 
 
 class Engine(Protocol):
     """What differs between samplers."""
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        """Transpile."""
-        ...
+        """Transpile the circuit."""
 
-    def sampler(self, key: Hashable, seed: int) -> Any:
-        """A new `BaseSamplerV2` for circuits with this key."""
-        ...
+    def sampler(self, prepared: Prepared, seed: int) -> Any:
+        """Return a new `BaseSamplerV2` for the circuits that have the key of this one."""
 
 
 def translate(circuit: Circuit) -> QuantumCircuit:
-    """The same circuit in Qiskit, its angles a ParameterVector, its qubits measured."""
+    """Return the same circuit in Qiskit, its angles a ParameterVector, its qubits measured."""
     from qiskit.circuit import ParameterVector, QuantumCircuit
 
     out = QuantumCircuit(circuit.qubits)
@@ -82,7 +91,7 @@ def translate(circuit: Circuit) -> QuantumCircuit:
 
 
 def measured_qubits(circuit: QuantumCircuit) -> tuple[int, ...]:
-    """The physical qubit behind each classical bit."""
+    """Return the physical qubit behind each classical bit."""
     where = {
         circuit.find_bit(item.clbits[0]).index: circuit.find_bit(item.qubits[0]).index
         for item in circuit.data
@@ -92,7 +101,7 @@ def measured_qubits(circuit: QuantumCircuit) -> tuple[int, ...]:
 
 
 def calibration_circuits(circuit: QuantumCircuit) -> tuple[QuantumCircuit, QuantumCircuit]:
-    """|0…0⟩ and |1…1⟩ on the qubits that `circuit` measures, read in the same order."""
+    """Return |0…0⟩ and |1…1⟩ on the qubits that `circuit` measures, read in the same order."""
     out = []
     for ones in (False, True):
         calibration = circuit.copy_empty_like()
@@ -127,7 +136,7 @@ class QiskitSampler:
         self._lock = Lock()  # jobs are submitted from threads
 
     def prepared(self, circuit: Circuit) -> Prepared:
-        """The transpiled circuit, from the cache if its shape was seen before."""
+        """Return the transpiled circuit, from the cache if its shape was seen before."""
         with self._lock:
             if circuit in self._prepared:
                 self._prepared.move_to_end(circuit)
@@ -138,22 +147,19 @@ class QiskitSampler:
             return self._prepared[circuit]
 
     def estimate(self, circuit: Circuit) -> CircuitEstimate | None:
-        """What the circuit costs on the device, after transpilation; None without a device."""
+        """Return what the circuit costs on the device, after transpilation; None without a device."""
         prepared = self.prepared(circuit)
         return None if prepared.target is None else estimate(prepared.circuit, prepared.target)
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
         check_request(tasks, shots)
         begin = monotonic()
-        groups: dict[Hashable, list[tuple[int, Prepared]]] = {}
+        groups: dict[Hashable, list[tuple[int, Task, Prepared]]] = {}
         try:
             for t, task in enumerate(tasks):
                 prepared = self.prepared(task.circuit())
-                groups.setdefault(prepared.key, []).append((t, prepared))
-            parts = [
-                self._start(key, members, tasks, shots, seed + g)
-                for g, (key, members) in enumerate(groups.items())
-            ]
+                groups.setdefault(prepared.key, []).append((t, task, prepared))
+            parts = [self._start(group, shots, seed + g) for g, group in enumerate(groups.values())]
         except Exception as error:
             raise BackendError(f"{self.name} refused a job: {one_line(error)}") from None
         return SamplerJob(self, parts, [task.rows for task in tasks], shots, begin)
@@ -165,37 +171,39 @@ class QiskitSampler:
             job = self._fetch(job_id)
         except Exception as error:
             raise JobLostError(f"job {job_id} cannot be collected: {one_line(error)}") from None
-        return SamplerJob(self, [_Part(job, None, None)], None, None, monotonic())
+        return SamplerJob(self, [_Part(job)], None, None, monotonic())
 
-    def _start(
-        self, key: Hashable, members: list[tuple[int, Prepared]], tasks: Sequence[Task], shots: int, seed: int
-    ) -> _Part:
+    def _start(self, group: list[tuple[int, Task, Prepared]], shots: int, seed: int) -> _Part:
+        """Run tasks, each with its place in the job, in one call of a sampler."""
         pubs: list[Any] = []
-        for t, prepared in members:
-            values = np.ascontiguousarray(tasks[t].values().numpy())
+        calibrations: list[Any] = []
+        qubits: list[Hashable] = []
+        new: list[Hashable] = []
+        for _, task, prepared in group:
+            values = np.ascontiguousarray(task.values().numpy())
             # Columns in the order of the transpiled circuit's parameters.
             columns = [parameter.index for parameter in prepared.circuit.parameters]
             pubs.append((prepared.circuit, values[:, columns], shots))
-        qubits = [(key, measured_qubits(prepared.circuit)) for _, prepared in members]
-        new: list[Hashable] = []
-        if self._mitigation:
-            for where, (_, prepared) in zip(qubits, members, strict=True):
-                if where not in new and not self._known(where, shots):
-                    new.append(where)
-                    pubs += [(circuit, None, shots) for circuit in calibration_circuits(prepared.circuit)]
-        job = self.engine.sampler(key, seed).run(pubs)
-        return _Part(job, [t for t, _ in members], (qubits, new) if self._mitigation else None)
+            where = prepared.key, measured_qubits(prepared.circuit)
+            qubits.append(where)
+            if self._mitigation and where not in new and not self._known(where, shots):
+                new.append(where)
+                calibrations += [(circuit, None, shots) for circuit in calibration_circuits(prepared.circuit)]
+        job = self.engine.sampler(group[0][2], seed).run(pubs + calibrations)
+        return _Part(job, [t for t, _, _ in group], qubits if self._mitigation else [], new)
 
     def _known(self, where: Hashable, shots: int) -> bool:
-        """Whether readout errors were measured lately, with no fewer shots than are to be corrected."""
+        """Return True if readout errors were measured lately, with no fewer shots than must be corrected."""
         when, spent, _ = self._confusion.get(where, (-np.inf, 0, None))
         return monotonic() - when < CALIBRATION_SECONDS and spent >= min(shots, CALIBRATION_SHOTS)
 
     def decode(
         self, parts: Sequence[_Part], results: Sequence[Any]
     ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
-        """Bits and confusion matrices of all tasks, in the tasks' order, and the calibrations' bits,
-        which are kept for later jobs."""
+        """Return bits and confusion matrices of all tasks, in the tasks' order, and the calibrations' bits.
+
+        Confusion matrices are kept for later jobs.
+        """
         extra: list[Tensor] = []
         bits: dict[int, Tensor] = {}
         confusion: dict[int, Tensor | None] = {}
@@ -206,79 +214,71 @@ class QiskitSampler:
             extra += calibrations
             order = range(len(answers)) if part.tasks is None else part.tasks
             bits |= dict(zip(order, answers, strict=True))
-            if part.qubits is None:
-                continue
-            qubits, new = part.qubits
-            for k, where in enumerate(new):
+            for k, where in enumerate(part.new):
                 zeros, ones = calibrations[2 * k : 2 * k + 2]
                 self._confusion[where] = monotonic(), len(zeros), confusion_from(zeros, ones)
-            confusion |= {t: self._confusion[w][2] for t, w in zip(order, qubits, strict=True)}
+            confusion |= {t: self._confusion[w][2] for t, w in zip(order, part.qubits, strict=False)}
         return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)], extra
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One call of a sampler: its job, the tasks in it, and with mitigation their qubits, old and new."""
+    """One call of a sampler: its job, and the tasks in it (None: all that there are)."""
 
     job: Any
-    tasks: list[int] | None
-    qubits: tuple[list[Any], list[Hashable]] | None
+    tasks: Sequence[int] | None = None
+    qubits: Sequence[Hashable] = ()  # of each task, with mitigation
+    new: Sequence[Hashable] = ()  # those of them that it calibrates
 
 
+@dataclass(frozen=True, eq=False)
 class SamplerJob:
     """What a sampler runs. `rows` and `shots` are what was asked for, None if another process did."""
 
-    def __init__(
-        self,
-        backend: QiskitSampler,
-        parts: list[_Part],
-        rows: list[int] | None,
-        shots: int | None,
-        begin: float,
-    ) -> None:
-        self._backend, self._parts, self._rows, self._shots = backend, parts, rows, shots
-        self._begin = begin
+    backend: QiskitSampler
+    parts: list[_Part]
+    rows: list[int] | None
+    shots: int | None
+    begin: float
 
     @property
     def id(self) -> str:
-        return str(self._parts[0].job.job_id()) if self._backend.remote else ""
+        return str(self.parts[0].job.job_id()) if self.backend.remote else ""
 
     def result(self, timeout: float | None = None) -> Measurement:
-        name = self._backend.name
+        name = self.backend.name
         try:
-            results = [_wait(part.job, timeout) for part in self._parts]
-            bits, confusion, extra = self._backend.decode(self._parts, results)
+            results = [_wait(part.job, timeout) for part in self.parts]
+            bits, confusion, extra = self.backend.decode(self.parts, results)
         except Exception as error:
             kind = JobTimeoutError if "Timeout" in type(error).__name__ else BackendError
             raise kind(f"{name} failed: {one_line(error)}") from None
         shapes = [tuple(x.shape[:2]) for x in bits]
-        if self._rows is not None and self._shots is not None:
+        if self.rows is not None and self.shots is not None:
             # Twirling rounds shots up to whole randomizations.
-            if [r for r, _ in shapes] != self._rows or any(s < self._shots for _, s in shapes):
+            if [r for r, _ in shapes] != self.rows or any(s < self.shots for _, s in shapes):
                 raise BackendError(f"{name} returned (circuits, shots) {shapes}, not what was asked for")
-            bits = [x[:, : self._shots] for x in bits]
+            bits = [x[:, : self.shots] for x in bits]
         circuits = sum(rows for rows, _ in shapes) + len(extra)
         shots = sum(rows * s for rows, s in shapes) + sum(len(x) for x in extra)
-        seconds, waited = _times(self._parts, monotonic() - self._begin, self._backend.remote)
+        seconds, waited = _times(self.parts, monotonic() - self.begin, self.backend.remote)
         return Measurement(tuple(bits), Usage(circuits, shots, seconds, waited), tuple(confusion))
 
     def cancel(self) -> None:
-        for part in self._parts:
-            try:
+        for part in self.parts:
+            with suppress(Exception):  # it has ended, or cannot be cancelled: nothing is lost
                 part.job.cancel()
-            except Exception:  # it has ended, or cannot be cancelled: nothing is lost
-                continue
 
 
 def _wait(job: Any, timeout: float | None) -> Any:
-    """Local jobs take no time limit; whoever waits in a thread sets one."""
+    """Wait for the result. Local jobs take no time limit; whoever waits in a thread sets one."""
     if timeout is not None and "timeout" in inspect.signature(job.result).parameters:
         return job.result(timeout=timeout)
     return job.result()
 
 
 def _bits(pub: Any) -> Tensor:
-    """Bits (R, S, n) of a PUB's result, (S, n) if it had no parameters."""
+    """Return bits (R, S, n) of a PUB's result, (S, n) if it had no parameters."""
     array = pub.data[REGISTER].to_bool_array(order="little")
     if array.size == 0:
         raise ValueError("empty counts")
@@ -286,19 +286,16 @@ def _bits(pub: Any) -> Tensor:
 
 
 def _times(parts: Sequence[_Part], elapsed: float, remote: bool) -> tuple[float, float]:
-    """Seconds of execution and in the queue; a service reports them, here the clock does."""
+    """Return seconds of execution and in the queue; a service reports them, here the clock does."""
     if not remote:
         return elapsed, 0.0
     try:
         seconds = sum(float(part.job.usage() or 0.0) for part in parts)
-        stamps = [part.job.metrics()["timestamps"] for part in parts]
-        queue = sum(
-            (_instant(stamp["running"]) - _instant(stamp["created"])).total_seconds() for stamp in stamps
-        )
+        queue = 0.0
+        for part in parts:
+            stamps = part.job.metrics()["timestamps"]
+            created, running = (datetime.fromisoformat(stamps[name]) for name in ("created", "running"))
+            queue += (running - created).total_seconds()
     except Exception:  # not every service reports them
         return 0.0, elapsed
     return seconds, max(queue, 0.0)
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))

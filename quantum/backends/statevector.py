@@ -1,13 +1,12 @@
 """The backend in this process: exact states, drawn from; no quantum library."""
 
 from collections.abc import Sequence
-from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from qdreamer.configs.schema import settings
-from qdreamer.quantum.circuits.backend import BACKENDS, Measurement, Task, Usage
+from qdreamer.quantum.circuits.backend import BACKENDS, Task
 from qdreamer.quantum.circuits.circuit import statevector
 from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask, descend
 from qdreamer.quantum.circuits.sampling import ImmediateBackend, draw, index_to_bits
@@ -33,16 +32,12 @@ class Statevector(ImmediateBackend):
     def __init__(self, config: QuantumConfig | None = None) -> None:
         """Nothing of the config matters here."""
 
-    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
-        begin = perf_counter()
+    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> tuple[Tensor, ...]:
         source = torch.Generator().manual_seed(seed)
-        bits = tuple(self._bits(task, shots, source) for task in tasks)
-        circuits = sum(task.rows for task in tasks)
-        usage = Usage(circuits, circuits * shots, perf_counter() - begin)
-        return Measurement(bits, usage, (None,) * len(bits))
+        return tuple(self._bits(task, shots, source) for task in tasks)
 
     def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
-        """Exact P(x) (R, 2^n) of each task."""
+        """Return exact P(x) (R, 2^n) of each task."""
         return tuple(probabilities(task) for task in tasks)
 
     def _bits(self, task: Task, shots: int, source: torch.Generator) -> Tensor:
@@ -57,7 +52,7 @@ class Statevector(ImmediateBackend):
 
 
 def probabilities(task: Task) -> Tensor:
-    """Exact P(x) (R, 2^n) of a task's measurements."""
+    """Return exact P(x) (R, 2^n) of a task's measurements."""
     if isinstance(task, IsingTask):
         return Simulator(task.ising).probabilities(task.angles)
     if isinstance(task, AmplitudeTask):

@@ -4,14 +4,16 @@ A task knows its circuit and the angles of each of its R rows; a backend runs an
 one job and answers with measured bits. What the bits mean is the task's business.
 """
 
+import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from qdreamer.configs.registry import Registry
 from qdreamer.quantum.circuits.circuit import Circuit
+from qdreamer.quantum.circuits.fidelity import CircuitEstimate
 
 
 class BackendError(RuntimeError):
@@ -40,12 +42,7 @@ class Usage:
     queue_seconds: float = 0.0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.circuits + other.circuits,
-            self.shots + other.shots,
-            self.seconds + other.seconds,
-            self.queue_seconds + other.queue_seconds,
-        )
+        return Usage(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +64,12 @@ class Task(Protocol):
     @property
     def rows(self) -> int:
         """R, the number of circuits."""
-        ...
 
     def circuit(self) -> Circuit:
-        """The circuit, the same object for every task of this shape."""
-        ...
+        """Return the circuit, the same object for every task of this shape."""
 
     def values(self) -> Tensor:
-        """Angles (R, P), float64."""
-        ...
+        """Return angles (R, P), float64."""
 
 
 class Job(Protocol):
@@ -86,37 +80,27 @@ class Job(Protocol):
 
     def result(self, timeout: float | None = None) -> Measurement:
         """Wait, at most `timeout` seconds where the backend can, and decode. Raises BackendError."""
-        ...
 
     def cancel(self) -> None:
         """Give the job up; never raises."""
-        ...
 
 
 class Backend(Protocol):
-    """Whatever runs circuits: in this process, a simulator, a device."""
+    """Whatever runs circuits: in this process, a simulator, a device.
 
-    @property
-    def name(self) -> str: ...
+    One that runs them on a device also has `estimate`: see `device_estimate`.
+    """
 
-    @property
-    def in_process(self) -> bool:
-        """True when this process works out the answer itself, so that there is nothing to wait for."""
-        ...
-
-    @property
-    def remote(self) -> bool:
-        """True when jobs outlive this process and can be collected by id."""
-        ...
+    name: str
+    in_process: bool  # this process works out the answer itself, so that there is nothing to wait for
+    remote: bool  # jobs outlive this process and can be collected by id
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
         """Start a job with `shots` shots of every row. The same seed gives the same bits where the
         backend is a simulator. Raises BackendError."""
-        ...
 
     def collect(self, job_id: str) -> Job:
-        """An earlier process's job. Raises JobLostError."""
-        ...
+        """Return an earlier process's job. Raises JobLostError."""
 
 
 BACKENDS: Registry[Callable[[Any], Backend]] = Registry(
@@ -130,8 +114,14 @@ def run(backend: Backend, tasks: Sequence[Task], shots: int, seed: int) -> Measu
     return backend.submit(tasks, shots, seed).result()
 
 
+def device_estimate(backend: Backend, circuit: Circuit) -> CircuitEstimate | None:
+    """Return what the circuit costs on the backend's device, after transpilation; None without a device."""
+    estimate = getattr(backend, "estimate", None)
+    return None if estimate is None else estimate(circuit)
+
+
 def cost(tasks: Sequence[Task], shots: int) -> Usage:
-    """Circuits and shots of a job, before it runs."""
+    """Return circuits and shots of a job, before it runs."""
     circuits = sum(task.rows for task in tasks)
     return Usage(circuits, circuits * shots)
 

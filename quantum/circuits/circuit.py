@@ -43,9 +43,19 @@ class Circuit:
         """Two-qubit gates as written, before transpilation."""
         return sum(len(gate.qubits) == 2 for gate in self.gates)
 
+    @property
+    def depth(self) -> int:
+        """Layers of gates on disjoint qubits, in the order in which they are written."""
+        layers = [0] * self.qubits
+        for gate in self.gates:
+            end = 1 + max(layers[q] for q in gate.qubits)
+            for q in gate.qubits:
+                layers[q] = end
+        return max(layers)
+
 
 def statevector(circuit: Circuit, values: Tensor) -> Tensor:
-    """Amplitudes ψ (R, 2^n), complex128, of the circuit with each row of angles `values` (R, P).
+    """Return amplitudes ψ (R, 2^n), complex128, of the circuit with each row of angles `values` (R, P).
 
     Gate by gate and for any circuit: the reference, not the fast path.
     """

@@ -22,7 +22,7 @@ from qdreamer.quantum.circuits.sampling import bits_to_index
 
 
 def sum_tree(weights: Tensor) -> list[Tensor]:
-    """Sums (R, 2^k) of weights (R, 2^n) at the levels k = 0 (the root) … n (the weights), float64.
+    """Return sums (R, 2^k) of weights (R, 2^n) at the levels k = 0 (the root) … n (the weights), float64.
 
     Raises ValueError unless the weights are finite, not negative, not all 0, and 2^n in number.
     """
@@ -40,7 +40,7 @@ def sum_tree(weights: Tensor) -> list[Tensor]:
 
 
 def tree_angles(levels: list[Tensor]) -> list[Tensor]:
-    """θ (R, 2^k) of the nodes at the levels k = 0 … n−1; 0 at nodes without weight.
+    """Return θ (R, 2^k) of the nodes at the levels k = 0 … n−1; 0 at nodes without weight.
 
     Taken as 2·atan2(√right, √left), which keeps its precision where almost all weight is on one side.
     """
@@ -48,7 +48,7 @@ def tree_angles(levels: list[Tensor]) -> list[Tensor]:
 
 
 def signed_angles(vectors: Tensor) -> list[Tensor]:
-    """θ of the tree that loads real vectors (R, 2^n), normalised, with their signs.
+    """Return θ of the tree that loads real vectors (R, 2^n), normalised, with their signs.
 
     The last level's angles 2·atan2(right, left) carry the signs. Raises ValueError as `sum_tree`.
     """
@@ -59,7 +59,7 @@ def signed_angles(vectors: Tensor) -> list[Tensor]:
 
 
 def descend(levels: list[Tensor], shots: int, source: torch.Generator) -> Tensor:
-    """Indices (R, S), int64, drawn by measuring the tree's qubits one after the other.
+    """Draw indices (R, S), int64, by measuring the tree's qubits one after the other.
 
     At each node the next qubit reads 1 with probability sin²(θ/2) = right/total. Weights of 0 are
     never drawn.
@@ -76,25 +76,20 @@ def descend(levels: list[Tensor], shots: int, source: torch.Generator) -> Tensor
 
 @functools.lru_cache(maxsize=16)
 def loading_circuit(n: int) -> Circuit:
-    """The circuit that loads n qubits; angles in the order of `loading_values`. 2^n − 2 CX."""
+    """Build the circuit that loads n qubits, 2^n − 2 CX; its angles are `loading_values`."""
     gates: list[Gate] = []
     for level in range(n):
-        gates += multiplexed_ry(n, level, len_before(level))
+        gates += multiplexed_ry(n, level, 2**level - 1)
     return Circuit(n, tuple(gates), 2**n - 1)
 
 
 def loading_values(angles: list[Tensor]) -> Tensor:
-    """Node angles θ, level by level, → the circuit's angles (R, 2^n − 1)."""
+    """Convert node angles θ, level by level, → the circuit's angles (R, 2^n − 1)."""
     return torch.cat([gray_walsh(theta) for theta in angles], 1)
 
 
-def len_before(level: int) -> int:
-    """Nodes above a level."""
-    return 2**level - 1
-
-
 def multiplexed_ry(n: int, level: int, first: int) -> list[Gate]:
-    """RY on qubit n−1−level for each setting of the qubits above; its angles start at `first`."""
+    """Return RY on qubit n−1−level for each setting of the qubits above; its angles start at `first`."""
     target = n - 1 - level
     if level == 0:
         return [Gate("ry", (target,), first)]
@@ -108,7 +103,7 @@ def multiplexed_ry(n: int, level: int, first: int) -> list[Gate]:
 
 
 def gray_walsh(angles: Tensor) -> Tensor:
-    """φ_i = 2^{−k} Σ_m (−1)^{m·g(i)} θ_m with g the Gray code: (R, 2^k) → (R, 2^k).
+    """Return φ_i = 2^{−k} Σ_m (−1)^{m·g(i)} θ_m with g the Gray code: (R, 2^k) → (R, 2^k).
 
     CX before and after flip the sign of a rotation, so that φ undoes what the circuit sums.
     """
@@ -149,5 +144,5 @@ class AmplitudeTask:
 
     @staticmethod
     def indices(bits: Tensor) -> Tensor:
-        """Measured bits (R, S, n) → indices (R, S)."""
+        """Convert measured bits (R, S, n) → indices (R, S)."""
         return bits_to_index(bits)

@@ -12,36 +12,36 @@ import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
-from qdreamer.quantum.circuits.grover_rudolph import gray_walsh, len_before, multiplexed_ry, signed_angles
+from qdreamer.quantum.circuits.grover_rudolph import gray_walsh, multiplexed_ry, signed_angles
 from qdreamer.quantum.circuits.readout import zero_probability
 
 
 def exact_overlaps(queries: Tensor, keys: Tensor) -> Tensor:
-    """⟨φ(q)|φ(k)⟩² (R,) of the rows of (R, d) and (R, d), normalised; float64."""
+    """Return ⟨φ(q)|φ(k)⟩² (R,) of the rows of (R, d) and (R, d), normalised; float64."""
     q, k = queries.to(torch.float64), keys.to(torch.float64)
     return (q * k).sum(-1) ** 2 / ((q * q).sum(-1) * (k * k).sum(-1))
 
 
 def qubits_for(width: int) -> int:
-    """n with 2^n ≥ d, at least 1."""
+    """Return n with 2^n ≥ d, at least 1."""
     return max(1, (width - 1).bit_length())
 
 
 @functools.lru_cache(maxsize=16)
 def overlap_circuit(n: int) -> Circuit:
-    """Levels of q downwards, the last one merged, levels of k upwards."""
+    """Build levels of q downwards, the last one merged, then levels of k upwards."""
     gates: list[Gate] = []
     first = 0
     for level in range(n):
         gates += multiplexed_ry(n, level, first)
         first += 2**level
     for level in reversed(range(n - 1)):
-        gates += multiplexed_ry(n, level, first + len_before(level))
-    return Circuit(n, tuple(gates), first + len_before(n - 1))
+        gates += multiplexed_ry(n, level, first + 2**level - 1)
+    return Circuit(n, tuple(gates), first + 2 ** (n - 1) - 1)
 
 
 def overlap_values(queries: Tensor, keys: Tensor) -> Tensor:
-    """Angles (R, P) for `overlap_circuit`. Raises ValueError for vectors of length 0."""
+    """Return angles (R, P) for `overlap_circuit`. Raises ValueError for vectors of length 0."""
     n = qubits_for(queries.shape[1])
     pad = (0, 2**n - queries.shape[1])
     q, k = (signed_angles(torch.nn.functional.pad(x.double(), pad)) for x in (queries, keys))
@@ -74,5 +74,5 @@ class OverlapTask:
 
     @staticmethod
     def overlaps(bits: Tensor, confusion: Tensor | None = None) -> Tensor:
-        """Measured bits (R, S, n) → estimated overlaps (R,), readout errors undone if they are known."""
+        """Estimate overlaps (R,) from measured bits (R, S, n), readout errors undone if they are known."""
         return zero_probability(bits, confusion).to(torch.float64)

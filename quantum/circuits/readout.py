@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def confusion_from(zeros: Tensor, ones: Tensor) -> Tensor:
-    """A (n, 2, 2) from bits (S, n) measured after preparing |0…0⟩ and |1…1⟩, float64.
+    """Return A (n, 2, 2) from bits (S, n) measured after preparing |0…0⟩ and |1…1⟩, float64.
 
     Each rate is (k + ½)/(S + 1), which is never exactly 0.
     """
@@ -19,7 +19,7 @@ def confusion_from(zeros: Tensor, ones: Tensor) -> Tensor:
 
 
 def inverse(confusion: Tensor) -> Tensor:
-    """A⁻¹ (n, 2, 2). Raises ValueError where a qubit's reading says nothing about it."""
+    """Return A⁻¹ (n, 2, 2). Raises ValueError where a qubit's reading says nothing about it."""
     determinant = confusion[:, 0, 0] + confusion[:, 1, 1] - 1
     if not (determinant > 0.01).all():
         worst = int(determinant.argmin())
@@ -28,7 +28,7 @@ def inverse(confusion: Tensor) -> Tensor:
 
 
 def zero_probability(bits: Tensor, confusion: Tensor | None) -> Tensor:
-    """P(all qubits 0) (R,) from bits (R, S, n): the mean of Π_i A_i⁻¹[0, b_i]. May leave [0, 1]."""
+    """Return P(all qubits 0) (R,) of bits (R, S, n): the mean of Π_i A_i⁻¹[0, b_i]. May leave [0, 1]."""
     if confusion is None:
         return (bits == 0).all(-1).double().mean(-1)
     weight = inverse(confusion)[:, 0]  # (n, 2)

@@ -6,15 +6,16 @@ Bit i of an index belongs to qubit i.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
-from qdreamer.quantum.circuits.backend import Job, JobLostError, Measurement, Task
+from qdreamer.quantum.circuits.backend import Job, JobLostError, Measurement, Task, Usage, check_request, cost
 
 
 def draw(probabilities: Tensor, shots: int, source: torch.Generator) -> Tensor:
-    """Indices (R, S), int64, from weights (R, N) that need not be normalised.
+    """Draw indices (R, S), int64, from weights (R, N) that need not be normalised.
 
     By inverting the distribution function: S·log N per row after one cumulative sum; weights of 0
     are never drawn. Raises ValueError where a row has no weight.
@@ -30,17 +31,17 @@ def draw(probabilities: Tensor, shots: int, source: torch.Generator) -> Tensor:
 
 
 def index_to_bits(index: Tensor, n: int) -> Tensor:
-    """Indices (…,) → bits (…, n), uint8."""
+    """Convert indices (…,) → bits (…, n), uint8."""
     return (index[..., None] >> torch.arange(n) & 1).to(torch.uint8)
 
 
 def bits_to_index(bits: Tensor) -> Tensor:
-    """Bits (…, n) → indices (…,), int64."""
+    """Convert bits (…, n) → indices (…,), int64."""
     return (bits.to(torch.int64) << torch.arange(bits.shape[-1])).sum(-1)
 
 
 def new_seed(generator: torch.Generator) -> int:
-    """A seed for one job."""
+    """Draw a seed for one job."""
     return int(torch.randint(0, 2**31 - 1000, (), generator=generator))
 
 
@@ -66,13 +67,15 @@ class ImmediateBackend(ABC):
     remote = False
 
     @abstractmethod
-    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> Measurement:
-        """`shots` shots of every row of the tasks. Raises BackendError."""
+    def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> tuple[Tensor, ...]:
+        """Return the bits (R, S, n) of every task. Raises BackendError."""
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int) -> Job:
-        if not tasks or shots < 1:
-            raise ValueError(f"a job needs at least one task and one shot, not {len(tasks)} and {shots}")
-        return FinishedJob(self.measure(tasks, shots, seed))
+        check_request(tasks, shots)
+        begin = perf_counter()
+        bits = self.measure(tasks, shots, seed)
+        usage = cost(tasks, shots) + Usage(seconds=perf_counter() - begin)
+        return FinishedJob(Measurement(bits, usage, (None,) * len(bits)))
 
     def collect(self, job_id: str) -> Job:
         raise JobLostError(f"jobs of quantum={self.name} end with their process")

@@ -24,33 +24,33 @@ class CircuitAccess:
 
     @classmethod
     def of(cls, config: QuantumConfig, directory: Path) -> "CircuitAccess":
-        """With the budget that the config sets."""
-        return cls(config, directory, Budget.from_config(config))
+        """Make one with the budget that the config sets."""
+        return cls(config, directory, Budget(config.budget_shots, config.budget_seconds))
 
     def backend(self, owner: str) -> Backend:
-        """The configured backend, or with a warning the simulator; `owner` is the part that asks."""
+        """Open the configured backend, or with a warning the simulator; `owner` is the part that asks."""
         return open_backend(self.config, lambda text: _warn(owner, text))
 
     def queue(self, owner: str, backend: Backend) -> JobQueue:
-        """A queue to the backend, whose jobs outlive this process in a folder called as the owner."""
+        """Open a queue to the backend, whose jobs outlive this process in a folder called as the owner."""
         kept = self.directory / owner
         kept.mkdir(parents=True, exist_ok=True)
-        limits = Limits.from_config(self.config)
+        limits = Limits(self.config.timeout, self.config.retries)
         queue = JobQueue(backend, limits, lambda text: _warn(owner, text), kept, self.budget)
         self.queues.append(queue)
         return queue
 
     def close(self) -> None:
-        """The run ends: jobs of a service go on, others are given up."""
+        """End the run: jobs of a service go on, others are given up."""
         for queue in self.queues:
             queue.close()
 
 
 def warm_up(backend: Backend, task: Task, seconds: float) -> None:
-    """Run one shot before there is a hurry: Qiskit's transpiler holds Python's lock for seconds, and in
-    a job's thread it would stop whoever goes on meanwhile. Not for services, where a job has its price.
+    """Run one shot before there is a hurry, but not on services, where a job has its price.
 
-    What goes wrong, or takes longer, is left to the jobs, whose queue knows what to do.
+    Qiskit's transpiler holds Python's lock for seconds, and in a job's thread it would stop whoever goes on
+    meanwhile. What goes wrong, or takes longer, is left to the jobs, whose queue knows what to do.
     """
     if backend.remote:
         return

@@ -1,10 +1,10 @@
 """What the circuits of a whole run have cost and may cost, whichever of its parts runs them."""
 
-from dataclasses import asdict, dataclass, field
+import operator
+from dataclasses import astuple, dataclass, field
 from typing import Protocol
 
 from qdreamer.quantum.circuits.backend import Usage
-from qdreamer.quantum.config import QuantumConfig
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,7 @@ class Spending:
     qpu_seconds: float = 0.0
 
     def __add__(self, other: "Spending") -> "Spending":
-        mine, others = asdict(self), asdict(other)
-        return Spending(**{key: mine[key] + others[key] for key in mine})
+        return Spending(*map(operator.add, astuple(self), astuple(other)))
 
 
 class Account(Protocol):
@@ -30,12 +29,10 @@ class Account(Protocol):
     @property
     def remote(self) -> bool:
         """True for a device, False for a simulator."""
-        ...
 
     @property
     def in_flight_shots(self) -> int:
         """Shots of the jobs under way."""
-        ...
 
 
 @dataclass(eq=False)
@@ -46,28 +43,22 @@ class Budget:
     seconds: float | None = None  # of execution
     accounts: list[Account] = field(default_factory=list)
 
-    @classmethod
-    def from_config(cls, config: QuantumConfig) -> "Budget":
-        return cls(config.budget_shots, config.budget_seconds)
-
     @property
     def limited(self) -> bool:
         return self.shots is not None or self.seconds is not None
 
     def used_up(self) -> str | None:
-        """Why a job that is among those under way must not run; None if it may."""
+        """Return why a job that is among those under way must not run; None if it may."""
         spent = self._spent()
-        if (
-            self.shots is not None
-            and spent.shots + sum(a.in_flight_shots for a in self.accounts) > self.shots
-        ):
+        in_flight = sum(account.in_flight_shots for account in self.accounts)
+        if self.shots is not None and spent.shots + in_flight > self.shots:
             return f"the budget of quantum.budget_shots={self.shots} is used up"
         if self.seconds is not None and spent.seconds >= self.seconds:
             return f"the budget of quantum.budget_seconds={self.seconds:g} is used up"
         return None
 
     def left(self) -> dict[str, float]:
-        """For a log."""
+        """Return what is left of each limit, for a log."""
         spent, out = self._spent(), {}
         if self.shots is not None:
             out["budget_shots_left"] = float(max(0, self.shots - spent.shots))
@@ -76,7 +67,7 @@ class Budget:
         return out
 
     def spending(self) -> Spending:
-        """What circuits have cost in the whole run, split by where they ran."""
+        """Return what circuits have cost in the whole run, split by where they ran."""
         total = Spending()
         for account in self.accounts:
             usage = account.usage

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from qdreamer.quantum.circuits.backend import Backend, Task
+from qdreamer.quantum.circuits.backend import Backend, Task, device_estimate
 
 JOB_SECONDS = 2.0  # assumed overhead of a job on a QPU
 RESET_SECONDS = 250e-6  # IBM's default delay between shots
@@ -29,37 +28,22 @@ class Cost:
     circuits: int  # of one call
     calls: int
     shots: int  # of all calls
-    depth: int | None
     two_qubit_gates: int
-    fidelity: float | None
-    seconds: float | None  # of QPU time, all calls
+    depth: int | None = None
+    fidelity: float | None = None
+    seconds: float | None = None  # of QPU time, all calls
 
 
-def costs(backend: Backend, plan: Sequence[Planned]) -> list[Cost]:
-    """The figures of a plan; transpiles each circuit for the backend's device, runs nothing."""
-    estimator: Any = getattr(backend, "estimate", None)
-    out = []
-    for job in plan:
-        circuit = job.task.circuit()
-        estimate = None if estimator is None else estimator(circuit)
-        per_call = job.task.rows * job.shots
-        seconds = None
-        if estimate is not None:
-            seconds = job.calls * (JOB_SECONDS + per_call * (RESET_SECONDS + estimate.seconds))
-        out.append(
-            Cost(
-                job.name,
-                circuit.qubits,
-                job.task.rows,
-                job.calls,
-                job.calls * per_call,
-                None if estimate is None else estimate.depth,
-                circuit.two_qubit_gates if estimate is None else estimate.two_qubit_gates,
-                None if estimate is None else estimate.fidelity,
-                seconds,
-            )
-        )
-    return out
+def cost_of(backend: Backend, job: Planned) -> Cost:
+    """Return a job's figures; transpiles its circuit for the backend's device, runs nothing."""
+    circuit = job.task.circuit()
+    per_call = job.task.rows * job.shots
+    counts = circuit.qubits, job.task.rows, job.calls, job.calls * per_call
+    estimate = device_estimate(backend, circuit)
+    if estimate is None:
+        return Cost(job.name, *counts, circuit.two_qubit_gates)
+    seconds = job.calls * (JOB_SECONDS + per_call * (RESET_SECONDS + estimate.seconds))
+    return Cost(job.name, *counts, estimate.two_qubit_gates, estimate.depth, estimate.fidelity, seconds)
 
 
 def report(
@@ -69,9 +53,9 @@ def report(
     budget_shots: int | None = None,
     budget_seconds: float | None = None,
 ) -> str:
-    """The plan as a table with a line of totals, and a line for each budget that it exceeds."""
+    """Return the plan as a table with a line of totals, and a line for each budget that it exceeds."""
     where = backend.name if device is None else f"{backend.name} on {device}"
-    rows = costs(backend, plan)
+    rows = [cost_of(backend, job) for job in plan]
     lines = [
         f"dry run: {where}; nothing is submitted",
         f"{'job':<16}{'qubits':>7}{'circuits':>9}{'calls':>7}{'depth':>7}{'2-qubit':>8}{'fidelity':>9}"

@@ -7,12 +7,13 @@ counted. All decisions are taken in `submit` and `poll`, by the thread that call
 report.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -28,13 +29,13 @@ from qdreamer.quantum.circuits.backend import (
     Usage,
     cost,
 )
-from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.budget import Budget
 from qdreamer.quantum.jobs.journal import JobEntry, Journal
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
 CANCELLING = 2.0  # seconds for a service to take a cancellation when the queue is closed
 MAX_FAILURES = 3  # jobs in a row that fail for good, then the backend is left alone
+NO_COST = Usage()
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,6 @@ class Limits:
 
     timeout: float  # seconds from submission to result
     retries: int = 0  # after the first attempt
-
-    @classmethod
-    def from_config(cls, config: QuantumConfig) -> "Limits":
-        return cls(config.timeout, config.retries)
 
 
 @dataclass
@@ -103,8 +100,7 @@ class Event:
     job: Job | None = None
     measurement: Measurement | None = None
     error: BaseException | None = None
-    spent: Usage | None = None  # of an answer that nobody can use
-    fallback: bool = False  # of the simulator's, which costs nothing
+    spent: Usage = NO_COST  # by the backend: the simulator's answers cost nothing
 
 
 @dataclass(eq=False)
@@ -155,8 +151,10 @@ class JobQueue:
         return sum(pending.total_shots for pending in self._pending.values() if not pending.fallback)
 
     def submit(self, tasks: Sequence[Task], shots: int, seed: int, tag: dict[str, Any] | None = None) -> int:
-        """Start a job; its number. `tag` is plain JSON that comes back with the outcome, also after a
-        restart. Raises RuntimeError after `close`."""
+        """Start a job, and return its number. Raises RuntimeError after `close`.
+
+        `tag` is plain JSON that comes back with the outcome, also after a restart.
+        """
         if self._closed:
             raise RuntimeError("the queue is closed")
         total = cost(tasks, shots).shots
@@ -170,25 +168,16 @@ class JobQueue:
         return pending.number
 
     def poll(self) -> list[JobResult]:
-        """Everything that ended since the last call. Never waits."""
-        outcomes = []
-        while True:
-            try:
-                event = self._events.get_nowait()
-            except Empty:
-                break
-            outcome = self._take(event)
-            if outcome is not None:
-                outcomes.append(outcome)
+        """Return everything that ended since the last call. Never waits."""
+        outcomes = [self._take(self._events.get_nowait()) for _ in range(self._events.qsize())]
         now = time.monotonic()
-        for pending in [t for t in self._pending.values() if now > t.deadline]:
-            outcome = self._failed(pending, JobTimeoutError(f"no answer within {self.limits.timeout:g} s"))
-            if outcome is not None:
-                outcomes.append(outcome)
-        return outcomes
+        for pending in [job for job in self._pending.values() if now > job.deadline]:
+            error = JobTimeoutError(f"no answer within {self.limits.timeout:g} s")
+            outcomes.append(self._failed(pending, error))
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def wait(self, seconds: float) -> list[JobResult]:
-        """Poll until nothing is under way, at most this long. For ends of runs, and tests."""
+        """Poll until nothing is under way, at most this long."""
         end = time.monotonic() + seconds
         outcomes = self.poll()
         while self._pending and time.monotonic() < end:
@@ -196,13 +185,13 @@ class JobQueue:
             outcomes += self.poll()
         return outcomes
 
-    def close(self, grace: float = 0.0) -> list[JobResult]:
-        """Take no more jobs; what ends within `grace` seconds still counts.
+    def close(self) -> list[JobResult]:
+        """Take no more jobs, and return what ended since the last `poll`.
 
         Jobs of a service stay in the directory's list for the next run; others are given up.
         """
         self._closed = True
-        outcomes = self.wait(grace)
+        outcomes = self.poll()
         for pending in list(self._pending.values()):
             if not pending.job_id:
                 self.counts.dropped += 1
@@ -211,14 +200,14 @@ class JobQueue:
         return outcomes
 
     def metrics(self) -> dict[str, float]:
-        """Counts, costs and what is left of the budget, for a log."""
+        """Return counts, costs and what is left of the budget, for a log."""
         out = {f"jobs_{key}": float(value) for key, value in asdict(self.counts).items()}
         out |= {key: float(value) for key, value in asdict(self.usage).items()}
         out["jobs_pending"] = float(self.pending)
         return out | self.budget.left()
 
     def go_on_from(self, usage: Usage) -> None:
-        """The costs of earlier sessions, from a checkpoint; of budgets the journal knows better."""
+        """Add the costs of earlier sessions, from a checkpoint; of budgets the journal knows better."""
         self.usage = replace(self.usage, circuits=usage.circuits) if self.budget.limited else usage
 
     def _say(self, text: str) -> None:
@@ -236,49 +225,44 @@ class JobQueue:
         backend: Backend = self._simulator if fallback else self.backend
         pause = 0.0 if fallback or pending.attempt == 1 else PAUSE * 2 ** (pending.attempt - 2)
         pending.deadline = float("inf") if fallback else time.monotonic() + pause + self.limits.timeout
-        arguments = (pending, pending.attempt, backend, pause)
-        Thread(target=self._work, args=arguments, daemon=True, name="quantum job").start()
+        _start_thread(self._work, pending, pending.attempt, backend, pause)
 
     def _work(self, pending: PendingJob, attempt: int, backend: Backend, pause: float) -> None:
-        """One attempt, in a thread of its own: nothing here may touch the queue's state."""
-        spent = None
+        """Make one attempt, in a thread of its own: nothing here may touch the queue's state."""
+        report = functools.partial(Event, pending.number, attempt)
+        simulated, spent = backend is self._simulator, NO_COST
         try:
             time.sleep(pause)
-            job = backend.submit(pending.tasks, pending.shots, pending.seed)
-            if job.id:
-                entry = JobEntry(job.id, backend.name, pending.total_shots, time.time(), pending.tag)
-                self._journal.add(entry)
-            self._events.put(Event(pending.number, attempt, job=job))
-            measurement = job.result(None if backend is self._simulator else self.limits.timeout)
-            spent = measurement.usage
-            check_answer(pending.tasks, pending.shots, measurement)
-            simulated = backend is self._simulator
-            self._events.put(Event(pending.number, attempt, measurement=measurement, fallback=simulated))
+            if pending.recovered:
+                measurement = backend.collect(pending.job_id).result(self.limits.timeout)
+            else:
+                job = backend.submit(pending.tasks, pending.shots, pending.seed)
+                if job.id:
+                    entry = JobEntry(job.id, backend.name, pending.total_shots, time.time(), pending.tag)
+                    self._journal.add(entry)
+                self._events.put(report(job=job))
+                measurement = job.result(None if simulated else self.limits.timeout)
+            spent = NO_COST if simulated else measurement.usage
+            if not pending.recovered:  # else nobody knows what was asked for
+                check_answer(pending.tasks, pending.shots, measurement)
+            self._events.put(report(measurement=measurement, spent=spent))
         except BaseException as error:
-            self._events.put(Event(pending.number, attempt, error=error, spent=spent))
+            self._events.put(report(error=error, spent=spent))
 
     def _recover(self) -> None:
         """Ask for the jobs that an earlier process left behind."""
         for entry in list(self._journal.entries.values()):
-            pending = PendingJob(
-                next(self._numbers), entry.tag, (), 0, 0, entry.shots, attempt=1, recovered=True
-            )
             if entry.backend != self.backend.name or not self.backend.remote:
                 self.counts.lost += 1
                 self._journal.remove(entry.job_id)
                 continue
-            pending.deadline = time.monotonic() + self.limits.timeout
-            pending.job_id = entry.job_id
+            deadline = time.monotonic() + self.limits.timeout
+            pending = PendingJob(
+                next(self._numbers), entry.tag, (), 0, 0, entry.shots, 1, deadline,
+                recovered=True, job_id=entry.job_id,
+            )  # fmt: skip
             self._pending[pending.number] = pending
-            arguments = (pending.number, entry.job_id)
-            Thread(target=self._collect, args=arguments, daemon=True, name="quantum job").start()
-
-    def _collect(self, number: int, job_id: str) -> None:
-        try:
-            measurement = self.backend.collect(job_id).result(self.limits.timeout)
-            self._events.put(Event(number, 1, measurement=measurement))
-        except BaseException as error:
-            self._events.put(Event(number, 1, error=error))
+            _start_thread(self._work, pending, pending.attempt, self.backend, 0.0)
 
     def _take(self, event: Event) -> JobResult | None:
         pending = self._pending.get(event.number)
@@ -288,38 +272,30 @@ class JobQueue:
         if event.job is not None:
             pending.job, pending.job_id = event.job, event.job.id
             return None
-        if event.measurement is None:
-            assert event.error is not None
-            if event.spent is not None and not pending.fallback:
-                self._charge(event.spent)
+        self._charge(event.spent)
+        if event.error is not None:
             return self._failed(pending, event.error)
+        assert event.measurement is not None
         if pending.fallback:
             self.counts.fallback += 1
         else:
             self._failures = 0
-            self._charge(event.measurement.usage)
-            if pending.recovered:
-                self.counts.recovered += 1
-            else:
-                self.counts.finished += 1
+            self.counts.recovered += pending.recovered
+            self.counts.finished += not pending.recovered
         return self._end(pending, event.measurement)
 
     def _late(self, event: Event) -> None:
-        """News of an attempt that was given up."""
+        """Take in news of an attempt that was given up."""
         if event.job is not None:
             self._cancel(event.job)
             if event.job.id:
                 self._journal.remove(event.job.id)
-        elif event.measurement is not None:
-            self.counts.late += 1
-            if not event.fallback:
-                self._charge(event.measurement.usage)
-        elif event.spent is not None:
-            self._charge(event.spent)
+        self.counts.late += event.measurement is not None
+        self._charge(event.spent)
 
     def _charge(self, usage: Usage) -> None:
-        self.usage = self.usage + usage
-        if self.budget.limited:  # a restarted run goes on with what is left
+        self.usage += usage
+        if self.budget.limited and usage != NO_COST:  # a restarted run goes on with what is left
             self._journal.used(self.usage.shots, self.usage.seconds)
 
     def _end(self, pending: PendingJob, measurement: Measurement | None) -> JobResult:
@@ -363,14 +339,19 @@ class JobQueue:
             self._journal.remove(pending.job_id)
 
     def _cancel(self, job: Job) -> None:
-        """A service that does not answer may not answer this either: nobody waits for it."""
+        """Cancel a job; nobody waits for a service that may not answer this either."""
         if not self.backend.remote:
             job.cancel()
             return
-        thread = Thread(target=job.cancel, daemon=True, name="quantum job")
-        thread.start()
+        thread = _start_thread(job.cancel)
         if self._closed:  # the process may end before it was asked
             thread.join(CANCELLING)
+
+
+def _start_thread(work: Callable[..., None], *arguments: Any) -> Thread:
+    thread = Thread(target=work, args=arguments, daemon=True, name="quantum job")
+    thread.start()
+    return thread
 
 
 def check_answer(tasks: Sequence[Task], shots: int, measurement: Measurement) -> None:

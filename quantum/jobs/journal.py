@@ -49,7 +49,7 @@ class Journal:
                 self._write()
 
     def used(self, shots: int, seconds: float) -> None:
-        """What the run has used so far, in all."""
+        """Record what the run has used so far, in all."""
         with self._lock:
             self.shots, self.seconds = shots, seconds
             self._write()

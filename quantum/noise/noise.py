@@ -13,6 +13,8 @@ and reading flips a bit with probability `readout`.
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,18 +30,8 @@ ONE_QUBIT = ("h", "x", "rx", "ry")
 TWO_QUBIT = ("cx", "rzz")
 
 
-MAX_DENSITY = 9  # qubits up to which a density matrix beats one trajectory per shot
-
-
-def method_for(method: str, noisy: bool, qubits: int) -> str:
-    """Aer's simulation method, where the config leaves it to us."""
-    if method != "automatic":
-        return method
-    return "density_matrix" if noisy and qubits <= MAX_DENSITY else "statevector"
-
-
 def configured_noise(config: NoiseConfig) -> NoiseModel:
-    """The model of the configured strengths."""
+    """Return the model of the configured strengths."""
     from qiskit_aer.noise import NoiseModel, ReadoutError
 
     model = NoiseModel(basis_gates=[*ONE_QUBIT, *TWO_QUBIT, "rz"])
@@ -55,7 +47,7 @@ def configured_noise(config: NoiseConfig) -> NoiseModel:
 
 
 def configured_confusion(config: NoiseConfig, n: int) -> Tensor:
-    """A (n, 2, 2): the configured readout error of each of n qubits."""
+    """Return A (n, 2, 2): the configured readout error of each of n qubits."""
     return _flip(config.readout).expand(n, 2, 2)
 
 
@@ -65,7 +57,7 @@ def _flip(probability: float) -> Tensor:
 
 
 def _channel(config: NoiseConfig, depolarizing: float, nanoseconds: float) -> QuantumError | None:
-    """What one qubit passes through after a gate; None if nothing."""
+    """Return what one qubit passes through after a gate; None if nothing."""
     from qiskit_aer import noise
 
     channels = []
@@ -78,16 +70,11 @@ def _channel(config: NoiseConfig, depolarizing: float, nanoseconds: float) -> Qu
     if config.t1 > 0 and nanoseconds > 0:
         t1, t2 = 1000 * config.t1, 1000 * (config.t2 or 2 * config.t1)
         channels.append(noise.thermal_relaxation_error(t1, t2, nanoseconds))
-    if not channels:
-        return None
-    out = channels[0]
-    for channel in channels[1:]:
-        out = out.compose(channel)
-    return out
+    return functools.reduce(lambda first, then: first.compose(then), channels) if channels else None
 
 
 def reduced_target(target: Target, qubits: tuple[int, ...]) -> Target:
-    """The part of a device's data that concerns `qubits`, which become 0, 1, …
+    """Return the part of a device's data that concerns `qubits`, which become 0, 1, …
 
     A whole device of 156 qubits takes seconds to turn into a noise model and seconds more per run,
     though only the active qubits' errors count.
@@ -112,38 +99,25 @@ def reduced_target(target: Target, qubits: tuple[int, ...]) -> Target:
 
 
 def device_noise(target: Target) -> NoiseModel:
-    """The model of a device's data: depolarizing and thermal errors of its gates, relaxation while it
-    idles in a delay, readout errors."""
-    from qiskit.providers import BackendV2, Options
+    """Return the model of a device's data.
+
+    It has depolarizing and thermal errors of its gates, relaxation while it idles in a delay, and readout
+    errors.
+    """
     from qiskit_aer.noise import NoiseModel
 
-    data = target
-
-    class Device(BackendV2):  # type: ignore[misc]
-        """A device that is nothing but its data: Aer reads noise from devices only."""
-
-        max_circuits = None
-
-        @property
-        def target(self) -> Target:
-            return data
-
-        @classmethod
-        def _default_options(cls) -> Options:
-            return Options()
-
-        def run(self, run_input: Any, **options: Any) -> Any:
-            raise NotImplementedError("a device of data runs nothing")
-
-    return NoiseModel.from_backend(Device())
+    # Aer reads noise from devices only, and no more of them than this.
+    device = SimpleNamespace(
+        version=2, target=target, operation_names=list(target.operation_names), dt=target.dt
+    )
+    return NoiseModel.from_backend(device)
 
 
 def device_confusion(target: Target, qubits: tuple[int, ...]) -> Tensor:
-    """A (n, 2, 2) of the named qubits, as `device_noise` models them."""
+    """Return A (n, 2, 2) of the named qubits, as `device_noise` models them."""
     from qiskit_aer.noise.device.models import basic_device_readout_errors
 
-    errors: dict[int, Any] = {
-        where[0]: readout.probabilities.T for where, readout in basic_device_readout_errors(target=target)
-    }
+    read = basic_device_readout_errors(target=target)
+    errors: dict[int, Any] = {where[0]: readout.probabilities.T for where, readout in read}
     perfect = torch.eye(2, dtype=torch.float64)
     return torch.stack([torch.as_tensor(errors[q]).double() if q in errors else perfect for q in qubits])

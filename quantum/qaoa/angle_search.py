@@ -8,7 +8,7 @@ from qdreamer.quantum.qaoa.simulator import Simulator
 
 
 def optimized(simulator: Simulator, start: Angles, steps: int) -> Angles:
-    """A few steps downhill in ⟨E⟩ from one set of angles; never uphill.
+    """Take a few steps downhill in ⟨E⟩ from one set of angles; never uphill.
 
     Each step takes the gradient by central differences, all of them in one batch, then the best of
     eight step lengths, again in one batch: 4p + 8 simulations.

@@ -53,7 +53,7 @@ class Angles:
 
 
 def scale(ising: Ising) -> float:
-    """What angles for unit-variance SK couplings J/√n are multiplied by: √((n−1)/2) / √(Σh² + ΣJ²).
+    """Return what angles for unit-variance SK couplings J/√n are multiplied by: √((n−1)/2)/√(Σh² + ΣJ²).
 
     0 where all fields and couplings are 0.
     """
@@ -63,7 +63,7 @@ def scale(ising: Ising) -> float:
 
 
 def angles(ising: Ising, layers: int, kind: str = "fixed", warm: Tensor | None = None) -> Angles:
-    """One set of angles for the problem: `fixed` (SK at infinite size, rescaled) or `ramp` (linear).
+    """Return one set of angles: `fixed` (SK at infinite size, rescaled) or `ramp` (linear).
 
     Raises ValueError for an unknown kind, or for more layers than there are fixed angles.
     """
@@ -83,14 +83,14 @@ def angles(ising: Ising, layers: int, kind: str = "fixed", warm: Tensor | None =
 
 
 def warm_start(bits: Tensor, epsilon: float = 0.25) -> Tensor:
-    """θ (n,) of qubits that read `bits` with probability 1 − ε; θ = 2·arcsin √P(1)."""
+    """Return θ (n,) of qubits that read `bits` with probability 1 − ε; θ = 2·arcsin √P(1)."""
     probability = bits.to(torch.float64) * (1 - 2 * epsilon) + epsilon
     return 2 * torch.asin(torch.sqrt(probability))
 
 
 @functools.lru_cache(maxsize=64)
 def qaoa_circuit(n: int, edges: tuple[tuple[int, int], ...], layers: int, warm: bool) -> Circuit:
-    """|+⟩, or RY(θ) with a warm start; then layers of RZZ, RZ and RX, or RY(−θ) RZ RY(θ).
+    """Build |+⟩, or RY(θ) with a warm start; then layers of RZZ, RZ and RX, or RY(−θ) RZ RY(θ).
 
     Angles, in order: θ (n) and −θ (n) if warm; then for each layer the couplings' (len(edges)), the
     fields' (n) and one for the mixer.
@@ -117,7 +117,7 @@ def qaoa_circuit(n: int, edges: tuple[tuple[int, int], ...], layers: int, warm: 
 
 
 def qaoa_values(ising: Ising, angles: Angles) -> Tensor:
-    """Angles (R, P), float64, for `qaoa_circuit`: RZZ(2γJ), RZ(2γh), RX(−2β)."""
+    """Return angles (R, P), float64, for `qaoa_circuit`: RZZ(2γJ), RZ(2γh), RX(−2β)."""
     couplings = ising.J[ising.J != 0]  # in the order of `edges`
     coefficients = 2 * torch.cat([couplings, ising.h])  # (E + n,)
     gamma, beta = angles.gamma.double(), angles.beta.double()  # (R, p)

@@ -114,5 +114,5 @@ class Scalar(ClassicalSolver):
 
 
 def random_bits(rows: int, n: int, generator: torch.Generator) -> Tensor:
-    """Uniform bits (rows, n), uint8."""
+    """Draw uniform bits (rows, n), uint8."""
     return torch.randint(0, 2, (rows, n), generator=generator, dtype=torch.uint8)

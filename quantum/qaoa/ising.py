@@ -50,7 +50,7 @@ class Ising:
 
 
 def from_qubo(quadratic: Tensor, constant: float = 0.0) -> Ising:
-    """The Ising form of E(b) = bᵀQb + constant; Q (n, n) need not be symmetric or triangular.
+    """Return the Ising form of E(b) = bᵀQb + constant; Q (n, n) need not be symmetric or triangular.
 
     With b = (1 − z)/2: J_ij = (Q_ij + Q_ji)/4, h_i = −Q_ii/2 − Σ_{j≠i} (Q_ij + Q_ji)/4. Exact but for
     the rounding of the sums.
@@ -67,17 +67,17 @@ def from_qubo(quadratic: Tensor, constant: float = 0.0) -> Ising:
 
 
 def energy(ising: Ising, bits: Tensor) -> Tensor:
-    """E of bit strings (…, n) → (…,), float64."""
+    """Return E of bit strings (…, n) → (…,), float64."""
     return energy_of_spins(ising, 1.0 - 2.0 * bits.to(torch.float64))
 
 
 def energy_of_spins(ising: Ising, spins: Tensor) -> Tensor:
-    """E of spins (…, n), which may be any real numbers, → (…,), float64."""
+    """Return E of spins (…, n), which may be any real numbers, → (…,), float64."""
     return ising.constant + spins @ ising.h + ((spins @ ising.J) * spins).sum(-1)
 
 
 def energies(ising: Ising, dtype: torch.dtype = torch.float32) -> Tensor:
-    """E of all 2^n bit strings, in the order of their indices.
+    """Return E of all 2^n bit strings, in the order of their indices.
 
     The bits are cut in halves a and b: E(a, b) = E_a + E_b + z_aᵀ J_ab z_b, one matrix product.
     Raises ValueError for n > 24.
@@ -99,7 +99,7 @@ def energies(ising: Ising, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def all_bits(n: int) -> Tensor:
-    """All bit strings (2^n, n), uint8, row x holding the bits of x."""
+    """Return all bit strings (2^n, n), uint8, row x holding the bits of x."""
     return index_to_bits(torch.arange(2**n), n)
 
 
@@ -116,13 +116,13 @@ class Solution:
 
 
 def cvar(values: Tensor, share: float = CVAR) -> float:
-    """Mean of the lowest `share` of energies (S,), at least one (Barkoutsos et al. 1907.04769)."""
+    """Return the mean of the lowest `share` of energies (S,), at least one (Barkoutsos et al. 1907.04769)."""
     count = max(1, math.ceil(share * len(values)))
     return float(values.topk(count, largest=False).values.mean())
 
 
 def best_of(ising: Ising, bits: Tensor, mean: float | None = None, usage: Usage | None = None) -> Solution:
-    """The solution among sampled bits (S, n)."""
+    """Return the solution among sampled bits (S, n)."""
     values = energy(ising, bits)
     lowest, which = values.min(0)
     mean = float(values.mean()) if mean is None else mean
@@ -130,6 +130,6 @@ def best_of(ising: Ising, bits: Tensor, mean: float | None = None, usage: Usage 
 
 
 def approximation_ratio(table: Tensor, value: float) -> float:
-    """(Emax − E)/(Emax − Emin) with all energies (2^n,) in `table`; 1 where all are equal."""
+    """Return (Emax − E)/(Emax − Emin), with all energies (2^n,) in `table`; 1 where all are equal."""
     low, high = float(table.min()), float(table.max())
     return 1.0 if high <= low else (high - value) / (high - low)

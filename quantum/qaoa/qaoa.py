@@ -5,11 +5,12 @@ from typing import Self, get_args
 import torch
 from torch import Tensor
 
-from qdreamer.quantum.circuits.backend import Backend, Measurement
+from qdreamer.quantum.circuits.backend import Backend, Measurement, device_estimate
+from qdreamer.quantum.circuits.fidelity import CircuitEstimate
 from qdreamer.quantum.circuits.readout import inverse
 from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.qaoa.angle_search import optimized
-from qdreamer.quantum.qaoa.ansatz import Angles, IsingTask, angles, warm_start
+from qdreamer.quantum.qaoa.ansatz import Angles, IsingTask, angles, qaoa_circuit, warm_start
 from qdreamer.quantum.qaoa.controls import Greedy
 from qdreamer.quantum.qaoa.ising import Ising, Solution, best_of, energy, energy_of_spins
 from qdreamer.quantum.qaoa.simulator import Simulator
@@ -63,11 +64,9 @@ class QAOA:
         return self.finish(ising, self._backend.submit([task], shots, new_seed(generator)).result())
 
     def task(self, ising: Ising, generator: torch.Generator) -> IsingTask:
-        layers = self._layers
-        if self._limited:
-            fit = self.fit(ising)
-            ising, layers = sparsified(ising, fit.share), fit.layers
-        return IsingTask(ising, self._choose(ising, layers, generator))
+        fit = self.fit(ising)
+        ising = sparsified(ising, fit.share)
+        return IsingTask(ising, self._choose(ising, fit.layers, generator))
 
     def finish(self, ising: Ising, measurement: Measurement) -> Solution:
         bits, confusion = measurement.bits[0], measurement.confusion[0]
@@ -75,20 +74,19 @@ class QAOA:
         return best_of(ising, bits.flatten(0, 1), mean, measurement.usage)
 
     def fit(self, ising: Ising) -> Fit:
-        """How problems of this size are cut; decided on the first one. Raises DeviceLimitError."""
-        estimate = getattr(self._backend, "estimate", None)
-        if not self._limited or estimate is None:
+        """Return how problems of this size are cut; decided on the first one. Raises DeviceLimitError."""
+        if not self._limited:
             return Fit(self._layers, 1.0, None)
         n = ising.qubits
         if n not in self._fits:
             self._fits[n] = fit_to_device(
-                ising,
-                self._layers,
-                lambda problem, layers: estimate(IsingTask(problem, angles(problem, layers)).circuit()),
-                self._min_fidelity,
-                self._force,
+                ising, self._layers, self._estimate, self._min_fidelity, self._force
             )
         return self._fits[n]
+
+    def _estimate(self, problem: Ising, layers: int) -> CircuitEstimate | None:
+        circuit = qaoa_circuit(problem.qubits, problem.edges, layers, warm=False)
+        return device_estimate(self._backend, circuit)
 
     def _choose(self, ising: Ising, layers: int, generator: torch.Generator) -> Angles:
         if self._angles == "warm":
@@ -100,7 +98,7 @@ class QAOA:
 
 
 def mean_energy(ising: Ising, bits: Tensor, confusion: Tensor | None) -> Tensor:
-    """⟨E⟩ (R,) from bits (R, S, n): with z_i replaced by Σ_p (−1)^p A_i⁻¹[p, b_i] if A is known."""
+    """Return ⟨E⟩ (R,) from bits (R, S, n): with z_i replaced by Σ_p (−1)^p A_i⁻¹[p, b_i] if A is known."""
     if confusion is None:
         return energy(ising, bits).mean(-1)
     inverted = inverse(confusion)

@@ -32,24 +32,24 @@ _kept = threading.local()
 
 
 def piece_qubits(n: int) -> int:
-    """Qubits within a piece of an n-qubit state."""
+    """Return how many qubits lie within a piece of an n-qubit state."""
     return min(n, _PIECE)
 
 
 def _sizes(n: int) -> list[int]:
-    """Groups of at most four of n qubits, lowest first, as even as they can be."""
+    """Group n qubits, lowest first: at most four in each, as even as can be."""
     count = math.ceil(n / _BLOCK)
     return [n // count + (k < n % count) for k in range(count)]
 
 
 def _widths(n: int) -> list[int]:
-    """Qubits of each product, lowest first."""
+    """Return the qubits of each product, lowest first."""
     low = piece_qubits(n)
     return _sizes(low) + _sizes(n - low)
 
 
 def _kron(matrices: Tensor) -> Tensor:
-    """(R, k, 2, 2) → (R, 2^k, 2^k): the first matrix acts on the lowest bit."""
+    """Return the Kronecker products (R, k, 2, 2) → (R, 2^k, 2^k): the first matrix acts on the lowest bit."""
     out = matrices[:, 0]
     for k in range(1, matrices.shape[1]):
         size = 2 * out.shape[1]
@@ -58,7 +58,7 @@ def _kron(matrices: Tensor) -> Tensor:
 
 
 def power(matrix: Tensor, n: int, dtype: torch.dtype) -> list[Tensor]:
-    """(R, 2, 2), float64, on each of n qubits, as one matrix per product.
+    """Put matrices (R, 2, 2), float64, on each of n qubits: one matrix per product.
 
     Matrices are rounded once, when they are whole: errors of a matrix add up over all its qubits.
     """
@@ -68,13 +68,13 @@ def power(matrix: Tensor, n: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 def product(matrices: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """(R, n, 2, 2), float64, one for each qubit, as one matrix per product."""
+    """Put matrices (R, n, 2, 2), float64, on one qubit each: one matrix per product."""
     return [_kron(part).to(dtype) for part in matrices.split(_widths(matrices.shape[1]), 1)]
 
 
 @functools.lru_cache(maxsize=4)
 def tables(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """|x| − n/2 (2^n,), and the phases with exp(−i·phase) = i^{|x|} (D) and (−1)^{|x|} (D²).
+    """Return |x| − n/2 (2^n,), and the phases with exp(−i·phase) = i^{|x|} (D) and (−1)^{|x|} (D²).
 
     All are kept small, so that products and sums with them keep their precision.
     """
@@ -86,7 +86,7 @@ def tables(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _memory(size: int, dtype: torch.dtype) -> Tensor:
-    """(size,), the same memory as the last time if the size is the same.
+    """Return a tensor (size,), the same memory as the last time if the size is the same.
 
     Memory fresh from the system costs as much time as a layer.
     """
@@ -98,15 +98,14 @@ def _memory(size: int, dtype: torch.dtype) -> Tensor:
 
 
 class State:
-    """R states of n qubits; R = 1 where there are several pieces. Only one at a time in a thread: the
-    next one takes the same memory.
+    """R states of n qubits; R = 1 where there are several pieces.
+
+    Only one lives at a time in a thread: the next one takes the same memory.
     """
 
     def __init__(self, rows: int, n: int, dtype: torch.dtype) -> None:
         low = piece_qubits(n)
         self._n, self._length, self._count = n, 2**low, 2 ** (n - low)
-        if rows > 1 and self._count > 1:
-            raise ValueError(f"{rows} states of {n} qubits do not fit in one piece each: take one at a time")
         piece, whole = rows * self._length, 2 * rows * 2**n
         spare = whole if self._count > 1 else 0
         memory = _memory(whole + spare + 7 * piece, dtype)
@@ -118,16 +117,16 @@ class State:
 
     @property
     def parts(self) -> Tensor:
-        """Real and imaginary parts (R, 2, 2^n)."""
+        """The real and imaginary parts (R, 2, 2^n)."""
         return self._parts.permute(1, 2, 0, 3).flatten(2)
 
     def ground(self) -> None:
-        """|0…0⟩."""
+        """Prepare |0…0⟩."""
         self._parts.zero_()
         self._parts[0, :, 0, 0] = 1
 
     def pieces(self) -> Iterator[Tensor]:
-        """|ψ|² of the pieces, (R, L) each, in order; the state is used up."""
+        """Yield |ψ|² of the pieces, (R, L) each, in order; the state is used up."""
         for piece in self._parts:
             re, im = piece[:, 0], piece[:, 1]
             yield re.square_().addcmul_(im, im)
@@ -135,15 +134,14 @@ class State:
     def layer(
         self,
         blocks: list[Tensor],
-        factor: Tensor | None = None,
-        table: Tensor | None = None,
+        phases: tuple[Tensor, Tensor] | None = None,
         more: Tensor | None = None,
         start: bool = False,
     ) -> None:
         """Multiply by exp(−i(factor·table + more)), then mix by `blocks`, of `power` or `product`.
 
         Args:
-            factor: (R, 1). table, more: (2^n,). Without a factor there are no phases.
+            phases: factor (R, 1) and table (2^n,). more: (2^n,).
             start: from the uniform state, whatever the state was.
         """
         low = len(_sizes(piece_qubits(self._n)))
@@ -151,14 +149,12 @@ class State:
         for c in range(self._count):
             here = slice(c * self._length, (c + 1) * self._length)
             source = self._parts[c]  # (R, 2, L)
-            if factor is not None:
-                assert table is not None
-                phase = torch.mul(factor, table[here], out=self._phase)
-                if more is not None:
-                    phase.add_(more[here])
-                self._turn(source, phase, start)
-            else:
+            if phases is None:
                 self._scratch[0].copy_(source)
+            else:
+                factor, table = phases
+                phase = torch.mul(factor, table[here], out=self._phase)
+                self._turn(source, phase if more is None else phase.add_(more[here]), start)
             self._mix(doubled, source)
         below = 1
         for block in blocks[low:]:
@@ -166,7 +162,7 @@ class State:
             below *= block.shape[-1]
 
     def _turn(self, source: Tensor, phase: Tensor, start: bool) -> None:
-        """The first scratch = a piece times exp(−i·phase)."""
+        """Write a piece times exp(−i·phase) to the first scratch."""
         out = self._scratch[0]
         if start:
             amplitude = 2.0 ** (-self._n / 2)
@@ -179,7 +175,7 @@ class State:
         torch.mul(im, cos, out=out[:, 1]).addcmul_(re, sin, value=-1)
 
     def _mix(self, blocks: list[Tensor], target: Tensor) -> None:
-        """Products (2R, K, K) on the first scratch, the last one written to `target`."""
+        """Apply products (2R, K, K) to the first scratch; the last one writes to `target`."""
         source, other = self._scratch
         for j, block in enumerate(reversed(blocks)):
             rows, k, _ = block.shape
@@ -189,19 +185,13 @@ class State:
             source, other = other, source
 
     def _over(self, block: Tensor, below: int) -> None:
-        """A product (1, K, K) on the bits of the pieces' numbers that count `below`, 2·`below`, …"""
+        """Apply a product (1, K, K) to the bits of the pieces' numbers that count `below`, 2·`below`, …"""
         assert self._other is not None
         k = block.shape[-1]
         groups = self._count // (below * k)
         pieces = self._parts.view(groups, k, -1)
         torch.bmm(block.expand(groups, k, k), pieces, out=self._other.view(groups, k, -1))
         self._parts, self._other = self._other, self._parts
-
-
-def _rotation(angle: Tensor) -> Tensor:
-    """RY matrices (…, 2, 2) of angles (…,): [[cos θ/2, −sin θ/2], [sin θ/2, cos θ/2]]."""
-    c, s = torch.cos(angle / 2), torch.sin(angle / 2)
-    return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
 
 
 class Simulator:
@@ -220,69 +210,60 @@ class Simulator:
 
     @torch.no_grad()
     def _state(self, angles: Angles) -> State:
-        """States of a few sets of angles but for `_last_phase`. The next call takes the same memory."""
-        if angles.warm is not None:
-            return self._warm_state(angles, angles.warm)
-        n = self.ising.qubits
-        gamma, beta = angles.gamma.to(self.dtype), angles.beta.double()  # (R, p)
-        state = State(len(gamma), n, self.dtype)
-        _, quarter, half = tables(n, self.dtype)
-        for layer in range(angles.layers):
-            c, s = torch.cos(beta[:, layer]), torch.sin(beta[:, layer])
-            mixer = torch.stack([c, s, s, -c], -1).view(-1, 2, 2)
-            # D of the mixer before, if there is one, and of this one.
-            more = half if layer else quarter
-            state.layer(
-                power(mixer, n, self.dtype), gamma[:, layer, None], self._above, more, start=layer == 0
-            )
-        return state
+        """Simulate a few sets of angles, but for a phase that no measurement sees: see `amplitudes`.
 
-    def _warm_state(self, angles: Angles, warm: Tensor) -> State:
-        """As `_state`, from a product state: exp(−iβM) = RY(θ) exp(iβZ) RY(−θ) on every qubit."""
+        The next call takes the same memory.
+        """
         n, rows = self.ising.qubits, len(angles.gamma)
-        gamma, beta = angles.gamma.to(self.dtype), angles.beta.to(self.dtype)
-        turn = _rotation(warm.double()).expand(rows, n, 2, 2)
-        centred = tables(n, self.dtype)[0]  # Σz = −2(|x| − n/2)
-        forward, back = (product(m, self.dtype) for m in (turn, turn.mT))
+        gamma, beta = angles.gamma.to(self.dtype), angles.beta.double()  # (R, p)
         state = State(rows, n, self.dtype)
+        centred, quarter, half = tables(n, self.dtype)
+        if angles.warm is None:
+            for layer in range(angles.layers):
+                c, s = torch.cos(beta[:, layer]), torch.sin(beta[:, layer])
+                mixer = power(torch.stack([c, s, s, -c], -1).view(-1, 2, 2), n, self.dtype)
+                # D of the mixer before, if there is one, and of this one.
+                more = half if layer else quarter
+                state.layer(mixer, (gamma[:, layer, None], self._above), more, start=layer == 0)
+            return state
+        # From a product state: exp(−iβM) = RY(θ) exp(iβZ) RY(−θ) on every qubit.
+        c, s = torch.cos(angles.warm.double() / 2), torch.sin(angles.warm.double() / 2)
+        rotation = torch.stack([c, -s, s, c], -1).view(n, 2, 2).expand(rows, n, 2, 2)  # RY(θ)
+        forward, back = (product(m, self.dtype) for m in (rotation, rotation.mT))
         state.ground()
         state.layer(forward)
+        beta = angles.beta.to(self.dtype)
         for layer in range(angles.layers):
-            state.layer(back, gamma[:, layer, None], self._above)
-            state.layer(forward, 2 * beta[:, layer, None], centred)
+            state.layer(back, (gamma[:, layer, None], self._above))
+            state.layer(forward, (2 * beta[:, layer, None], centred))  # Σz = −2(|x| − n/2)
         return state
 
-    def _last_phase(self, angles: Angles) -> Tensor:
-        """The phase (R, 2^n) or (R, 1) that no measurement sees.
-
-        All amplitudes share p times γ·(lowest energy − constant).
-        """
-        offset = angles.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
-        shared = (offset % (2 * math.pi)).to(self.dtype)
-        return shared if angles.warm is not None else shared + tables(self.ising.qubits, self.dtype)[1]
-
     def _few(self, angles: Angles) -> Iterator[Angles]:
-        """A few sets of angles at a time."""
+        """Yield a few sets of angles at a time."""
         n = self.ising.qubits
         rows = max(1, _CHUNK >> n) if n == piece_qubits(n) else 1
         for gamma, beta in zip(angles.gamma.split(rows), angles.beta.split(rows), strict=True):
             yield Angles(gamma, beta, angles.warm)
 
     def amplitudes(self, angles: Angles) -> Tensor:
-        """ψ (R, 2^n), complex, without the global phase of the problem's constant."""
+        """Return ψ (R, 2^n), complex, without the global phase of the problem's constant."""
         out = []
         for few in self._few(angles):
             re, im = self._state(few).parts.unbind(1)
-            phase = self._last_phase(few)
+            # Phases were counted from the lowest energy, γ at a time, and the last mixer lacks its D.
+            offset = few.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
+            phase = (offset % (2 * math.pi)).to(self.dtype)
+            if few.warm is None:
+                phase = phase + tables(self.ising.qubits, self.dtype)[1]
             out.append(torch.complex(re, im) * torch.polar(torch.ones_like(phase), -phase))
         return torch.cat(out)
 
     def probabilities(self, angles: Angles) -> Tensor:
-        """|ψ|² (R, 2^n)."""
+        """Return |ψ|² (R, 2^n)."""
         return torch.cat([torch.cat(list(self._state(few).pieces()), 1) for few in self._few(angles)])
 
     def expectation(self, angles: Angles) -> Tensor:
-        """⟨E⟩ (R,)."""
+        """Return ⟨E⟩ (R,)."""
         tables = self._above.split(2 ** piece_qubits(self.ising.qubits))
         means = []
         for few in self._few(angles):
@@ -291,6 +272,6 @@ class Simulator:
         return torch.cat(means) + self._lowest
 
     def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
-        """Indices (R, S) of measured states."""
+        """Draw indices (R, S) of measured states."""
         parts = (torch.cat(list(self._state(few).pieces()), 1) for few in self._few(angles))
         return torch.cat([draw(part, shots, source) for part in parts])

@@ -37,24 +37,20 @@ class Solver(Protocol):
     def make(cls, setup: SolverSetup) -> "Solver": ...
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
-        """The best of about `shots` samples. Raises ValueError for problems it cannot take."""
-        ...
+        """Find the best of about `shots` samples. Raises ValueError for problems it cannot take."""
 
 
 class CircuitSolver(Solver, Protocol):
     """A solver whose work is a circuit's."""
 
     def task(self, ising: Ising, generator: torch.Generator) -> IsingTask:
-        """What to submit for the problem, by hand or through a job queue."""
-        ...
+        """Return what to submit for the problem, by hand or through a job queue."""
 
     def finish(self, ising: Ising, measurement: Measurement) -> Solution:
-        """The solution from the task's samples, judged by the whole problem."""
-        ...
+        """Return the solution from the task's samples, judged by the whole problem."""
 
     def fit(self, ising: Ising) -> Fit:
-        """How problems of this size are cut to the backend's device. Raises DeviceLimitError."""
-        ...
+        """Return how problems of this size are cut to the backend's device. Raises DeviceLimitError."""
 
 
 SOLVERS: Registry[type[Solver]] = Registry("solvers", "qdreamer.quantum.qaoa")

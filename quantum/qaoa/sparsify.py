@@ -30,19 +30,18 @@ class Fit:
     fidelity: float | None  # None where nothing limits
 
 
-def sparsify(ising: Ising, count: int) -> Ising:
-    """The problem with its `count` strongest couplings |J_ij| alone; ties go to the smaller pair."""
-    strength = ising.J.abs().flatten()
-    order = torch.sort(strength, descending=True, stable=True).indices[:count]
-    kept = torch.zeros_like(strength, dtype=torch.bool)
-    kept[order] = True
-    return Ising(ising.h, torch.where(kept.view_as(ising.J), ising.J, 0.0), ising.constant)
-
-
 def sparsified(ising: Ising, share: float) -> Ising:
-    """The problem with a share of its couplings, the strongest; at least one."""
-    edges = int((ising.J != 0).sum())
-    return ising if share >= 1 else sparsify(ising, max(1, round(share * edges)))
+    """Return the problem with a share of its couplings, the strongest; at least one.
+
+    Ties in |J_ij| go to the smaller pair.
+    """
+    if share >= 1:
+        return ising
+    couplings = ising.J.flatten()
+    count = max(1, round(share * int(couplings.count_nonzero())))
+    strongest = torch.sort(couplings.abs(), descending=True, stable=True).indices[:count]
+    kept = torch.zeros_like(couplings).index_copy(0, strongest, couplings[strongest])
+    return Ising(ising.h, kept.view_as(ising.J), ising.constant)
 
 
 def fit_to_device(
@@ -52,31 +51,31 @@ def fit_to_device(
     min_fidelity: float,
     force: bool,
 ) -> Fit:
-    """One layer, and the largest share of couplings whose circuit keeps `min_fidelity`.
+    """Choose one layer, and the largest share of couplings whose circuit keeps `min_fidelity`.
 
     `estimate(problem, layers)` transpiles for the device; None means that no device limits. With
     `force` nothing is cut. Raises DeviceLimitError for more than 8 qubits, or where a quarter of the
     couplings is still too much.
     """
-    loss = estimate(ising, layers)
-    if loss is None or force:
-        return Fit(layers, 1.0, None if loss is None else loss.fidelity)
+    figures = estimate(ising, layers)
+    if figures is None or force:
+        return Fit(layers, 1.0, None if figures is None else figures.fidelity)
     n = ising.qubits
     if n > MAX_QUBITS:
         raise DeviceLimitError(
-            f"{n} qubits at {layers} layers: estimated fidelity {loss.fidelity:.2g} with "
-            f"{loss.two_qubit_gates} two-qubit gates; devices carry {MAX_QUBITS} qubits at "
+            f"{n} qubits at {layers} layers: estimated fidelity {figures.fidelity:.2g} with "
+            f"{figures.two_qubit_gates} two-qubit gates; devices carry {MAX_QUBITS} qubits at "
             f"{MAX_LAYERS} layer, so use fewer qubits, quantum=statevector, or quantum.force=true"
         )
     layers = min(layers, MAX_LAYERS)
     for share in SHARES:
-        loss = estimate(sparsified(ising, share), layers)
-        assert loss is not None
-        if loss.fidelity >= min_fidelity:
-            return Fit(layers, share, loss.fidelity)
-    assert loss is not None
+        figures = estimate(sparsified(ising, share), layers)
+        assert figures is not None
+        if figures.fidelity >= min_fidelity:
+            return Fit(layers, share, figures.fidelity)
+    assert figures is not None
     raise DeviceLimitError(
         f"{n} qubits at {layers} layer with a quarter of the couplings: estimated fidelity "
-        f"{loss.fidelity:.2g} is below quantum.min_fidelity={min_fidelity}, so choose a better device, "
+        f"{figures.fidelity:.2g} is below quantum.min_fidelity={min_fidelity}, so choose a better device, "
         "quantum=statevector, or quantum.force=true"
     )

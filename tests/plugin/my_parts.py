@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from qdreamer.agents.optim.optimizer_config import OPTIMIZERS, OptimizerConfig
+from qdreamer.agents.optim.optimizer import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.replay.uniform import UniformSampler

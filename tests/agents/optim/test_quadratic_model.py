@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qdreamer.agents.optim.parameter_groups import balanced, by_module, partition
+from qdreamer.agents.optim.parameter_groups import PARTITIONS, balanced, by_module
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
 from qdreamer.quantum.qaoa.ising import all_bits, energy
 from qdreamer.worldmodel.networks.categorical import frozen_sample, sample_straight_through
@@ -145,7 +145,7 @@ def test_a_quadratic_is_met_exactly_at_any_length():
 
 def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
     """In float64, against second differences of the loss itself: gradients by hand take no part."""
-    from qdreamer.agents.optim.landscape import frozen_loss
+    from qdreamer.agents.optim.local_objective import frozen_loss
     from qdreamer.agents.training.training import make_agent
     from qdreamer.worldmodel.model import Batch
 
@@ -220,7 +220,7 @@ def tree():
 @pytest.mark.parametrize("count", range(1, 9))
 def test_blocks_hold_every_parameter_once(kind, count):
     module = tree()
-    blocks = partition(module, kind, count)
+    blocks = PARTITIONS[kind](module, count)
     assert len(blocks) == count if kind == "balanced" else 1 <= len(blocks) <= count
     held_ones = [id(p) for block in blocks for p in block.parameters]
     assert sorted(held_ones) == sorted(id(p) for p in module.parameters())

@@ -1,4 +1,4 @@
-"""What the hybrid optimizer may know about the loss around the present weights.
+"""The world-model loss around the present weights, as the hybrid optimizer may know it.
 
 Training follows a direction that is the gradient of no function: latents are drawn anew from
 probabilities that move with the weights, their gradient is straight-through, and the KL terms stop one
@@ -54,17 +54,15 @@ class WorldModelObjective:
     def sub_batch(self, rows: int) -> Objective:
         if rows >= len(self._batch.reward):
             return self.full_batch()
-        trajectory = self._trajectory
-        few = trajectory._replace(
-            features=trajectory.features[:rows],
-            posterior=trajectory.posterior[:rows],
-            prior=trajectory.prior[:rows],
-        )
+        names = ("features", "posterior", "prior")
+        few = self._trajectory._replace(**{name: getattr(self._trajectory, name)[:rows] for name in names})
         return frozen_loss(self._model, first_rows(self._model, self._batch, rows), few)
 
     @torch.no_grad()
     def fresh(self, rows: int, seed: int) -> Objective:
-        batch = self._draw(rows, fresh_random(shard_seed(seed, self._ranks.rank)))
+        # 10: this stream's number, see agents.randomness.
+        random = np.random.default_rng(np.random.SeedSequence([10, shard_seed(seed, self._ranks.rank)]))
+        batch = self._draw(rows, random)
         source = torch.Generator(batch.reward.device).manual_seed(seed)
         noise = self._ranks.draw(self._model.rssm.noise, *batch.reward.shape, generator=source)
         _, trajectory = self._model.loss(batch, noise)
@@ -72,7 +70,11 @@ class WorldModelObjective:
 
 
 def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Objective:
-    """The loss with draws and stopped gradients held as in `trajectory`, of the present weights."""
+    """Return the world model's share of the training loss, as a function of the present weights.
+
+    Draws and stopped gradients are held as in `trajectory`.
+    """
+    weight = batch.weight.unsqueeze(1)  # (B, 1)
     noise = frozen_sample(trajectory.stoch(), trajectory.posterior)  # (B, T, S, K)
     targets = trajectory._replace(posterior=trajectory.posterior.detach(), prior=trajectory.prior.detach())
 
@@ -81,27 +83,16 @@ def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Obje
         devices = [batch.reward.device] if batch.reward.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            losses, _ = model.loss(batch, noise, targets=targets)
-        return weighted(model, batch, losses)
+            losses, _ = model.loss(batch, noise, targets=targets)  # (B, T) each
+        scales = model.config.loss_scales
+        return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()
 
     return loss
 
 
-def weighted(model: WorldModel, batch: Batch, losses: dict[str, Tensor]) -> Tensor:
-    """The world model's share of the training loss: losses (B, T) → ()."""
-    scales = model.config.loss_scales
-    weight = batch.weight.unsqueeze(1)  # (B, 1)
-    return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()
-
-
 def first_rows(model: WorldModel, batch: Batch, rows: int) -> Batch:
-    """The batch's first `rows` sequences."""
+    """Return the batch's first `rows` sequences."""
     sequence = model.rssm.sequence
     carry = Carry(sequence.unpack(sequence.pack(batch.carry.state)[:rows]), batch.carry.stoch[:rows])
     names = ("observation", "previous_action", "reward", "is_first", "is_last", "is_terminal", "weight")
     return replace(batch, carry=carry, **{name: getattr(batch, name)[:rows] for name in names})
-
-
-def fresh_random(seed: int) -> np.random.Generator:
-    """NumPy's side of `LocalObjective.fresh`."""
-    return np.random.default_rng(np.random.SeedSequence([10, seed]))  # 10: see agents.randomness
