@@ -77,7 +77,7 @@ def print_qubits(qubits: int, shots: int) -> None:
     for device in ("FakeGuadalupeV2", "FakeFez"):
         backend = make_backend(settings("quantum=aer_noisy", f"quantum.device={device}"))
         begin = process_time()
-        (p,) = backend.probabilities([pairs])  # type: ignore[attr-defined]
+        p = backend.probabilities(pairs)  # type: ignore[attr-defined]
         line(f"∞ shots, {device}", p[:, 0].view_as(exact), process_time() - begin)
 
 

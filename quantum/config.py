@@ -63,15 +63,10 @@ class QuantumConfig(PartConfig):
 
     takes: ClassVar[frozenset[str]] = frozenset({"device", "noise", "suppression", "mitigation"})
 
-    in_process: ClassVar[bool] = False
-    """True when circuits need not be run at all: this process knows their outcomes."""
-
-    samples: ClassVar[bool] = True
-    """True when acting with attention=circuit asks this backend for shots, and not PennyLane's exact
-    probabilities."""
-
-    fits_problems: ClassVar[bool] = False
-    """True when QAOA cuts problems to what the backend's device carries with `min_fidelity`."""
+    needs_device: ClassVar[str | None] = None  # an example, where a device must be named
+    in_process: ClassVar[bool] = False  # circuits need not be run at all: this process knows their outcomes
+    samples: ClassVar[bool] = True  # attention=circuit acts by shots, and not by PennyLane's probabilities
+    fits_problems: ClassVar[bool] = False  # QAOA cuts problems to what the device carries: `min_fidelity`
 
     @property
     def remote(self) -> bool:
@@ -79,6 +74,9 @@ class QuantumConfig(PartConfig):
         return False
 
     def __post_init__(self) -> None:
+        if self.device is None and self.needs_device is not None:
+            example = f"quantum.device={self.needs_device}"
+            raise ValueError(f"quantum={self.name} needs quantum.device, as {example}")
         if "device" not in self.takes and self.device is not None:
             raise ValueError(
                 f"quantum={self.name} takes no quantum.device={self.device}: for the noise of a device "

@@ -1,6 +1,6 @@
 """From an Ising problem to multipliers, by a solver that answers at once; and a log of what came of it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -73,15 +73,23 @@ class SolverSearch:
     def metrics(self) -> dict[str, float]:
         if self._facts is None:
             return {}
-        counts = {"circuits": float(self.usage.circuits), "shots": float(self.usage.shots)}
-        out = {f"optimizer/{name}": value for name, value in {**self._facts, **counts}.items()}
-        return out | {"time/optimizer_seconds": self.usage.seconds}
+        usage = self.usage
+        costs = {"circuits": usage.circuits, "shots": usage.shots, "seconds": usage.seconds}
+        return named({**self._facts, **costs})
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self.usage)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.usage = Usage(**state)
+
+
+def named(figures: dict[str, float]) -> dict[str, float]:
+    """Return figures of a search under their names in the log: what depends on the clock under time/."""
+    return {
+        f"time/optimizer_{name}" if "seconds" in name else f"optimizer/{name}": float(value)
+        for name, value in figures.items()
+    }
 
 
 def evaluate(ising: Ising, solution: Solution, base: float, age: int) -> SearchResult:
@@ -93,19 +101,18 @@ def evaluate(ising: Ising, solution: Solution, base: float, age: int) -> SearchR
     return SearchResult(solution.bits, solution.energy, base, ratio, mean, age)
 
 
+@dataclass
 class SearchLog:
-    """Sums over tried steps, and counts."""
+    """Sums over tried steps, and counts, for one line of the log."""
 
-    def __init__(self, blocks: list[str]) -> None:
-        self._blocks = blocks
-        self._sums: dict[str, float] = {}
-        self._tried = 0
-        self.searches = 0  # problems that were built
-        self.failed = 0  # because the model was not finite
-        self.seconds = 0.0  # in updates that searched, tried or reused; the base's step included
+    sums: dict[str, float] = field(default_factory=dict)
+    tried: int = 0
+    searches: int = 0  # problems that were built
+    failed: int = 0  # because the model was not finite
+    seconds: float = 0.0  # in updates that searched, tried or reused; the base's step included
 
     def add(
-        self, found: SearchResult, multipliers: list[float], base: float, chosen: float, accepted: bool
+        self, found: SearchResult, multipliers: dict[str, float], base: float, chosen: float, accepted: bool
     ) -> None:
         """Add a step that was tried: decreases of the loss on fresh data by the base's step and by it."""
         values = {
@@ -119,22 +126,12 @@ class SearchLog:
         }
         if found.ratio is not None and found.mean_ratio is not None:
             values |= {"approximation_ratio": found.ratio, "approximation_ratio_mean": found.mean_ratio}
-        values |= {f"multiplier/{name}": s for name, s in zip(self._blocks, multipliers, strict=True)}
-        self._sums |= {name: self._sums.get(name, 0.0) + value for name, value in values.items()}
-        self._tried += 1
+        values |= {f"multiplier/{block}": s for block, s in multipliers.items()}
+        self.sums |= {name: self.sums.get(name, 0.0) + value for name, value in values.items()}
+        self.tried += 1
 
-    def read(self) -> dict[str, float]:
-        """Return means over the steps that were tried since the last `read`, and counts."""
+    def means(self) -> dict[str, float]:
+        """Return means over the steps that were tried, and counts."""
         out = {"optimizer/searches": float(self.searches), "optimizer/failed": float(self.failed)}
-        out |= {f"optimizer/{name}": value / self._tried for name, value in self._sums.items()}
-        out |= {"optimizer/tried": float(self._tried), "time/search": self.seconds}
-        self._sums, self._tried, self.searches, self.failed, self.seconds = {}, 0, 0, 0, 0.0
-        return out
-
-    def state_dict(self) -> dict[str, Any]:
-        counts = {"tried": self._tried, "searches": self.searches, "failed": self.failed}
-        return {"sums": dict(self._sums), **counts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums, self._tried = dict(state["sums"]), state["tried"]
-        self.searches, self.failed = state["searches"], state["failed"]
+        out |= {f"optimizer/{name}": value / self.tried for name, value in self.sums.items()}
+        return out | {"optimizer/tried": float(self.tried), "time/search": self.seconds}

@@ -8,6 +8,7 @@ fresh data is at most that after the step as proposed; else d is taken, to the b
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from time import perf_counter
 from typing import Any, Self
@@ -69,7 +70,7 @@ class HybridOptimizer(WrappedOptimizer):
         self.search, self.levels, self.every = search, levels, every
         self.epsilon, self.reuse, self.average = epsilon, reuse, average
         self.slice, self.fresh = slice, fresh
-        self.blocks = list(blocks)
+        self._names = [block.name for block in blocks]
         self._parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
         known = {id(p) for group in base.param_groups for p in group["params"]}
         if len({id(p) for p in self._parameters} & known) != len(self._parameters):
@@ -79,7 +80,7 @@ class HybridOptimizer(WrappedOptimizer):
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: Tensor | None = None  # (M,), last accepted multipliers
         self.updates = 0
-        self.log = SearchLog([block.name for block in blocks])
+        self.log = SearchLog()
 
     @classmethod
     def make(cls, config: HybridConfig, agent: Dreamer, seed: int, circuits: CircuitAccess) -> Self:
@@ -166,7 +167,8 @@ class HybridOptimizer(WrappedOptimizer):
             self._set(after)
         self._kept = multipliers if accepted else None
         if math.isfinite(here + base + chosen):
-            self.log.add(found, multipliers.tolist(), here - base, here - chosen, accepted)
+            by_block = dict(zip(self._names, multipliers.tolist(), strict=True))
+            self.log.add(found, by_block, here - base, here - chosen, accepted)
         else:
             self.log.failed += 1
 
@@ -181,7 +183,8 @@ class HybridOptimizer(WrappedOptimizer):
 
     def metrics(self) -> dict[str, float]:
         """Return means over the searches since the last call, and what circuits cost."""
-        return self.log.read() | self.search.metrics()
+        log, self.log = self.log, SearchLog()
+        return log.means() | self.search.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state, and under `hybrid` all that the search needs to go on exactly."""
@@ -189,7 +192,7 @@ class HybridOptimizer(WrappedOptimizer):
             "updates": self.updates,
             "generator": self._generator.get_state(),
             "kept": self._kept,
-            "log": self.log.state_dict(),
+            "log": asdict(self.log),
             "search": self.search.state_dict(),
         }
         return super().state_dict() | {"hybrid": own}
@@ -203,5 +206,5 @@ class HybridOptimizer(WrappedOptimizer):
             return
         self.updates, self._kept = own["updates"], own["kept"]
         self._generator.set_state(own["generator"].cpu())
-        self.log.load_state_dict(own["log"])
+        self.log = SearchLog(**own["log"])
         self.search.load_state_dict(own["search"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from qdreamer.agents.optim.direction_search import SearchResult, evaluate
+from qdreamer.agents.optim.direction_search import SearchResult, evaluate, named
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.jobs.job_queue import Counts, JobQueue, JobResult
@@ -34,7 +34,7 @@ class QueueSearch:
         self._solver, self._queue, self._shots, self._patience = solver, queue, shots, patience
         self._wait = wait
         self._arrived: list[JobResult] = []
-        self._facts = {f"optimizer/{name}": value for name, value in (facts or {}).items()}  # of the circuit
+        self._facts = facts or {}  # of the circuit
         self.late = 0  # results that came, but too late
 
     @property
@@ -69,11 +69,7 @@ class QueueSearch:
         return evaluate(ising, self._solver.finish(ising, outcome.measurement), tag["base"], age)
 
     def metrics(self) -> dict[str, float]:
-        out = {"optimizer/late": float(self.late), **self._facts}
-        for name, value in self._queue.metrics().items():
-            clock = "seconds" in name  # what depends on the clock is logged under time/
-            out[f"time/optimizer_{name}" if clock else f"optimizer/{name}"] = value
-        return out
+        return named({"late": self.late, **self._facts, **self._queue.metrics()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return counts. Jobs under way are kept by the queue where they outlive the process."""

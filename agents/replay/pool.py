@@ -24,6 +24,7 @@ from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
+from qdreamer.quantum.circuits.sampling import bits_to_index
 from qdreamer.quantum.jobs.job_queue import JobQueue, JobResult
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
@@ -155,7 +156,7 @@ class ShotPool:
         bits = outcome.measurement.bits[0]
         if bits.shape[-1] != self._qubits:
             return
-        index = AmplitudeTask.indices(bits).flatten().numpy()
+        index = bits_to_index(bits).flatten().numpy()
         self._counts = np.bincount(index, minlength=2**self._qubits)
         self.level, self._front = outcome.tag["level"], outcome.tag["front"]
         self._born = outcome.tag["batch"]

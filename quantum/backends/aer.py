@@ -5,7 +5,6 @@ One seeded sampler of Aer repeats its draws with every run, so each job gets a n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,7 @@ from qdreamer.quantum.backends.device import ReducedDevice
 from qdreamer.quantum.backends.qiskit_sampler import Prepared, QiskitSampler, measured_qubits
 from qdreamer.quantum.circuits.backend import BACKENDS, Task
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.noise.noise import configured_confusion, configured_noise, device_confusion
+from qdreamer.quantum.noise.noise import configured_noise, readout_confusion
 
 if TYPE_CHECKING:  # imported only where they are used: it takes seconds
     from qiskit.circuit import QuantumCircuit
@@ -73,14 +72,10 @@ class Aer(QiskitSampler):
     def __init__(self, config: QuantumConfig) -> None:
         import qiskit_aer.primitives  # noqa: F401 - here, as in QiskitSampler
 
-        self._noise = config.noise
         super().__init__(config.name, AerEngine(config), config.mitigation)
 
-    def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
-        """Return exact P(x) (R, 2^n) of each task; with noise by density matrices."""
-        return tuple(self._exact(task) for task in tasks)
-
-    def _exact(self, task: Task) -> Tensor:
+    def probabilities(self, task: Task) -> Tensor:
+        """Return exact P(x) (R, 2^n) of a task; with noise by density matrices."""
         from qiskit_aer import AerSimulator
 
         prepared = self.prepared(task.circuit())
@@ -93,11 +88,7 @@ class Aer(QiskitSampler):
         binds = {p: values[:, p.index].tolist() for p in prepared.circuit.parameters}
         result = simulator.run(circuit, parameter_binds=[binds]).result()
         out = torch.from_numpy(np.stack([result.data(row)["probabilities"] for row in range(len(values))]))
-        if prepared.target is None:
-            confusion = configured_confusion(self._noise, len(qubits))
-        else:
-            confusion = device_confusion(prepared.target, qubits)
         rows = len(out)
-        for bit, matrix in enumerate(confusion):
+        for bit, matrix in enumerate(readout_confusion(prepared.noise, qubits)):
             out = torch.einsum("ab,rhbl->rhal", matrix, out.view(rows, -1, 2, 2**bit)).reshape(rows, -1)
         return out

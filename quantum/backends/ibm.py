@@ -33,15 +33,11 @@ class IBMConfig(QuantumConfig):
 
     takes = frozenset({"device", "suppression", "mitigation"})
     fits_problems = True
+    needs_device = LEAST_BUSY
 
     @property
     def remote(self) -> bool:
         return self.device is not None and not is_fake(self.device)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.device is None:
-            raise ValueError(f"quantum={self.name} needs quantum.device, as quantum.device={LEAST_BUSY}")
 
 
 def connect() -> Any:

@@ -81,11 +81,10 @@ def overlap_node(n: int, noise: NoiseConfig | None = None) -> Any:
 class PennyLaneConfig(QuantumConfig):
     takes = frozenset({"device", "noise"})
     samples = False
+    needs_device = "lightning.qubit"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.device is None:
-            raise ValueError(f"quantum={self.name} needs quantum.device, as quantum.device=lightning.qubit")
         if not self.noise.is_noiseless and self.device != "default.mixed":
             raise ValueError(f"quantum.noise needs quantum.device=default.mixed with quantum={self.name}")
 
@@ -114,9 +113,13 @@ class PennyLane(ImmediateBackend):
         except Exception as error:
             raise BackendError(f"{self._device} failed: {one_line(error)}") from None
 
-    def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
-        """Return exact P(x) (R, 2^n) of each task."""
-        return tuple(self._exact(task) for task in tasks)
+    def probabilities(self, task: Task) -> Tensor:
+        """Return exact P(x) (R, 2^n) of a task."""
+        import pennylane as qml
+
+        # PennyLane's first wire is the highest bit.
+        outcome = self._run(task, 0, lambda wires: qml.probs(wires=wires[::-1]))
+        return torch.from_numpy(outcome.reshape(task.rows, -1))
 
     def _make(self, wires: int, seed: int) -> Any:
         import pennylane as qml
@@ -131,13 +134,6 @@ class PennyLane(ImmediateBackend):
 
         bits = self._run(task, seed, lambda wires: qml.sample(wires=wires), shots)
         return torch.from_numpy(bits.reshape(task.rows, shots, -1).astype(np.uint8))
-
-    def _exact(self, task: Task) -> Tensor:
-        import pennylane as qml
-
-        # PennyLane's first wire is the highest bit.
-        outcome = self._run(task, 0, lambda wires: qml.probs(wires=wires[::-1]))
-        return torch.from_numpy(outcome.reshape(task.rows, -1))
 
     def _run(
         self, task: Task, seed: int, measurement: Callable[[range], Any], shots: int | None = None

@@ -7,11 +7,11 @@ PUB. All tasks of a job that can share a sampler run in one call.
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -131,20 +131,14 @@ class QiskitSampler:
         self.name = name
         self.remote = fetch is not None
         self.engine, self._mitigation, self._fetch = engine, mitigation, fetch
-        self._prepared: OrderedDict[Circuit, Prepared] = OrderedDict()
-        self._confusion: dict[Hashable, tuple[float, int, Tensor]] = {}  # by qubits: when, shots, A
         self._lock = Lock()  # jobs are submitted from threads
+        self._transpiled = lru_cache(maxsize=_CACHE)(lambda circuit: engine.prepare(translate(circuit)))
+        self._confusion: dict[Hashable, tuple[float, int, Tensor]] = {}  # by qubits: when, shots, A
 
     def prepared(self, circuit: Circuit) -> Prepared:
         """Return the transpiled circuit, from the cache if its shape was seen before."""
         with self._lock:
-            if circuit in self._prepared:
-                self._prepared.move_to_end(circuit)
-            else:
-                self._prepared[circuit] = self.engine.prepare(translate(circuit))
-                if len(self._prepared) > _CACHE:
-                    self._prepared.popitem(last=False)
-            return self._prepared[circuit]
+            return self._transpiled(circuit)
 
     def estimate(self, circuit: Circuit) -> CircuitEstimate | None:
         """Return what the circuit costs on the device, after transpilation; None without a device."""

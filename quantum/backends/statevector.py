@@ -36,10 +36,6 @@ class Statevector(ImmediateBackend):
         source = torch.Generator().manual_seed(seed)
         return tuple(self._bits(task, shots, source) for task in tasks)
 
-    def probabilities(self, tasks: Sequence[Task]) -> tuple[Tensor, ...]:
-        """Return exact P(x) (R, 2^n) of each task."""
-        return tuple(probabilities(task) for task in tasks)
-
     def _bits(self, task: Task, shots: int, source: torch.Generator) -> Tensor:
         if isinstance(task, IsingTask):
             index = Simulator(task.ising).sample(task.angles, shots, source)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imported only where they are used: it takes seconds
-    from qiskit.circuit import CircuitInstruction, QuantumCircuit
-    from qiskit.transpiler import InstructionProperties, Target
+    from qiskit.circuit import QuantumCircuit
+    from qiskit.transpiler import Target
 
 
 @dataclass(frozen=True)
@@ -26,38 +26,26 @@ class CircuitEstimate:
 
 def estimate(circuit: QuantumCircuit, target: Target) -> CircuitEstimate:
     """Return all figures of a transpiled circuit."""
-    gates = circuit.size(lambda item: len(item.qubits) == 2 and item.operation.name != "barrier")
+    from qiskit.exceptions import QiskitError
+
     depth = circuit.depth(lambda item: item.operation.name not in ("rz", "barrier", "measure"))
-    return CircuitEstimate(estimated_fidelity(circuit, target), gates, depth, duration(circuit, target))
+    try:
+        seconds = float(circuit.estimate_duration(target))
+    except QiskitError:  # the data of some old devices have no durations
+        seconds = 0.0
+    fidelity = estimated_fidelity(circuit, target)
+    return CircuitEstimate(fidelity, circuit.num_nonlocal_gates(), depth, seconds)
 
 
 def estimated_fidelity(circuit: QuantumCircuit, target: Target) -> float:
     """Return Π (1 − error) over the gates of a transpiled circuit; gates without data count as perfect."""
     fidelity = 1.0
     for item in circuit.data:
-        data = _device_data(circuit, item, target)
-        if item.operation.name != "measure" and data is not None and data.error is not None:
+        name = item.operation.name
+        if name in ("measure", "barrier") or name not in target.operation_names:
+            continue
+        where = tuple(circuit.find_bit(qubit).index for qubit in item.qubits)
+        data = target[name].get(where) if target[name] else None
+        if data is not None and data.error is not None:
             fidelity *= 1.0 - min(float(data.error), 1.0)
     return fidelity
-
-
-def duration(circuit: QuantumCircuit, target: Target) -> float:
-    """Return seconds until the end of the last measurement, each gate as early as it can."""
-    free = [0.0] * circuit.num_qubits  # when each qubit is free again
-    for item in circuit.data:
-        where = [circuit.find_bit(qubit).index for qubit in item.qubits]
-        data = _device_data(circuit, item, target)
-        length = 0.0 if data is None or data.duration is None else float(data.duration)
-        end = max(free[q] for q in where) + length
-        for q in where:
-            free[q] = end
-    return max(free)
-
-
-def _device_data(
-    circuit: QuantumCircuit, item: CircuitInstruction, target: Target
-) -> InstructionProperties | None:
-    """Return what the device's data say of one gate on its qubits, if they do."""
-    name = item.operation.name
-    known = target[name] if name in target.operation_names else None
-    return known.get(tuple(circuit.find_bit(qubit).index for qubit in item.qubits)) if known else None

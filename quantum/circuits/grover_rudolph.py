@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
-from qdreamer.quantum.circuits.sampling import bits_to_index
 
 
 def sum_tree(weights: Tensor) -> list[Tensor]:
@@ -141,8 +140,3 @@ class AmplitudeTask:
 
     def values(self) -> Tensor:
         return loading_values(tree_angles(self.tree))
-
-    @staticmethod
-    def indices(bits: Tensor) -> Tensor:
-        """Convert measured bits (R, S, n) → indices (R, S)."""
-        return bits_to_index(bits)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -42,18 +42,9 @@ def configured_noise(config: NoiseConfig) -> NoiseModel:
     if two is not None:
         model.add_all_qubit_quantum_error(two.expand(two), list(TWO_QUBIT))
     if config.readout > 0:
-        model.add_all_qubit_readout_error(ReadoutError(_flip(config.readout).tolist()))
+        right, wrong = 1 - config.readout, config.readout
+        model.add_all_qubit_readout_error(ReadoutError([[right, wrong], [wrong, right]]))
     return model
-
-
-def configured_confusion(config: NoiseConfig, n: int) -> Tensor:
-    """Return A (n, 2, 2): the configured readout error of each of n qubits."""
-    return _flip(config.readout).expand(n, 2, 2)
-
-
-def _flip(probability: float) -> Tensor:
-    right, wrong = 1 - probability, probability
-    return torch.tensor([[right, wrong], [wrong, right]], dtype=torch.float64)
 
 
 def _channel(config: NoiseConfig, depolarizing: float, nanoseconds: float) -> QuantumError | None:
@@ -113,11 +104,14 @@ def device_noise(target: Target) -> NoiseModel:
     return NoiseModel.from_backend(device)
 
 
-def device_confusion(target: Target, qubits: tuple[int, ...]) -> Tensor:
-    """Return A (n, 2, 2) of the named qubits, as `device_noise` models them."""
-    from qiskit_aer.noise.device.models import basic_device_readout_errors
-
-    read = basic_device_readout_errors(target=target)
-    errors: dict[int, Any] = {where[0]: readout.probabilities.T for where, readout in read}
-    perfect = torch.eye(2, dtype=torch.float64)
-    return torch.stack([torch.as_tensor(errors[q]).double() if q in errors else perfect for q in qubits])
+def readout_confusion(model: NoiseModel | None, qubits: tuple[int, ...]) -> Tensor:
+    """Return A (n, 2, 2) of the named qubits: the model's readout errors."""
+    errors = [] if model is None else model.to_dict()["errors"]
+    everywhere = torch.eye(2, dtype=torch.float64)
+    local: dict[int, Tensor] = {}
+    for error in errors:
+        if error["type"] == "roerror":
+            confusion = torch.tensor(error["probabilities"], dtype=torch.float64).T
+            local |= {qubit: confusion for (qubit,) in error.get("gate_qubits", [])}
+            everywhere = everywhere if "gate_qubits" in error else confusion
+    return torch.stack([local.get(qubit, everywhere) for qubit in qubits])

@@ -95,12 +95,8 @@ def qaoa_circuit(n: int, edges: tuple[tuple[int, int], ...], layers: int, warm: 
     Angles, in order: θ (n) and −θ (n) if warm; then for each layer the couplings' (len(edges)), the
     fields' (n) and one for the mixer.
     """
-    if warm:
-        gates = [Gate("ry", (i,), i) for i in range(n)]
-        k = 2 * n
-    else:
-        gates = [Gate("h", (i,)) for i in range(n)]
-        k = 0
+    gates = [Gate("ry", (i,), i) if warm else Gate("h", (i,)) for i in range(n)]
+    k = 2 * n if warm else 0
     for _ in range(layers):
         gates += [Gate("rzz", edge, k + e) for e, edge in enumerate(edges)]
         k += len(edges)

@@ -58,12 +58,11 @@ def from_qubo(quadratic: Tensor, constant: float = 0.0) -> Ising:
     q = torch.as_tensor(quadratic).detach().to("cpu", torch.float64)
     if q.dim() != 2 or q.shape[0] != q.shape[1]:
         raise ValueError(f"Q {tuple(q.shape)} must be (n, n)")
-    diagonal = q.diagonal()
-    pairs = (q + q.t()) / 4
+    diagonal, pairs = q.diagonal(), (q + q.t()) / 4
     pairs = pairs - pairs.diagonal().diag()
-    h = -diagonal / 2 - pairs.sum(1)
     couplings = pairs.triu(1)
-    return Ising(h, couplings, constant + float(diagonal.sum() / 2 + couplings.sum()))
+    constant += float(diagonal.sum() / 2 + couplings.sum())
+    return Ising(-diagonal / 2 - pairs.sum(1), couplings, constant)
 
 
 def energy(ising: Ising, bits: Tensor) -> Tensor:
@@ -92,8 +91,7 @@ def energies(ising: Ising, dtype: torch.dtype = torch.float32) -> Tensor:
     energy_a = a @ h[:low] + ((a @ couplings[:low, :low]) * a).sum(1)
     energy_b = spins @ h[low:] + ((spins @ couplings[low:, low:]) * spins).sum(1) + ising.constant
     field_b = couplings[:low, low:] @ spins.t()  # (low, 2^high)
-    if dtype != torch.float64:
-        a, field_b, energy_a, energy_b = (x.to(dtype) for x in (a, field_b, energy_a, energy_b))
+    a, field_b, energy_a, energy_b = (x.to(dtype) for x in (a, field_b, energy_a, energy_b))
     table = torch.mm(field_b.t(), a.t())  # (2^high, 2^low)
     return table.add_(energy_a).add_(energy_b[:, None]).view(-1)
 

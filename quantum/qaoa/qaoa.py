@@ -9,6 +9,7 @@ from qdreamer.quantum.circuits.backend import Backend, Measurement, device_estim
 from qdreamer.quantum.circuits.fidelity import CircuitEstimate
 from qdreamer.quantum.circuits.readout import inverse
 from qdreamer.quantum.circuits.sampling import new_seed
+from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.qaoa.angle_search import optimized
 from qdreamer.quantum.qaoa.ansatz import Angles, IsingTask, angles, qaoa_circuit, warm_start
 from qdreamer.quantum.qaoa.controls import Greedy
@@ -24,8 +25,8 @@ class QAOA:
 
     `angles`: fixed (infinite-size SK, rescaled; no loop), ramp, warm (fixed angles from
     the best of greedy descents), optimized (`steps` steps from the fixed ones on the in-process
-    simulator). With a backend that estimates circuits (a device), problems are cut to what it carries:
-    see `quantum.qaoa.sparsify`.
+    simulator). With `limits`, problems are cut to what the backend's device carries: see
+    `quantum.qaoa.sparsify`.
     """
 
     circuits = True
@@ -37,27 +38,18 @@ class QAOA:
         layers: int,
         angles: AngleChoice = "fixed",
         steps: int = 5,
-        limited: bool = False,
-        min_fidelity: float = 0.5,
-        force: bool = False,
+        limits: QuantumConfig | None = None,
     ) -> None:
         if angles not in get_args(AngleChoice):
             raise ValueError(f"angles={angles} is not one of {', '.join(get_args(AngleChoice))}")
         self._backend, self._layers, self._angles, self._steps = backend, layers, angles, steps
-        self._limited, self._min_fidelity, self._force = limited, min_fidelity, force
+        self._limits = limits
         self._fits: dict[int, Fit] = {}  # by qubits
 
     @classmethod
     def make(cls, setup: SolverSetup) -> Self:
-        quantum = setup.quantum
-        return cls(
-            setup.backend,
-            setup.layers,
-            setup.angles,
-            limited=quantum.fits_problems,
-            min_fidelity=quantum.min_fidelity,
-            force=quantum.force,
-        )
+        limits = setup.quantum if setup.quantum.fits_problems else None
+        return cls(setup.backend, setup.layers, setup.angles, limits=limits)
 
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         task = self.task(ising, generator)
@@ -75,13 +67,12 @@ class QAOA:
 
     def fit(self, ising: Ising) -> Fit:
         """Return how problems of this size are cut; decided on the first one. Raises DeviceLimitError."""
-        if not self._limited:
+        if self._limits is None:
             return Fit(self._layers, 1.0, None)
         n = ising.qubits
         if n not in self._fits:
-            self._fits[n] = fit_to_device(
-                ising, self._layers, self._estimate, self._min_fidelity, self._force
-            )
+            least, force = self._limits.min_fidelity, self._limits.force
+            self._fits[n] = fit_to_device(ising, self._layers, self._estimate, least, force)
         return self._fits[n]
 
     def _estimate(self, problem: Ising, layers: int) -> CircuitEstimate | None:

@@ -250,7 +250,7 @@ class Simulator:
         out = []
         for few in self._few(angles):
             re, im = self._state(few).parts.unbind(1)
-            # Phases were counted from the lowest energy, γ at a time, and the last mixer lacks its D.
+            # Phases were counted from the lowest energy, and the last mixer still lacks its D.
             offset = few.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
             phase = (offset % (2 * math.pi)).to(self.dtype)
             if few.warm is None:

@@ -27,11 +27,8 @@ class SolverSetup(NamedTuple):
 class Solver(Protocol):
     """Looks for low energies."""
 
-    circuits: bool
-    """True for a `CircuitSolver`, whose work a job queue runs."""
-
-    max_qubits: int | None
-    """The largest problems that it takes; None for any."""
+    circuits: bool  # it is a `CircuitSolver`, whose work a job queue runs
+    max_qubits: int | None  # of the largest problems that it takes; None for any
 
     @classmethod
     def make(cls, setup: SolverSetup) -> "Solver": ...

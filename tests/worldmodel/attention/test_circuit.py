@@ -118,7 +118,7 @@ def exact(config, q, k):
     a, b = (
         x.expand(*q.shape[:-1], k.shape[-2], -1).flatten(0, -2) for x in (q.unsqueeze(-2), k.unsqueeze(-3))
     )
-    (p,) = make_backend(config).probabilities([OverlapTask(a, b)])
+    p = make_backend(config).probabilities(OverlapTask(a, b))
     return p[:, 0]
 
 
