@@ -33,7 +33,7 @@ from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.circuits.backend import run
 from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
 from qdreamer.quantum.jobs.access import CircuitAccess
-from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.jobs.budget import CircuitBudget
 
 COUNT = 1024  # draws and updates
 BATCH, LENGTH = 16, 64
@@ -50,7 +50,7 @@ CIRCUITS = (("aer", ()), ("aer_noisy", ()), ("ibm", ("quantum.device=FakeGuadalu
 
 def sampler_of(config: Config, directory: Path) -> Sampler:
     """The sampler of a run's config."""
-    circuits = CircuitAccess(config.quantum, directory, Budget())
+    circuits = CircuitAccess(config.quantum, directory, CircuitBudget())
     return make_sampler(config.replay, config.env.num_envs, config.train.batch_length, config.seed, circuits)
 
 

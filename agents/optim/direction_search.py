@@ -73,8 +73,7 @@ class SolverSearch:
     def metrics(self) -> dict[str, float]:
         if self._facts is None:
             return {}
-        usage = self.usage
-        costs = {"circuits": usage.circuits, "shots": usage.shots, "seconds": usage.seconds}
+        costs = {name: getattr(self.usage, name) for name in ("circuits", "shots", "seconds")}
         return named({**self._facts, **costs})
 
     def state_dict(self) -> dict[str, Any]:

@@ -135,10 +135,8 @@ class HybridOptimizer(WrappedOptimizer):
             self._set(after)
 
     def _search(self, objective: LocalObjective, step: list[Tensor]) -> None:
-        model = measure(
-            objective.full_batch(), objective.sub_batch(self.slice), self._parameters, self._block, step,
-            self.epsilon,
-        )  # fmt: skip
+        losses = objective.full_batch(), objective.sub_batch(self.slice)
+        model = measure(*losses, self._parameters, self._block, step, self.epsilon)
         averaged = self.average(torch.cat([model.linear[None], model.curvature]))  # (1 + M, M)
         model = Quadratic(averaged[0], averaged[1:])
         if not model.finite:

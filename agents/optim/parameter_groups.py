@@ -1,6 +1,8 @@
 """Partitions of a module's parameters into blocks, each of which gets a multiplier of its own."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from torch import nn
@@ -43,22 +45,15 @@ def by_module(module: nn.Module, count: int) -> list[ParameterGroup]:
 
 def balanced(module: nn.Module, count: int) -> list[ParameterGroup]:
     """Return exactly `count` blocks of neighbouring parameters, the largest as small as can be."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    if len(named) < count:
-        raise ValueError(f"{len(named)} parameters are no {count} blocks: use at most {len(named)}")
-    sizes = [p.numel() for _, p in named]
-    low, high = max(sizes), sum(sizes)
-    while low < high:
-        middle = (low + high) // 2
-        if len(_cuts(sizes, middle, 1)) <= count:
-            high = middle
-        else:
-            low = middle + 1
-    blocks, at = [], 0
-    for k, length in enumerate(_cuts(sizes, low, count)):
-        blocks.append(ParameterGroup(f"{k:02d}", [p for _, p in named[at : at + length]]))
-        at += length
-    return blocks
+    parameters = _trainable(module)
+    if len(parameters) < count:
+        raise ValueError(f"{len(parameters)} parameters are no {count} blocks: use at most {len(parameters)}")
+    sizes = [p.numel() for p in parameters]
+    limit = bisect_left(
+        range(sum(sizes) + 1), True, lo=max(sizes), key=lambda limit: len(_cuts(sizes, limit, 1)) <= count
+    )
+    left, lengths = iter(parameters), _cuts(sizes, limit, count)
+    return [ParameterGroup(f"{k:02d}", list(islice(left, length))) for k, length in enumerate(lengths)]
 
 
 def _cuts(sizes: Sequence[int], limit: int, least: int) -> list[int]:

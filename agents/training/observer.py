@@ -16,7 +16,7 @@ from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.summary import QUANTUM_PARTS, Costs, Summary
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
-from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.jobs.budget import CircuitBudget
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Observer:
         config: Config,
         directory: Path,
         learner: Learner,
-        budget: Budget,
+        budget: CircuitBudget,
         stride: int,
         step: int,
         state: dict[str, Any] | None,

@@ -17,8 +17,10 @@ def make_backend(config: QuantumConfig) -> Backend:
 
 
 def open_backend(config: QuantumConfig, warn: Callable[[str], None]) -> Backend:
-    """As `make_backend`, but where a service cannot be reached the in-process simulator stands in, with
-    one warning. Settings and credentials that cannot work still raise."""
+    """Open the backend, or with one warning the in-process simulator where a service cannot be reached.
+
+    Settings and credentials that cannot work still raise, as in `make_backend`.
+    """
     try:
         return make_backend(config)
     except BackendError as error:

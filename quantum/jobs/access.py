@@ -9,7 +9,7 @@ from threading import Thread
 from qdreamer.quantum.backends.factory import open_backend
 from qdreamer.quantum.circuits.backend import Backend, Task, run
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.jobs.budget import CircuitBudget
 from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 
@@ -19,13 +19,13 @@ class CircuitAccess:
 
     config: QuantumConfig
     directory: Path
-    budget: Budget = field(default_factory=Budget)
+    budget: CircuitBudget = field(default_factory=CircuitBudget)
     queues: list[JobQueue] = field(default_factory=list)  # that the parts have opened
 
     @classmethod
     def of(cls, config: QuantumConfig, directory: Path) -> "CircuitAccess":
         """Make one with the budget that the config sets."""
-        return cls(config, directory, Budget(config.budget_shots, config.budget_seconds))
+        return cls(config, directory, CircuitBudget(config.budget_shots, config.budget_seconds))
 
     def backend(self, owner: str) -> Backend:
         """Open the configured backend, or with a warning the simulator; `owner` is the part that asks."""

@@ -36,7 +36,7 @@ class Account(Protocol):
 
 
 @dataclass(eq=False)
-class Budget:
+class CircuitBudget:
     """Limits that all accounts of a run share. None: no limit."""
 
     shots: int | None = None

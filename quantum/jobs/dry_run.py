@@ -20,7 +20,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Cost:
+class PlannedCost:
     """One planned job's figures; device figures are None for simulators."""
 
     name: str
@@ -34,16 +34,17 @@ class Cost:
     seconds: float | None = None  # of QPU time, all calls
 
 
-def cost_of(backend: Backend, job: Planned) -> Cost:
+def cost_of(backend: Backend, job: Planned) -> PlannedCost:
     """Return a job's figures; transpiles its circuit for the backend's device, runs nothing."""
     circuit = job.task.circuit()
     per_call = job.task.rows * job.shots
     counts = circuit.qubits, job.task.rows, job.calls, job.calls * per_call
     estimate = device_estimate(backend, circuit)
     if estimate is None:
-        return Cost(job.name, *counts, circuit.two_qubit_gates)
+        return PlannedCost(job.name, *counts, circuit.two_qubit_gates)
     seconds = job.calls * (JOB_SECONDS + per_call * (RESET_SECONDS + estimate.seconds))
-    return Cost(job.name, *counts, estimate.two_qubit_gates, estimate.depth, estimate.fidelity, seconds)
+    figures = estimate.two_qubit_gates, estimate.depth, estimate.fidelity, seconds
+    return PlannedCost(job.name, *counts, *figures)
 
 
 def report(

@@ -29,7 +29,7 @@ from qdreamer.quantum.circuits.backend import (
     Usage,
     cost,
 )
-from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.jobs.budget import CircuitBudget
 from qdreamer.quantum.jobs.journal import JobEntry, Journal
 
 PAUSE = 0.1  # seconds before the second attempt, doubled before each further one
@@ -115,7 +115,7 @@ class JobQueue:
     limits: Limits
     warn: Callable[[str], None]
     directory: Path | None = None
-    budget: Budget = field(default_factory=Budget)
+    budget: CircuitBudget = field(default_factory=CircuitBudget)
     counts: Counts = field(default_factory=Counts)
     usage: Usage = field(default_factory=Usage)  # of the backend, not of the fallback
 
@@ -161,9 +161,7 @@ class JobQueue:
         pending = PendingJob(next(self._numbers), tag or {}, tasks, shots, seed, total)
         self.counts.submitted += 1
         self._pending[pending.number] = pending
-        over = self.budget.used_up()
-        if over is not None:
-            self._switch_to_fallback(over)
+        self._check_budget()
         self._start(pending, fallback=self._abandoned)
         return pending.number
 
@@ -195,7 +193,7 @@ class JobQueue:
         for pending in list(self._pending.values()):
             if not pending.job_id:
                 self.counts.dropped += 1
-                self._forget(pending)
+                self._forget(pending.job, pending.job_id)
         self._pending.clear()
         return outcomes
 
@@ -215,9 +213,12 @@ class JobQueue:
             self._warned = True
             self.warn(text)
 
-    def _switch_to_fallback(self, why: str) -> None:
-        self._abandoned = True
-        self._say(f"{why}: quantum jobs run on the in-process simulator from now on")
+    def _check_budget(self) -> None:
+        """Leave the backend alone once the budget is used up."""
+        over = self.budget.used_up()
+        if over is not None:
+            self._abandoned = True
+            self._say(f"{over}: quantum jobs run on the in-process simulator from now on")
 
     def _start(self, pending: PendingJob, fallback: bool) -> None:
         pending.attempt += 1
@@ -287,9 +288,7 @@ class JobQueue:
     def _late(self, event: Event) -> None:
         """Take in news of an attempt that was given up."""
         if event.job is not None:
-            self._cancel(event.job)
-            if event.job.id:
-                self._journal.remove(event.job.id)
+            self._forget(event.job, event.job.id)
         self.counts.late += event.measurement is not None
         self._charge(event.spent)
 
@@ -300,8 +299,7 @@ class JobQueue:
 
     def _end(self, pending: PendingJob, measurement: Measurement | None) -> JobResult:
         del self._pending[pending.number]
-        if pending.job_id:
-            self._journal.remove(pending.job_id)
+        self._journal.remove(pending.job_id)
         return JobResult(pending.number, pending.tag, measurement, pending.fallback, pending.recovered)
 
     def _failed(self, pending: PendingJob, error: BaseException) -> JobResult | None:
@@ -314,10 +312,8 @@ class JobQueue:
             self.counts.lost += 1
             self._say(f"a quantum job was lost ({one_line(error)})")
             return self._end(pending, None)
-        self._forget(pending)
-        over = self.budget.used_up()  # what failed may have had its price
-        if over is not None:
-            self._switch_to_fallback(over)
+        self._forget(pending.job, pending.job_id)
+        self._check_budget()  # what failed may have had its price
         if pending.attempt <= self.limits.retries and not self._abandoned:
             self.counts.retried += 1
             self._start(pending, fallback=False)
@@ -331,12 +327,11 @@ class JobQueue:
         self._start(pending, fallback=True)
         return None
 
-    def _forget(self, pending: PendingJob) -> None:
+    def _forget(self, job: Job | None, job_id: str) -> None:
         """Give up an attempt."""
-        if pending.job is not None:
-            self._cancel(pending.job)
-        if pending.job_id:
-            self._journal.remove(pending.job_id)
+        if job is not None:
+            self._cancel(job)
+        self._journal.remove(job_id)
 
     def _cancel(self, job: Job) -> None:
         """Cancel a job; nobody waits for a service that may not answer this either."""

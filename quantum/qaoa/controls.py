@@ -9,9 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.circuits.sampling import index_to_bits
-from qdreamer.quantum.qaoa.ising import Ising, Solution, all_bits, best_of, energies, energy
+from qdreamer.quantum.qaoa.ising import Ising, Solution, all_bits, best_of, energies
 from qdreamer.quantum.qaoa.solver import SOLVERS, SolverSetup
 
 MAX_EXACT = 20  # qubits
@@ -37,10 +36,7 @@ class Exact(ClassicalSolver):
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         if ising.qubits > MAX_EXACT:
             raise ValueError(f"2^{ising.qubits} energies are too many: exact takes n ≤ {MAX_EXACT}")
-        table = energies(ising)
-        bits = index_to_bits(table.argmin(), ising.qubits)
-        lowest = float(energy(ising, bits))
-        return Solution(bits, lowest, lowest, lowest, 1, Usage())
+        return best_of(ising, index_to_bits(energies(ising).argmin(), ising.qubits)[None])
 
 
 @SOLVERS.register("random")

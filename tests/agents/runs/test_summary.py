@@ -19,7 +19,7 @@ from qdreamer.agents.training.session import run_session
 from qdreamer.agents.training.training import Run, make_agent
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Usage
-from qdreamer.quantum.jobs.budget import Budget, Spending
+from qdreamer.quantum.jobs.budget import CircuitBudget, Spending
 from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 
 SMALL = [
@@ -108,13 +108,13 @@ def test_seconds_go_to_simulators_or_devices() -> None:
     accounts: list[Any] = [
         SimpleNamespace(usage=usage, remote=remote, in_flight_shots=0) for remote in (False, True, False)
     ]
-    assert Budget(accounts=accounts).spending() == Spending(9, 900, 3.0, 1.5)
+    assert CircuitBudget(accounts=accounts).spending() == Spending(9, 900, 3.0, 1.5)
 
 
 @pytest.mark.parametrize(("budget", "shots"), [(None, 300), (1000, 0)])
 def test_queues_go_on_from_a_checkpoint(budget: int | None, shots: int) -> None:
     """Where there is a budget, the journal knows what was spent of it; circuits it does not count."""
-    queue: Any = JobQueue(Statevector(), Limits(1.0), print, budget=Budget(budget))
+    queue: Any = JobQueue(Statevector(), Limits(1.0), print, budget=CircuitBudget(budget))
     queue.go_on_from(Usage(3, 300, 1.5))
     spending = queue.budget.spending()
     assert (spending.circuits, spending.shots) == (3, shots)

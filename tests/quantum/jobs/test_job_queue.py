@@ -17,7 +17,7 @@ from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, JobLostError, Measurement, Usage, cost, run
 from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
 from qdreamer.quantum.circuits.sampling import FinishedJob
-from qdreamer.quantum.jobs.budget import Budget
+from qdreamer.quantum.jobs.budget import CircuitBudget
 from qdreamer.quantum.jobs.job_queue import MAX_FAILURES, JobQueue, Limits
 from qdreamer.quantum.jobs.journal import NAME, JobEntry, Journal
 
@@ -74,7 +74,7 @@ class Troubled:
 
 
 def queue(backend, warnings, directory=None, budget_shots=None, budget_seconds=None, **limits):
-    budget = Budget(budget_shots, budget_seconds)
+    budget = CircuitBudget(budget_shots, budget_seconds)
     limits = Limits(**({"timeout": 5.0} | limits))
     return JobQueue(backend, limits, warnings.append, directory, budget=budget)
 
@@ -240,7 +240,7 @@ def test_budget_of_shots_ends_on_the_simulator(tmp_path):
 
 def test_queues_of_one_run_share_its_budget(tmp_path):
     def pair(warnings):
-        budget = Budget(250)
+        budget = CircuitBudget(250)
         return [
             JobQueue(Troubled(), Limits(5.0), warnings.append, tmp_path / name, budget=budget)
             for name in ("replay", "optimizer")
