@@ -42,7 +42,7 @@ class QuantumConfig(PartConfig):
     """Where circuits run, how often, and what they may cost: one class for every backend.
 
     Backends have the same keys and say which of them they take; what a backend can do is asked of its
-    config by the properties below, never by its name.
+    config by what stands below `takes`, never by its name.
     """
 
     device: str | None  # aer_noisy: a fake device; pennylane, ibm: a device; ibm: least_busy
@@ -62,7 +62,6 @@ class QuantumConfig(PartConfig):
     dry_run: Bool  # print what a run would cost, and stop
 
     takes: ClassVar[frozenset[str]] = frozenset({"device", "noise", "suppression", "mitigation"})
-
     needs_device: ClassVar[str | None] = None  # an example, where a device must be named
     in_process: ClassVar[bool] = False  # circuits need not be run at all: this process knows their outcomes
     samples: ClassVar[bool] = True  # attention=circuit acts by shots, and not by PennyLane's probabilities

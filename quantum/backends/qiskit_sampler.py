@@ -7,7 +7,7 @@ PUB. All tasks of a job that can share a sampler run in one call.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,28 +81,21 @@ def translate(circuit: Circuit) -> QuantumCircuit:
     out = QuantumCircuit(circuit.qubits)
     angles = ParameterVector("t", circuit.parameters)
     for gate in circuit.gates:
-        apply = getattr(out, gate.name)
-        if gate.parameter is None:
-            apply(*gate.qubits)
-        else:
-            apply(angles[gate.parameter], *gate.qubits)
+        angle = () if gate.parameter is None else (angles[gate.parameter],)
+        getattr(out, gate.name)(*angle, *gate.qubits)
     out.measure_all()
     return out
 
 
 def measured_qubits(circuit: QuantumCircuit) -> tuple[int, ...]:
     """Return the physical qubit behind each classical bit."""
-    where = {
-        circuit.find_bit(item.clbits[0]).index: circuit.find_bit(item.qubits[0]).index
-        for item in circuit.data
-        if item.operation.name == "measure"
-    }
-    return tuple(where[bit] for bit in range(len(where)))
+    measured = [(*item.clbits, *item.qubits) for item in circuit.data if item.operation.name == "measure"]
+    pairs = sorted((circuit.find_bit(bit).index, circuit.find_bit(qubit).index) for bit, qubit in measured)
+    return tuple(qubit for _, qubit in pairs)
 
 
-def calibration_circuits(circuit: QuantumCircuit) -> tuple[QuantumCircuit, QuantumCircuit]:
-    """Return |0…0⟩ and |1…1⟩ on the qubits that `circuit` measures, read in the same order."""
-    out = []
+def calibration_circuits(circuit: QuantumCircuit) -> Iterator[QuantumCircuit]:
+    """Yield |0…0⟩ and |1…1⟩ on the qubits that `circuit` measures, read in the same order."""
     for ones in (False, True):
         calibration = circuit.copy_empty_like()
         for bit, qubit in enumerate(measured_qubits(circuit)):
@@ -110,8 +103,7 @@ def calibration_circuits(circuit: QuantumCircuit) -> tuple[QuantumCircuit, Quant
                 calibration.x(qubit)
             calibration.measure(qubit, bit)
         calibration.global_phase = 0
-        out.append(calibration)
-    return out[0], out[1]
+        yield calibration
 
 
 class QiskitSampler:

@@ -1,7 +1,6 @@
 """What the circuits of a whole run have cost and may cost, whichever of its parts runs them."""
 
-import operator
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from qdreamer.quantum.circuits.backend import Usage
@@ -15,9 +14,6 @@ class Spending:
     shots: int = 0
     simulator_seconds: float = 0.0
     qpu_seconds: float = 0.0
-
-    def __add__(self, other: "Spending") -> "Spending":
-        return Spending(*map(operator.add, astuple(self), astuple(other)))
 
 
 class Account(Protocol):
@@ -68,12 +64,10 @@ class CircuitBudget:
 
     def spending(self) -> Spending:
         """Return what circuits have cost in the whole run, split by where they ran."""
-        total = Spending()
-        for account in self.accounts:
-            usage = account.usage
-            simulator, qpu = (0.0, usage.seconds) if account.remote else (usage.seconds, 0.0)
-            total += Spending(usage.circuits, usage.shots, simulator, qpu)
-        return total
+        spent = self._spent()
+        simulated = sum((account.usage.seconds for account in self.accounts if not account.remote), 0.0)
+        on_device = sum((account.usage.seconds for account in self.accounts if account.remote), 0.0)
+        return Spending(spent.circuits, spent.shots, simulated, on_device)
 
     def _spent(self) -> Usage:
         return sum((account.usage for account in self.accounts), Usage())

@@ -69,13 +69,12 @@ def fit_to_device(
         )
     layers = min(layers, MAX_LAYERS)
     for share in SHARES:
-        figures = estimate(sparsified(ising, share), layers)
-        assert figures is not None
-        if figures.fidelity >= min_fidelity:
-            return Fit(layers, share, figures.fidelity)
-    assert figures is not None
+        cut = estimate(sparsified(ising, share), layers)
+        fidelity = 1.0 if cut is None else cut.fidelity
+        if fidelity >= min_fidelity:
+            return Fit(layers, share, fidelity)
     raise DeviceLimitError(
         f"{n} qubits at {layers} layer with a quarter of the couplings: estimated fidelity "
-        f"{figures.fidelity:.2g} is below quantum.min_fidelity={min_fidelity}, so choose a better device, "
+        f"{fidelity:.2g} is below quantum.min_fidelity={min_fidelity}, so choose a better device, "
         "quantum=statevector, or quantum.force=true"
     )
