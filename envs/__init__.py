@@ -1,1 +1,11 @@
-"""The outside world: one factory, wrappers, vector environments, episode seeds."""
+"""The outside world: one factory, wrappers, vector environments, episode seeds, tasks of our own.
+
+Importing it registers these tasks with Gymnasium.
+"""
+
+from gymnasium.envs.registration import register
+
+register("qdreamer/MountainCarRepeated-v0", entry_point="qdreamer.envs.repeated:mountain_car")
+register("qdreamer/Pairs-v0", entry_point="qdreamer.envs.pairs:Pairs")
+register("qdreamer/TMaze-v0", entry_point="qdreamer.envs.tmaze:TMaze")
+register("qdreamer/RepeatPrevious-v0", entry_point="qdreamer.envs.repeat_previous:RepeatPrevious")

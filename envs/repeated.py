@@ -1,4 +1,4 @@
-"""MountainCar with every action taken several times, registered as envs.repeated:MountainCarRepeated-v0.
+"""MountainCar with every action taken several times.
 
 Random actions never climb the hill within the 200 steps of MountainCar-v0 (none of 4,000 episodes).
 Repeated twelve times they do so in one episode of 23: a sparse reward that can be found.
@@ -7,7 +7,6 @@ Repeated twelve times they do so in one episode of 23: a sparse reward that can 
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import register
 
 
 class Repeated(gymnasium.Wrapper):
@@ -30,6 +29,3 @@ class Repeated(gymnasium.Wrapper):
 def mountain_car(repeat: int = 12, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """MountainCar-v0 with its own limit of 200 steps, in steps of `repeat`."""
     return Repeated(gymnasium.make("MountainCar-v0", **kwargs), repeat)
-
-
-register("MountainCarRepeated-v0", entry_point=mountain_car)

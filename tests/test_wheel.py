@@ -103,6 +103,7 @@ def test_the_wheel_trains_evaluates_and_imports(site: Path, tmp_path: Path, occu
     assert Path(place).is_relative_to(site), "this test must run the wheel, not the checkout"
     console = str(site / "bin" / "qdreamer")
     assert "done: 500 steps" in run(console, "train", "env=CartPole", "steps=500", *SMALL)
+    run(console, "train", "env=pairs", "steps=64", *SMALL)
     (directory,) = tmp_path.glob("runs/CartPole/*/seed_0")
     assert "over 3 unseen episodes" in run(console, "evaluate", str(directory), "--episodes=3", "--no-video")
     swept = run("-m", "qdreamer", "train", "-m", "env=CartPole", "agent=classical", "steps=50", *SMALL)
