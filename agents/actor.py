@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer import native
+from qdreamer.agents.config import AgentConfig
 from qdreamer.envs.spaces import ActionSpec
 from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, unimix_probs
 from qdreamer.worldmodel.networks.layers import MLPHead
@@ -74,10 +75,10 @@ class Actor(nn.Module):
     unimix: float | None = None
     std = 0.0, 0.0
 
-    def __init__(self, features: int, actions: int, outputs: int, units: int, layers: int) -> None:
+    def __init__(self, features: int, actions: int, outputs: int, config: AgentConfig) -> None:
         super().__init__()
         self.actions = actions  # A
-        self.body = MLPHead(features, units, layers, outputs, scale=0.01)
+        self.body = MLPHead(features, config.units, config.actor_layers, outputs, scale=0.01)
 
     def forward(self, features: Tensor) -> Policy:
         return self.policy(self.body(features))
@@ -98,9 +99,11 @@ class Actor(nn.Module):
 class CategoricalActor(Actor):
     """One-hot actions, with a part `unimix` of the uniform distribution."""
 
-    def __init__(self, features: int, actions: int, units: int, layers: int, unimix: float) -> None:
-        super().__init__(features, actions, actions, units, layers)
-        self.unimix: float = unimix
+    unimix: float
+
+    def __init__(self, features: int, actions: int, config: AgentConfig) -> None:
+        super().__init__(features, actions, actions, config)
+        self.unimix = config.unimix
 
     def policy(self, output: Tensor) -> CategoricalPolicy:
         return CategoricalPolicy(output, self.unimix)
@@ -112,11 +115,9 @@ class CategoricalActor(Actor):
 class BoundedNormalActor(Actor):
     """Actions of A numbers with deviations in a range, which the environment clips."""
 
-    def __init__(
-        self, features: int, actions: int, units: int, layers: int, min_std: float, max_std: float
-    ) -> None:
-        super().__init__(features, actions, 2 * actions, units, layers)
-        self.std = min_std, max_std
+    def __init__(self, features: int, actions: int, config: AgentConfig) -> None:
+        super().__init__(features, actions, 2 * actions, config)
+        self.std = config.min_std, config.max_std
 
     def policy(self, output: Tensor) -> BoundedNormal:
         mean, raw_std = output.chunk(2, -1)
@@ -126,10 +127,6 @@ class BoundedNormalActor(Actor):
         return next(self.parameters()).new_empty(*shape, self.actions).normal_(generator=generator)
 
 
-def make_actor(
-    spec: ActionSpec, features: int, units: int, layers: int, unimix: float, min_std: float, max_std: float
-) -> Actor:
+def make_actor(spec: ActionSpec, features: int, config: AgentConfig) -> Actor:
     """Return the actor that fits the action space."""
-    if spec.discrete:
-        return CategoricalActor(features, spec.size, units, layers, unimix)
-    return BoundedNormalActor(features, spec.size, units, layers, min_std, max_std)
+    return (CategoricalActor if spec.discrete else BoundedNormalActor)(features, spec.size, config)

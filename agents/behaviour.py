@@ -1,15 +1,49 @@
-"""Actor and critic losses on imagined and replayed trajectories (DreamerV3, eqs. 5–7)."""
+"""The critic; losses of actor and critic on imagined and replayed trajectories (DreamerV3, eqs. 4–7)."""
 
+import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qdreamer.agents.config import AgentConfig
-from qdreamer.agents.critic import Critic
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout
 from qdreamer.worldmodel.model import Batch, WorldModel
+from qdreamer.worldmodel.networks.heads import TwoHot, TwoHotHead
+
+
+class Critic(nn.Module):
+    """Values as symexp two-hot bins, with an exponential moving average of its own weights.
+
+    The average only regularises: targets are bootstrapped from the online critic.
+    """
+
+    def __init__(self, features: int, bins: int, config: AgentConfig) -> None:
+        super().__init__()
+        self.online = TwoHotHead(features, config.units, config.critic_layers, bins)
+        self.slow = copy.deepcopy(self.online).requires_grad_(False)
+        self.slow_rate = config.slow_rate
+
+    def forward(self, features: Tensor) -> TwoHot:
+        return self.online(features)
+
+    def update_slow(self) -> None:
+        """Set slow ← (1 − rate)·slow + rate·online, after every update."""
+        ema_update(self.slow, self.online, self.slow_rate)
+
+    def loss(self, output: TwoHot, features: Tensor, target: Tensor, slow_scale: float) -> Tensor:
+        """Return the cross-entropy of `output` = self(features) to targets (…) and slow values (…)."""
+        with torch.no_grad():
+            slow_target = self.slow(features).pred()
+        return output.loss(target, slow_target, scales=(1.0, slow_scale))
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, module: nn.Module, rate: float) -> None:
+    """Set average ← (1 − rate)·average + rate·module, for all parameters of two modules of one kind."""
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), rate)
 
 
 class BehaviourLosses(NamedTuple):
@@ -24,14 +58,13 @@ class BehaviourLosses(NamedTuple):
 def lambda_return(
     reward: Tensor, discount: Tensor, bootstrap: Tensor, last: Tensor | None, lambda_: float
 ) -> Tensor:
-    """λ-returns of steps 0 … T−2, for sequences of T steps (eq. 7).
+    """Return the λ-returns of steps 0 … T−2, for sequences of T steps (eq. 7).
 
     R_t = r_{t+1} + d_{t+1}·((1 − λ_{t+1})·b_{t+1} + λ_{t+1}·R_{t+1}),  R_{T-1} = b_{T-1}
 
     Args:
         reward: r, (B, T). discount: d, (B, T), 0 at terminal steps. bootstrap: b, (B, T), values.
-        last: (B, T) or None; where 1 the recursion stops at the bootstrap (λ_t = 0).
-        lambda_: λ.
+        last: (B, T) or None; where 1 the recursion stops at the bootstrap (λ_t = 0). lambda_: λ.
     Returns:
         (B, T − 1).
     """
@@ -57,21 +90,16 @@ class ReturnNormalizer(nn.Module):
     high: Tensor
 
     def __init__(
-        self,
-        rate: float,
-        limit: float,
-        percentiles: tuple[float, float],
-        ranks: SingleProcess = SINGLE_PROCESS,
+        self, rate: float, limit: float, percentiles: Sequence[float], ranks: SingleProcess = SINGLE_PROCESS
     ) -> None:
         super().__init__()
-        self._ranks = ranks
-        self.rate, self.limit, self.percentiles = rate, limit, percentiles
+        self.rate, self.limit, self.percentiles, self._ranks = rate, limit, percentiles, ranks
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
-        """Take in a batch of returns (any shape) and give the scale, ()."""
+        """Take in a batch of returns (any shape) and return the scale, ()."""
         quantiles = torch.tensor(self.percentiles, device=returns.device, dtype=returns.dtype) / 100.0
         low, high = torch.quantile(self._ranks.gather(returns.flatten()), quantiles)
         self.low.lerp_(low, self.rate)
@@ -86,15 +114,15 @@ def behaviour_losses(
     normalizer: ReturnNormalizer,
     config: AgentConfig,
 ) -> BehaviourLosses:
-    """REINFORCE with normalised advantages for the actor, two-hot regression for the critic.
+    """Return losses: REINFORCE with normalised advantages for the actor, two-hot regression for the critic.
 
     Gradients reach actor and critic only: the rollout carries none but those of its policy to the
     actor, and the predictions of reward and continuation carry none.
     """
     features, actions, policy = rollout  # (H+1, N, F), (H, N, A), (H, N)
     with torch.no_grad():
-        reward = world_model.predict_reward(features).pred()  # (H+1, N)
-        discount = world_model.predict_continue(features).pred()  # (H+1, N)
+        reward = world_model.reward(features).pred()  # (H+1, N)
+        discount = world_model.continues(features).pred()  # (H+1, N)
         # Probability that the imagined step is reached at all, the start's own end included.
         weight = torch.cumprod(discount, 0)[:-1]  # (H, N)
     output = critic(features[:-1])
@@ -124,7 +152,7 @@ def behaviour_losses(
 def replay_value_loss(
     features: Tensor, batch: Batch, bootstrap: Tensor, critic: Critic, horizon: float, config: AgentConfig
 ) -> Tensor:
-    """Critic loss on the replayed trajectory itself, (B, K) → (B, K − 1).
+    """Return the critic's loss on the replayed trajectory itself, (B, K) → (B, K − 1).
 
     Args:
         features: (B, K, F), the last K replayed steps; gradients flow into the world model.

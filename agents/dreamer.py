@@ -1,18 +1,24 @@
 """The agent: world model, actor and critic, and the joint loss of one update."""
 
 import copy
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qdreamer.agents.actor import make_actor
-from qdreamer.agents.behaviour import ReturnNormalizer, behaviour_losses, replay_value_loss
+from qdreamer.agents.behaviour import (
+    Critic,
+    ReturnNormalizer,
+    behaviour_losses,
+    ema_update,
+    replay_value_loss,
+)
 from qdreamer.agents.config import AgentConfig
-from qdreamer.agents.critic import Critic, ema_update
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout, imagine
-from qdreamer.agents.stopwatch import Watch, no_watch
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
@@ -21,6 +27,9 @@ from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence
 from qdreamer.worldmodel.rssm import Trajectory
 from qdreamer.worldmodel.sequence_models.interface import SequenceConfig
+
+Watch = Callable[[str], AbstractContextManager[Any]]
+"""Takes the time of a part of the work, which it is told by name; `nullcontext` takes none."""
 
 
 class Outcome(NamedTuple):
@@ -60,18 +69,15 @@ class Dreamer(nn.Module):
             world_model, sequence, attention, observation.size, observation.discrete, action.size, quantum
         )
         features = self.world_model.features
-        self.actor = make_actor(
-            action, features, config.units, config.actor_layers, config.unimix, config.min_std, config.max_std
-        )
+        self.actor = make_actor(action, features, config)
         self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.critic = Critic(features, config.units, config.critic_layers, world_model.bins, config.slow_rate)
-        self.return_normalizer = ReturnNormalizer(
-            config.return_rate, config.return_limit, config.return_percentiles, ranks
-        )
+        self.critic = Critic(features, world_model.bins, config)
+        spread = config.return_rate, config.return_limit, config.return_percentiles
+        self.return_normalizer = ReturnNormalizer(*spread, ranks)
         self.loss_scales = {**world_model.loss_scales, **config.loss_scales}
 
     def update_averages(self) -> None:
-        """After every update: the slow critic, and the averaged actor that evaluation plays.
+        """Move, after every update, the slow critic and the averaged actor that evaluation plays.
 
         Steps of a normalised gradient jitter around a good policy; their average lies closer to it
         (Polyak & Juditsky 1992).
@@ -83,9 +89,9 @@ class Dreamer(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
     def loss(
-        self, batch: Batch, generator: torch.Generator | None = None, watch: Watch = no_watch
+        self, batch: Batch, generator: torch.Generator | None = None, watch: Watch = nullcontext
     ) -> Outcome:
-        """All losses of one batch; `watch(part)` is a context manager that takes the time."""
+        """Return all losses of one batch."""
         agent, model = self.config, self.world_model.config
         rows, length = batch.reward.shape
         steps = agent.imagination_starts  # K
@@ -99,13 +105,9 @@ class Dreamer(nn.Module):
                 rollout, self.world_model, self.critic, self.return_normalizer, agent
             )
             losses |= {name: loss.mean(0).view(rows, steps) for name, loss in behaviour.losses.items()}
+            recent, bootstrap = trajectory.features[:, -steps:], behaviour.returns[0].view(rows, steps)
             losses["replay_value"] = replay_value_loss(
-                trajectory.features[:, -steps:],
-                batch,
-                behaviour.returns[0].view(rows, steps),
-                self.critic,
-                model.horizon,
-                agent,
+                recent, batch, bootstrap, self.critic, model.horizon, agent
             )
         # Importance weights correct for how sequences were drawn; imagination is its own sample.
         weight = batch.weight.unsqueeze(1)  # (B, 1)

@@ -13,7 +13,7 @@ from qdreamer.native.rollout import (
     RolloutWeights,
     rollout,
 )
-from qdreamer.native.scan import PosteriorWeights, scan
+from qdreamer.native.scan import PosteriorWeights, ScanInputs, ScanWeights, scan
 from qdreamer.native.structs import ActionWeights, GRUWeights
 from qdreamer.native.transformer_block import AttentionForm, BlockWeights, transformer_block
 from qdreamer.native.two_hot import BinDistribution, two_hot
@@ -36,6 +36,8 @@ __all__ = [
     "PosteriorWeights",
     "RolloutLoop",
     "RolloutWeights",
+    "ScanInputs",
+    "ScanWeights",
     "TransformerRollout",
     "fits",
     "laprop",

@@ -16,6 +16,7 @@ of 16 rows). So nothing is registered: a compiled function sees no C, and `fullg
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
@@ -35,7 +36,6 @@ _on = False
 _switched_off: frozenset[str] = frozenset()
 _library: ctypes.CDLL | None = None
 
-
 KERNELS: dict[str, "Kernel[Any, Any]"] = {}
 """All kernels by name."""
 
@@ -46,9 +46,8 @@ class Kernel(Generic[P, R]):
     def __init__(
         self, name: str, reference: Callable[P, R], call: Callable[P, R], supports: Callable[P, bool]
     ) -> None:
-        self.name = name
+        self.name, self.reference, self.call, self.supports = name, reference, call, supports
         KERNELS[name] = self
-        self.reference, self.call, self.supports = reference, call, supports
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         # A compiler of torch programs cannot look into C, but makes fast code of the reference itself.
@@ -82,10 +81,8 @@ def without(*names: str) -> Iterator[None]:
     Raises KeyError for a name that no kernel has.
     """
     global _switched_off
-    for name in names:
-        KERNELS[name]
     before = _switched_off
-    _switched_off = before | set(names)
+    _switched_off = before | {KERNELS[name].name for name in names}
     try:
         yield
     finally:
@@ -125,16 +122,17 @@ class Struct(ctypes.Structure):
 class Function:
     """A function of the library by its name and the types of its arguments; looked up when first called."""
 
-    def __init__(self, name: str, *arguments: Any, result: Any = None) -> None:
-        self.name, self.arguments, self.result = name, arguments, result
-        self._function: Callable[..., Any] | None = None
+    def __init__(self, name: str, *arguments: Any) -> None:
+        self.name, self.arguments = name, arguments
 
-    def __call__(self, *arguments: Any) -> Any:
-        if self._function is None:
-            function = load_library()[self.name]
-            function.argtypes, function.restype = self.arguments, self.result
-            self._function = function
-        return self._function(*arguments)
+    @cached_property
+    def _function(self) -> Callable[..., None]:
+        function = load_library()[self.name]
+        function.argtypes, function.restype = self.arguments, None
+        return function
+
+    def __call__(self, *arguments: Any) -> None:
+        self._function(*arguments)
 
 
 def load_library(announce: Callable[[], None] = no_op) -> ctypes.CDLL:

@@ -100,7 +100,7 @@ def fill_futures(memory: CallMemory, w: TransformerRollout, horizon: int) -> Fut
         G=w.t.shape[1], h=heads, d=width, c=rounded(columns, COLUMNS), p=rounded(width, LANES),
         layers=len(layers), window=window, slots=rounded(horizon, LANES), normalized=form.normalized,
         overlaps=form.floor is not None, floor=form.floor or 0.0,
-        layer=ctypes.addressof(memory.hold(layers)),
+        layer=memory.address(layers),
         **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
     )  # fmt: skip
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from qdreamer.native.dispatch import FLOAT, INT32, INT64, POINTER, Function, Kernel, fits
 
+Tensors = list[Tensor]
+
 _laprop = Function("laprop", INT32, INT64, *[POINTER] * 5, *[FLOAT] * 7)
 
 
-def clipped(params: list[Tensor], grads: list[Tensor], clip: float, pmin: float) -> list[Tensor]:
+def clipped(params: Tensors, grads: Tensors, clip: float, pmin: float) -> Tensors:
     """Return each gradient scaled so that ‖g‖ ≤ clip·max(pmin, ‖θ‖)."""
     norms = torch.stack(torch._foreach_norm(grads)).clamp(min=1e-30)
     limits = torch.stack(torch._foreach_norm(params)).clamp_(min=pmin).mul_(clip)
@@ -23,18 +25,9 @@ def clipped(params: list[Tensor], grads: list[Tensor], clip: float, pmin: float)
 
 @torch.no_grad()
 def reference(
-    params: list[Tensor],
-    grads: list[Tensor],
-    seconds: list[Tensor],
-    momenta: list[Tensor],
-    clip: float,
-    pmin: float,
-    beta1: float,
-    beta2: float,
-    correction: float,
-    epsilon: float,
-    rate: float,
-) -> None:
+    params: Tensors, grads: Tensors, seconds: Tensors, momenta: Tensors,
+    clip: float, pmin: float, beta1: float, beta2: float, correction: float, epsilon: float, rate: float,
+) -> None:  # fmt: skip
     """Move the parameters θ, their second moments v and momenta m in place; gradients stay.
 
     `clip` 0 clips nothing; `correction` is c.
@@ -50,16 +43,12 @@ def reference(
     torch._foreach_add_(params, momenta, alpha=-rate)
 
 
-def supports(
-    params: list[Tensor], grads: list[Tensor], seconds: list[Tensor], momenta: list[Tensor], *numbers: float
-) -> bool:
+def supports(params: Tensors, grads: Tensors, seconds: Tensors, momenta: Tensors, *numbers: float) -> bool:
     tensors = [*params, *grads, *seconds, *momenta]
     return fits(*tensors) and all(x.is_contiguous() for x in tensors)
 
 
-def call(
-    params: list[Tensor], grads: list[Tensor], seconds: list[Tensor], momenta: list[Tensor], *numbers: float
-) -> None:
+def call(params: Tensors, grads: Tensors, seconds: Tensors, momenta: Tensors, *numbers: float) -> None:
     count = len(params)
     sizes = (INT64 * count)(*(x.numel() for x in params))
     places = [(POINTER * count)(*(x.data_ptr() for x in xs)) for xs in (params, grads, seconds, momenta)]

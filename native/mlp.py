@@ -34,7 +34,7 @@ class Layer(NamedTuple):
     scale: Tensor  # (out,), of the norm
 
 
-Activations = Sequence[tuple[Tensor, Tensor, Tensor]]
+Activations = Sequence[Sequence[Tensor]]
 """x̂ (R, out), 1/rms (R, 1) and y (R, out) of every layer of a stack, as its gradients need them."""
 
 
@@ -53,14 +53,7 @@ def reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
 def call(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     if torch.is_grad_enabled():
         return _MLP.apply(None, x, *(tensor for layer in layers for tensor in layer))
-    out = x.new_empty(len(x), len(layers[-1].bias))
-    for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
-        for weight, bias, scale in layers[:-1]:
-            y = affine(y, weight)
-            _values(y, bias, scale, y)
-        weight, bias, scale = layers[-1]
-        _values(affine(y, weight), bias, scale, part)
-    return out
+    return _pass(x, layers, None)
 
 
 def supports(x: Tensor, layers: Sequence[Layer]) -> bool:
@@ -72,32 +65,25 @@ def mlp_from_activations(x: Tensor, layers: Sequence[Layer], activations: Activa
     return _MLP.apply(activations, x, *(tensor for layer in layers for tensor in layer))
 
 
-def _values(x: Tensor, bias: Tensor, scale: Tensor, out: Tensor) -> None:
-    """Write SiLU(RMSNorm(x + bias)) of rows x (R, D) to `out` (R, D), which may be x."""
-    threads = torch.get_num_threads()
-    _forward(threads, *x.shape, x, x.stride(0), bias, scale, None, None, out, out.stride(0))
+def _pass(x: Tensor, layers: Sequence[Layer], kept: list[Tensor] | None) -> Tensor:
+    """Return rows x (R, in) after all layers; some rows go through all of them before the next ones.
 
-
-def _activations(
-    x: Tensor, bias: Tensor, scale: Tensor, out: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x̂ (R, D), 1/rms (R, 1) and y (R, D) of x + bias; x̂ takes the memory of x (R, D)."""
-    rows, width = x.shape
-    rstd = x.new_empty(rows, 1)
-    y = torch.empty_like(x) if out is None else out
-    _forward(torch.get_num_threads(), rows, width, x, width, bias, scale, x, rstd, y, y.stride(0))
-    return x, rstd, y
-
-
-def _backward_rows(grad: Tensor, x_hat: Tensor, rstd: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x (R, D), scale and a bias before x (D,), given that of y (R, D)."""
-    rows, width = x_hat.shape
-    threads = torch.get_num_threads()
-    sums = x_hat.new_zeros(threads, 2, width)  # each thread adds up its own
-    grad_x = torch.empty_like(x_hat)
-    _backward(threads, rows, width, grad.contiguous(), x_hat, rstd, scale, grad_x, sums)
-    grad_scale, grad_bias = sums.sum(0)
-    return grad_x, grad_scale, grad_bias
+    `kept`, if it is wanted, gets the input, x̂ and 1/rms of every layer, for these rows after those.
+    """
+    out = x.new_empty(len(x), len(layers[-1].bias))
+    threads, last = torch.get_num_threads(), len(layers) - 1
+    for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
+        for i, (weight, bias, scale) in enumerate(layers):
+            x_hat, rstd = affine(y, weight), None  # x̂ takes the memory of x
+            if kept is not None:
+                rstd = y.new_empty(len(y), 1)
+                kept += [y, x_hat, rstd]
+            y = part if i == last else x_hat if kept is None else torch.empty_like(x_hat)
+            _forward(
+                threads, *x_hat.shape, x_hat, x_hat.stride(0), bias, scale,
+                None if kept is None else x_hat, rstd, y, y.stride(0),
+            )  # fmt: skip
+    return out
 
 
 class _MLP(torch.autograd.Function):
@@ -108,24 +94,16 @@ class _MLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, activations: Activations | None, x: Tensor, *parameters: Tensor) -> Tensor:
-        layers = list(zip(parameters[::3], parameters[1::3], parameters[2::3], strict=True))
         saved: list[Tensor] = []
         if activations is None:
-            out = x.new_empty(len(x), len(parameters[-1]))
-            for y, part in zip(_parts(x, out), _parts(out, out), strict=True):
-                for i, (weight, bias, scale) in enumerate(layers):
-                    given, to = y, part if i == len(layers) - 1 else None
-                    x_hat, rstd, y = _activations(affine(given, weight), bias, scale, to)
-                    saved += [given, x_hat, rstd]
+            out = _pass(x, [Layer(*parameters[i : i + 3]) for i in range(0, len(parameters), 3)], saved)
         else:
             out = activations[-1][2]
             inputs = [x, *(y for _, _, y in activations[:-1])]
-            tensors = [
-                tensor
-                for given, (x_hat, rstd, _) in zip(inputs, activations, strict=True)
-                for tensor in (given, x_hat, rstd)
+            whole = [
+                t for y, (x_hat, rstd, _) in zip(inputs, activations, strict=True) for t in (y, x_hat, rstd)
             ]
-            for parts in zip(*(_parts(tensor, out) for tensor in tensors), strict=True):
+            for parts in zip(*(_parts(tensor, out) for tensor in whole), strict=True):
                 saved += parts
         ctx.save_for_backward(*parameters, *saved)
         ctx.parameters = len(parameters)
@@ -134,17 +112,20 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parameters, saved = ctx.saved_tensors[: ctx.parameters], ctx.saved_tensors[ctx.parameters :]
+        count, threads = ctx.parameters, torch.get_num_threads()
+        parameters, saved = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         gradients: list[Tensor] = []
         grad_x = []
         for part, g in enumerate(_parts(grad, grad)):
             here: list[Tensor] = []
-            for i in range(len(parameters) - 3, -1, -3):
-                x, x_hat, rstd = saved[part * len(parameters) + i :][:3]
-                g, grad_scale, grad_bias = _backward_rows(g, x_hat, rstd, parameters[i + 2])
-                here = [product(g.t(), x), grad_bias, grad_scale, *here]
-                if i or ctx.needs_input_grad[1]:
-                    g = product(g, parameters[i])
+            for i in range(count - 3, -1, -3):
+                x, x_hat, rstd = saved[part * count + i :][:3]
+                sums = x_hat.new_zeros(threads, 2, x_hat.shape[1])  # each thread adds up its own
+                g_pre = torch.empty_like(x_hat)  # of what came before norm and SiLU
+                _backward(threads, *x_hat.shape, g.contiguous(), x_hat, rstd, parameters[i + 2], g_pre, sums)
+                g_scale, g_bias = sums.sum(0)
+                here = [product(g_pre.t(), x), g_bias, g_scale, *here]
+                g = product(g_pre, parameters[i]) if i or ctx.needs_input_grad[1] else g_pre
             if ctx.needs_input_grad[1]:
                 grad_x.append(g)
             if gradients:

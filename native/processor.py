@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def is_intel(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the first processor names Intel as its vendor. False where none tells (no Linux)."""
+    """Return whether the first processor names Intel as its vendor. False where none tells (no Linux)."""
     return cpu_info.exists() and "GenuineIntel" in cpu_info.read_text()
 
 

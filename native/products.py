@@ -25,13 +25,11 @@ from qdreamer.native.processor import INTEL
 
 LEAST = 2**20  # multiplications from which oneDNN is ahead
 
-
 ONEDNN = (
     torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and not (INTEL and torch.backends.mkl.is_available())
 )
-
 
 _bfloat16 = False
 
@@ -44,7 +42,7 @@ def use_bfloat16(wanted: bool) -> None:
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """For differences that the rounding of bfloat16 would drown."""
+    """Multiply in float32 meanwhile: for differences that the rounding of bfloat16 would drown."""
     before = _bfloat16
     use_bfloat16(False)
     try:
@@ -57,29 +55,22 @@ def _rounded(x: Tensor, weight: Tensor) -> bool:
     return _bfloat16 and x.dtype == weight.dtype == torch.float32
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x·weightᵀ + bias: (R, in), (out, in), (out,) → (R, out)."""
+def affine(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
+    """Return x·weightᵀ + add: (R, in), (out, in), (out,) or (R, out) → (R, out)."""
     if _rounded(x, weight):
         y = torch.mm(x.bfloat16(), weight.bfloat16().t()).float()
-        return y if bias is None else y + bias
+        return y if add is None else y + add
     if worthwhile(x, weight):
-        # The kernel ignores the strides of the bias.
-        bias = None if bias is None else bias.contiguous()
+        if add is not None and add.dim() == 2:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, None, "add")
+        # The kernel ignores the strides of a bias.
+        bias = None if add is None else add.contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-
-
-def affine_add(x: Tensor, weight: Tensor, add: Tensor) -> Tensor:
-    """x·weightᵀ + add: (R, in), (out, in), (R, out) → (R, out)."""
-    if _rounded(x, weight):
-        return add + affine(x, weight)
-    if worthwhile(x, weight):
-        return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, None, "add")
-    return torch.addmm(add, x, weight.t())
+    return torch.mm(x, weight.t()) if add is None else torch.addmm(add, x, weight.t())
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a·b: (R, n), (n, m) → (R, m)."""
+    """Return a·b: (R, n), (n, m) → (R, m)."""
     if _rounded(a, b):
         return torch.mm(a.bfloat16(), b.bfloat16()).float()
     if worthwhile(a, b):
@@ -88,12 +79,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
-    """x (R, in) times the blocks (g, in/g, out/g), plus `add` (R, out) or (out,)."""
+    """Return x (R, in) times the blocks (g, in/g, out/g), plus `add` (R, out) or (out,)."""
     rows, blocks = len(x), len(weight)
     if blocks == 1:
-        if add is None or add.dim() == 1:
-            return affine(x, weight[0].t(), add)
-        return affine_add(x, weight[0].t(), add)
+        return affine(x, weight[0].t(), add)
     parts = x.view(rows, blocks, -1).transpose(0, 1)  # (g, R, in/g)
     if _rounded(x, weight):
         out = torch.bmm(parts.bfloat16(), weight.bfloat16()).float().transpose(0, 1).reshape(rows, -1)

@@ -125,7 +125,7 @@ class _Rollout(Struct, name="rollout"):
     )
 
 
-_rollout = Function("rollout", POINTER)
+_rollout = Function("rollout", ctypes.POINTER(_Rollout))
 
 
 @torch.no_grad()
@@ -139,10 +139,9 @@ def _roll(
     threads, discrete = torch.get_num_threads(), actor.unimix is not None
     actions = noise.new_empty(steps, rows, actor.actions)
     memory, layers = CallMemory(noise), actor.head.layers
-    activations = []
-    for layer in layers:
-        x_hat, y = (noise.new_empty(steps * rows, len(layer.bias)) for _ in range(2))
-        activations.append((x_hat, noise.new_empty(steps * rows, 1), y))
+    first = layers[0]._replace(weight=layers[0].weight[:, :deter])
+    widths = ((len(layer.bias), 1, len(layer.bias)) for layer in layers)  # of x̂, 1/rms and y
+    activations = [tuple(noise.new_empty(steps * rows, width) for width in three) for three in widths]
     # Classes first: draws then run along the latents.
     out_weight = prior.weight.unflatten(0, (latents, -1)).transpose(0, 1).flatten(0, 1)
     out_bias = prior.bias.view(latents, -1).t().flatten()
@@ -154,25 +153,22 @@ def _roll(
         hidden, mix, bias = sequence.action
         tensors["table"] = linear(mlp(torch.eye(actor.actions), [hidden]), mix, bias)  # (A, D)
     if isinstance(sequence, GRURollout):
-        cell = sequence.cell._replace(w_z=memory.rows(sequence.cell.w_z))
-        cell = memory.hold(GRUWeights(*(weight.contiguous() for weight in cell)))
-        gru = memory.hold(GRUStruct.of(cell, memory.hold(cell.place())))
-        group, model = GROUP, {"gru": ctypes.addressof(gru), "state": memory.pointer(sequence.state)}
+        gru = GRUStruct(memory, sequence.cell._replace(w_z=memory.rows(sequence.cell.w_z)))
+        group, model = GROUP, {"gru": memory.address(gru), "state": memory.pointer(sequence.state)}
     else:
-        futures = fill_futures(memory, sequence, steps)
-        group, model = FUTURES, {"futures": ctypes.addressof(memory.hold(futures))}
+        group, model = FUTURES, {"futures": memory.address(fill_futures(memory, sequence, steps))}
     struct = _Rollout(
         threads=threads, group=min(group, -(-rows // (8 * threads)) * 8),
         H=steps, N=rows, D=deter, S=latents, K=stoch.shape[-1] // latents, A=actor.actions, discrete=discrete,
         prior_layers=len(prior.layers), actor_layers=len(layers),
         unimix=unimix, actor_unimix=actor.unimix or 0.0, low=actor.std[0], high=actor.std[1],
         prior=memory.layers(prior.layers), prior_out=memory.map(out_weight, out_bias),
-        actor=memory.layers(layers, activations, deter),
+        actor=memory.layers([first, *layers[1:]], activations),
         actor_out=memory.map(actor.head.weight, actor.head.bias),
         action_in=memory.layers([sequence.action.hidden]), mix_action=memory.map(sequence.action.mix),
         **model, **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
     )  # fmt: skip
-    _rollout(ctypes.byref(struct))
+    _rollout(struct)
     return actions, activations
 
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from qdreamer.native.dispatch import FLOAT, INT64, POINTER, Function, Kernel, Struct, fits
 from qdreamer.native.products import product
-from qdreamer.native.structs import GRUStruct, GRUWeights, members
+from qdreamer.native.structs import CallMemory, GRUStruct, GRUWeights, members
 
 
 class PosteriorWeights(NamedTuple):
@@ -30,6 +30,21 @@ class PosteriorWeights(NamedTuple):
     b_out: Tensor
 
 
+class ScanWeights(NamedTuple):
+    """The weights of a step, as far as C knows them."""
+
+    gru: object  # GRUWeights, or another sequence model's
+    posterior: PosteriorWeights | None
+    unimix: float
+
+
+class ScanInputs(NamedTuple):
+    prepared: Tensor  # (B, T, U), the embedding's half of the posterior
+    action_embedding: Tensor  # (B, T, D), the action's part of the GRU's hidden layer
+    is_first: Tensor  # (B, T)
+    noise: Tensor  # (B, T, S), U[0, 1); or (B, T, S, K), frozen draws
+
+
 class ScanOutput(NamedTuple):
     h: Tensor  # (B, T, D)
     z: Tensor  # (B, T, S·K), one-hot, straight-through
@@ -37,45 +52,28 @@ class ScanOutput(NamedTuple):
 
 
 Step = Callable[..., tuple[Any, Tensor, Tensor, Tensor]]
-"""state, z, prepared (B, U), action_embedding (B, D), is_first (B), noise (B, S) → state, h, z, posterior"""
+"""state, z, *ScanInputs of one time → state, h (B, D), z (B, S·K), posterior (B, S, K)"""
 
 
-def reference(
-    step: Step, gru: object, posterior: PosteriorWeights | None, unimix: float,
-    prepared: Tensor, action_embedding: Tensor, is_first: Tensor, noise: Tensor, state: Any, z: Tensor,
-) -> ScanOutput:  # fmt: skip
-    """Filter T steps.
-
-    Args:
-        step: one step of the loop. gru, posterior: the weights in it, if C may take all steps instead.
-        prepared: (B, T, U), the embedding's half of the posterior. action_embedding: (B, T, D), the action's
-            part of the GRU's hidden layer. is_first: (B, T). noise: (B, T, S), U[0, 1); or (B, T, S, K),
-            frozen draws.
-        state: the sequence model's before the first step, the GRU's is (B, D). z: (B, S·K), likewise.
-    """
+def reference(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> ScanOutput:
+    """Filter T steps, from the sequence model's state, (B, D) of the GRU, and the latent z (B, S·K)."""
     outputs = []
-    for inputs in zip(*(x.unbind(1) for x in (prepared, action_embedding, is_first, noise)), strict=True):
-        state, h, z, probs = step(state, z, *inputs)
+    for now in zip(*(x.unbind(1) for x in inputs), strict=True):
+        state, h, z, probs = step(state, z, *now)
         outputs.append((h, z, probs))
     return ScanOutput(*(torch.stack(steps, 1) for steps in zip(*outputs, strict=True)))
 
 
-def supports(
-    step: Step, gru: object, posterior: PosteriorWeights | None, unimix: float,
-    prepared: Tensor, action_embedding: Tensor, is_first: Tensor, noise: Tensor, state: Any, z: Tensor,
-) -> bool:  # fmt: skip
-    known = isinstance(gru, GRUWeights) and posterior is not None and noise.dim() == 3
-    return known and fits(prepared, action_embedding, is_first, noise, state, z)
+def supports(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> bool:
+    known = isinstance(weights.gru, GRUWeights) and weights.posterior is not None and inputs.noise.dim() == 3
+    return known and fits(*inputs, state, z)
 
 
-def call(
-    step: Step, gru: object, posterior: PosteriorWeights | None, unimix: float,
-    prepared: Tensor, action_embedding: Tensor, is_first: Tensor, noise: Tensor, state: Any, z: Tensor,
-) -> ScanOutput:  # fmt: skip
+def call(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> ScanOutput:
+    gru, posterior, unimix = weights
     assert isinstance(gru, GRUWeights)
     assert posterior is not None
-    keep = 1.0 - is_first
-    by_time = (x.transpose(0, 1).contiguous() for x in (prepared, action_embedding, keep, noise))
+    by_time = (x.transpose(0, 1).contiguous() for x in inputs._replace(is_first=1.0 - inputs.is_first))
     outputs = _Scan.apply(unimix, *by_time, state, z, *gru, *posterior)
     h, z, probs = (x.transpose(0, 1) for x in outputs)
     return ScanOutput(h.contiguous(), z, probs)
@@ -105,7 +103,8 @@ class _Scan(torch.autograd.Function):
             "state": state, "stoch": z, "w_q": posterior.w_q.t(), "s_q": posterior.s_q,
             "w_out": posterior.w_out.t(), "b_out": posterior.b_out,
         }  # fmt: skip
-        _run(_scan, unimix, gru._replace(w_z=gru.w_z.t()), gru.place(), units, inputs | kept)
+        threads = min(torch.get_num_threads(), rows)
+        _run(_scan, unimix, threads, gru._replace(w_z=gru.w_z.t()), units, inputs | kept)
         outputs = kept["h"], kept.pop("z"), kept.pop("posterior")
         ctx.unimix, ctx.names = unimix, list(kept)
         ctx.save_for_backward(keep, *weights, *kept.values())
@@ -118,8 +117,9 @@ class _Scan(torch.autograd.Function):
         count = len(saved) - len(ctx.names)
         gru, posterior = GRUWeights(*saved[: count - 4]), PosteriorWeights(*saved[count - 4 : count])
         kept = dict(zip(ctx.names, saved[count:], strict=True))
-        (steps, rows), threads = keep.shape, _threads(keep.shape[1])
         (hidden, deter), (width, units), blocks = gru.w_h.shape, posterior.w_out.shape, len(gru.w_recur)
+        steps, rows = keep.shape
+        threads = min(torch.get_num_threads(), rows)
         sizes = {"logits": width, "q_pre": units, "gates": 3 * deter, "y_pre": deter, "x_pre": 2 * hidden}
         g = {f"g_{name}": keep.new_empty(steps, rows, size) for name, size in sizes.items()}
         scales = {"g_s_x": 2 * hidden, "g_s_y": deter, "g_s_q": units}
@@ -131,12 +131,10 @@ class _Scan(torch.autograd.Function):
             "wide": keep.new_empty(2, rows, deter),
         }  # fmt: skip
         transposed = gru._replace(w_recur=gru.w_recur.mT, w_gates=gru.w_gates.mT)
-        _run(_scan_backward, ctx.unimix, transposed, None, units, kept | g | inputs)
+        _run(_scan_backward, ctx.unimix, threads, transposed, units, kept | g | inputs)
 
         # Every gradient is a product over all steps and rows.
-        g = {
-            name: gradient.flatten(0, 1) if gradient.dim() == 3 else gradient for name, gradient in g.items()
-        }
+        g |= {f"g_{name}": g[f"g_{name}"].flatten(0, 1) for name in sizes}
         kept = {name: tensor.flatten(0, 1) for name, tensor in kept.items()}
         (h_pre, z_pre), (s_h, s_z) = g["g_x_pre"].chunk(2, -1), g["g_s_x"].sum(0).chunk(2)
         of_gru = GRUWeights(
@@ -176,21 +174,14 @@ class ScanStruct(Struct, name="scan"):
 _scan, _scan_backward = (Function(name, ctypes.POINTER(ScanStruct)) for name in ("scan", "scan_backward"))
 
 
-def _threads(rows: int) -> int:
-    return min(torch.get_num_threads(), rows)
-
-
 def _run(
-    function: Function, unimix: float, gru: GRUWeights, packed: Tensor | None, units: int,
-    tensors: dict[str, Tensor],
-) -> None:  # fmt: skip
+    function: Function, unimix: float, threads: int, gru: GRUWeights, units: int, tensors: dict[str, Tensor]
+) -> None:
+    memory = CallMemory(tensors["keep"])
+    pointers = {name: memory.pointer(tensor) for name, tensor in tensors.items()}
+    cell = memory.address(GRUStruct(memory, gru))
     steps, rows, latents, classes = tensors["pure"].shape
-    weights = GRUWeights(*(weight.contiguous() for weight in gru))
-    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    cell = GRUStruct.of(weights, packed)
-    pointers = {name: tensor.data_ptr() for name, tensor in held.items()}
-    sizes = (_threads(rows), steps, rows, units, latents, classes)
-    function(ScanStruct(*sizes, gru=ctypes.addressof(cell), unimix=unimix, **pointers))
+    function(ScanStruct(threads, steps, rows, units, latents, classes, gru=cell, unimix=unimix, **pointers))
 
 
 scan = Kernel("scan", reference, call, supports)

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -11,8 +11,6 @@ from qdreamer.native.mlp import Activations, Layer
 
 PANEL = 32
 """Outputs of a packed weight are rounded up to a multiple of so many at most; see c/products.h."""
-
-T = TypeVar("T")
 
 
 class ActionWeights(NamedTuple):
@@ -41,12 +39,13 @@ class CallMemory:
         self._like = like
         self._held: list[object] = []
 
-    def hold(self, thing: T) -> T:
-        self._held.append(thing)
-        return thing
+    def address(self, struct: "ctypes.Structure | ctypes.Array[Any]") -> int:
+        """Return where C finds a struct, or an array of them."""
+        self._held.append(struct)
+        return ctypes.addressof(struct)
 
     def pointer(self, tensor: Tensor) -> int:
-        """Return the address of a tensor without gaps."""
+        """Return the address of a tensor's numbers, without gaps."""
         self._held.append(tensor := tensor.contiguous())
         return tensor.data_ptr()
 
@@ -56,32 +55,23 @@ class CallMemory:
         place = self._like.new_zeros(width * out + PANEL)[: width * out]
         return place.view(width, out).copy_(weight.t())
 
-    def room(self, inputs: int, outputs: int) -> Tensor:
-        """Return a place for a packed weight."""
-        return self._like.new_empty(inputs * (outputs + PANEL))
-
-    def layers(
-        self, layers: Sequence[Layer], activations: Activations = (), inputs: int | None = None
-    ) -> "ctypes.Array[CLayer]":
-        """Return C's layers; of the first one only so many `inputs` are multiplied by packed weights."""
-        structs = []
-        for i, (weight, bias, scale) in enumerate(layers):
-            n = inputs if inputs is not None and i == 0 else weight.shape[1]
-            structs.append(self._layer(weight, bias, scale, n, *(activations[i] if activations else ())))
-        return (CLayer * len(structs))(*structs)
+    def layers(self, layers: Sequence[Layer], activations: Activations = ()) -> "ctypes.Array[CLayer]":
+        """Return C's layers, which keep their activations in the tensors given for them, if any are."""
+        kept = activations or [()] * len(layers)
+        return (CLayer * len(layers))(
+            *(self._layer(*layer, *k) for layer, k in zip(layers, kept, strict=True))
+        )
 
     def map(
         self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None
     ) -> "ctypes.Array[CLayer]":
         """Return a layer that C takes for a linear map; a scale is that of a norm before it."""
-        return (CLayer * 1)(self._layer(weight, bias, scale, weight.shape[1]))
+        return (CLayer * 1)(self._layer(weight, bias, scale))
 
-    def _layer(
-        self, weight: Tensor, bias: Tensor | None, scale: Tensor | None, n: int, *activations: Tensor
-    ) -> CLayer:
-        tensors = weight, bias, scale, self.room(n, len(weight))
-        pointers = (None if tensor is None else self.pointer(tensor) for tensor in tensors)
-        return CLayer(n, len(weight), *pointers, *(self.pointer(tensor) for tensor in activations))
+    def _layer(self, weight: Tensor, bias: Tensor | None, scale: Tensor | None, *kept: Tensor) -> CLayer:
+        outputs, inputs = weight.shape
+        tensors = weight, bias, scale, self._like.new_empty(inputs * (outputs + PANEL)), *kept
+        return CLayer(inputs, outputs, *(None if x is None else self.pointer(x) for x in tensors))
 
 
 class GRUWeights(NamedTuple):
@@ -99,27 +89,17 @@ class GRUWeights(NamedTuple):
     w_gates: Tensor  # y → gates, block by block
     b_gates: Tensor
 
-    def place(self) -> Tensor:
-        """Return memory for all weights in whole panels."""
-        deter, hidden, width = self.w_h.shape[1], len(self.w_h), self.w_recur.shape[1]
-        return self.w_h.new_empty(
-            deter * (hidden + width + 3 * width + 3 * PANEL) + 2 * hidden * (deter + PANEL)
-        )
-
 
 class GRUStruct(Struct, name="gru"):
-    """`GRUWeights`, contiguous, with w_z as C wants it, and a place for them in panels."""
+    """`GRUWeights` with w_z as C wants it, and a place for them in panels."""
 
     _fields_ = (
         *members(INT64, "D hidden blocks"),
         *members(POINTER, " ".join((*GRUWeights._fields, "packed"))),
     )
 
-    @classmethod
-    def of(cls, weights: GRUWeights, packed: Tensor | None = None) -> "GRUStruct":
-        """Return the struct; the caller holds the tensors while it is in use."""
-        pointers = [weight.data_ptr() for weight in weights]
-        hidden, deter = weights.w_h.shape
-        return cls(
-            deter, hidden, len(weights.w_recur), *pointers, None if packed is None else packed.data_ptr()
-        )
+    def __init__(self, memory: CallMemory, weights: GRUWeights) -> None:
+        (hidden, deter), (blocks, width, _) = weights.w_h.shape, weights.w_recur.shape
+        panels = deter * (hidden + 4 * width + 3 * PANEL) + 2 * hidden * (deter + PANEL)
+        tensors = *weights, weights.w_h.new_empty(panels)
+        super().__init__(deter, hidden, blocks, *map(memory.pointer, tensors))

@@ -55,9 +55,9 @@ class _Block(Struct, name="block"):
 WEIGHTS = ("scale", "norm", "qkv", "qkv_bias", "out", "mlp", "mlp_bias", "mlp_norm", "mlp_out")
 """Those members of the struct that have gradients."""
 
-_set_room = Function("block_room", POINTER)
-_forward = Function("block", POINTER)
-_backward = Function("block_backward", POINTER)
+_set_room, _forward, _backward = (
+    Function(name, ctypes.POINTER(_Block)) for name in ("block_room", "block", "block_backward")
+)
 
 
 def reference(
@@ -160,14 +160,14 @@ class _TransformerBlock(torch.autograd.Function):
 
 def _call(function: Function, sizes: dict[str, int], tensors: dict[str, Tensor]) -> None:
     struct = _Block(**sizes, **{name: tensor.data_ptr() for name, tensor in tensors.items()})
-    _set_room(ctypes.byref(struct))
+    _set_room(struct)
     x = tensors["x"]
     work = x.new_empty(sizes["threads"], struct.room)
     # Room for every weight, its rows or columns filled up to whole panels.
     shapes = [tensors[name].shape for name in ("qkv", "out", "mlp", "mlp_out")]
     panels = x.new_empty(sum((out + PANEL) * (width + PANEL) for out, width in shapes))
     struct.work, struct.panels = work.data_ptr(), panels.data_ptr()
-    function(ctypes.byref(struct))
+    function(struct)
 
 
 transformer_block = Kernel("transformer_block", reference, call, supports)

@@ -25,11 +25,9 @@ class BinDistribution(Protocol):
 
     def expectation(self) -> Tensor:
         """Return Σ_k p_k·b_k, (R,), without gradients; exactly 0 for uniform probabilities."""
-        ...
 
     def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
         """Return −Σ_m w_m·log p[position_m], (R,): positions and weights (R, M)."""
-        ...
 
 
 class Reference:
@@ -51,7 +49,7 @@ class Reference:
 
 
 class Fused:
-    """The same in C, without logits in memory where no loss will need them."""
+    """Computes the same in C, without logits in memory where no loss will need them."""
 
     def __init__(self, rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> None:
         self.rows, self.weight, self.bias = rows, weight, bias
@@ -72,13 +70,11 @@ class Fused:
     @torch.no_grad()
     def _pass(self, keep: bool) -> Tensor:
         """Return the expectation (R,), and keep log p of the rows for a loss if told so."""
-        out = self.rows.new_empty(len(self.rows))
+        out, threads = self.rows.new_empty(len(self.rows)), torch.get_num_threads()
         kept = []
-        for rows, expectation in zip(_parts(self.rows), _parts(out), strict=True):
+        for rows, expectation in zip(*(x.split(ROWS_AT_ONCE) for x in (self.rows, out)), strict=True):
             logits = affine(rows, self.weight)  # become log p in place
-            _log_softmax(
-                torch.get_num_threads(), *logits.shape, logits, self.bias, keep, self.upper, expectation
-            )
+            _log_softmax(threads, *logits.shape, logits, self.bias, keep, self.upper, expectation)
             kept.append(logits)
         self._log_probs = kept if keep else None
         return out
@@ -93,7 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
         w: Tensor,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(rows, weight, position, w, *log_probs)
-        parts = zip(log_probs, _parts(position), _parts(w), strict=True)
+        parts = zip(log_probs, position.split(ROWS_AT_ONCE), w.split(ROWS_AT_ONCE), strict=True)
         return torch.cat([-(log.gather(-1, at) * v).sum(-1) for log, at, v in parts])
 
     @staticmethod
@@ -103,7 +99,7 @@ class _CrossEntropy(torch.autograd.Function):
         threads = torch.get_num_threads()
         grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
         sums = weight.new_zeros(threads, len(weight))  # of the bias; each thread adds up its own
-        parts = map(_parts, (rows, grad_rows, position, grad.unsqueeze(-1) * w))
+        parts = (x.split(ROWS_AT_ONCE) for x in (rows, grad_rows, position, grad.unsqueeze(-1) * w))
         for log, x, grad_x, at, v in zip(log_probs, *parts, strict=True):
             grad_logits = torch.empty_like(log)
             _cross_entropy_backward(threads, *log.shape, at.shape[1], log, at, v, grad_logits, sums)
@@ -112,20 +108,4 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_rows, grad_weight, sums.sum(0), None, None, None
 
 
-def _parts(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(ROWS_AT_ONCE)
-
-
-def reference(rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> BinDistribution:
-    return Reference(rows, weight, bias, bins)
-
-
-def call(rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> BinDistribution:
-    return Fused(rows, weight, bias, bins)
-
-
-def supports(rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> bool:
-    return fits(rows, weight, bias, bins)
-
-
-two_hot = Kernel("two_hot", reference, call, supports)
+two_hot: Kernel[[Tensor, Tensor, Tensor, Tensor], BinDistribution] = Kernel("two_hot", Reference, Fused, fits)

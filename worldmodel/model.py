@@ -10,7 +10,7 @@ from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import kl_divergence
 from qdreamer.worldmodel.networks.discrete import DiscreteEncoder, DiscreteHead, Unchanged
-from qdreamer.worldmodel.networks.heads import Bernoulli, BernoulliHead, Output, TwoHot, TwoHotHead
+from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead
 from qdreamer.worldmodel.networks.vector import Standardize, Symlog, VectorEncoder, VectorHead
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
 from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, make_sequence
@@ -63,15 +63,9 @@ class WorldModel(nn.Module):
             self.obs_normalizer = Standardize(observation_size) if config.standardize else Symlog()
         encoder, decoder = (DiscreteEncoder, DiscreteHead) if discrete else (VectorEncoder, VectorHead)
         self.encoder: nn.Module = encoder(observation_size, units, config.encoder_layers)
+        latents = config.stoch * config.classes  # S·K
         self.rssm = RSSMS[config.posterior](
-            make_sequence(sequence, attention, config.stoch * config.classes, action_size, quantum),
-            stoch=config.stoch,
-            classes=config.classes,
-            units=units,
-            embed=units,
-            prior_layers=config.prior_layers,
-            posterior_layers=config.posterior_layers,
-            unimix=config.unimix,
+            config, make_sequence(sequence, attention, latents, action_size, quantum)
         )
         self.features = self.rssm.features  # F
         self.decoder: nn.Module = decoder(self.features, units, config.decoder_layers, observation_size)
@@ -90,9 +84,8 @@ class WorldModel(nn.Module):
         """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S) fixes the draws."""
         if noise is None:
             noise = self.rssm.noise(*is_first.shape, generator=generator)
-        return self.rssm.observe(
-            self.encoder(self.obs_normalizer(observation)), previous_action, is_first, carry, noise
-        )
+        embed = self.encoder(self.obs_normalizer(observation))  # (B, T, E)
+        return self.rssm.observe(embed, previous_action, is_first, carry, noise)
 
     def loss(
         self,
@@ -101,7 +94,7 @@ class WorldModel(nn.Module):
         generator: torch.Generator | None = None,
         targets: Trajectory | None = None,
     ) -> tuple[dict[str, Tensor], Trajectory]:
-        """Every loss as (B, T), unscaled; also the trajectory.
+        """Return every loss, (B, T) and unscaled, and the trajectory.
 
         `targets` takes the place of stopped gradients, see `kl_losses`.
         """
@@ -113,32 +106,22 @@ class WorldModel(nn.Module):
         # multiplies by the predicted continuation alone and needs no second discount.
         continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self.config.horizon)
         losses = {
-            "observation": self.decode(features).loss(self.obs_normalizer(batch.observation)),
-            "reward": self.predict_reward(features).loss(batch.reward),
-            "continue": self.predict_continue(features).loss(continues),
+            "observation": self.decoder(features).loss(self.obs_normalizer(batch.observation)),
+            "reward": self.reward(features).loss(batch.reward),
+            "continue": self.continues(features).loss(continues),
             **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats, targets),
         }
         return losses, trajectory
 
-    def decode(self, features: Tensor) -> Output:
-        """Distribution of the standardised observation."""
-        return self.decoder(features)
-
     def predict_observation(self, features: Tensor) -> Tensor:
-        """Expected observation (…, O) in the environment's units; class probabilities if discrete."""
-        return self.obs_normalizer.invert(self.decode(features).pred())
-
-    def predict_reward(self, features: Tensor) -> TwoHot:
-        return self.reward(features)
-
-    def predict_continue(self, features: Tensor) -> Bernoulli:
-        return self.continues(features)
+        """Return the expected observation (…, O) in the environment's units; probabilities if discrete."""
+        return self.obs_normalizer.invert(self.decoder(features).pred())
 
 
 def kl_losses(
     posterior: Tensor, prior: Tensor, free_nats: float, targets: Trajectory | None = None
 ) -> dict[str, Tensor]:
-    """KL balancing with free nats (DreamerV3, eq. 3), (B, T, S, K) → (B, T) each.
+    """Return the balanced KL losses with free nats (DreamerV3, eq. 3), (B, T, S, K) → (B, T) each.
 
     `dynamics` teaches the prior towards the posterior, `representation` the posterior towards the
     prior; below `free_nats` in total over the S variables neither has a gradient. What is taught

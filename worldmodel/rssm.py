@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qdreamer import native
+from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
 from qdreamer.worldmodel.networks.layers import MLP, Linear, MLPHead, NormSiLU, init_weight
-from qdreamer.worldmodel.sequence_models.interface import SequenceModel, State
+from qdreamer.worldmodel.sequence_models.interface import Posterior, SequenceModel, State
 
 
 class Carry(NamedTuple):
@@ -43,36 +44,21 @@ class Trajectory(NamedTuple):
 class RSSM(nn.Module):
     """Base of both kinds; `noise` arguments are U[0, 1) variables, see `sample_straight_through`."""
 
-    def __init__(
-        self,
-        sequence: SequenceModel,
-        stoch: int,
-        classes: int,
-        units: int,
-        embed: int,
-        prior_layers: int,
-        posterior_layers: int,
-        unimix: float,
-    ) -> None:
+    def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
         super().__init__()
         self.sequence = sequence
-        self.stoch, self.classes, self.unimix = stoch, classes, unimix
-        self.features = sequence.deter + stoch * classes  # F
-        self.prior = MLPHead(sequence.deter, units, prior_layers, stoch * classes)
-        self.posterior = self._make_posterior(embed, units, posterior_layers)
-
-    def _make_posterior(self, embed: int, units: int, layers: int) -> nn.Module:
-        raise NotImplementedError
+        self.stoch, self.classes, self.unimix = config.stoch, config.classes, config.unimix
+        self.latents = config.stoch * config.classes  # S·K
+        self.features = sequence.deter + self.latents  # F
+        self.prior = MLPHead(sequence.deter, config.units, config.prior_layers, self.latents)
 
     def initial(self, batch: int) -> Carry:
-        stoch = next(self.parameters()).new_zeros(batch, self.stoch * self.classes)
+        stoch = next(self.parameters()).new_zeros(batch, self.latents)
         return Carry(self.sequence.initial(batch), stoch)
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Return U[0, 1) variables (*shape, S) for drawing latents."""
-        parameter = next(self.parameters())
-        empty = torch.empty(*shape, self.stoch, device=parameter.device, dtype=parameter.dtype)
-        return empty.uniform_(generator=generator)
+        return next(self.parameters()).new_empty(*shape, self.stoch).uniform_(generator=generator)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -97,18 +83,9 @@ class RSSM(nn.Module):
 
         Without gradients the features may be written to `out`.
         """
-        h, state = self.sequence.step(
-            carry.stoch,
-            action_embedding,
-            None,
-            carry.state,
-            None if out is None else out[:, : self.sequence.deter],
-        )
+        h, state = self.sequence.step(carry.stoch, action_embedding, None, carry.state)
         stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)  # (B, S·K)
-        if out is None:
-            return torch.cat([h, stoch], -1), Carry(state, stoch)
-        out[:, self.sequence.deter :] = stoch
-        return out, Carry(state, stoch)
+        return torch.cat([h, stoch], -1, out=out), Carry(state, stoch)
 
     def start(self, trajectory: Trajectory, t: Tensor, b: Tensor | None = None) -> tuple[Tensor, Carry]:
         """Return features (N, F) and carries to imagine from.
@@ -122,12 +99,12 @@ class RSSM(nn.Module):
 
     @torch.no_grad()
     def pack(self, carry: Carry) -> tuple[Tensor, Tensor]:
-        """A carry as replay stores it: state (…, ·) in half precision, classes (…, S) as bytes."""
+        """Return a carry as replay stores it: state (…, ·) in half precision, classes (…, S) as bytes."""
         stoch = carry.stoch.unflatten(-1, (self.stoch, self.classes)).argmax(-1)
         return self.sequence.pack(carry.state).to(torch.float16), stoch.to(torch.uint8)
 
     def unpack(self, state: Tensor, stoch: Tensor) -> Carry:
-        """Inverse of `pack`, up to half precision: (B, ·), (B, S) → carry of B."""
+        """Invert `pack`, up to half precision: (B, ·), (B, S) → carry of B."""
         dtype = next(self.parameters()).dtype
         one_hot = functional.one_hot(stoch.long(), self.classes).to(dtype)
         return Carry(self.sequence.unpack(state.to(dtype)), one_hot.flatten(-2))
@@ -137,7 +114,7 @@ class RSSM(nn.Module):
 
 
 class CoupledPosterior(nn.Module):
-    """Logits of q(z | h, o), h (B, D). `prepare` does the embedding's half for all times at once."""
+    """Logits of q(z | h, o), h (B, D); `from_embed` does the embedding's half for all times at once."""
 
     def __init__(self, deter: int, embed: int, units: int, layers: int, latents: int) -> None:
         super().__init__()
@@ -150,9 +127,6 @@ class CoupledPosterior(nn.Module):
         self.hidden = MLP(units, units, layers - 1)
         self.out = Linear(units, latents)
 
-    def prepare(self, embed: Tensor) -> Tensor:
-        return self.from_embed(embed)  # (B, T, units)
-
     def forward(self, h: Tensor, prepared: Tensor) -> Tensor:
         return self.out(self.hidden(self.norm(torch.addmm(prepared, h, self.from_deter.weight.t()))))
 
@@ -160,44 +134,33 @@ class CoupledPosterior(nn.Module):
         """Return what the kernel of the scan needs; it knows no hidden layers behind the first."""
         if len(self.hidden):
             return None
-        return native.PosteriorWeights(
-            self.from_deter.weight, self.norm.scale, self.out.weight, self.out.bias
-        )
+        out = self.out
+        return native.PosteriorWeights(self.from_deter.weight, self.norm.scale, out.weight, out.bias)
 
 
 class CoupledRSSM(RSSM):
     """q(z_t | h_t, o_t): a scan of sequence step and posterior (the DreamerV3 baseline)."""
 
-    posterior: CoupledPosterior
-
-    def _make_posterior(self, embed: int, units: int, layers: int) -> CoupledPosterior:
-        return CoupledPosterior(self.sequence.deter, embed, units, layers, self.stoch * self.classes)
+    def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
+        super().__init__(config, sequence)
+        sizes = sequence.deter, config.units, config.units, config.posterior_layers, self.latents
+        self.posterior = CoupledPosterior(*sizes)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
     ) -> Trajectory:
-        h, stoch, posterior = native.scan(
-            self._step,
-            self.sequence.native_weights(),
-            self.posterior.native_weights(),
-            self.unimix,
-            self.posterior.prepare(embed),
-            self.sequence.action_embedding(action, is_first),
-            is_first,
-            noise,
-            *carry,
+        weights = native.ScanWeights(
+            self.sequence.native_weights(), self.posterior.native_weights(), self.unimix
         )
+        prepared, actions = self.posterior.from_embed(embed), self.sequence.action_embedding(action, is_first)
+        inputs = native.ScanInputs(prepared, actions, is_first, noise)
+        h, stoch, posterior = native.scan(self._step, weights, inputs, *carry)
         return Trajectory(torch.cat([h, stoch], -1), posterior, self._probs(self.prior(h)), h)
 
     def _step(
-        self,
-        state: State,
-        stoch: Tensor,
-        prepared: Tensor,
-        action_embedding: Tensor,
-        is_first: Tensor,
+        self, state: State, stoch: Tensor, prepared: Tensor, action_embedding: Tensor, is_first: Tensor,
         noise: Tensor,
-    ) -> tuple[State, Tensor, Tensor, Tensor]:
+    ) -> tuple[State, Tensor, Tensor, Tensor]:  # fmt: skip
         """Return state, h (B, D), z (B, S·K) and its probabilities (B, S, K) after one step."""
         h, state = self.sequence.step(stoch, action_embedding, is_first, state)
         probs = self._probs(self.posterior(h, prepared))
@@ -207,8 +170,9 @@ class CoupledRSSM(RSSM):
 class DecoupledRSSM(RSSM):
     """q(z_t | o_t): all posteriors at once, then one pass of the sequence model."""
 
-    def _make_posterior(self, embed: int, units: int, layers: int) -> MLPHead:
-        return MLPHead(embed, units, layers, self.stoch * self.classes)
+    def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
+        super().__init__(config, sequence)
+        self.posterior = MLPHead(config.units, config.units, config.posterior_layers, self.latents)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -217,8 +181,7 @@ class DecoupledRSSM(RSSM):
         stoch = sample_straight_through(posterior, noise).flatten(-2)  # (B, T, S·K)
         previous = torch.cat([carry.stoch.unsqueeze(1), stoch[:, :-1]], 1)
         h, states = self.sequence.observe(previous, action, is_first, carry.state)
-        features = torch.cat([h, stoch], -1)
-        return Trajectory(features, posterior, self._probs(self.prior(h)), states)
+        return Trajectory(torch.cat([h, stoch], -1), posterior, self._probs(self.prior(h)), states)
 
 
-RSSMS = {"coupled": CoupledRSSM, "decoupled": DecoupledRSSM}
+RSSMS: dict[Posterior, type[RSSM]] = {"coupled": CoupledRSSM, "decoupled": DecoupledRSSM}

@@ -1,15 +1,15 @@
 """Collects experience: steps the training environments and stores every row."""
 
 import json
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.dreamer import Dreamer, Watch
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.replay import Replay
-from qdreamer.agents.stopwatch import Watch, no_watch
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.seeds import training_seed
@@ -53,7 +53,7 @@ class Collector:
     """
 
     def __init__(
-        self, env: EnvConfig, replay: Replay, actor: ActingLoop, seed: int, watch: Watch = no_watch
+        self, env: EnvConfig, replay: Replay, actor: ActingLoop, seed: int, watch: Watch = nullcontext
     ) -> None:
         self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
         self._ranks = actor.ranks

@@ -39,7 +39,7 @@ def td_error(evidence: PriorityInputs) -> Tensor:
 
 def reward_error(evidence: PriorityInputs) -> Tensor:
     """|expected reward − reward|, mean over T."""
-    predicted = evidence.world_model.predict_reward(evidence.features).pred()
+    predicted = evidence.world_model.reward(evidence.features).pred()
     return (predicted - evidence.batch.reward).abs().mean(1)
 
 

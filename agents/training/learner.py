@@ -1,5 +1,9 @@
 """One update: sample, loss, backward, optimizer, and fresh latents back into replay."""
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,10 +17,73 @@ from qdreamer.agents.randomness import LEARNING, generator_state, make_generator
 from qdreamer.agents.replay import Replay, Starts
 from qdreamer.agents.replay.signals import PriorityInputs, Signal
 from qdreamer.agents.replay.storage import Sample
-from qdreamer.agents.stopwatch import Stopwatch
-from qdreamer.agents.training.replay_writer import AsyncReplayWriter
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
+
+
+class Stopwatch:
+    """Seconds spent per part since the last `reset`."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        begin = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += perf_counter() - begin
+
+    def reset(self) -> None:
+        self.seconds.clear()
+
+
+class AsyncReplayWriter:
+    """Brings fresh latents and priorities back into replay without stopping the device.
+
+    `submit` writes at once; or, if `deferred`, starts copies from the GPU as soon as the values are computed,
+    which `flush` writes before the next draw and before a checkpoint: by then they have arrived, and the
+    backward pass has gone on meanwhile.
+    """
+
+    def __init__(self, replay: Replay, deferred: bool) -> None:
+        self._replay, self._deferred = replay, deferred
+        self._pending: Callable[[], None] | None = None
+
+    def submit(self, starts: Starts, priority: Tensor | None, latents: dict[str, Tensor]) -> None:
+        """Write priorities (B,), if there are any, and latents (B, T, ·) of the sequences at `starts`."""
+        self.flush()
+        copies = {name: _to_host(tensor) for name, tensor in latents.items()}
+        errors = None if priority is None else _to_host(priority)
+        arrived = None
+        if self._deferred and torch.cuda.is_available():
+            arrived = torch.cuda.Event()
+            arrived.record()
+
+        def write() -> None:
+            if arrived is not None:
+                arrived.synchronize()
+            self._replay.write(starts, {name: copy.numpy() for name, copy in copies.items()})
+            if errors is not None:
+                self._replay.update(starts, np.asarray(errors.numpy(), np.float32))
+
+        self._pending = write
+        if not self._deferred:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending()
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 class Learner:
@@ -42,13 +109,18 @@ class Learner:
         self.rows = batch_size // self.ranks.size  # this rank's sequences of an update
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
-        self._parameters = {name: list(part.parameters()) for name, part in self._modules().items()}
+        model = agent.world_model
+        modules = {
+            "encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder, "reward": model.reward,
+            "continue": model.continues, "actor": agent.actor, "critic": agent.critic.online,
+        }  # fmt: skip
+        self._parameters = {name: list(module.parameters()) for name, module in modules.items()}
         self.updates = 0
         self.watch = Stopwatch()
         self.replay_writer = AsyncReplayWriter(replay, deferred=self.device.type != "cpu")
 
     def update(self) -> dict[str, Tensor]:
-        """One gradient step; returns scalar metrics as tensors, without waiting for them."""
+        """Take one gradient step; return scalar metrics as tensors, without waiting for them."""
         self.agent.world_model.rssm.sequence.schedule(self.updates)
         with self.watch("replay"):
             self.replay_writer.flush()
@@ -75,7 +147,7 @@ class Learner:
         return metrics | norms
 
     def _landscape(self, batch: Batch, trajectory: Trajectory) -> WorldModelObjective:
-        """The world-model loss around the present weights, for an optimizer that searches."""
+        """Return the world-model loss around the present weights, for an optimizer that searches."""
 
         def draw(rows: int, random: np.random.Generator) -> Batch:
             return self.to_batch(self.replay.peek(rows, random))
@@ -83,7 +155,7 @@ class Learner:
         return WorldModelObjective(self.agent.world_model, batch, trajectory, draw, self.ranks)
 
     def to_batch(self, sample: Sample) -> Batch:
-        """Replayed rows as tensors on the device, numbers and flags in the agent's type.
+        """Return replayed rows as tensors on the device, numbers and flags in the agent's type.
 
         Row −1 gives the carry and the first action.
         """
@@ -117,44 +189,25 @@ class Learner:
 
     @torch.no_grad()
     def _write_back(self, starts: Starts, batch: Batch, outcome: Outcome) -> None:
-        """Hand fresh latents (B, T, ·) to the replay, whose context should fit the current weights, and the
-        errors (B,) of the sequences."""
+        """Hand latents (B, T, ·) that fit the current weights, and errors (B,) of sequences, to replay."""
         model, trajectory = self.agent.world_model, outcome.trajectory
         state, stoch = model.rssm.pack(Carry(trajectory.states, trajectory.stoch()))
-        error = None
-        if self.signal is not None:
-            features, horizon = trajectory.features, model.config.horizon
-            error = self.signal(
-                PriorityInputs(model, outcome.losses, batch, features, outcome.value, horizon)
-            )
+        found = outcome.losses, batch, trajectory.features, outcome.value, model.config.horizon
+        error = None if self.signal is None else self.signal(PriorityInputs(model, *found))
         self.replay_writer.submit(starts, error, {"state": state, "stoch": stoch})
 
     @torch.no_grad()
     def _gradient_norms(self) -> dict[str, Tensor]:
-        """‖g‖ of each module before clipping."""
-        gradients = {
-            name: [p.grad for p in parameters if p.grad is not None]
-            for name, parameters in self._parameters.items()
-        }
-        everything = [g for part in gradients.values() for g in part]
-        norms = torch.stack(torch._foreach_norm(everything))
-        parts = norms.split([len(part) for part in gradients.values()])
-        return {f"gradient_norm/{name}": part.norm() for name, part in zip(gradients, parts, strict=True)}
-
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        model = self.agent.world_model
+        """Return ‖g‖ of each module before clipping."""
+        gradients = [[p.grad for p in part if p.grad is not None] for part in self._parameters.values()]
+        norms = torch.stack(torch._foreach_norm([g for part in gradients for g in part]))
+        parts = norms.split([len(part) for part in gradients])
         return {
-            "encoder": model.encoder,
-            "rssm": model.rssm,
-            "decoder": model.decoder,
-            "reward": model.reward,
-            "continue": model.continues,
-            "actor": self.agent.actor,
-            "critic": self.agent.critic.online,
+            f"gradient_norm/{name}": part.norm() for name, part in zip(self._parameters, parts, strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Flushes what is on its way into the replay, whose state is therefore to be taken afterwards."""
+        """Flush what is on its way into the replay, whose state is therefore to be taken afterwards."""
         self.replay_writer.flush()
         return {
             "agent": self.agent.state_dict(),
@@ -172,7 +225,7 @@ class Learner:
 
 @torch.no_grad()
 def diversity(mean_features: Tensor) -> Tensor:
-    """Mean distance between the sequences' mean features (B, F), per √F; 0 for one sequence."""
+    """Return the mean distance between sequences' mean features (B, F), per √F; 0 for one sequence."""
     if len(mean_features) < 2:
         return mean_features.new_zeros(())
     return torch.pdist(mean_features).mean() / mean_features.shape[1] ** 0.5

@@ -54,7 +54,7 @@ int64_t futures_room(const struct rollout *s, int64_t rows) { return lay_out(s, 
 void pack_futures(const struct futures *s) {
     for (const struct future_layer *l = s->layer; l < s->layer + s->layers; l++) {
         const struct layer *all[] = {l->qkv, l->out, l->mlp, l->mlp_out, l->gate};
-        for (int i = 0; i < (l->gate ? 5 : 4); i++) pack_layer(all[i], all[i]->in);
+        for (int i = 0; i < (l->gate ? 5 : 4); i++) pack_layer(all[i]);
     }
 }
 

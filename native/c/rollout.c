@@ -179,13 +179,13 @@ static void roll(const struct rollout *s, int64_t first, int64_t count, int64_t 
 }
 
 void rollout(const struct rollout *s) {
-    for (int64_t i = 0; i < s->prior_layers; i++) pack_layer(s->prior + i, s->prior[i].in);
-    for (int64_t i = 0; i < s->actor_layers; i++) pack_layer(s->actor + i, i ? s->actor[i].in : s->D + s->S * s->K);
-    pack_layer(s->prior_out, s->prior_out->in);
-    pack_layer(s->actor_out, s->actor_out->in);
+    for (int64_t i = 0; i < s->prior_layers; i++) pack_layer(s->prior + i);
+    for (int64_t i = 0; i < s->actor_layers; i++) pack_layer(s->actor + i);
+    pack_layer(s->prior_out);
+    pack_layer(s->actor_out);
     if (!s->discrete) {
-        pack_layer(s->action_in, s->A);
-        pack_layer(s->mix_action, s->mix_action->in);
+        pack_layer(s->action_in);
+        pack_layer(s->mix_action);
     }
     if (s->gru)
         pack_gru(s->gru);

@@ -56,9 +56,7 @@ void futures_step(const struct rollout *s, int64_t t, int64_t first, int64_t row
 /* Packs the weights of all layers of a transformer. */
 void pack_futures(const struct futures *s);
 
-static inline void pack_layer(const struct layer *l, int64_t columns) {
-    pack_panels(l->in, l->out, l->weight, 1, columns, l->packed);
-}
+static inline void pack_layer(const struct layer *l) { pack_panels(l->in, l->out, l->weight, 1, l->in, l->packed); }
 
 /* out (full_panels(m)) = the sum of the rows of w (S·K, m) that the classes name; w may be read to a panel's end. */
 static inline void sum_rows(int64_t latents, int64_t classes, int64_t m, const int32_t *index, const float *w,

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor
-from qdreamer.agents.behaviour import ReturnNormalizer, behaviour_losses, replay_value_loss
-from qdreamer.agents.critic import Critic
+from qdreamer.agents.behaviour import Critic, ReturnNormalizer, behaviour_losses, replay_value_loss
 from qdreamer.agents.imagination import Rollout, imagine
 from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
@@ -214,10 +213,10 @@ def rollout(actor, features, actions):
 class Stub:
     """A world model that reads reward and continuation from the features."""
 
-    def predict_reward(self, features):
+    def reward(self, features):
         return SimpleNamespace(pred=lambda: features[..., 0])
 
-    def predict_continue(self, features):
+    def continues(self, features):
         return SimpleNamespace(pred=lambda: features[..., 1])
 
 
@@ -225,9 +224,9 @@ class Stub:
 def parts(config):
     """ActingLoop, critic and scale on four features."""
     torch.manual_seed(0)
-    settings = config.agent
-    actor = CategoricalActor(4, ACTIONS, 8, 1, settings.unimix)
-    critic = Critic(4, 8, 1, 21, settings.slow_rate)
+    settings = replace(config.agent, units=8, actor_layers=1, critic_layers=1)
+    actor = CategoricalActor(4, ACTIONS, settings)
+    critic = Critic(4, 21, settings)
     return actor, critic, ReturnNormalizer(1.0, settings.return_limit, settings.return_percentiles)
 
 
@@ -265,7 +264,7 @@ def test_entropy_weighs_by_kind_of_action(config, parts):
     features, weight = torch.rand(7, HORIZON + 1, 4), {"discrete": 1.0, "continuous": 100.0}
     actors = {
         "discrete": (parts[0], torch.eye(ACTIONS)[torch.zeros(7, HORIZON, dtype=torch.long)]),
-        "continuous": (BoundedNormalActor(4, 1, 8, 1, 0.1, 1.0), torch.rand(7, HORIZON, 1)),
+        "continuous": (BoundedNormalActor(4, 1, config.agent), torch.rand(7, HORIZON, 1)),
     }
     for kind, (actor, actions) in actors.items():
         state = copy.deepcopy(scale.state_dict())

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from qdreamer.native import products
 from qdreamer.native.processor import is_intel
-from qdreamer.native.products import affine, affine_add, blockwise, product
+from qdreamer.native.products import affine, blockwise, product
 from qdreamer.worldmodel.networks.layers import BlockLinear, Linear
 
 LARGE, SMALL = 512, 3
@@ -37,8 +37,8 @@ def test_products_against_float64(rows):
     assert_close(affine(x, weight).double(), xd @ wd.T, **CLOSE)
     strided = torch.stack([bias, bias + 1.0], 1)[:, 0]
     assert_close(affine(x, weight, strided).double(), xd @ wd.T + bd, **CLOSE)
-    assert_close(affine_add(x, weight, torch.cat([add, add], 1)[:, :64]).double(), xd @ wd.T + ad, **CLOSE)
-    assert_close(affine_add(x, weight, add).double(), xd @ wd.T + ad, **CLOSE)
+    assert_close(affine(x, weight, torch.cat([add, add], 1)[:, :64]).double(), xd @ wd.T + ad, **CLOSE)
+    assert_close(affine(x, weight, add).double(), xd @ wd.T + ad, **CLOSE)
     assert torch.equal(add, ad.float())  # not overwritten
     assert_close(product(x, weight.t()).double(), xd @ wd.T, **CLOSE)
     assert_close(product(x.t(), add).double(), xd.T @ ad, rtol=1e-4, atol=1e-4)  # strided operands
@@ -99,7 +99,7 @@ def test_bfloat16_rounds_factors_and_results_and_nothing_else():
     rounded = (x.bfloat16().double() @ weight.bfloat16().double().T).float()  # sums in full
     limit = {"rtol": 2**-8, "atol": 2**-8}
     results = (affine(x, weight), product(x, weight.t()), affine(x, weight, bias) - bias)
-    for y in (*results, affine_add(x, weight, add) - add):
+    for y in (*results, affine(x, weight, add) - add):
         assert y.dtype == torch.float32
         assert_close(y, rounded, **limit)
     dense = torch.block_diag(*blocks.bfloat16().double())

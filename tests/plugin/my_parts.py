@@ -54,13 +54,12 @@ class Leaky(nn.Module):
     def action_embedding(self, action: Tensor, is_first: Tensor | None) -> Tensor:
         return self.action_in(action if is_first is None else action * (1.0 - is_first).unsqueeze(-1))
 
-    def step(self, stoch, action_embedding, is_first, state, out=None):
+    def step(self, stoch, action_embedding, is_first, state):
         USED["sequence"] += 1
         if is_first is not None:
             keep = (1.0 - is_first).unsqueeze(-1)
             state, stoch = state * keep, stoch * keep
         h = torch.lerp(torch.tanh(self.stoch_in(stoch) + action_embedding), state, self.leak)
-        h = h if out is None else out.copy_(h)
         return h, h
 
     def observe(self, stoch, action, is_first, state):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qdreamer.worldmodel.networks.layers import MLP, Linear
+from qdreamer.worldmodel.networks.layers import MLP, MLPHead
 
 
 class Unchanged(nn.Module):
@@ -51,13 +51,8 @@ class OneHot:
         return -log_probs.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
 
 
-class DiscreteHead(nn.Module):
+class DiscreteHead(MLPHead):
     """Features (…, F) → a categorical over n observation classes."""
 
-    def __init__(self, features: int, units: int, layers: int, classes: int) -> None:
-        super().__init__()
-        self.body = MLP(features, units, layers)
-        self.out = Linear(units if layers else features, classes)
-
     def forward(self, features: Tensor) -> OneHot:
-        return OneHot(self.out(self.body(features)))
+        return OneHot(super().forward(features))

@@ -7,18 +7,17 @@ with their encoders, in a file for each kind of observation.
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from qdreamer import native
-from qdreamer.worldmodel.networks.layers import MLP, Linear
+from qdreamer.worldmodel.networks.layers import MLPHead
 
 
 class Output(Protocol):
     """What a head predicts."""
 
     def pred(self) -> Tensor: ...
-
     def loss(self, target: Tensor) -> Tensor: ...
 
 
@@ -95,27 +94,23 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
-class BernoulliHead(nn.Module):
+class BernoulliHead(MLPHead):
     """Features (…, F) → the probability that the episode continues (…)."""
 
     def __init__(self, features: int, units: int, layers: int) -> None:
-        super().__init__()
-        self.body = MLP(features, units, layers)
-        self.out = Linear(units if layers else features, 1)
+        super().__init__(features, units, layers, 1)
 
     def forward(self, features: Tensor) -> Bernoulli:
-        return Bernoulli(self.out(self.body(features)).squeeze(-1))
+        return Bernoulli(super().forward(features).squeeze(-1))
 
 
-class TwoHotHead(nn.Module):
+class TwoHotHead(MLPHead):
     """Features (…, F) → a scalar as symexp two-hot bins; starts by predicting exactly 0."""
 
     bins: Tensor
 
     def __init__(self, features: int, units: int, layers: int, bins: int = 255) -> None:
-        super().__init__()
-        self.body = MLP(features, units, layers)
-        self.out = Linear(units if layers else features, bins, scale=0.0)
+        super().__init__(features, units, layers, bins, scale=0.0)
         self.register_buffer("bins", symexp_bins(bins), persistent=False)
 
     def forward(self, features: Tensor) -> TwoHot:

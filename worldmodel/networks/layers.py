@@ -70,7 +70,7 @@ class BlockLinear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x/rms(x) with a learned scale, on the last axis (Zhang & Sennrich 2019), ε as in `NormSiLU`."""
+    """x/rms(x) with a learned scale, on the last axis (Zhang & Sennrich 2019), ε = 1e-4."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,12 +80,8 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.scale.shape, self.scale, EPS)
 
 
-class NormSiLU(nn.Module):
-    """RMSNorm (ε = 1e-4, learned scale) followed by SiLU, on the last axis."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
+class NormSiLU(RMSNorm):
+    """RMSNorm followed by SiLU, on the last axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         return norm_silu(x, self.scale)
@@ -106,12 +102,6 @@ class MLP(nn.Sequential):
             parts += [linear, NormSiLU(units)]
         super().__init__(*parts)
 
-    def layer(self, i: int) -> tuple[Linear, NormSiLU]:
-        linear, norm = self[2 * i], self[2 * i + 1]
-        assert isinstance(linear, Linear)
-        assert isinstance(norm, NormSiLU)
-        return linear, norm
-
     def layers(self) -> list[native.Layer]:
         """Return the weights of every layer, without a walk through all modules."""
         parts: list[Any] = list(self)
@@ -124,24 +114,24 @@ class MLP(nn.Sequential):
         return native.mlp(x.reshape(-1, x.shape[-1]), self.layers()).view(*x.shape[:-1], -1)
 
 
-class MLPHead(nn.Sequential):
+class MLPHead(nn.Module):
     """An MLP and a linear map of what it makes; (…, in) → (…, out)."""
 
     def __init__(
         self, in_features: int, units: int, layers: int, out_features: int, scale: float = 1.0
     ) -> None:
-        body = MLP(in_features, units, layers)
-        super().__init__(body, Linear(units if layers else in_features, out_features, scale))
+        super().__init__()
+        self.body = MLP(in_features, units, layers)
+        self.out = Linear(units if layers else in_features, out_features, scale)
+
+    def forward(self, x: Tensor) -> Any:  # a tensor here, a distribution in subclasses
+        return self.out(self.body(x))
 
     def from_activations(self, x: Tensor, activations: native.Activations) -> Tensor:
         """Return the output of a pass whose MLP's activations are known already, with gradients."""
-        layers, weight, bias = self.native_weights()
-        y = native.mlp_from_activations(x.reshape(-1, x.shape[-1]), layers, activations)
-        return native.linear(y, weight, bias).view(*x.shape[:-1], -1)
+        y = native.mlp_from_activations(x.reshape(-1, x.shape[-1]), self.body.layers(), activations)
+        return self.out(y).view(*x.shape[:-1], -1)
 
     def native_weights(self) -> native.HeadWeights:
         """Return what C needs to run this head."""
-        body, out = self
-        assert isinstance(body, MLP)
-        assert isinstance(out, Linear)
-        return native.HeadWeights(body.layers(), out.weight, out.bias)
+        return native.HeadWeights(self.body.layers(), self.out.weight, self.out.bias)

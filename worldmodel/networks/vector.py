@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.worldmodel.networks.heads import symexp, symlog
-from qdreamer.worldmodel.networks.layers import MLP, Linear
+from qdreamer.worldmodel.networks.layers import MLP, MLPHead
 
 LINEAR = 10.0  # deviations
 
@@ -74,15 +74,11 @@ class Symlog(nn.Module):
         return torch.ones(())
 
 
-class VectorEncoder(nn.Module):
+class VectorEncoder(MLP):
     """An MLP on scaled observations (B, T, O) → embeddings (B, T, E)."""
 
     def __init__(self, size: int, units: int, layers: int) -> None:
-        super().__init__()
-        self.body = MLP(size, units, layers, bias_std=2.0)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        return self.body(observation)
+        super().__init__(size, units, layers, bias_std=2.0)
 
 
 class MeanSquare:
@@ -98,13 +94,8 @@ class MeanSquare:
         return (self.mean - target).square().sum(-1)
 
 
-class VectorHead(nn.Module):
+class VectorHead(MLPHead):
     """Features (…, F) → a scaled vector observation (…, O)."""
 
-    def __init__(self, features: int, units: int, layers: int, size: int) -> None:
-        super().__init__()
-        self.body = MLP(features, units, layers)
-        self.out = Linear(units if layers else features, size)
-
     def forward(self, features: Tensor) -> MeanSquare:
-        return MeanSquare(self.out(self.body(features)))
+        return MeanSquare(super().forward(features))

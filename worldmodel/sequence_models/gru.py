@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from qdreamer import native
 from qdreamer.configs.schema import Int, settings
-from qdreamer.native.products import affine_add, blockwise
+from qdreamer.native.products import affine, blockwise
 from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_weight
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
@@ -47,8 +47,7 @@ class BlockGRU(nn.Module):
         self, stoch: int, action: int, deter: int, hidden: int, blocks: int, layers: int = 1
     ) -> None:
         super().__init__()
-        self.deter = deter
-        self.blocks = blocks
+        self.deter, self.blocks = deter, blocks
         self.deter_in = MLP(deter, hidden, 1)
         self.stoch_in = MLP(stoch, hidden, 1)
         self.action_in = MLP(action, hidden, 1, bias_std=1.0)
@@ -60,13 +59,9 @@ class BlockGRU(nn.Module):
         init_weight(self.mix_action.weight, fan_in)
         init_weight(self.mix_state.weight, fan_in)
         self.norm = NormSiLU(deter)
-        self.more = nn.Sequential(
-            *(
-                part
-                for _ in range(layers - 1)
-                for part in (BlockLinear(deter, deter, blocks, deter), NormSiLU(deter))
-            )
-        )
+        self.more = nn.Sequential()
+        for _ in range(layers - 1):
+            self.more.extend([BlockLinear(deter, deter, blocks, deter), NormSiLU(deter)])
         self.gates = BlockLinear(deter, 3 * deter, blocks, deter)
 
     @classmethod
@@ -84,18 +79,12 @@ class BlockGRU(nn.Module):
         return self.mix_action(self.action_in(action)) + self.recur.bias
 
     def step(
-        self,
-        stoch: Tensor,
-        action_embedding: Tensor,
-        is_first: Tensor | None,
-        state: Tensor,
-        out: Tensor | None = None,
+        self, stoch: Tensor, action_embedding: Tensor, is_first: Tensor | None, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         if is_first is not None:
             keep = (1.0 - is_first).unsqueeze(-1)  # (B, 1)
             state, stoch = state * keep, stoch * keep
         h = self._cell(state, self.stoch_in(stoch), action_embedding)
-        h = h if out is None else out.copy_(h)
         return h, h
 
     def observe(
@@ -118,9 +107,9 @@ class BlockGRU(nn.Module):
         return states[:, -1]
 
     def _cell(self, h: Tensor, z_in: Tensor, action_embedding: Tensor) -> Tensor:
-        """h (B, D), f(z) (B, hidden), action's (B, D) → the next h."""
+        """Return the next h, from h (B, D), f(z) (B, hidden) and the action's embedding (B, D)."""
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
-        y = blockwise(h, self.recur.weight, affine_add(x, self.mix_state.weight, action_embedding))
+        y = blockwise(h, self.recur.weight, affine(x, self.mix_state.weight, action_embedding))
         gates = self.gates(self.more(self.norm(y))).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
         reset, candidate, update = gates.unbind(2)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
@@ -131,14 +120,9 @@ class BlockGRU(nn.Module):
         if len(self.more):
             return None
         return native.GRUWeights(
-            *self.deter_in.layers()[0],
-            *self.stoch_in.layers()[0],
-            self.recur.weight,
-            self.mix_state.weight,
-            self.norm.scale,
-            self.gates.weight,
-            self.gates.bias,
-        )
+            *self.deter_in.layers()[0], *self.stoch_in.layers()[0], self.recur.weight,
+            self.mix_state.weight, self.norm.scale, self.gates.weight, self.gates.bias,
+        )  # fmt: skip
 
     def select(self, states: Tensor, b: Tensor | None, t: Tensor) -> Tensor:
         if b is None:

@@ -44,79 +44,58 @@ class SequenceModel(Protocol):
     def make(
         cls, config: Any, attention: AttentionConfig, stoch: int, action: int, quantum: QuantumConfig | None
     ) -> "SequenceModel":
-        """The model of its config, for latents of S·K numbers and actions of A.
+        """Return the model of its config, for latents of S·K numbers and actions of A.
 
         Args:
             attention: of models that attend. quantum: where its circuits run.
         """
-        ...
 
     def initial(self, batch: int) -> State:
-        """The state before the first step of an episode."""
-        ...
+        """Return the state before the first step of an episode."""
 
     def action_embedding(self, action: Tensor, is_first: Tensor | None) -> Tensor:
-        """The action's contribution to the step, for all times at once: (…, A), (…) → (…, ·)."""
-        ...
+        """Return the action's contribution to the step, for all times at once: (…, A), (…) → (…, ·)."""
 
     def step(
-        self,
-        stoch: Tensor,
-        action_embedding: Tensor,
-        is_first: Tensor | None,
-        state: State,
-        out: Tensor | None = None,
+        self, stoch: Tensor, action_embedding: Tensor, is_first: Tensor | None, state: State
     ) -> tuple[Tensor, State]:
-        """One step: stoch (B, S·K), action_embedding (B, ·), is_first (B) or None → h (B, D), state.
-
-        Without gradients h may be written to `out`, which may be a part of wider rows.
-        """
-        ...
+        """Take one step: stoch (B, S·K), action_embedding (B, ·), is_first (B) or None → h (B, D), state."""
 
     def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State) -> tuple[Tensor, State]:
-        """All steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states."""
-        ...
+        """Take all steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states."""
 
     def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
         """Return what each layer of attention did in `observe` from the beginning; empty without attention.
 
         Gradient norms are those of the last backward pass, if there was one.
         """
-        ...
 
     def last(self, states: State) -> State:
-        """The state after the last of the observed steps, to go on from."""
-        ...
+        """Return the state after the last of the observed steps, to go on from."""
 
     def select(self, states: State, b: Tensor | None, t: Tensor) -> State:
-        """States to imagine from, as one batch of N.
+        """Return states to imagine from, as one batch of N.
 
         After steps t (B, S) of every sequence, N = B·S, whose past the S futures of a sequence may
         share; or, with b, after steps t (N,) of sequences b (N,). May be stepped from once only.
         """
-        ...
 
     def native_weights(self) -> object:
         """Return the weights for kernels that know this model, in a type of `native`; None if none does."""
-        ...
 
     def schedule(self, update: int) -> None:
-        """Told the number of the update that comes, for what follows a schedule."""
-        ...
+        """Take note of the number of the update that comes, for what follows a schedule."""
 
     def native_rollout(
         self, state: State, horizon: int
     ) -> native.GRURollout | native.TransformerRollout | None:
         """Return what C needs to imagine `horizon` steps from a state of `select`, or None."""
-        ...
 
     def pack(self, state: State) -> Tensor:
-        """What the replay's context keeps of a state, (B, ·), or of a trajectory's states, (B, T, ·)."""
-        ...
+        """Return what replay keeps of a state, (B, ·), or of a trajectory's states, (B, T, ·)."""
 
     def unpack(self, packed: Tensor) -> State:
-        """The state to go on with from (B, ·)."""
-        ...
+        """Return the state to go on with from (B, ·)."""
 
 
 SEQUENCE_MODELS: Registry[type[SequenceModel]] = Registry(
@@ -131,19 +110,19 @@ def make_sequence(
     action: int,
     quantum: QuantumConfig | None = None,
 ) -> SequenceModel:
-    """The sequence model called `config.name`; arguments as of `SequenceModel.make`."""
+    """Return the sequence model called `config.name`; arguments as of `SequenceModel.make`."""
     return SEQUENCE_MODELS[config.name].part.make(config, attention, stoch, action, quantum)
 
 
 def leaves(state: State) -> list[Tensor]:
-    """The tensors of a state, in order, to be stored."""
+    """Return the tensors of a state, in order, to be stored."""
     if isinstance(state, Tensor):
         return [state]
     return [leaf for part in state for leaf in leaves(part)]
 
 
 def rebuild(like: State, tensors: Iterator[Tensor]) -> State:
-    """Inverse of `leaves`; `like` is a state of the same form."""
+    """Invert `leaves`; `like` is a state of the same form."""
     if isinstance(like, Tensor):
         return next(tensors)
     parts = [rebuild(part, tensors) for part in like]

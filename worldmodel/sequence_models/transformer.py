@@ -206,7 +206,6 @@ class Transformer(nn.Module):
         action_embedding: Tensor,
         is_first: Tensor | None,
         state: KVCache | Starts | RolloutState,
-        out: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | RolloutState]:
         new: KVCache | RolloutState
         if isinstance(state, KVCache):
@@ -219,7 +218,7 @@ class Transformer(nn.Module):
             h, new = self._imagine(
                 stoch, action_embedding, self._begin(state) if isinstance(state, Starts) else state
             )
-        return (h if out is None else out.copy_(h)), new
+        return h, new
 
     def _imagine(
         self, stoch: Tensor, action_embedding: Tensor, state: RolloutState

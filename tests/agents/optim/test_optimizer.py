@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qdreamer import native
-from qdreamer.agents.critic import ema_update
+from qdreamer.agents.behaviour import ema_update
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.native.laprop import clipped
 

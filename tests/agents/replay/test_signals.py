@@ -6,8 +6,7 @@ import torch
 
 from qdreamer.agents.replay import Starts
 from qdreamer.agents.replay.signals import PriorityInputs, reward_error, td_error
-from qdreamer.agents.training.learner import diversity
-from qdreamer.agents.training.replay_writer import AsyncReplayWriter
+from qdreamer.agents.training.learner import AsyncReplayWriter, diversity
 from qdreamer.agents.training.training import make_agent
 from qdreamer.worldmodel.model import Batch
 

@@ -171,7 +171,7 @@ def test_diverging_training_is_reported(tmp_path: Path) -> None:
     write_config(tmp_path, config)
     run = Run(config, tmp_path)
     with torch.no_grad():
-        run.agent.actor.body[-1].bias.fill_(float("nan"))
+        run.agent.actor.body.out.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         run.train(Progress(400, 0, 0))
     run.close()

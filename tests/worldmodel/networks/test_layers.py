@@ -158,7 +158,7 @@ def test_mlp_gradients_equal_autograd(inner):
     x, weight = double(7, 4).requires_grad_(inner), double(7, 6, seed=1)
     wanted = [x, *module.parameters()] if inner else list(module.parameters())
     y = x
-    for linear, norm in map(module.layer, range(3)):
+    for linear, norm in zip(list(module)[::2], list(module)[1::2], strict=True):
         y = torch.nn.functional.linear(y, linear.weight, linear.bias)
         y = y * torch.rsqrt((y * y).mean(-1, keepdim=True) + 1e-4) * norm.scale
         y = y * torch.sigmoid(y)
