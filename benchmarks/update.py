@@ -90,7 +90,7 @@ def measure(learner: Learner, updates: int, warmup: int = 3) -> tuple[float, dic
     totals: list[float] = []
     parts: dict[str, list[float]] = {part: [] for part in PARTS}
     for i in range(warmup + updates):
-        learner.watch.reset()
+        learner.watch.seconds.clear()
         begin = perf_counter()
         learner.update()
         if learner.device.type == "cuda":

@@ -16,7 +16,7 @@ from qdreamer.native.rollout import (
 from qdreamer.native.scan import PosteriorWeights, ScanInputs, ScanWeights, scan
 from qdreamer.native.structs import ActionWeights, GRUWeights
 from qdreamer.native.transformer_block import AttentionForm, BlockWeights, transformer_block
-from qdreamer.native.two_hot import BinDistribution, two_hot
+from qdreamer.native.two_hot import two_hot
 
 __all__ = [
     "KERNELS",
@@ -24,7 +24,6 @@ __all__ = [
     "Activations",
     "ActorWeights",
     "AttentionForm",
-    "BinDistribution",
     "BlockWeights",
     "FutureLayer",
     "GRURollout",

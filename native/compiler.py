@@ -31,7 +31,7 @@ def no_op() -> None:
 
 
 def load(sources: list[Path], announce: Callable[[], None] = no_op) -> ctypes.CDLL:
-    """The library of all C files among `sources`; the others are what they include. Raises CompileError.
+    """Return the library of all C files of `sources`; the others are what they include. Raises CompileError.
 
     `announce` is called before anything is compiled, which takes some ten seconds.
     """
@@ -53,7 +53,7 @@ def load(sources: list[Path], announce: Callable[[], None] = no_op) -> ctypes.CD
 
 
 def find_compiler() -> str:
-    """$CC, or the first C compiler on the path. Raises CompileError."""
+    """Return $CC, or the first C compiler on the path. Raises CompileError."""
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         if name and (found := shutil.which(name)):
             return found
@@ -61,13 +61,13 @@ def find_compiler() -> str:
 
 
 def cache_directory() -> Path:
-    """Where libraries are kept. Raises RuntimeError where there is no home."""
+    """Return where libraries are kept. Raises RuntimeError where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "qdreamer"
 
 
 def fingerprint(sources: list[Path], compiler: str, flags: list[str]) -> str:
-    """Names everything that the machine code depends on."""
+    """Return a name for everything that the machine code depends on."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
     texts = [source.read_text() for source in sorted(sources)]
     parts = [*texts, version, *flags, platform.platform(), processor()]
@@ -75,7 +75,7 @@ def fingerprint(sources: list[Path], compiler: str, flags: list[str]) -> str:
 
 
 def processor() -> str:
-    """What the first processor is and can do."""
+    """Return what the first processor is and can do."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor()

@@ -51,15 +51,15 @@ class ScanOutput(NamedTuple):
     posterior: Tensor  # (B, T, S, K), probabilities
 
 
-Step = Callable[..., tuple[Any, Tensor, Tensor, Tensor]]
-"""state, z, *ScanInputs of one time → state, h (B, D), z (B, S·K), posterior (B, S, K)"""
+Step = Callable[[Any, Tensor, ScanInputs], tuple[Any, Tensor, Tensor, Tensor]]
+"""state, z, inputs of one time → state, h (B, D), z (B, S·K), posterior (B, S, K)"""
 
 
 def reference(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> ScanOutput:
     """Filter T steps, from the sequence model's state, (B, D) of the GRU, and the latent z (B, S·K)."""
     outputs = []
-    for now in zip(*(x.unbind(1) for x in inputs), strict=True):
-        state, h, z, probs = step(state, z, *now)
+    for now in map(ScanInputs, *(x.unbind(1) for x in inputs)):
+        state, h, z, probs = step(state, z, now)
         outputs.append((h, z, probs))
     return ScanOutput(*(torch.stack(steps, 1) for steps in zip(*outputs, strict=True)))
 

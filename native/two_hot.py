@@ -4,7 +4,7 @@ The bins (255) are many more numbers than the inputs, so the last linear layer b
 are made, used and dropped for some rows after others, and the gradient p·Σw − w is one pass over them.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,24 +20,19 @@ _log_softmax = Function("log_softmax", INT32, INT64, INT64, TENSOR, TENSOR, INT3
 _cross_entropy_backward = Function("cross_entropy_backward", INT32, *[INT64] * 3, *[TENSOR] * 5)
 
 
-class BinDistribution(Protocol):
-    """A categorical distribution over bins (K,) for each of R rows."""
+class BinDistribution:
+    """A categorical distribution over bins for each of R rows.
 
-    def expectation(self) -> Tensor:
-        """Return Σ_k p_k·b_k, (R,), without gradients; exactly 0 for uniform probabilities."""
-
-    def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
-        """Return −Σ_m w_m·log p[position_m], (R,): positions and weights (R, M)."""
-
-
-class Reference:
-    """rows (R, U), weight (K, U) and bias (K,) of the logits, bins (K,) ascending and antisymmetric."""
+    Args:
+        rows: (R, U). weight, bias: (K, U) and (K,), of the logits. bins: (K,), ascending and antisymmetric.
+    """
 
     def __init__(self, rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> None:
         self.log_probs = torch.log_softmax(linear(rows, weight, bias), -1)  # (R, K)
         self.bins = bins
 
     def expectation(self) -> Tensor:
+        """Return Σ_k p_k·b_k, (R,), without gradients; exactly 0 for uniform probabilities."""
         # Taking each pair's difference first makes uniform probabilities give exactly 0 instead of the
         # rounding error of ±4.8e8.
         probs = self.log_probs.detach().exp()
@@ -45,39 +40,37 @@ class Reference:
         return torch.mv(probs[:, -half:] - probs[:, :half].flip(-1), self.bins[-half:])
 
     def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
+        """Return −Σ_m w_m·log p[position_m], (R,): positions and weights (R, M)."""
         return -(self.log_probs.gather(-1, position) * weight).sum(-1)
 
 
-class Fused:
-    """Computes the same in C, without logits in memory where no loss will need them."""
+class FusedBinDistribution:
+    """The same in C, without logits in memory where no loss will need them."""
 
-    def __init__(self, rows: Tensor, weight: Tensor, bias: Tensor, bins: Tensor) -> None:
-        self.rows, self.weight, self.bias = rows, weight, bias
-        self.upper = bins[-(len(bins) // 2) :]
-        self._log_probs: list[Tensor] | None = None
-        self._expectation: Tensor | None = None
+    def __init__(self, *parameters: Tensor) -> None:
+        self.rows, self.weight, self.bias, self.bins = parameters
+        self._pass(keep=self.rows.requires_grad)
 
     def expectation(self) -> Tensor:
-        if self._expectation is None:
-            self._expectation = self._pass(keep=self.rows.requires_grad)
         return self._expectation
 
     def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
-        if self._log_probs is None:
-            self._expectation = self._pass(keep=True)
+        if not self._log_probs:
+            self._pass(keep=True)
         return _CrossEntropy.apply(self.rows, self.weight, self.bias, self._log_probs, position, weight)
 
     @torch.no_grad()
-    def _pass(self, keep: bool) -> Tensor:
-        """Return the expectation (R,), and keep log p of the rows for a loss if told so."""
-        out, threads = self.rows.new_empty(len(self.rows)), torch.get_num_threads()
-        kept = []
-        for rows, expectation in zip(*(x.split(ROWS_AT_ONCE) for x in (self.rows, out)), strict=True):
+    def _pass(self, keep: bool) -> None:
+        """Set the expectation (R,), and keep log p of some rows after others for a loss if told so."""
+        self._expectation = self.rows.new_empty(len(self.rows))
+        self._log_probs: list[Tensor] = []
+        upper, threads = self.bins[-(len(self.bins) // 2) :], torch.get_num_threads()
+        parts = (x.split(ROWS_AT_ONCE) for x in (self.rows, self._expectation))
+        for rows, expectation in zip(*parts, strict=True):
             logits = affine(rows, self.weight)  # become log p in place
-            _log_softmax(threads, *logits.shape, logits, self.bias, keep, self.upper, expectation)
-            kept.append(logits)
-        self._log_probs = kept if keep else None
-        return out
+            _log_softmax(threads, *logits.shape, logits, self.bias, keep, upper, expectation)
+            if keep:
+                self._log_probs.append(logits)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -108,4 +101,6 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_rows, grad_weight, sums.sum(0), None, None, None
 
 
-two_hot: Kernel[[Tensor, Tensor, Tensor, Tensor], BinDistribution] = Kernel("two_hot", Reference, Fused, fits)
+two_hot: Kernel[[Tensor, Tensor, Tensor, Tensor], BinDistribution | FusedBinDistribution] = Kernel(
+    "two_hot", BinDistribution, FusedBinDistribution, fits
+)

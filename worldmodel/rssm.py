@@ -116,15 +116,16 @@ class RSSM(nn.Module):
 class CoupledPosterior(nn.Module):
     """Logits of q(z | h, o), h (B, D); `from_embed` does the embedding's half for all times at once."""
 
-    def __init__(self, deter: int, embed: int, units: int, layers: int, latents: int) -> None:
+    def __init__(self, deter: int, latents: int, config: WorldModelConfig) -> None:
         super().__init__()
-        self.from_embed = Linear(embed, units)
+        units = config.units  # E, too
+        self.from_embed = Linear(units, units)
         self.from_deter = nn.Linear(deter, units, bias=False)
         # One layer on [h, embed]: both halves share its fan-in.
-        init_weight(self.from_embed.weight, deter + embed)
-        init_weight(self.from_deter.weight, deter + embed)
+        init_weight(self.from_embed.weight, deter + units)
+        init_weight(self.from_deter.weight, deter + units)
         self.norm = NormSiLU(units)
-        self.hidden = MLP(units, units, layers - 1)
+        self.hidden = MLP(units, units, config.posterior_layers - 1)
         self.out = Linear(units, latents)
 
     def forward(self, h: Tensor, prepared: Tensor) -> Tensor:
@@ -143,8 +144,7 @@ class CoupledRSSM(RSSM):
 
     def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
         super().__init__(config, sequence)
-        sizes = sequence.deter, config.units, config.units, config.posterior_layers, self.latents
-        self.posterior = CoupledPosterior(*sizes)
+        self.posterior = CoupledPosterior(sequence.deter, self.latents, config)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -158,13 +158,12 @@ class CoupledRSSM(RSSM):
         return Trajectory(torch.cat([h, stoch], -1), posterior, self._probs(self.prior(h)), h)
 
     def _step(
-        self, state: State, stoch: Tensor, prepared: Tensor, action_embedding: Tensor, is_first: Tensor,
-        noise: Tensor,
-    ) -> tuple[State, Tensor, Tensor, Tensor]:  # fmt: skip
+        self, state: State, stoch: Tensor, now: native.ScanInputs
+    ) -> tuple[State, Tensor, Tensor, Tensor]:
         """Return state, h (B, D), z (B, S·K) and its probabilities (B, S, K) after one step."""
-        h, state = self.sequence.step(stoch, action_embedding, is_first, state)
-        probs = self._probs(self.posterior(h, prepared))
-        return state, h, sample_straight_through(probs, noise).flatten(-2), probs
+        h, state = self.sequence.step(stoch, now.action_embedding, now.is_first, state)
+        probs = self._probs(self.posterior(h, now.prepared))
+        return state, h, sample_straight_through(probs, now.noise).flatten(-2), probs
 
 
 class DecoupledRSSM(RSSM):

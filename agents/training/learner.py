@@ -22,7 +22,7 @@ from qdreamer.worldmodel.rssm import Carry, Trajectory
 
 
 class Stopwatch:
-    """Seconds spent per part since the last `reset`."""
+    """Adds up the seconds spent per part, until a reader clears them."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -34,9 +34,6 @@ class Stopwatch:
             yield
         finally:
             self.seconds[part] += perf_counter() - begin
-
-    def reset(self) -> None:
-        self.seconds.clear()
 
 
 class AsyncReplayWriter:
@@ -82,8 +79,7 @@ class AsyncReplayWriter:
 def _to_host(tensor: Tensor) -> Tensor:
     if not tensor.is_cuda:
         return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 class Learner:

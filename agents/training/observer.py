@@ -169,7 +169,7 @@ class Observer:
         metrics |= {f"time/{part}": seconds for part, seconds in learner.watch.seconds.items()}
         for part in {*learner.watch.seconds, *QUANTUM_PARTS}:
             self.parts[part] = self.parts.get(part, 0.0) + metrics.get(f"time/{part}", 0.0)
-        learner.watch.reset()
+        learner.watch.seconds.clear()
         self.log.scalars(step, metrics)
         self.reporter.histograms(step, learner.replay.sampler)
 

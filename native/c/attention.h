@@ -61,7 +61,7 @@ static inline void pairs(const struct head *h, int64_t rows, int64_t lo, int64_t
 static inline void weighted(int64_t rows, int64_t n, int64_t d, const float *w, int64_t row, int64_t step,
                             const float *x, int64_t all, float *out, int64_t out_stride, int add) {
     for (int64_t c = 0; c < d; c += PANEL)
-        panel_tile(rows, d - c < PANEL ? d - c : PANEL, n, w, row, step, x + c * all, out + c, out_stride, add);
+        panel_tile(rows, smaller(d - c, PANEL), n, w, row, step, x + c * all, out + c, out_stride, add);
 }
 
 /* Outputs (T, d), rows `out_stride` apart, and what `weigh` keeps (T). */
@@ -71,7 +71,7 @@ static void attend(const struct head *h, float *out, int64_t out_stride, float *
     pack_panels(d, T, h->k, 1, h->stride, k);
     pack_panels(T, d, h->v, h->stride, 1, v);
     for (int64_t n = 0; n < T; n += TILE) {
-        int64_t rows = T - n < TILE ? T - n : TILE, lo, hi;
+        int64_t rows = smaller(T - n, TILE), lo, hi;
         float factors[TILE];
         seen(h, n, rows, &lo, &hi);
         pairs(h, rows, lo, hi, h->q + n * h->stride, h->stride, k, s);
@@ -99,10 +99,10 @@ static void attend_backward(const struct head *h, const float *out, const float 
         memset(grad_v + t * h->stride, 0, d * sizeof *grad_v);
     }
     for (int64_t start = 0; start < T; start += QUERIES) {
-        int64_t end = start + QUERIES < T ? start + QUERIES : T, from, to;
+        int64_t end = smaller(start + QUERIES, T), from, to;
         seen(h, start, end - start, &from, &to);
         for (int64_t n = start; n < end; n += TILE) {
-            int64_t rows = end - n < TILE ? end - n : TILE, lo, hi;
+            int64_t rows = smaller(end - n, TILE), lo, hi;
             float *p_here = p + (n - start) * keys, *ds_here = ds + (n - start) * keys;
             seen(h, n, rows, &lo, &hi);
             pairs(h, rows, lo, hi, h->q + n * h->stride, h->stride, k, p_here);
@@ -126,7 +126,7 @@ static void attend_backward(const struct head *h, const float *out, const float 
                      h->stride, 0);
         }
         for (int64_t m = from; m < end; m += TILE) { /* queries before the key don't see it */
-            int64_t rows = end - m < TILE ? end - m : TILE, n = m < start ? start : m, at = (n - start) * keys + m;
+            int64_t rows = smaller(end - m, TILE), n = larger(m, start), at = (n - start) * keys + m;
             weighted(rows, end - n, d, p + at, 1, keys, grad_rows + n * PANEL, T, grad_v + m * h->stride, h->stride, 1);
             weighted(rows, end - n, d, ds + at, 1, keys, q_rows + n * PANEL, T, grad_k + m * h->stride, h->stride, 1);
         }

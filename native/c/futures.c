@@ -26,9 +26,6 @@ struct memory {
     float *left, *weight;                           /* overlaps: what is left of the past, and of own steps */
 };
 
-static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* Numbers that it all takes; where `to` is given it is laid out there. */
 static int64_t lay_out(const struct rollout *r, int64_t rows, float *to, struct memory *m) {
     const struct futures *s = r->futures;
@@ -152,10 +149,10 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct future_
     int64_t G = s->G, h = s->h, hd = h * d, c = s->c, row = s->row[(n + r) / G], low[MOST], from = c, to = 0;
     const int64_t *at = s->at + n + r;
     for (int64_t g = 0; g < G; g++) {
-        low[g] = most(s->begin[n + r + g], at[g] - s->window + t + 2);
+        low[g] = larger(s->begin[n + r + g], at[g] - s->window + t + 2);
         if (low[g] > at[g]) continue;
-        from = least(from, low[g]);
-        to = most(to, at[g] + 1);
+        from = smaller(from, low[g]);
+        to = larger(to, at[g] + 1);
     }
     from = from / COLUMNS * COLUMNS;
     int64_t width = to > from ? rounded(to - from, COLUMNS) : 0;
@@ -202,7 +199,7 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct future_
 
 INLINE void attend(int64_t d, const struct futures *s, const struct future_layer *l, const struct memory *m, int64_t t,
                    int64_t n, int64_t rows) {
-    int64_t first = most(0, t + 1 - s->window);
+    int64_t first = larger(0, t + 1 - s->window);
     float total[MOST * s->h];
     append(d, s, l, m, t, n, rows);
     for (int64_t r = 0; r < rows; r += s->G) {

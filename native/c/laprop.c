@@ -7,7 +7,7 @@
 static double square_sum(int64_t n, const float *x) {
     double total = 0.0;
     for (int64_t first = 0; first < n; first += 4096) {
-        int64_t last = first + 4096 < n ? first + 4096 : n;
+        int64_t last = smaller(first + 4096, n);
         float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = first; i < last; i++) sum += x[i] * x[i];

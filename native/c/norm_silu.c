@@ -11,7 +11,7 @@ void norm_silu(int32_t threads, int64_t rows, int64_t width, const float *x, int
                int64_t y_stride) {
 #pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * width))
     for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
-        int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
+        int64_t count = smaller(rows - first, ROWS_AT_ONCE);
         float factors[ROWS_AT_ONCE];
         norm_silu_rows(count, width, x + first * x_stride, x_stride, bias, scale,
                        x_hat ? x_hat + first * width : 0, rstd ? rstd + first : factors, 1, y + first * y_stride, y_stride);

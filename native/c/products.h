@@ -75,7 +75,7 @@ static inline void multiply_blocks(int64_t rows, int64_t blocks, int64_t n, int6
 /* w (n, m), whose element (i, c) lies at w[i·down + c·right] → panels (⌈m/PANEL⌉, n, PANEL). */
 static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t down, int64_t right, float *panels) {
     for (int64_t c = 0; c < m; c += PANEL, panels += n * PANEL) {
-        int64_t width = m - c < PANEL ? m - c : PANEL;
+        int64_t width = smaller(m - c, PANEL);
         if (width < PANEL) memset(panels, 0, n * PANEL * sizeof *panels);
         if (right == 1)
             for (int64_t i = 0; i < n; i++) memcpy(panels + i * PANEL, w + i * down + c, width * sizeof *w);
@@ -109,7 +109,7 @@ static inline void multiply_packed(int64_t rows, int64_t n, int64_t m, const flo
                                    const float *panels, float *out, int64_t out_stride, int add) {
     for (int64_t c = 0; c < m; c += PANEL, panels += n * PANEL)
         for (int64_t r = 0; r < rows; r += TILE)
-            panel_tile(rows - r < TILE ? rows - r : TILE, m - c < PANEL ? m - c : PANEL, n, x + r * x_stride, x_stride, 1,
+            panel_tile(smaller(rows - r, TILE), smaller(m - c, PANEL), n, x + r * x_stride, x_stride, 1,
                        panels, out + r * out_stride + c, out_stride, add);
 }
 
@@ -118,9 +118,9 @@ static inline void add_transposed(int64_t rows, int64_t n, int64_t m, const floa
                                   const float *panels, float *out) {
     for (int64_t c = 0; c < m; c += PANEL, panels += rows * PANEL)
         for (int64_t first = 0; first < rows; first += ROWS_OF_PANEL) {
-            int64_t count = rows - first < ROWS_OF_PANEL ? rows - first : ROWS_OF_PANEL;
+            int64_t count = smaller(rows - first, ROWS_OF_PANEL);
             for (int64_t r = 0; r < n; r += TILE)
-                panel_tile(n - r < TILE ? n - r : TILE, m - c < PANEL ? m - c : PANEL, count, x + first * x_stride + r, 1,
+                panel_tile(smaller(n - r, TILE), smaller(m - c, PANEL), count, x + first * x_stride + r, 1,
                            x_stride, panels + first * PANEL, out + r * m + c, m, 1);
         }
 }

@@ -16,8 +16,6 @@ LAYOUT(rollout, threads, group, H, N, D, S, K, A, discrete, prior_layers, actor_
        prior, prior_out, actor, actor_out, action_in, mix_action, gru, futures, state, actor_z, action_bias, stoch,
        noise, choices, table, features, actions)
 
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 static int64_t widest(const struct layer *layers, int64_t count, int64_t least) {
     for (int64_t i = 0; i < count; i++) least = larger(least, full_panels(layers[i].out));
     return least;

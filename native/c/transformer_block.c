@@ -180,8 +180,6 @@ static void backward_sequence(const struct block *s, struct weights w, int64_t b
     }
 }
 
-static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 /* Sets `room`, the floats that one thread needs for passing use. */
 void block_room(struct block *s) {
     int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H;

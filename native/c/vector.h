@@ -18,6 +18,9 @@ static inline int omp_get_thread_num(void) { return 0; }
 #define EPSILON 1e-4f /* of RMSNorm */
 #define INLINE static inline __attribute__((always_inline)) /* knows its constant arguments where it is called */
 
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* Cody-Waite reduction and a polynomial of degree 6 (Cephes' expf): 2 ulp. It saturates at 2^-100 and
  * 2^60, so that neither denormal numbers, which are slow, nor products that overflow come of it. */
 static inline float exponential(float x) {

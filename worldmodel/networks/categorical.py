@@ -16,7 +16,7 @@ FEW_CLASSES = 15
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last axis, also fast on a CPU when that axis is short.
+    """Return the softmax over the last axis, also fast on a CPU when that axis is short.
 
     torch vectorises along the classes: with four of them it is fifty times slower than along the
     rows. So a few classes become the outer axis in memory, and stay so in what is derived from
@@ -30,7 +30,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def unimix_probs(logits: Tensor, unimix: float) -> Tensor:
-    """(1 − u)·softmax(logits) + u/K over the last axis (DreamerV3: u = 1 %)."""
+    """Return (1 − u)·softmax(logits) + u/K over the last axis (DreamerV3: u = 1 %)."""
     probs = softmax(logits)
     return probs if unimix == 0.0 else (probs * (1.0 - unimix)).add_(unimix / logits.shape[-1])
 
@@ -47,7 +47,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
-    """One-hot draw from `probs` (…, K) whose gradient is that of `probs`.
+    """Return a one-hot draw from `probs` (…, K) whose gradient is that of `probs`.
 
     `uniform` (…) holds independent U[0, 1) variables: one number per draw instead of one per class.
     With `uniform` (…, K) from `frozen_sample`, the draws do not follow the probabilities.
@@ -58,7 +58,7 @@ def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
 
 
 def frozen_sample(one_hot: Tensor, probs: Tensor) -> Tensor:
-    """Holds drawn classes (…, K) as they are: c = z₀ − p₀, to be given in place of U[0, 1) variables.
+    """Hold drawn classes (…, K) as they are: return c = z₀ − p₀, to be given in place of U[0, 1) variables.
 
     With them a latent is z = p(θ) + c. At the weights of the draw it is the drawn class, and its gradient
     is the straight-through one. Elsewhere, unlike a straight-through draw, it is a smooth function of the
@@ -68,14 +68,14 @@ def frozen_sample(one_hot: Tensor, probs: Tensor) -> Tensor:
 
 
 def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
-    """Class index (…) drawn from `probs` (…, K) by inverting its distribution function."""
+    """Return the class index (…) drawn from `probs` (…, K) by inverting its distribution function."""
     below = probs.cumsum(-1) <= uniform.unsqueeze(-1)
     # Rounding may leave the last sum under 1, and the variable above it.
     return below.sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
 def one_hot(index: Tensor, like: Tensor, classes: int | None = None) -> Tensor:
-    """Class indices (…) as one-hot vectors (…, K), of the type of `like` and its number of classes."""
+    """Return class indices (…) as one-hot vectors (…, K) of the type of `like` and its number of classes."""
     eye = _eye(classes or like.shape[-1], like.dtype, like.device)
     return eye.index_select(0, index.flatten()).view(*index.shape, -1)
 
@@ -86,10 +86,10 @@ def _eye(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Σ over (S, K) of p ln(p/q): (…, S, K) → (…). Both need unimix, so that q > 0."""
+    """Return Σ over (S, K) of p ln(p/q): (…, S, K) → (…). Both need unimix, so that q > 0."""
     return (p * (torch.log(p) - torch.log(q))).sum((-2, -1))
 
 
 def entropy(p: Tensor) -> Tensor:
-    """−Σ over (S, K) of p ln p, in nats: (…, S, K) → (…)."""
+    """Return −Σ over (S, K) of p ln p, in nats: (…, S, K) → (…)."""
     return -torch.xlogy(p, p).sum((-2, -1))

@@ -40,15 +40,6 @@ class Linear(nn.Linear):
         return out.view(*x.shape[:-1], -1)
 
 
-def init_random_bias(layer: nn.Linear, std: float) -> None:
-    """Start the biases of a layer that faces raw numbers at random instead of zero.
-
-    RMSNorm of W·x without a bias depends on the direction of x alone: a cart at 1.5 and one at 2.3
-    would look the same, and a one-dimensional action would be its sign.
-    """
-    nn.init.trunc_normal_(layer.bias, std=std, a=-2 * std, b=2 * std)
-
-
 class BlockLinear(nn.Module):
     """Block-diagonal affine map: g blocks, each (in/g → out/g), on inputs (…, in).
 
@@ -90,7 +81,9 @@ class NormSiLU(RMSNorm):
 class MLP(nn.Sequential):
     """`layers` times Linear → RMSNorm → SiLU; (…, in) → (…, units).
 
-    `bias_std` is that of the first biases: see `init_random_bias`.
+    The first biases start with a deviation of `bias_std`, which a layer that faces raw numbers needs: RMSNorm
+    of W·x without a bias depends on the direction of x alone. A cart at 1.5 and one at 2.3 would look the
+    same, and a one-dimensional action would be its sign.
     """
 
     def __init__(self, in_features: int, units: int, layers: int, bias_std: float = 0.0) -> None:
@@ -98,7 +91,7 @@ class MLP(nn.Sequential):
         for i in range(layers):
             linear = Linear(units if i else in_features, units)
             if bias_std and not i:
-                init_random_bias(linear, bias_std)
+                nn.init.trunc_normal_(linear.bias, std=bias_std, a=-2 * bias_std, b=2 * bias_std)
             parts += [linear, NormSiLU(units)]
         super().__init__(*parts)
 
