@@ -7,7 +7,7 @@ of their settings agree.
 from dataclasses import dataclass
 from typing import Any
 
-from qdreamer.analysis.matching import PER_SEED, SHARED, flat
+from qdreamer.analysis.matching import PER_SEED, SHARED
 
 PARTS = ("attention", "replay", "optimizer")
 SIZES = ("deter", "hidden", "blocks", "layers")  # of a sequence model
@@ -30,7 +30,7 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
     sizes = {k: sequence[k] for k in SIZES if k in sequence}
     own = {
         "attention": {
-            "sequence": {k: v for k, v in sequence.items() if k not in sizes},
+            "sequence": _without(sequence, *sizes),
             "attention": config["attention"] if transformer else None,
             # Attention needs the decoupled posterior, and that one its own weight of the KL divergence.
             "posterior": config["world_model"]["posterior"],
@@ -39,34 +39,31 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
         "replay": config["replay"],
         "optimizer": config["optimizer"],
     }
-    rest = {k: v for k, v in config.items() if k not in (*own, *PER_SEED, *SHARED, "sequence")}
-    rest["agent"] = {k: v for k, v in rest["agent"].items() if k != "name"}
-    rest["world_model"] = {
-        k: v for k, v in rest["world_model"].items() if k not in ("posterior", "loss_scales")
+    rest = {
+        **_without(config, *own, *PER_SEED, *SHARED),
+        "agent": _without(config["agent"], "name"),
+        "world_model": _without(config["world_model"], "posterior", "loss_scales"),
+        "loss_scales": _without(config["world_model"]["loss_scales"], "representation"),
+        "sequence": {"name": sequence["name"], **sizes},
     }
-    rest["loss_scales"] = {
-        k: v for k, v in config["world_model"]["loss_scales"].items() if k != "representation"
-    }
-    rest["sequence"] = {"name": sequence["name"], **sizes}
-    return {name: dict(flat(values)) for name, values in {**own, _OTHER: rest}.items()}
+    return {**own, _OTHER: rest}
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Return the parts in which two agents differ. Different sequence models may differ in width."""
     names = [name for name in a if a[name] != b[name]]
-    if "attention" in names and _keys(a["attention"], b["attention"]) == {"representation"}:
+    x, y = a["attention"], b["attention"]
+    if "attention" in names and _without(x, "representation") == _without(y, "representation"):
         names[names.index("attention")] = _OTHER  # the weight alone is a setting
         return list(dict.fromkeys(names))
-    if _OTHER in names and a[_OTHER]["sequence.name"] != b[_OTHER]["sequence.name"]:
-        without = [{k: v for k, v in x[_OTHER].items() if not k.startswith("sequence.")} for x in (a, b)]
-        if without[0] == without[1]:
-            names.remove(_OTHER)
+    x, y = a[_OTHER], b[_OTHER]
+    if x["sequence"]["name"] != y["sequence"]["name"] and _without(x, "sequence") == _without(y, "sequence"):
+        names.remove(_OTHER)
     return names
-
-
-def _keys(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
-    """Return the keys whose values differ."""
-    return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
 
 def classify(
@@ -86,8 +83,7 @@ def classify(
         part = from_base[0]
         kind = f"{baseline} + {part}" if own[part] == full[part] else f"{baseline}, other {part}"
         return Comparison(kind, agent, baseline)
-    if from_full == [_OTHER]:
-        return Comparison(f"{candidate}, other size or settings", candidate, agent)
-    if from_base == [_OTHER]:
-        return Comparison(f"{baseline}, other size or settings", candidate, agent)
+    for near, differences in ((candidate, from_full), (baseline, from_base)):
+        if differences == [_OTHER]:
+            return Comparison(f"{near}, other size or settings", candidate, agent)
     return Comparison("against the baseline", agent, baseline)

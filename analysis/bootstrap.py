@@ -4,16 +4,14 @@ Percentile intervals (Efron 1979), as in Agarwal et al. 2021. All resamples of a
 so a statistic is computed for all of them at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qdreamer.analysis.interquartile import Floats, iqm
+from qdreamer.analysis.aggregates import Floats, iqm
 
-Statistic = Callable[[Floats], Floats]  # (…, R, M) → (…)
-Contrast = Callable[[Floats, Floats], Floats]  # (…, R, M) and (…, R', M) → (…)
+Statistic = Callable[..., Floats]  # of one or two agents' scores: (…, R, M), (…, R', M) → (…)
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -33,42 +31,21 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def draw(runs: int, tasks: int, resamples: int, random: np.random.Generator) -> NDArray[np.intp]:
-    """Return indices of runs (resamples, R, M), drawn for each task on its own."""
-    return random.integers(runs, size=(resamples, runs, tasks), dtype=np.intp)
-
-
-def resampled(scores: Floats, index: NDArray[np.intp]) -> Floats:
-    """Return scores (R, M) at the runs `index` (…, R, M): (…, R, M)."""
+def resampled(scores: Floats, random: np.random.Generator, resamples: int) -> Floats:
+    """Return scores (R, M) with the runs of each task drawn again on their own: (resamples, R, M)."""
+    index = random.integers(len(scores), size=(resamples, *scores.shape))
     return scores[index, np.arange(scores.shape[1])]
 
 
 def replicates(
-    statistic: Statistic, scores: Floats, random: np.random.Generator, resamples: int = RESAMPLES
+    statistic: Statistic, agents: Sequence[Floats], random: np.random.Generator, resamples: int = RESAMPLES
 ) -> Floats:
-    """Return the statistic of each resample of scores (R, M): (resamples,)."""
-    runs, tasks = scores.shape
-    parts = _parts(resamples, scores.size)
-    return np.concatenate([statistic(resampled(scores, draw(runs, tasks, n, random))) for n in parts])
+    """Return the statistic of each resample of independent agents' scores (R, M), …: (resamples, …)."""
+    blocks = _blocks(resamples, sum(scores.size for scores in agents))
+    return np.concatenate([statistic(*(resampled(x, random, n) for x in agents)) for n in blocks])
 
 
-def contrast_replicates(
-    contrast: Contrast, x: Floats, y: Floats, random: np.random.Generator, resamples: int = RESAMPLES
-) -> Floats:
-    """Return the contrast of resamples of two independent groups (R, M) and (R', M): (resamples,)."""
-    parts = _parts(resamples, x.size + y.size)
-    return np.concatenate(
-        [
-            contrast(
-                resampled(x, draw(len(x), x.shape[1], n, random)),
-                resampled(y, draw(len(y), y.shape[1], n, random)),
-            )
-            for n in parts
-        ]
-    )
-
-
-def _parts(resamples: int, size: int) -> list[int]:
+def _blocks(resamples: int, size: int) -> list[int]:
     block = max(1, _BLOCK // max(size, 1))
     return [min(block, resamples - start) for start in range(0, resamples, block)]
 
@@ -86,15 +63,10 @@ def percentile(point: float, samples: Floats, level: float = LEVEL) -> Interval:
 
 
 def interval(
-    statistic: Statistic,
-    scores: Floats,
-    random: np.random.Generator,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    statistic: Statistic, agents: Sequence[Floats], random: np.random.Generator, resamples: int = RESAMPLES
 ) -> Interval:
-    """Return the point estimate of scores (R, M) and its interval."""
-    samples = replicates(statistic, scores, random, resamples)
-    return percentile(float(statistic(scores)), samples, level)
+    """Return the point estimate of the agents' scores (R, M), … and its 95 % interval."""
+    return percentile(float(statistic(*agents)), replicates(statistic, agents, random, resamples))
 
 
 def p_value(samples: Floats) -> float:
@@ -108,17 +80,17 @@ def p_value(samples: Floats) -> float:
 
 
 def curve_band(
-    curves: Floats, random: np.random.Generator, resamples: int = 2_000, level: float = LEVEL
+    curves: Floats, random: np.random.Generator, resamples: int = 2_000
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the IQM of R curves (R, T) at each point, and the ends of its interval: three of (T,).
+    """Return the IQM of R curves (R, T) at each point, and the ends of its 95 % interval: three of (T,).
 
     A resample draws whole curves, and the interval is that of each point on its own.
     """
-    runs, points = curves.shape
+    runs = len(curves)
     samples = np.concatenate(
         [
             iqm(curves[random.integers(runs, size=(n, runs))], axis=1)  # (n, R, T) → (n, T)
-            for n in _parts(resamples, runs * points)
+            for n in _blocks(resamples, curves.size)
         ]
     )
-    return iqm(curves, axis=0), *bounds(samples, level)
+    return iqm(curves, axis=0), *bounds(samples)

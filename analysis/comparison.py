@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from qdreamer.analysis.ablation import Comparison, classify
-from qdreamer.analysis.bootstrap import Interval, contrast_replicates, curve_band, interval, percentile
-from qdreamer.analysis.improvement import probability_of_improvement
-from qdreamer.analysis.interquartile import Floats, iqm_of_tasks
+from qdreamer.analysis.aggregates import Floats, iqm_of_tasks, probability_of_improvement
+from qdreamer.analysis.bootstrap import Interval, curve_band, interval
 from qdreamer.analysis.learning_curves import on_grid
 from qdreamer.analysis.matching import check
-from qdreamer.analysis.metric import METRICS, Metric, ceiling, failures, margin, primary
+from qdreamer.analysis.metric import METRICS, Metric, ceiling, failed, margin, primary
 from qdreamer.analysis.run_record import CompareError, RunRecord
 from qdreamer.analysis.verdict import Difference, Verdict, decide, decide_all, difference
 
@@ -73,6 +72,11 @@ class Report:
     others: list[ComparisonResult]
     ceiling: str | None
     notes: list[str]
+
+    @property
+    def comparisons(self) -> list[ComparisonResult]:
+        """Return all of them, the main one first."""
+        return [*([self.main] if self.main else []), *self.others]
 
     def agent(self, name: str) -> Agent:
         return next(agent for agent in self.agents if agent.name == name)
@@ -137,18 +141,17 @@ def _stream(*names: str) -> np.random.Generator:
 
 def _agent(name: str, runs: list[RunRecord], threshold: float | None) -> Agent:
     estimates = {
-        key: interval(iqm_of_tasks, metric.scores(runs, threshold)[:, None], _stream(name, key), _RESAMPLES)
+        key: interval(iqm_of_tasks, [metric.scores(runs, threshold)[:, None]], _stream(name, key), _RESAMPLES)
         for key, metric in METRICS.items()
-        if threshold is not None or not metric.needs_threshold
+        if metric.applies(threshold)
     }
     steps, random = runs[0].steps, _stream(name)
     by_step = Band(steps, *curve_band(np.stack([run.returns for run in runs]), random, _RESAMPLES_CURVES))
     grid = np.linspace(max(run.seconds[0] for run in runs), max(run.seconds[-1] for run in runs), _GRID)
     curves = np.stack([on_grid(run.seconds, run.returns, grid) for run in runs])
     by_second = Band(grid, *curve_band(curves, random, _RESAMPLES_CURVES // 2))
-    return Agent(
-        name, runs, estimates, None if threshold is None else failures(runs, threshold), by_step, by_second
-    )
+    failures = None if threshold is None else int(failed(runs, threshold).sum())
+    return Agent(name, runs, estimates, failures, by_step, by_second)
 
 
 def _judge(
@@ -164,10 +167,12 @@ def _judge(
     every = {
         key: {name: m.sign * m.scores(runs, threshold) for name, runs in groups.items()}
         for key, m in METRICS.items()
-        if threshold is not None or not m.needs_threshold
+        if m.applies(threshold)
     }  # (R,) each, more is better
     scores = every.pop(metric.name)
-    ranks = {name: _ranks(runs, scores[name], metric, threshold) for name, runs in groups.items()}
+    ranks = scores
+    if metric.needs_threshold and threshold is not None:  # a failure is worse than success at the end
+        ranks = {n: np.where(failed(runs, threshold), -np.inf, scores[n]) for n, runs in groups.items()}
     names = [name for name in groups if name not in (baseline, candidate)]
     pairs = [classify(name, configs, candidate, baseline) for name in names]
     differences = [_difference(pair, metric.name, scores) for pair in pairs]
@@ -185,24 +190,11 @@ def _difference(pair: Comparison, metric: str, scores: dict[str, Floats]) -> Dif
     return difference(scores[pair.first], scores[pair.second], random, _RESAMPLES)
 
 
-def _ranks(runs: list[RunRecord], scores: Floats, metric: Metric, threshold: float | None) -> Floats:
-    """Return scores that rank runs: a failure is worse than reaching the threshold at the end."""
-    if threshold is None or not metric.needs_threshold:
-        return scores
-    failed = np.array([run.returns.max() < threshold for run in runs])
-    return np.where(failed, -np.inf, scores)
-
-
 def _judged(
-    pair: Comparison,
-    verdict: Verdict,
-    ranks: dict[str, Floats],
-    others: dict[str, dict[str, Floats]],
+    pair: Comparison, verdict: Verdict, ranks: dict[str, Floats], others: dict[str, dict[str, Floats]]
 ) -> ComparisonResult:
-    x, y = ranks[pair.first], ranks[pair.second]
-    a, b = x[:, None], y[:, None]
+    x, y = (ranks[name][:, None] for name in (pair.first, pair.second))
     random = _stream(pair.first, pair.second)
-    samples = contrast_replicates(probability_of_improvement, a, b, random, _RESAMPLES)
-    improvement = percentile(float(probability_of_improvement(a, b)), samples)
+    improvement = interval(probability_of_improvement, [x, y], random, _RESAMPLES)
     beside = {key: _difference(pair, key, scores).interval() for key, scores in others.items()}
     return ComparisonResult(pair, verdict, improvement, (len(x), len(y)), beside)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qdreamer.analysis.interquartile import Floats
+from qdreamer.analysis.aggregates import Floats
 
 
 def levels(p_values: Floats, alpha: float = 0.05) -> Floats:

@@ -1,18 +1,8 @@
 """Learning curves as numbers: a common grid, the area under them, the way to a threshold."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from qdreamer.analysis.interquartile import Floats
-
-
-@dataclass(frozen=True)
-class Reached:
-    """When a run first came to the threshold. A run that never did is censored at its budget."""
-
-    at: float  # of its first evaluation at or over the threshold; else the budget
-    censored: bool
+from qdreamer.analysis.aggregates import Floats
 
 
 def on_grid(positions: Floats, values: Floats, grid: Floats) -> Floats:
@@ -34,9 +24,10 @@ def area(steps: Floats, returns: Floats) -> float:
     return float(np.trapezoid(returns, steps) / (steps[-1] - steps[0]))
 
 
-def reached(positions: Floats, returns: Floats, threshold: float, budget: float) -> Reached:
-    """Return the first position (in steps or seconds) whose return is at least the threshold."""
+def reached(positions: Floats, returns: Floats, threshold: float, budget: float) -> float:
+    """Return the first position (in steps or seconds) whose return is at least the threshold.
+
+    A run that never came there is censored at its budget.
+    """
     over = np.flatnonzero(returns >= threshold)
-    if len(over):
-        return Reached(float(positions[over[0]]), False)
-    return Reached(float(budget), True)
+    return float(positions[over[0]] if len(over) else budget)

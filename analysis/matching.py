@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qdreamer.analysis.run_record import CompareError, RunRecord
+from qdreamer.configs.schema import dotted
 
 # Settings that every run of a comparison must share: the task, the budget, the examination.
 SHARED = ("env", "steps", "evaluation")
@@ -29,11 +30,8 @@ def check(runs: Sequence[RunRecord], allow_versions: bool = False) -> list[str]:
 def _check_shared(runs: Sequence[RunRecord]) -> None:
     kinds = {"steps": "budgets", "evaluation": "evaluations", "env": "environments"}
     for section in SHARED:
-        values = {id(run): dict(flat(run.config.get(section), section)) for run in runs}
-        for key in sorted({key for value in values.values() for key in value}):
-            if key == _DEFAULT:
-                continue
-            _refuse_split(runs, [values[id(run)].get(key) for run in runs], f"other {kinds[section]}: {key}")
+        configs = [{section: run.config.get(section)} for run in runs]
+        _refuse_other_settings(runs, configs, f"other {kinds[section]}")
     _refuse_split(runs, [tuple(run.steps.tolist()) for run in runs], "evaluations at other steps", False)
 
 
@@ -43,10 +41,8 @@ def _check_agents(runs: Sequence[RunRecord]) -> None:
     for run in runs:
         agents[run.agent].append(run)
     for agent, members in agents.items():
-        values = [dict(flat({k: v for k, v in m.config.items() if k not in PER_SEED})) for m in members]
-        for key in sorted({key for value in values for key in value} - {_DEFAULT}):
-            shown = [value.get(key) for value in values]
-            _refuse_split(members, shown, f"{agent} was trained with different settings: {key}")
+        configs = [{k: v for k, v in m.config.items() if k not in PER_SEED} for m in members]
+        _refuse_other_settings(members, configs, f"{agent} was trained with different settings")
         seeds = [run.seed for run in members]
         if len(set(seeds)) < len(seeds):
             raise CompareError(f"{agent} has the same seed twice: {_names(members)}")
@@ -57,20 +53,19 @@ def _check_streams(runs: Sequence[RunRecord]) -> None:
     seen: dict[str, RunRecord] = {}
     for run in runs:
         other = seen.setdefault(run.stream, run)
-        if other is run:
-            continue
-        if other.agent == run.agent:
-            why = "one is a copy, or the seed has no effect"
-        else:
-            why = "one is a copy, or the setting that tells them apart has no effect"
-        raise CompareError(f"{other.directory} and {run.directory} have identical metrics: {why}; remove one")
+        if other is not run:
+            differing = "seed" if other.agent == run.agent else "setting that tells them apart"
+            raise CompareError(
+                f"{other.directory} and {run.directory} have identical metrics: one is a copy, or the "
+                f"{differing} has no effect; remove one"
+            )
 
 
 def _check_versions(runs: Sequence[RunRecord], allow: bool) -> list[str]:
     known = [run for run in runs if run.versions is not None]
-    notes = []
     if not known:
         return ["No run recorded the versions of code and libraries: that they agree was not checked."]
+    notes = []
     if len(known) < len(runs):
         unknown = [run for run in runs if run.versions is None]
         text = f"{_names(unknown)} recorded no versions"
@@ -99,13 +94,12 @@ def _note_processors(runs: Sequence[RunRecord]) -> list[str]:
     return []
 
 
-def flat(values: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Return every dotted key with its value, lists as tuples."""
-    if not isinstance(values, dict):
-        return [(path, tuple(values) if isinstance(values, list) else values)]
-    return [
-        item for key, value in values.items() for item in flat(value, f"{path}.{key}" if path else str(key))
-    ]
+def _refuse_other_settings(runs: Sequence[RunRecord], configs: Sequence[dict[str, Any]], what: str) -> None:
+    """Raises CompareError that names the first setting in which the runs' configs differ."""
+    values = [{k: v for k, v in dotted(config).items() if not isinstance(v, dict)} for config in configs]
+    for key in sorted({key for value in values for key in value} - {_DEFAULT}):
+        found = [value.get(key) for value in values]
+        _refuse_split(runs, [tuple(v) if isinstance(v, list) else v for v in found], f"{what}: {key}")
 
 
 def _refuse_split(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from qdreamer.analysis.interquartile import Floats
+from qdreamer.analysis.aggregates import Floats
 from qdreamer.analysis.learning_curves import area, reached
 from qdreamer.analysis.run_record import CompareError, RunRecord
 
@@ -28,6 +29,10 @@ class Metric:
     score: Callable[[RunRecord, float], float]  # (run, threshold)
     needs_threshold: bool = False
 
+    def applies(self, threshold: float | None) -> bool:
+        """Tell whether the metric can be computed with this threshold, or none."""
+        return threshold is not None or not self.needs_threshold
+
     def scores(self, runs: Sequence[RunRecord], threshold: float | None) -> Floats:
         """Return the runs' scores (R,), in the metric's unit."""
         return np.array([self.score(run, np.nan if threshold is None else threshold) for run in runs])
@@ -44,11 +49,11 @@ METRICS = {
     for metric in (
         Metric(
             "steps", "steps to threshold", "environment steps", -1,
-            lambda run, goal: reached(run.steps, run.returns, goal, run.budget).at, True,
+            lambda run, goal: reached(run.steps, run.returns, goal, run.budget), True,
         ),
         Metric(
             "minutes", "minutes to threshold", "minutes", -1,
-            lambda run, goal: reached(run.seconds, run.returns, goal, run.seconds[-1]).at / 60.0, True,
+            lambda run, goal: reached(run.seconds, run.returns, goal, run.seconds[-1]) / 60.0, True,
         ),
         Metric(
             "area", "area under the curve", "mean return over the run", 1,
@@ -65,14 +70,14 @@ METRICS = {
 def primary(name: str | None, threshold: float | None) -> Metric:
     """Return the metric that decides; `name` overrules the environment's. Raises CompareError."""
     metric = METRICS[name or ("area" if threshold is None else "steps")]
-    if metric.needs_threshold and threshold is None:
+    if not metric.applies(threshold):
         raise CompareError(f"--primary {metric.name} needs --threshold: this environment has none")
     return metric
 
 
-def failures(runs: Sequence[RunRecord], threshold: float) -> int:
-    """Count the runs that never reached the threshold."""
-    return sum(reached(run.steps, run.returns, threshold, run.budget).censored for run in runs)
+def failed(runs: Sequence[RunRecord], threshold: float) -> NDArray[np.bool_]:
+    """Return which of the runs never reached the threshold, (R,)."""
+    return np.array([run.returns.max() < threshold for run in runs])
 
 
 def margin(metric: Metric, stated: float | None, runs: Sequence[RunRecord]) -> float | None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from qdreamer.analysis.interquartile import Floats
+from qdreamer.analysis.aggregates import Floats
+from qdreamer.configs.console import one_line
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: ten times faster
 _SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
@@ -103,6 +104,7 @@ def read_run(directory: Path) -> RunRecord:
     if not np.isfinite(seconds).all():
         raise CompareError(f"{directory} has evaluations without time/eval_at: train it anew")
     summary = _read_summary(directory)
+    sessions = summary.get("sessions", [])
     return RunRecord(
         directory,
         directory.parent.name,
@@ -112,9 +114,9 @@ def read_run(directory: Path) -> RunRecord:
         np.array(returns, np.float64),
         np.array(seconds, np.float64),
         _costs(summary, int(updates), float(max(elapsed, seconds[-1]))),
-        _versions(summary, directory),
-        tuple(sorted({s["commit"] for s in summary.get("sessions", []) if s["commit"]})),
-        tuple(sorted({s["machine"]["processor"] for s in summary.get("sessions", [])})),
+        tuple({item: None for s in sessions for item in sorted(s["versions"].items())}) or None,
+        tuple(sorted({s["commit"] for s in sessions if s["commit"]})),
+        tuple(sorted({s["machine"]["processor"] for s in sessions})),
         digest.hexdigest(),
     )
 
@@ -129,9 +131,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         rest = _SEED.sub("", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
         return {**_parse(rest), "seed": int(seed[1])}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise CompareError(
-            f"{directory}/config.yaml cannot be read: {' '.join(str(error).split())}"
-        ) from error
+        raise CompareError(f"{directory}/config.yaml cannot be read: {one_line(error)}") from error
 
 
 @functools.cache
@@ -187,9 +187,3 @@ def _costs(summary: dict[str, Any], updates: int, seconds: float) -> Costs:
         quantum["qpu_seconds"],
         quantum["seconds"] / summary["seconds"] if summary["seconds"] else 0.0,
     )
-
-
-def _versions(summary: dict[str, Any], directory: Path) -> tuple[tuple[str, str | None], ...] | None:
-    """Return the versions that the run's sessions recorded."""
-    found = [tuple(sorted(session["versions"].items())) for session in summary.get("sessions", [])]
-    return tuple(dict.fromkeys(item for versions in found for item in versions)) or None

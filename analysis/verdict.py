@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from qdreamer.analysis.bootstrap import LEVEL, RESAMPLES, Interval, contrast_replicates, p_value, percentile
+from qdreamer.analysis.aggregates import Floats, iqm_of_tasks
+from qdreamer.analysis.bootstrap import LEVEL, RESAMPLES, Interval, p_value, percentile, replicates
 from qdreamer.analysis.holm import levels
-from qdreamer.analysis.interquartile import Floats, iqm_of_tasks
 
 MIN_SEEDS = 5  # for any verdict but "inconclusive"
 MIN_SEEDS_DIFFERENCE = 10  # for "better" and "worse"
@@ -59,7 +59,7 @@ def difference(x: Floats, y: Floats, random: np.random.Generator, resamples: int
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a score is not finite")
     a, b = x[:, None], y[:, None]
-    samples = contrast_replicates(iqm_difference, a, b, random, resamples)
+    samples = replicates(iqm_difference, [a, b], random, resamples)
     constant = len(np.unique(np.concatenate([x, y]))) == 1
     return Difference(min(len(x), len(y)), float(iqm_difference(a, b)), samples, constant)
 

@@ -13,8 +13,8 @@ from time import perf_counter
 
 import numpy as np
 
+from qdreamer.analysis.aggregates import Floats, iqm, iqm_of_tasks
 from qdreamer.analysis.bootstrap import interval
-from qdreamer.analysis.interquartile import Floats, iqm, iqm_of_tasks
 from qdreamer.analysis.verdict import decide, difference
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
@@ -67,7 +67,7 @@ def coverage(draw: Draw, seeds: int, experiments: int, resamples: int) -> float:
     truth = float(np.mean([iqm(draw(random, (1_000_000,))) for _ in range(5)]))
     held = 0
     for _ in range(experiments):
-        held += truth in interval(iqm_of_tasks, draw(random, (seeds, 1)), random, resamples)
+        held += truth in interval(iqm_of_tasks, [draw(random, (seeds, 1))], random, resamples)
     return held / experiments
 
 

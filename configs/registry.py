@@ -68,7 +68,7 @@ class Registry(Generic[P]):
         self._entries: dict[str, Entry[P]] = {}
 
     def register(self, name: str, config: type[PartConfig] | None = None) -> Callable[[Q], Q]:
-        """A decorator that registers a class or function. Raises ValueError for a name that is taken."""
+        """Return a decorator that registers a class or function. Raises ValueError if the name is taken."""
 
         def decorate(part: Any) -> Any:
             if name in self._entries:
@@ -79,7 +79,7 @@ class Registry(Generic[P]):
         return decorate
 
     def __getitem__(self, name: str) -> Entry[P]:
-        """The part called `name`. Raises ConfigError, with the nearest name, if there is none."""
+        """Return the part called `name`. Raises ConfigError, with the nearest name, if there is none."""
         self._import_package()
         if name not in self._entries and name in self.third_party():
             self._load(self.third_party()[name])
@@ -88,17 +88,17 @@ class Registry(Generic[P]):
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """All names, those of third parties included."""
+        """Return all names, those of third parties included."""
         self._import_package()
         return sorted({*self._entries, *self.third_party()})
 
     @functools.cache  # noqa: B019 - registries live as long as the program
     def third_party(self) -> dict[str, EntryPoint]:
-        """Installed entry points by name, whether loaded or not."""
+        """Return the installed entry points by name, whether loaded or not."""
         return {entry.name: entry for entry in entry_points(group=f"qdreamer.{self.kind}")}
 
     def defaults(self, name: str) -> dict[str, Any]:
-        """The section of a part before anything is set; ??? (Hydra's sign) where the user must say."""
+        """Return a part's section before anything is set; ??? (Hydra's sign) where the user must say."""
         values: dict[str, Any] = {}
         for key, field in getattr(self[name].config, "__pydantic_fields__", {}).items():
             default: Any = "???" if field.is_required() else field.get_default(call_default_factory=True)
@@ -129,7 +129,7 @@ class Registry(Generic[P]):
         return with_info_before_validator_function(self._section, handler(source))
 
     def _section(self, value: Any, info: ValidationInfo) -> Any:
-        """The config of the part that a mapping names; what is no mapping is refused by the field's type."""
+        """Return the config of the part that a mapping names; the field's type refuses all else."""
         if not isinstance(value, Mapping):
             return value
         name = value.get("name")

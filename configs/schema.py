@@ -31,7 +31,7 @@ class ConfigError(ValueError):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
-    """Makes a frozen config of a class: see the module's docstring."""
+    """Make a frozen config of a class: see the module's docstring."""
     for name in inspect.get_annotations(cls):
         if isinstance(getattr(cls, name, None), property):  # which would hide the field's value
             raise TypeError(f"{cls.__name__}.{name} hides a property of its base: choose another name")
@@ -60,7 +60,7 @@ Bool = Annotated[bool, Field(strict=True)]
 
 
 def one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
-    """For `Annotated[str, one_of(…)]`: a word among those that `choices` gives when it is asked."""
+    """Validate a word, in `Annotated[str, one_of(…)]`, by what `choices` gives when it is asked."""
     return AfterValidator(functools.partial(check_choice, choices))
 
 
@@ -71,7 +71,7 @@ def check_choice(choices: Callable[[], Iterable[str]], word: str) -> str:
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """An instance of the config `cls` from `values`; `path` is where they stand, as "optimizer.".
+    """Make an instance of the config `cls` from `values`; `path` is where they stand, as "optimizer.".
 
     Raises ConfigError, whose message starts with the full path of the offending key.
     """
@@ -91,26 +91,35 @@ def check_keys(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> Non
 
 
 def closest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The choice nearest to `word`, if one is near at all."""
+    """Return the choice nearest to `word`, if one is near at all."""
     lowered = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=cutoff)
     return lowered[near[0]] if near else None
 
 
 def did_you_mean(choice: str | None) -> str:
-    """' (did you mean X?)', or nothing."""
+    """Return ' (did you mean X?)', or nothing."""
     return "" if choice is None else f" (did you mean {choice}?)"
 
 
+def dotted(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return every dotted key of nested sections with its value, the sections' own included."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found[f"{path}{key}"] = value
+        found |= dotted(value, f"{path}{key}.") if isinstance(value, Mapping) else {}
+    return found
+
+
 def not_one_of(value: Any, choices: Iterable[str]) -> str:
-    """What is to be said, after the key and an equals sign, of a value that is none of `choices`."""
+    """Return what to say, after the key and an equals sign, of a value that is none of `choices`."""
     choices = list(choices)
     hint = did_you_mean(closest(show(value), choices))
     return f"{show(value)} is not one of {', '.join(choices)}{hint}"
 
 
 def show(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Return a value as it is written on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -146,7 +155,7 @@ _SAID = {  # of pydantic's types of errors; ints come as int_type, int_from_floa
 
 
 def _explain(cls: type, error: ErrorDetails, start: str) -> str:
-    """One line for one of pydantic's errors in values that stand at `start`."""
+    """Return one line for one of pydantic's errors in values that stand at `start`."""
     kind, where, context = error["type"], error["loc"], error.get("ctx", {})
     if kind == "value_error":  # a config's own check names its keys itself
         return str(context["error"])
@@ -173,7 +182,7 @@ def _explain(cls: type, error: ErrorDetails, start: str) -> str:
 
 
 def _annotation(cls: Any, where: tuple[int | str, ...], whole: bool = False) -> Any:
-    """What is declared at a location inside of `cls`; without the `| None` around it unless `whole`."""
+    """Return the type at a location inside of `cls`, without the `| None` around it unless `whole`."""
     hint = cls
     for key in where:
         hint = _required(hint)
@@ -187,6 +196,6 @@ def _annotation(cls: Any, where: tuple[int | str, ...], whole: bool = False) -> 
 
 
 def _required(hint: Any) -> Any:
-    """X of X | None."""
+    """Return X for X | None."""
     union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     return next(a for a in typing.get_args(hint) if a is not type(None)) if union else hint

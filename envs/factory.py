@@ -1,6 +1,5 @@
 """One place that makes environments."""
 
-import difflib
 import inspect
 import os
 import re
@@ -15,9 +14,11 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import RescaleAction
 
+from qdreamer.configs.console import one_line
+from qdreamer.configs.schema import closest, did_you_mean
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.spaces import UnsupportedSpaceError, action_spec, observation_spec
-from qdreamer.envs.wrappers import HideObservation, RestoreByReplay
+from qdreamer.envs.wrappers import RestoreByReplay, hide_entries
 
 # Arguments of gymnasium.make that are not the environment's own.
 _NOT_KWARGS = {
@@ -33,7 +34,7 @@ class EnvError(ValueError):
 
 
 def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """One environment, wrapped: hidden entries, actions rescaled to [−1, 1], re-creatable.
+    """Make one environment: with hidden entries, actions rescaled to [−1, 1], and re-creatable.
 
     Raises EnvError for unknown ids, missing simulators, wrong arguments and spaces
     that the agent cannot use.
@@ -43,7 +44,7 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
     env = _make(config, render_mode)
     try:
         if config.hide:
-            env = HideObservation(env, config.hide)
+            env = hide_entries(env, config.hide)
         observation_spec(env.observation_space)
         if not action_spec(env.action_space).discrete:
             env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
@@ -52,12 +53,12 @@ def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) 
         raise EnvError(f"env.id={config.id}: {error}") from error
     except ValueError as error:
         env.close()
-        raise EnvError(f"env.id={config.id} cannot be used: {_one_line(error)}") from error
+        raise EnvError(f"env.id={config.id} cannot be used: {one_line(error)}") from error
     return RestoreByReplay(env, index)
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:
-    """`num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
+    """Make `num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
     if config.vectorization == "async":
         workers = [partial(_worker_env, config, i) for i in range(num_envs)]
         return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
@@ -66,7 +67,7 @@ def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVector
 
 
 def _worker_env(config: EnvConfig, index: int) -> gymnasium.Env[Any, Any]:
-    """An environment in a process of its own: Ctrl-C reaches it too, but the parent decides."""
+    """Make an environment in a process of its own: Ctrl-C reaches it too, but the parent decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return make_env(config, index)
 
@@ -100,13 +101,13 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
     try:
         return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
-        raise EnvError(f"env.id={config.id} needs another package: {_one_line(error)}") from error
+        raise EnvError(f"env.id={config.id} needs another package: {one_line(error)}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise EnvError(f"env.id={config.id} is not a registered environment{_hint(config.id)}") from error
     except ImportError as error:  # of a simulator, or of the module in env.id=module:Name-v0
-        raise EnvError(f"env.id={config.id} cannot be imported: {_one_line(error)}") from error
+        raise EnvError(f"env.id={config.id} cannot be imported: {one_line(error)}") from error
     except gymnasium.error.Error as error:
-        raise EnvError(f"env.id={config.id} cannot be made: {_one_line(error)}") from error
+        raise EnvError(f"env.id={config.id} cannot be made: {one_line(error)}") from error
     except Exception as error:  # environments may raise anything for wrong arguments
         unknown = _unknown_argument(config, rendering)
         raise EnvError(
@@ -118,27 +119,17 @@ def _with(config: EnvConfig) -> str:
     return "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 def _named(error: BaseException) -> str:
-    """Some errors say little without their type: KeyError('9x9')."""
-    return f"{type(error).__name__}: {_one_line(error)}"
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str | None:
-    lowered = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return lowered[near[0]] if near else None
+    """Return type and text: some errors say little without their type, as KeyError('9x9')."""
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _hint(env_id: str) -> str:
-    """The newest version of the registered environment whose name is nearest."""
+    """Return a hint at the newest version of the registered environment whose name is nearest."""
     module, _, name = env_id.rpartition(":")
     name = re.sub(r"-v\d+$", "", name)
     newest = {re.sub(r"-v\d+$", "", key): key for key in sorted(gymnasium.registry, key=_version)}
-    near = _nearest(name, newest)
+    near = closest(name, newest, 0.6)
     if near is not None:
         return f"; did you mean {newest[near]}?"
     if module:
@@ -147,7 +138,7 @@ def _hint(env_id: str) -> str:
 
 
 def _spec(env_id: str) -> EnvSpec:
-    """Of an environment that can be made: module:Name-v0 is registered as Name-v0, Name means its newest."""
+    """Return the registration of module:Name-v0, which is Name-v0, or of the newest Name."""
     name = env_id.rpartition(":")[2]
     if name in gymnasium.registry:
         return gymnasium.registry[name]
@@ -160,7 +151,7 @@ def _version(env_id: str) -> int:
 
 
 def _unknown_argument(config: EnvConfig, rendering: Iterable[str]) -> str | None:
-    """What to say about the first argument that the environment's maker does not take."""
+    """Return what to say about the first argument that the environment's maker does not take."""
     maker: Any = _spec(config.id).entry_point
     if isinstance(maker, str):
         maker = load_env_creator(maker)
@@ -175,8 +166,7 @@ def _unknown_argument(config: EnvConfig, rendering: Iterable[str]) -> str | None
     accepted = [name for name in parameters if name != "render_mode"]
     for key in config.kwargs:
         if key not in accepted:
-            near = _nearest(key, accepted)
-            hint = f" (did you mean {near}?)" if near else ""
+            hint = did_you_mean(closest(key, accepted, 0.6))
             takes = ", ".join(accepted) or "none"
             return f"env.kwargs.{key} is no argument of {config.id}{hint}; it takes {takes}"
     return None

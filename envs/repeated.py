@@ -27,5 +27,5 @@ class Repeated(gymnasium.Wrapper):
 
 
 def mountain_car(repeat: int = 12, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    """MountainCar-v0 with its own limit of 200 steps, in steps of `repeat`."""
+    """Make MountainCar-v0 with its own limit of 200 steps, in steps of `repeat`."""
     return Repeated(gymnasium.make("MountainCar-v0", **kwargs), repeat)

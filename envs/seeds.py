@@ -8,10 +8,10 @@ def _draw(*key: int) -> int:
 
 
 def training_seed(run_seed: int, env: int, episode: int) -> int:
-    """The reset seed of one training episode: even."""
+    """Return the reset seed of one training episode: even."""
     return _draw(0, run_seed, env, episode) & ~1
 
 
 def evaluation_seed(evaluation: int, episode: int) -> int:
-    """The reset seed of one evaluation episode: odd."""
+    """Return the reset seed of one evaluation episode: odd."""
     return _draw(1, evaluation, episode) | 1

@@ -30,7 +30,7 @@ class ActionSpec:
 
 
 def observation_spec(space: Space[Any]) -> ObservationSpec:
-    """Raises UnsupportedSpaceError for anything but Discrete and non-image Box spaces."""
+    """Describe a space. Raises UnsupportedSpaceError for all but Discrete and non-image Box spaces."""
     if isinstance(space, spaces.Discrete):
         return ObservationSpec(int(space.n), True, int(space.start))
     if isinstance(space, spaces.Box):
@@ -47,7 +47,7 @@ def observation_spec(space: Space[Any]) -> ObservationSpec:
 
 
 def action_spec(space: Space[Any]) -> ActionSpec:
-    """Raises UnsupportedSpaceError for anything but Discrete and bounded Box spaces."""
+    """Describe a space. Raises UnsupportedSpaceError for all but Discrete and bounded Box spaces."""
     if isinstance(space, spaces.Discrete):
         return ActionSpec(int(space.n), True, int(space.start))
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):

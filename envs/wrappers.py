@@ -5,32 +5,26 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
 
 
-class HideObservation(gymnasium.ObservationWrapper):
-    """Removes named entries of a vector observation (velocities, say): partial observability.
+def hide_entries(env: gymnasium.Env[Any, Any], hide: tuple[int, ...]) -> gymnasium.Env[Any, Any]:
+    """Remove entries of a vector observation (velocities, say): partial observability.
 
     Raises ValueError when an index is out of range, doubled, or nothing would be left to see.
     """
-
-    def __init__(self, env: gymnasium.Env[Any, Any], hide: tuple[int, ...]) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise ValueError("env.hide needs a vector observation")
-        size = space.shape[0]
-        if min(hide) < 0 or max(hide) >= size or len(set(hide)) != len(hide) or len(hide) >= size:
-            raise ValueError(
-                f"env.hide={list(hide)} must be different indices from 0 to {size - 1} "
-                "that leave at least one entry to see"
-            )
-        self._keep = np.setdiff1d(np.arange(size), hide)
-        self.observation_space = spaces.Box(
-            space.low[self._keep], space.high[self._keep], dtype=space.dtype.type
+    space = env.observation_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError("env.hide needs a vector observation")
+    size = space.shape[0]
+    if min(hide) < 0 or max(hide) >= size or len(set(hide)) != len(hide) or len(hide) >= size:
+        raise ValueError(
+            f"env.hide={list(hide)} must be different indices from 0 to {size - 1} "
+            "that leave at least one entry to see"
         )
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        return observation[self._keep]
+    keep = np.setdiff1d(np.arange(size), hide)
+    seen = spaces.Box(space.low[keep], space.high[keep], dtype=space.dtype.type)
+    return TransformObservation(env, lambda observation: observation[keep], seen)
 
 
 class RestoreByReplay(gymnasium.Wrapper):

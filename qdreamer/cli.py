@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from qdreamer import __version__
+from qdreamer.configs.console import fail
 
 COMMANDS = {
     "train": "qdreamer.agents.cli.command_line",
@@ -29,5 +30,4 @@ def main() -> None:
     elif word in COMMANDS:
         import_module(COMMANDS[word]).main(rest)
     else:
-        print(f"error: {word} is not one of {', '.join(COMMANDS)}; see qdreamer --help", file=sys.stderr)
-        sys.exit(2)
+        fail(f"{word} is not one of {', '.join(COMMANDS)}; see qdreamer --help")

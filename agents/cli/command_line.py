@@ -5,13 +5,14 @@ tracebacks. So it only composes (`agents.cli.composition`), and every member of 
 beforehand: its settings by `configs.schema`, its environment by one step in it.
 """
 
+import functools
 import os
 import re
 import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import gymnasium
 import torch
@@ -36,9 +37,16 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
-from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig, SweepConfig
-from qdreamer.agents.sweeps.sweep import Member, Sweep, refuse_doubles
+from qdreamer.agents.sweeps.sweep import (
+    LAUNCHERS,
+    LauncherConfig,
+    Member,
+    Sweep,
+    SweepConfig,
+    refuse_doubles,
+)
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
+from qdreamer.configs.console import fail, one_line
 from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.factory import EnvError, check_env
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
@@ -53,7 +61,7 @@ class Plan(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of train.py; the arguments are those of the command line unless given."""
+    """Run train.py; the arguments are those of the command line unless given."""
     exit_with_parent()
     ranks = join()
     try:
@@ -85,25 +93,18 @@ def _main(arguments: list[str], ranks: SingleProcess) -> None:
         fail("interrupted twice; what was saved before is kept", 130)
 
 
-def fail(error: BaseException | str, code: int = 2) -> NoReturn:
-    """One line on standard error, and out."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
-
-
 def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan:
     """Read a command line. Raises ConfigError, EnvError, … for anything that could not run."""
     flags, overrides = read(arguments)
     if any(flag in (*HELP, *SHOW) for flag in flags):
         return Plan(text=_shown(flags, overrides))
-    runs = members([override for override in overrides if not is_launchers(override)])
-    sweep = any(flag in SWEEP for flag in flags)
+    runs = members(overrides)
     checked: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = tuple(_checked(member, ranks, checked) for member in runs)
     _pass_on(caught)
-    if not sweep:
+    if not any(flag in SWEEP for flag in flags):
         return Plan(members=found)
     if ranks.size > 1:
         raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
@@ -115,8 +116,8 @@ def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan
 
 
 def _shown(flags: list[str], overrides: list[Override]) -> str:
-    """What --help or --cfg prints, once the settings are known to be right as far as they can be."""
-    for member in members([override for override in overrides if not is_launchers(override)]):
+    """Return what --help or --cfg prints. Raises ConfigError for settings that are known to be wrong."""
+    for member in members(overrides):
         composed = compose_all(member)
         if RESOLVE in flags:
             resolved(composed)
@@ -131,7 +132,7 @@ def _sweep(found: tuple[Member, ...], launcher: LauncherConfig) -> Sweep:
 
 
 def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str]) -> Member:
-    """One run, after all about it that can be found out without starting it."""
+    """Return one run, after all about it that can be found out without starting it."""
     keys = [override.key_or_group for override in overrides]
     config = typed(Config, compose_all(overrides))
     texts = [format_override(override) for override in overrides]
@@ -165,15 +166,14 @@ def _check_runs(runs: Path) -> None:
 
 
 def _pass_on(caught: list[warnings.WarningMessage]) -> None:
-    """Gymnasium's warnings, one line each; other libraries' are not for the user."""
-    texts = [re.sub(r"\x1b\[\d+m", "", str(warning.message)) for warning in caught]
-    for text in dict.fromkeys(texts):
+    """Print Gymnasium's warnings, one line each; other libraries' are not for the user."""
+    for text in dict.fromkeys(re.sub(r"\x1b\[\d+m", "", str(warning.message)) for warning in caught):
         if text.startswith("WARN: "):
-            print(f"warning: {' '.join(text[6:].split())}", file=sys.stderr)
+            print(f"warning: {one_line(text[6:])}", file=sys.stderr)
 
 
 def _train(member: Member, ranks: SingleProcess) -> int:
-    """Run a session; its exit code. What ends it early is one line."""
+    """Run a session and return its exit code. What ends it early is one line."""
     try:
         return run_session(member.config, member.directory, ranks)
     except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:
@@ -189,7 +189,7 @@ def _train(member: Member, ranks: SingleProcess) -> int:
 
 
 def _resumed(config: Config, directory: Path, keys: list[str]) -> Config:
-    """The config of the run in `directory`, but for the given keys, which must be free."""
+    """Return the config of the run in `directory`, but for the given keys, which must be free."""
     for key in keys:
         if not is_free(key):
             raise ConfigError(
@@ -199,8 +199,6 @@ def _resumed(config: Config, directory: Path, keys: list[str]) -> Config:
     values, now = asdict(read_config(directory)), asdict(config)
     for key in keys:
         *sections, last = key.split(".")
-        old, new = values, now
-        for section in sections:
-            old, new = old[section], new[section]
+        old, new = (functools.reduce(dict.__getitem__, sections, whole) for whole in (values, now))
         old[last] = new[last]
     return build(Config, values)

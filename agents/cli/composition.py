@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
@@ -14,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qdreamer.agents.cli.overrides import CONFIGS, groups, is_open, parse, registries
 from qdreamer.agents.runs.config import Config
-from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean
+from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean, dotted
 
 T = TypeVar("T")
 RUN_FILE, SWEEP_FILE = "config", "sweep"  # of configs/, where compositions begin
@@ -26,16 +25,16 @@ def load_config(overrides: list[str]) -> Config:
 
 
 def typed(cls: type[T], composed: DictConfig) -> T:
-    """The config of what was composed. Raises ConfigError."""
+    """Return the config of what was composed. Raises ConfigError."""
     values = resolved(composed)
-    missing = [key for key, value in _flatten(values, "") if value == "???"]
-    if missing:
-        raise ConfigError(f"{missing[0]} must be given, as {missing[0]}=…")
+    for key, value in dotted(values).items():
+        if value == "???":
+            raise ConfigError(f"{key} must be given, as {key}=…")
     return build(cls, values)
 
 
 def resolved(composed: DictConfig) -> Any:
-    """A plain dictionary, interpolations replaced; ??? stays. Raises ConfigError."""
+    """Return a plain dictionary, interpolations replaced; ??? stays. Raises ConfigError."""
     try:
         return OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
@@ -44,7 +43,7 @@ def resolved(composed: DictConfig) -> Any:
 
 
 def compose_all(overrides: list[Override], name: str = RUN_FILE) -> DictConfig:
-    """The settings of configs/<name>.yaml, changed by overrides. Raises ConfigError.
+    """Return the settings of configs/<name>.yaml, changed by overrides. Raises ConfigError.
 
     Choices of groups are Hydra's to compose; single settings are put into its result here, so that a sweep
     over seeds composes once.
@@ -65,8 +64,8 @@ def compose_all(overrides: list[Override], name: str = RUN_FILE) -> DictConfig:
 
 
 @functools.cache
-def _compose(name: str, choices: tuple[tuple[str, str], ...]) -> tuple[DictConfig, dict[str, bool]]:
-    """Hydra's composition, and every dotted key in it with whether it is a section."""
+def _compose(name: str, choices: tuple[tuple[str, str], ...]) -> tuple[DictConfig, dict[str, Any]]:
+    """Return Hydra's composition, and every dotted key in it with its value."""
     for group, choice in choices:
         if not (CONFIGS / group / f"{choice}.yaml").exists():
             ConfigStore.instance().store(choice, _third_party(group, choice), group)
@@ -74,22 +73,22 @@ def _compose(name: str, choices: tuple[tuple[str, str], ...]) -> tuple[DictConfi
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, overrides=[f"{group}={choice}" for group, choice in choices])
         values: Any = OmegaConf.to_container(composed)
-        return composed, {key: isinstance(value, dict) for key, value in _flatten(values, "")}
+        return composed, dotted(values)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error).split("\n")[0]) from error
 
 
 def _third_party(group: str, choice: str) -> dict[str, Any]:
-    """The section of a part that has no file: its config's defaults, and where it has none the values of the
-    group's plainest part."""
+    """Return the section of a part without a file: its config's defaults, or else what the group's plainest
+    part has.
+    """
     registry = registries()[group]
-    plain = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{registry.plain}.yaml"))
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{registry.plain}.yaml"))
     defaults = registry.defaults(choice)
     return {key: plain.get(key, value) if value == "???" else value for key, value in defaults.items()}
 
 
-def _check_key(override: Override, known: dict[str, bool]) -> None:
+def _check_key(override: Override, known: dict[str, Any]) -> None:
     """Raises ConfigError unless the key names one setting: not an unknown one, not a section."""
     key = override.key_or_group
     if is_open(key):
@@ -102,22 +101,14 @@ def _check_key(override: Override, known: dict[str, bool]) -> None:
         hint = did_you_mean(siblings[near] if near else elsewhere or closest(key, known, 0.7))
         keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
         raise ConfigError(f"unknown key {key}{hint}; {keys}")
-    if known[key]:
+    if isinstance(known[key], dict):
         inner = next((other for other in known if other.startswith(f"{key}.")), f"{key}.<key>")
         raise ConfigError(
             f"{override.input_line} replaces a whole section: set its keys one by one, as {inner}=…"
         )
 
 
-def _flatten(values: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Every dotted key, the sections' included, with its value."""
-    for key, value in values.items():
-        yield f"{path}{key}", value
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-
-
 def default_choice(group: str) -> str:
-    """The choice of a group that configs/config.yaml names."""
+    """Return the choice of a group that configs/config.yaml names."""
     defaults = OmegaConf.load(CONFIGS / f"{RUN_FILE}.yaml").defaults
     return str(next(entry[group] for entry in defaults if group in entry))

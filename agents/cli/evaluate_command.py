@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -15,19 +14,14 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import read_config
 from qdreamer.agents.training.training import make_agent
+from qdreamer.configs.console import Parser, fail
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.factory import EnvError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def main(words: list[str] | None = None) -> None:
-    """Entry point of evaluate.py; `words` are those of the command line unless given."""
-    parser = _Parser("qdreamer evaluate", description=__doc__)
+    """Run evaluate.py; `words` are those of the command line unless given."""
+    parser = Parser("qdreamer evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="a run directory, as printed at the end of train.py")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument(
@@ -46,26 +40,20 @@ def main(words: list[str] | None = None) -> None:
         config = read_config(arguments.run)
         if arguments.seed is None:
             arguments.seed = config.evaluation.seed + 1
-        agent = load_agent(arguments.run, config)
-        report(agent, config, arguments)
+        report(load_agent(arguments.run, config), config, arguments)
     except (ConfigError, CheckpointError, EnvError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def load_agent(directory: Path, config: Config) -> Dreamer:
-    """The agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
+    """Return the agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
     torch.set_num_threads(config.threads)
     state = checkpoint.load(directory)
     agent = make_agent(config, "cpu")
-    try:
+    with checkpoint.translate_load_errors(directory):
         agent.load_state_dict(state["learner"]["agent"])
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{directory / checkpoint.NAME} does not fit its config: was it made by another version?"
-        ) from error
     return agent.eval()
 
 

@@ -31,5 +31,5 @@ runs/<env>/<agent>[+settings]/seed_<k>; the same command again resumes it."""
 
 
 def help_text() -> str:
-    """The text with every group's choices, those of installed third parties included."""
+    """Return the text with every group's choices, those of installed third parties included."""
     return TEXT.format(groups="\n".join(f"{group}: {', '.join(names)}" for group, names in groups().items()))

@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qdreamer import configs
 from qdreamer.agents.runs.config import Config
-from qdreamer.agents.sweeps.launcher_config import SweepConfig
+from qdreamer.agents.sweeps.sweep import SweepConfig
 from qdreamer.configs.registry import Registry
-from qdreamer.configs.schema import ConfigError, closest, did_you_mean, show
+from qdreamer.configs.schema import ConfigError, closest, did_you_mean, not_one_of, show
 
 CONFIGS = Path(configs.__file__).parent
 LAUNCHER = "launcher"  # the section of a sweep's own settings
@@ -34,13 +34,18 @@ _FLAGS = (*SWEEP, *SHOW, *HELP, RESOLVE)
 
 
 def read(arguments: list[str]) -> tuple[list[str], list[Override]]:
-    """Flags, and settings that are well-formed each for itself."""
+    """Return flags, and settings that are well-formed each for itself. Raises ConfigError."""
     flags, texts = _split(arguments)
     overrides = [parse(text) for text in texts]
     sweep = any(flag in SWEEP for flag in flags)
     for override in overrides:
         _check_form(override, sweep)
-    _refuse_twice(overrides)
+    first: dict[str, Override] = {}
+    for override in overrides:
+        other = first.setdefault(override.key_or_group, override)
+        if other is not override:
+            both = f"{other.input_line} and {override.input_line}"
+            raise ConfigError(f"{override.key_or_group} is given twice ({both}): leave one out")
     return flags, overrides
 
 
@@ -50,7 +55,7 @@ def is_launchers(override: Override) -> bool:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Flags (with the word behind --cfg) and settings."""
+    """Return flags (without the word behind --cfg) and settings."""
     flags: list[str] = []
     texts: list[str] = []
     rest = iter(arguments)
@@ -79,6 +84,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def parse(text: str) -> Override:
+    """Read one setting. Raises ConfigError."""
     parser = OverridesParser.create()
     try:
         return parser.parse_override(text)
@@ -97,7 +103,7 @@ def parse(text: str) -> Override:
 
 
 def format_override(override: Override) -> str:
-    """key=value for Hydra, which wants `++` before the keys of env.kwargs that no config can know."""
+    """Return key=value for Hydra, which wants `++` before keys of env.kwargs, which no config can know."""
     text = str(override.input_line).lstrip("+")
     return f"++{text}" if is_open(override.key_or_group) else text
 
@@ -108,7 +114,7 @@ def is_open(key: str) -> bool:
 
 @functools.cache
 def registries() -> dict[str, Registry[Any]]:
-    """The sections that are parts', each with the registry that its `name` is looked up in."""
+    """Return the sections that are parts', each with the registry that its `name` is looked up in."""
     hints = {key: hint for cls in (Config, SweepConfig) for key, hint in inspect.get_annotations(cls).items()}
     marks = [(key, mark) for key, hint in hints.items() for mark in getattr(hint, "__metadata__", ())]
     return {key: mark for key, mark in marks if isinstance(mark, Registry)}
@@ -116,7 +122,7 @@ def registries() -> dict[str, Registry[Any]]:
 
 @functools.cache
 def groups() -> dict[str, list[str]]:
-    """Every group and its choices: its files, and what third parties have registered for it."""
+    """Return every group with its choices: its files, and what third parties have registered for it."""
     folders = sorted(path for path in CONFIGS.iterdir() if any(path.glob("*.yaml")))
     own = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
     others = {group: set(registry.third_party()) for group, registry in registries().items()}
@@ -124,7 +130,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def _check_form(override: Override, sweep: bool) -> None:
-    """All that can be said about a setting without the other ones."""
+    """Raises ConfigError for what can be seen to be wrong in a setting without the other ones."""
     key, text = override.key_or_group, override.input_line
     if not key:
         raise ConfigError(f"cannot read {text!r}: settings are written key=value, as seed=3")
@@ -155,46 +161,30 @@ def _check_choice(group: str, value: Any, text: str) -> None:
     if isinstance(value, list | dict):
         raise ConfigError(f"{text}: {group} takes one choice; for a sweep write {group}=a,b with -m")
     if show(value) not in choices:
-        extra = ""
-        if group == "env":
-            any_id = value if value in gymnasium.registry else "…"
-            extra = f"; any Gymnasium environment: env=gym env.id={any_id}"
-        hint = did_you_mean(closest(show(value), choices))
-        raise ConfigError(f"{group}={show(value)} is not one of {', '.join(choices)}{hint}{extra}")
+        any_id = value if value in gymnasium.registry else "…"
+        extra = f"; any Gymnasium environment: env=gym env.id={any_id}" if group == "env" else ""
+        raise ConfigError(f"{group}={not_one_of(value, choices)}{extra}")
 
 
 def _alternatives(override: Override) -> list[Override]:
-    """The setting itself, or one for each value of a sweep."""
+    """Return the setting itself, or one for each value of a sweep."""
     if not override.is_sweep_override():
         return [override]
     key = override.key_or_group
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), MAX_SWEEP + 1))
     except (HydraException, ValueError) as error:
-        raise ConfigError(
-            f"{override.input_line}: a sweep lists its values, as {key}=a,b,c with -m"
-        ) from error
+        text = override.input_line
+        raise ConfigError(f"{text}: a sweep lists its values, as {key}=a,b,c with -m") from error
     if not values:
         raise ConfigError(f"{override.input_line} has no values")
     return [parse(f"{key}={value}") for value in values]
 
 
-def _refuse_twice(overrides: list[Override]) -> None:
-    first: dict[str, Override] = {}
-    for override in overrides:
-        key = override.key_or_group
-        if key in first:
-            raise ConfigError(
-                f"{key} is given twice ({first[key].input_line} and {override.input_line}): leave one out"
-            )
-        first[key] = override
-
-
 def members(overrides: list[Override]) -> list[list[Override]]:
-    """Every run of the sweep; without one, the only run."""
-    options = [_alternatives(override) for override in overrides]
-    members = itertools.islice(itertools.product(*options), MAX_SWEEP + 1)
-    found = [list(member) for member in members]
+    """Return the settings of every run of the sweep; without one, of the only run."""
+    options = [_alternatives(override) for override in overrides if not is_launchers(override)]
+    found = [list(member) for member in itertools.islice(itertools.product(*options), MAX_SWEEP + 1)]
     if len(found) > MAX_SWEEP:
         raise ConfigError(f"the sweep has more than {MAX_SWEEP} runs: split it")
     return found

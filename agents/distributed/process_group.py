@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, SingleProcess, T
+from qdreamer.configs.console import one_line
 
 TIMEOUT = timedelta(days=7)
 """How long a rank waits for another: rank 0's evaluations may take long. A rank's end is noticed at once."""
@@ -100,7 +101,7 @@ class ProcessGroup(SingleProcess):
                 yield
             except Exception as raised:
                 error = raised
-        message = "" if error is None else " ".join(str(error).split()) or type(error).__name__
+        message = "" if error is None else one_line(error) or type(error).__name__
         failed = self.gather_lists([(self.rank, message)] if message else [])
         if failed and self.rank > 0:
             sys.exit(2)
@@ -123,7 +124,7 @@ class ProcessGroup(SingleProcess):
 
 @cache
 def join() -> SingleProcess:
-    """The ranks that torchrun started this process with, or this process alone.
+    """Return the ranks that torchrun started this process with, or this process alone.
 
     From rank 1 on standard output leads nowhere from now on: rank 0 speaks for all.
     """
@@ -147,7 +148,7 @@ def _collective() -> Iterator[None]:
 
 
 def _checksum(module: nn.Module) -> int:
-    """CRC-32 of all parameters and buffers, exact to the bit."""
+    """Return the CRC-32 of all parameters and buffers, exact to the bit."""
     checksum = 0
     for tensor in module.state_dict().values():
         checksum = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy(), checksum)

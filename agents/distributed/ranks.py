@@ -1,14 +1,10 @@
 """The processes that train one run, as a learner sees them: here a run of one process.
 
-Under torchrun a run has W processes, numbered by their rank (`distributed.process_group`). Every rank has its
-own environments, its own shard of the replay buffer, and B/W of an update's B sequences. Rank r's rows are
-rows r·B/W … (r + 1)·B/W − 1 of the joint batch, and the same holds for environments and imagined futures.
-What the ranks compute is what one process computes from the joint batch, up to the rounding of sums:
-
-* random numbers are drawn for the joint batch by generators in the same state; each rank takes its rows;
-* percentiles of the returns and moments of the observations are taken over all ranks' values;
-* losses are means over rows, and every rank has equally many: the mean of the ranks' gradients is the
-  gradient of the joint batch. It is taken before clipping.
+Under torchrun a run has W processes, numbered by their rank (`distributed.process_group`). Rank r's rows are
+rows r·B/W … (r + 1)·B/W − 1 of the joint batch of B sequences, and environments and imagined futures are
+shared out alike. What the ranks compute is what one process computes from the joint batch, up to the rounding
+of sums: random numbers are drawn for the joint batch by generators in the same state, statistics are taken
+over all ranks' values, and the mean of the ranks' gradients is taken before clipping.
 """
 
 import sys
@@ -29,18 +25,17 @@ class RanksError(RuntimeError):
 class SingleProcess:
     """A run of one process: everything is already here. `ProcessGroup` overrides what several must exchange.
 
-    All ranks must call the methods that exchange something in the same order. These raise RanksError when
-    another rank has ended.
+    All ranks call such methods in the same order. They raise RanksError when another rank has ended.
     """
 
     rank, size = 0, 1  # size is W
 
     def device(self, name: str) -> str:
-        """This rank's own device for the setting `device`."""
+        """Return this rank's own device for the setting `device`."""
         return name
 
     def own(self, joint: Any) -> Any:
-        """This rank's rows of a tensor or array that holds those of all ranks, (W·R, …) → (R, …)."""
+        """Return this rank's rows of a tensor or array that holds those of all ranks, (W·R, …) → (R, …)."""
         rows = len(joint) // self.size
         return joint[self.rank * rows : (self.rank + 1) * rows]
 
@@ -51,16 +46,16 @@ class SingleProcess:
         generator: torch.Generator | None = None,
         dim: int = 0,
     ) -> Tensor:
-        """This rank's part of noise(*shape), drawn for all ranks side by side along `dim`."""
+        """Return this rank's part of noise(*shape), drawn for all ranks side by side along `dim`."""
         joint = [n * self.size if i == dim else n for i, n in enumerate(shape)]
         return noise(*joint, generator=generator).narrow(dim, self.rank * shape[dim], shape[dim])
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all ranks without gradients, (R, …) → (W·R, …)."""
+        """Return the rows of all ranks without gradients, (R, …) → (W·R, …)."""
         return rows
 
     def gather_lists(self, items: list[T]) -> list[T]:
-        """The items of all ranks' lists; they are pickled."""
+        """Return the items of all ranks' lists; they are pickled."""
         return items
 
     def average(self, module: nn.Module, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,21 +63,17 @@ class SingleProcess:
         return scalars
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over ranks of a small tensor on the CPU."""
+        """Return the mean over ranks of a small tensor on the CPU."""
         return values
 
     def maximum(self, number: int) -> int:
-        """The largest of all ranks' numbers."""
+        """Return the largest of all ranks' numbers."""
         return number
 
     def from_rank_0(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns on rank 0, which alone calls it; the value is pickled."""
+        """Return what `compute` returns on rank 0, which alone calls it; the value is pickled."""
         (value,) = self.gather_lists([compute()] if self.rank == 0 else [])
         return value
-
-    def barrier(self) -> None:
-        """Wait until all ranks have come here."""
-        self.maximum(0)
 
     def broadcast(self, module: nn.Module) -> None:
         """Set the module's parameters and buffers to rank 0's."""
@@ -91,10 +82,7 @@ class SingleProcess:
         """Raise RanksError on all ranks when weights differ by a bit between them, or steps do."""
 
     def collective_errors(self) -> AbstractContextManager[None]:
-        """A context that ends all ranks when one of them raises inside, with one line from rank 0.
-
-        Nothing may be exchanged inside.
-        """
+        """End all ranks when one raises in this context, with one line of rank 0; it exchanges nothing."""
         return nullcontext()
 
     def exit(self, code: str | int | None) -> NoReturn:

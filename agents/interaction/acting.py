@@ -52,7 +52,7 @@ class ActingLoop:
         is_first: NDArray[np.bool_],
         override: tuple[NDArray[np.bool_], NDArray[np.float32]] | None = None,
     ) -> Decision:
-        """Observations (N, O) or (N,), is_first (N,) → the decision.
+        """Return the decision on observations (N, O) or (N,) with is_first (N,).
 
         `override` replaces the actions where its mask (N,) holds by its own (N, A).
         """

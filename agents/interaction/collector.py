@@ -24,21 +24,21 @@ class Episode(NamedTuple):
 
 
 def random_actions(spec: ActionSpec, count: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Uniform actions (count, A), one-hot if discrete."""
+    """Return uniform actions (count, A), one-hot if discrete."""
     if spec.discrete:
         return np.eye(spec.size, dtype=np.float32)[random.integers(spec.size, size=count)]
     return random.uniform(-1.0, 1.0, (count, spec.size)).astype(np.float32)
 
 
 def to_env_actions(actions: NDArray[np.float32], spec: ActionSpec, shape: tuple[int, ...]) -> NDArray[Any]:
-    """The agent's (N, A) actions as the environment's: class numbers, or clipped boxes."""
+    """Return the agent's (N, A) actions as the environment's: class numbers, or clipped boxes."""
     if spec.discrete:
         return actions.argmax(-1) + spec.start
     return np.clip(actions, -1.0, 1.0).reshape(len(actions), *shape)
 
 
 def to_agent_observations(observations: NDArray[Any], spec: ObservationSpec) -> NDArray[Any]:
-    """The environment's observations as the agent's: (N, O) floats or (N,) class numbers."""
+    """Return the environment's observations as the agent's: (N, O) floats or (N,) class numbers."""
     if spec.discrete:
         return np.asarray(observations, np.int64) - spec.start
     return np.asarray(observations, np.float32).reshape(len(observations), -1)
@@ -75,8 +75,11 @@ class Collector:
         self._observation = to_agent_observations(observations, self._observation_spec)
 
     def step(self, random: bool) -> list[Episode]:
-        """One step of every environment, with random or chosen actions; the episodes it ended."""
-        override = (np.ones(len(self._all), np.bool_), self._random_actions()) if random else None
+        """Take one step in every environment, with random or chosen actions; return the episodes that end."""
+        override = None
+        if random:
+            joint = random_actions(self._action_spec, self._ranks.size * len(self._all), self._random)
+            override = np.ones(len(self._all), np.bool_), self._ranks.own(joint)
         with self._watch("acting"):
             decision = self._actor.act(self._observation, self._first, override)
         with self._watch("replay"):
@@ -110,7 +113,7 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Restore; False when an environment did not come back to where it was.
+        """Restore; return False when an environment did not come back to where it was.
 
         Then the environment is not determined by its seed and actions: the run goes on from the
         re-created state, but it is not the unbroken one.
@@ -166,28 +169,23 @@ class Collector:
         first = self._ranks.rank * len(self._all)
         return [training_seed(self._seed, first + e, int(k)) for e, k in enumerate(self._episode)]
 
-    def _random_actions(self) -> NDArray[np.float32]:
-        joint = random_actions(self._action_spec, self._ranks.size * len(self._all), self._random)
-        return self._ranks.own(joint)
-
 
 def replay_state_shape(agent: Dreamer) -> tuple[int, ...]:
-    """Shape of one packed state of the agent's sequence model."""
+    """Return the shape of one packed state of the agent's sequence model."""
     sequence = agent.world_model.rssm.sequence
     return tuple(sequence.pack(sequence.initial(1)).shape[1:])
 
 
-def replay_fields(
-    observation: ObservationSpec, action: ActionSpec, state: tuple[int, ...], stoch: int
-) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shapes and types of one row, for `Replay`."""
+def replay_fields(agent: Dreamer) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return shapes and types of one row, for `Replay`."""
+    size = agent.observation.size
     return {
-        "observation": ((), np.int64) if observation.discrete else ((observation.size,), np.float32),
-        "action": ((action.size,), np.float32),
+        "observation": ((), np.int64) if agent.observation.discrete else ((size,), np.float32),
+        "action": ((agent.action.size,), np.float32),
         "reward": ((), np.float32),
         "is_first": ((), np.bool_),
         "is_last": ((), np.bool_),
         "is_terminal": ((), np.bool_),
-        "state": (state, np.float16),
-        "stoch": ((stoch,), np.uint8),
+        "state": (replay_state_shape(agent), np.float16),
+        "stoch": ((agent.world_model.rssm.stoch,), np.uint8),
     }

@@ -1,12 +1,14 @@
 """Evaluation: whole episodes with frozen weights, on seeds that training never saw."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
@@ -89,10 +91,8 @@ class Evaluator:
                 raise Stopped
             override = None
             if exploration > 0.0:
-                override = (
-                    random.random(count) < exploration,
-                    random_actions(self._action_spec, count, random),
-                )
+                mask = random.random(count) < exploration
+                override = mask, random_actions(self._action_spec, count, random)
             decision = actor.act(observations[-1], first, override)
             chosen = to_env_actions(decision.action, self._action_spec, shape)
             raw, reward, terminal, truncated, _ = self._envs.step(chosen)
@@ -115,10 +115,26 @@ class Evaluator:
         self._envs.close()
 
 
+def side_by_side(episodes: Sequence[EvaluationEpisode], steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return episodes as a batch, zeros behind their ends, with steps + 1 = L rows each.
+
+    These are observations (E, L, ·), previous actions (E, L, A) and is_first (E, L).
+    """
+    first, shape = episodes[0], (len(episodes), steps + 1)
+    observation = np.zeros((*shape, *first.observations.shape[1:]), first.observations.dtype)
+    previous = np.zeros((*shape, first.actions.shape[1]), np.float32)
+    for e, episode in enumerate(episodes):
+        observation[e, : episode.length + 1] = episode.observations
+        previous[e, 1 : episode.length + 1] = episode.actions
+    is_first = torch.zeros(shape)
+    is_first[:, 0] = 1.0
+    return torch.from_numpy(observation), torch.from_numpy(previous), is_first
+
+
 def mean_and_interval(
     scores: list[float], level: float = 0.95, resamples: int = 10_000
 ) -> tuple[float, float, float]:
-    """Mean of episode returns and its percentile-bootstrap interval (over episodes, one agent)."""
+    """Return the mean of one agent's episode returns and its percentile-bootstrap interval."""
     values = np.asarray(scores, np.float64)
     index = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
     means = values[index].mean(1)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.evaluation import EvaluationEpisode
+from qdreamer.agents.interaction.evaluation import EvaluationEpisode, side_by_side
 from qdreamer.agents.reporting.pictures import rgb
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
@@ -19,12 +19,8 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
     """Return each layer's view of the episode's first steps; none for models without attention."""
     rssm = agent.world_model.rssm
     device = next(agent.parameters()).device
-    steps = min(STEPS, episode.length)
-    observation = torch.from_numpy(episode.observations[:steps]).to(device).unsqueeze(0)
-    action = torch.zeros(1, steps, agent.action.size, device=device)
-    action[0, 1:] = torch.from_numpy(episode.actions[: steps - 1]).to(device)
-    is_first = torch.zeros(1, steps, device=device)
-    is_first[:, 0] = 1.0
+    batch = side_by_side([episode], episode.length)
+    observation, action, is_first = (x[:, : min(STEPS, episode.length)].to(device) for x in batch)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         trajectory = agent.world_model.observe(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.interaction.evaluation import EvaluationEpisode
+from qdreamer.agents.interaction.evaluation import EvaluationEpisode, side_by_side
 
 LEAST_VARIATION = 0.05  # of what the agent saw in training
 
@@ -50,62 +50,31 @@ def open_loop(
     b, t = torch.tensor([points[i] for i in picked], device=device).unbind(1)  # (M,), (M,)
 
     longest = max(lengths) + horizon
-    observation, previous, is_first = _pad(agent, episodes, longest)
+    observation, previous, is_first = (x.to(device) for x in side_by_side(episodes, longest))
     rssm = agent.world_model.rssm
     generator = torch.Generator(device).manual_seed(seed)
-    last = int(t.max()) + 1
-    trajectory = agent.world_model.observe(
-        observation[:, :last],
-        previous[:, :last],
-        is_first[:, :last],
-        rssm.initial(len(episodes)),
-        generator=generator,
-    )
+    seen, acted, begins = (x[:, : int(t.max()) + 1] for x in (observation, previous, is_first))
+    initial = rssm.initial(len(episodes))
+    trajectory = agent.world_model.observe(seen, acted, begins, initial, generator=generator)
     _, carry = rssm.start(trajectory, t, b)
     predicted = []
     for k in range(1, horizon + 1):
         noise = rssm.noise(len(b), generator=generator)
         features, carry = rssm.imagine(rssm.sequence.action_embedding(previous[b, t + k], None), carry, noise)
         predicted.append(agent.world_model.predict_observation(features))
-    target = _as_vectors(agent, observation)  # (E, L, O)
+    target = observation  # (E, L, O)
+    if agent.observation.discrete:
+        target = torch.nn.functional.one_hot(observation.long(), agent.observation.size).float()
     steps = t[:, None] + torch.arange(1, horizon + 1, device=device)  # (M, H)
     true = target[b[:, None], steps]
     valid = steps <= torch.tensor(lengths, device=device)[b][:, None]
-    deviation = _deviation(target, lengths)
+    real = torch.cat([target[e, : n + 1] for e, n in enumerate(lengths)])
+    deviation = real.std(0, correction=0)  # (O,)
     # An entry that hardly varies here (a leg that never touched the ground) has no scale to judge by.
     varies = deviation > LEAST_VARIATION * agent.world_model.obs_normalizer.deviation()
     if not varies.any():
         return None
     return _errors(torch.stack(predicted, 1), true, target[b, t], valid, deviation, varies)
-
-
-def _pad(
-    agent: Dreamer, episodes: Sequence[EvaluationEpisode], longest: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return episodes side by side: observations (E, L, ·), previous actions (E, L, A), is_first (E, L)."""
-    device = next(agent.parameters()).device
-    first = episodes[0]
-    shape = (len(episodes), longest + 1)
-    observation = np.zeros((*shape, *first.observations.shape[1:]), first.observations.dtype)
-    previous = np.zeros((*shape, first.actions.shape[1]), np.float32)
-    for e, episode in enumerate(episodes):
-        observation[e, : episode.length + 1] = episode.observations
-        previous[e, 1 : episode.length + 1] = episode.actions
-    is_first = torch.zeros(shape, device=device)
-    is_first[:, 0] = 1.0
-    return torch.from_numpy(observation).to(device), torch.from_numpy(previous).to(device), is_first
-
-
-def _as_vectors(agent: Dreamer, observation: Tensor) -> Tensor:
-    if agent.observation.discrete:
-        return torch.nn.functional.one_hot(observation.long(), agent.observation.size).float()
-    return observation
-
-
-def _deviation(target: Tensor, lengths: list[int]) -> Tensor:
-    """Return the standard deviation of each entry over all real steps, (O,)."""
-    real = torch.cat([target[e, : n + 1] for e, n in enumerate(lengths)])
-    return real.std(0, correction=0)
 
 
 def _errors(

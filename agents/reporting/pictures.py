@@ -12,6 +12,7 @@ from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import to_agent_observations, to_env_actions
 from qdreamer.agents.reporting.openloop import OpenLoop
+from qdreamer.configs.console import one_line
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, make_env
 from qdreamer.envs.seeds import evaluation_seed
@@ -70,18 +71,14 @@ def record_video(
         actor = ActingLoop(agent, 1, seed, deterministic, averaged=True)
         observation, _ = env.reset(seed=evaluation_seed(seed, 0))
         first = np.ones(1, np.bool_)
-        images: list[Image.Image] = []
-        while len(images) < frames:
-            images.append(_thumbnail(env, width))
-            decision = actor.act(
-                to_agent_observations(np.asarray(observation)[None], agent.observation), first
-            )
+        images, done = [_thumbnail(env, width)], False
+        while len(images) < frames and not done:
+            seen = to_agent_observations(np.asarray(observation)[None], agent.observation)
+            decision = actor.act(seen, first)
             action = to_env_actions(decision.action, agent.action, env.action_space.shape or ())[0]
             observation, _, terminal, truncated, _ = env.step(action)
-            first = np.zeros(1, np.bool_)
-            if terminal or truncated:
-                images.append(_thumbnail(env, width))
-                break
+            first, done = np.zeros(1, np.bool_), terminal or truncated
+            images.append(_thumbnail(env, width))
         return images
     finally:
         env.close()
@@ -111,5 +108,5 @@ def _thumbnail(env: Any, width: int) -> Image.Image:
     try:
         image = Image.fromarray(np.asarray(env.render(), np.uint8))
     except Exception as error:  # drivers and simulators fail in ways of their own
-        raise EnvError(f"this environment cannot be rendered here: {' '.join(str(error).split())}") from error
+        raise EnvError(f"this environment cannot be rendered here: {one_line(error)}") from error
     return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)

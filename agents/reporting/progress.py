@@ -72,13 +72,6 @@ class Progress:
             f"{rate:.0f} steps/s · {speed:.1f} updates/s · ETA {duration(left)}"
         )
 
-    def message(self, text: str) -> None:
-        """Print a line that stays above the bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=self._stream, flush=True)
-
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
+from qdreamer.configs.console import one_line
 
 FORMAT = 2
 NAME = "checkpoint.pt"
@@ -45,18 +46,18 @@ def save(
 
 
 def exists(directory: Path) -> bool:
-    """True if a run can go on from a checkpoint there."""
+    """Tell whether a run can go on from a checkpoint there."""
     return (directory / NAME).exists()
 
 
 def load(directory: Path) -> dict[str, Any]:
-    """The directory's checkpoint, without its shards, all of it on the CPU. Raises CheckpointError."""
+    """Read the directory's checkpoint, without its shards, onto the CPU. Raises CheckpointError."""
     path = directory / NAME
     if not path.exists():
         raise CheckpointError(f"no checkpoint in {directory}: is it a run directory?")
-    state = _read(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else None
+    state: dict[str, Any] = _read(path)
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {found}, and this version reads format {FORMAT}: "
             "start the run afresh elsewhere"
@@ -67,7 +68,7 @@ def load(directory: Path) -> dict[str, Any]:
 def load_shard(
     directory: Path, state: dict[str, Any], ranks: SingleProcess = SINGLE_PROCESS
 ) -> dict[str, Any]:
-    """This rank's shard of a loaded checkpoint. Raises CheckpointError, also for another number of ranks."""
+    """Read this rank's shard of a checkpoint. Raises CheckpointError, also for another number of ranks."""
     names = state.get("shards", [NAME])
     if len(names) != ranks.size:
         fix = "python" if len(names) == 1 else f"torchrun --nproc-per-node={len(names)}"
@@ -80,13 +81,13 @@ def load_shard(
 
 @contextmanager
 def translate_load_errors(directory: Path) -> Iterator[None]:
-    """A context in which a loaded state is put in place. Raises CheckpointError when it does not fit."""
+    """Raise CheckpointError when a loaded state does not fit where this context puts it."""
     try:
         yield
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / NAME} does not fit this run "
-            f"({' '.join(str(error).split())[:160]}): was it made by another version?"
+            f"({one_line(error)[:160]}): was it made by another version?"
         ) from error
 
 

@@ -1,6 +1,5 @@
 """Typed, frozen settings of a run. All values live in configs/*.yaml; a part's ranges live with the part."""
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,7 +9,6 @@ from qdreamer.agents.interaction.evaluation import EvaluationConfig
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.reporting.reporting import LoggingConfig
-from qdreamer.configs.registry import PartConfig
 from qdreamer.configs.schema import Bool, Float, Int, settings
 from qdreamer.envs.config import EnvConfig
 from qdreamer.quantum.circuits.backend import BACKENDS
@@ -69,9 +67,5 @@ class Config:
                 f"agent.imagination_starts={self.agent.imagination_starts} must not exceed "
                 f"train.batch_length={self.train.batch_length}"
             )
-        for part in self.parts():
-            part.check(self)
-
-    def parts(self) -> Iterator[PartConfig]:
-        """The sections of parts, but `attention`, which is the sequence model's business."""
-        yield from (self.sequence, self.replay, self.optimizer, self.quantum)
+        for part in (self.sequence, self.replay, self.optimizer, self.quantum):
+            part.check(self)  # `attention` is the sequence model's business

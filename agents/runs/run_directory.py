@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from qdreamer.agents.runs.config import Config
-from qdreamer.configs.schema import ConfigError, build, show
+from qdreamer.configs.console import one_line
+from qdreamer.configs.schema import ConfigError, build, dotted, show
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
@@ -62,12 +63,17 @@ def _learning(config: Config) -> dict[str, Any]:
 
 
 def write_config(directory: Path, config: Config) -> None:
-    """Keep the resolved config with the run. A kill at any instant leaves the old or the new one."""
+    """Keep the resolved config with the run."""
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config))), sort_keys=False)
-    temporary = directory / f"{CONFIG_NAME}.tmp"
-    temporary.write_text(f"# fingerprint: {fingerprint(config)}\n{text}", encoding="utf-8")
-    temporary.replace(directory / CONFIG_NAME)
+    replace_file(directory / CONFIG_NAME, f"# fingerprint: {fingerprint(config)}\n{text}")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file. A kill at any instant leaves the old or the new one."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def read_config(directory: Path) -> Config:
@@ -81,7 +87,7 @@ def read_config(directory: Path) -> Config:
             raise ConfigError("it holds no settings")
         return build(Config, values)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -99,20 +105,13 @@ def check_same_run(directory: Path, config: Config) -> None:
         return
     before = read_config(directory)
     if fingerprint(before) != fingerprint(config):
-        changed = ", ".join(_differences(_learning(before), _learning(config)))
+        old, new = dotted(_learning(before)), dotted(_learning(config))
+        changed = ", ".join(
+            f"{key} {show(old.get(key))} → {show(new.get(key))}"
+            for key in {**old, **new}
+            if old.get(key) != new.get(key) and not isinstance(new.get(key, old.get(key)), dict)
+        )
         raise ConfigError(
             f"{directory} holds a run with other settings ({changed}): "
             "remove it, or keep both with runs=<another folder>"
         )
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """Return the keys whose values differ, as 'key before → now'."""
-    found = []
-    for key in {**before, **now}:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{path}{key}.")
-        elif old != new:
-            found.append(f"{path}{key} {show(old)} → {show(new)}")
-    return found

@@ -5,33 +5,18 @@ the end of every session, and holds nothing that training reads again.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.provenance import provenance
-from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary
+from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary, replace_file
 from qdreamer.quantum.jobs.budget import Spending
 
 # Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of
 # quantum replay, and updates in which the hybrid optimizer searched.
 QUANTUM_PARTS = ("quantum", "search")
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a run has cost so far, over all its sessions."""
-
-    step: int
-    updates: int
-    seconds: float
-    parts: dict[str, float]  # seconds in each part of the loop
-    spending: Spending
-
-    @property
-    def quantum_seconds(self) -> float:
-        return sum(self.parts.get(part, 0.0) for part in QUANTUM_PARTS)
 
 
 class Summary:
@@ -48,26 +33,37 @@ class Summary:
         if step < steps:
             self._sessions.append({"step": step, **provenance()})
 
-    def write(self, config: Config, agent: Dreamer, costs: Costs) -> None:
-        """Replace the file. A kill at any instant leaves the old or the new one."""
+    def write(
+        self,
+        config: Config,
+        agent: Dreamer,
+        step: int,
+        updates: int,
+        seconds: float,
+        parts: dict[str, float],
+        spending: Spending,
+    ) -> None:
+        """Replace the file by what the run has cost so far, over all its sessions.
+
+        Args:
+            parts: seconds in each part of the loop.
+        """
         values = {
-            "finished": costs.step >= config.steps,
-            "step": costs.step,
-            "updates": costs.updates,
-            "seconds": costs.seconds,
-            "seconds_by_part": costs.parts,
+            "finished": step >= config.steps,
+            "step": step,
+            "updates": updates,
+            "seconds": seconds,
+            "seconds_by_part": parts,
             "parameters": parameters(agent),
             "quantum": {
-                **asdict(costs.spending),
-                "seconds": costs.quantum_seconds,
+                **asdict(spending),
+                "seconds": sum(parts.get(part, 0.0) for part in QUANTUM_PARTS),
                 "backend": config.quantum.name,
                 "device": config.quantum.device,
             },
             "sessions": self._sessions,
         }
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
-        temporary.replace(self._path)
+        replace_file(self._path, json.dumps(values, indent=1))
 
 
 def parameters(agent: Dreamer) -> dict[str, int]:

@@ -16,9 +16,8 @@ from typing import Any
 from pydantic import Field
 
 from qdreamer.agents.runs.lock import is_locked
-from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig
 from qdreamer.agents.sweeps.local_launcher import command, start
-from qdreamer.agents.sweeps.sweep import OUTPUT, Launch, Member
+from qdreamer.agents.sweeps.sweep import LAUNCHERS, OUTPUT, Launch, LauncherConfig, Member, last_line
 from qdreamer.configs.schema import ConfigError, Float, Int, settings
 
 FOLDER = ".submitit"  # of scripts and logs, beside the runs
@@ -81,8 +80,7 @@ class ClusterHandle:
         if error is None:
             return int(self.job.result())
         with (self.directory / OUTPUT).open("a", encoding="utf-8") as output:
-            text = str(error).strip().splitlines() or [type(error).__name__]
-            output.write(f"\njob {self.job.job_id} ended: {text[-1]}\n")
+            output.write(f"\njob {self.job.job_id} ended: {last_line(error)}\n")
         return 1
 
     def terminate(self) -> None:
@@ -100,9 +98,9 @@ def make_launch(config: ClusterConfig, runs: Path) -> Launch:
         raise ConfigError(
             f"launcher={config.name} needs submitit: pip install 'qdreamer[cluster]', or -e '.[cluster]'"
         ) from error
-    kind = {"slurm": "slurm", "submitit": "local"}[config.name]
     try:
-        executor = submitit.AutoExecutor(folder=runs / FOLDER, cluster=kind)
+        cluster = {"slurm": "slurm", "submitit": "local"}[config.name]
+        executor = submitit.AutoExecutor(folder=runs / FOLDER, cluster=cluster)
     except RuntimeError as error:
         raise ConfigError(
             f"launcher={config.name}: there is no Slurm here (no sbatch); launcher=local runs on this machine"
@@ -119,14 +117,12 @@ def make_launch(config: ClusterConfig, runs: Path) -> Launch:
 
 def parameters(config: ClusterConfig) -> dict[str, Any]:
     """Return the job's settings under submitit's names."""
-    out: dict[str, Any] = {
+    slurm = {"partition": config.partition, "account": config.account, "setup": list(config.setup)}
+    return {
         "timeout_min": config.minutes,
         "cpus_per_task": config.cpus,
         "mem_gb": config.memory,
         "gpus_per_node": config.gpus,
         "name": "qdreamer",
+        **{f"slurm_{key}": value for key, value in slurm.items() if value and config.name == "slurm"},
     }
-    if config.name == "slurm":
-        own = {"partition": config.partition, "account": config.account, "setup": list(config.setup)}
-        out |= {f"slurm_{key}": value for key, value in own.items() if value}
-    return out

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qdreamer.agents.runs.orphan import VARIABLE
-from qdreamer.agents.sweeps.launcher_config import LAUNCHERS, LauncherConfig
-from qdreamer.agents.sweeps.sweep import OUTPUT, Launch, Member
+from qdreamer.agents.sweeps.sweep import LAUNCHERS, OUTPUT, Launch, LauncherConfig, Member
 
 
 def command(member: Member) -> list[str]:
@@ -34,12 +33,7 @@ def start(arguments: Sequence[str], directory: Path, threads: int) -> subprocess
         )
 
 
-def launch(member: Member) -> subprocess.Popen[bytes]:
-    """Start a member of the sweep."""
-    return start(command(member), member.directory, member.config.threads)
-
-
 @LAUNCHERS.register("local", LauncherConfig)
 def make_launch(config: LauncherConfig, runs: Path) -> Launch:
     """Return what starts runs as processes."""
-    return launch
+    return lambda member: start(command(member), member.directory, member.config.threads)

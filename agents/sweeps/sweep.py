@@ -9,14 +9,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from pydantic import Field
 
 from qdreamer.agents.reporting.progress import duration
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import is_locked
 from qdreamer.agents.runs.run_directory import check_same_run, read_summary
 from qdreamer.agents.training.interrupt import Interrupt
-from qdreamer.configs.schema import ConfigError
+from qdreamer.configs.registry import PartConfig, Registry
+from qdreamer.configs.schema import ConfigError, Int, settings
 
 OUTPUT = "console.log"  # what a run printed, in its directory
 _PAUSE = 0.05  # seconds between looks at the runs
@@ -49,6 +52,24 @@ class Handle(Protocol):
 
 
 Launch = Callable[[Member], Handle]
+
+
+@settings
+class LauncherConfig(PartConfig):
+    """What every launcher has. Runs do not know theirs: the same run may be made anywhere."""
+
+    jobs: Int = Field(ge=1)  # queued or running at a time
+
+
+# Functions that return what starts a run, of the launcher's config and the folder that keeps all runs.
+LAUNCHERS: Registry[Callable[[Any, Path], Launch]] = Registry("launchers", "qdreamer.agents.sweeps", "local")
+
+
+@settings
+class SweepConfig:
+    """configs/sweep.yaml."""
+
+    launcher: Annotated[LauncherConfig, LAUNCHERS]
 
 
 class _Running(NamedTuple):
@@ -123,7 +144,7 @@ class Sweep:
                 elif not self._is_done(member):  # another sweep may have done it meanwhile
                     self._running.append(_Running(member, self._launch(member), time.monotonic()))
             except (OSError, RuntimeError) as error:  # a disk, a lock, a cluster that says no
-                self._fail(member, (str(error).strip().splitlines() or [type(error).__name__])[-1])
+                self._fail(member, last_line(error))
         self._give_up_locked()
 
     def _give_up_locked(self) -> None:
@@ -162,13 +183,18 @@ class Sweep:
         self._say(f"[{ended}/{self._total}] {member.directory} · {what}")
 
 
+def last_line(error: BaseException) -> str:
+    """Return what libraries say at the end of their errors, or else the error's kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
 def last_output_line(directory: Path) -> str:
     """Return the last line that a run printed."""
     try:
-        lines = (directory / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = (directory / OUTPUT).read_text(encoding="utf-8", errors="replace").strip().split("\n")
     except OSError:
         return "it left no output"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    return lines[-1].strip() or "it printed nothing"
 
 
 def refuse_doubles(members: Sequence[Member]) -> None:

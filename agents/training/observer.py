@@ -1,6 +1,6 @@
 """What rank 0 alone does in a run: evaluate, log, and keep account of what it costs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,23 +13,10 @@ from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.reporting.reporting import Reporter
 from qdreamer.agents.runs.config import Config
-from qdreamer.agents.runs.summary import QUANTUM_PARTS, Costs, Summary
+from qdreamer.agents.runs.summary import QUANTUM_PARTS, Summary
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.quantum.jobs.budget import CircuitBudget
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The end of a session. Ranks other than 0 know nothing of evaluations and seconds."""
-
-    step: int
-    updates: int
-    signal: int | None  # what interrupted it
-    seconds: float = 0.0  # of all sessions together
-    evaluation: tuple[float, float, float] | None = None  # last mean return and its 95 % interval
-    evaluated_at: int = 0  # step of that evaluation
-    solved_at: int | None = None  # first evaluated step whose mean return reached env.solved
 
 
 class Observer:
@@ -57,10 +44,10 @@ class Observer:
             config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic, evaluation.max_steps
         )
         self.means = RunningMeans()
-        self.seconds = 0.0  # of earlier sessions
-        self.solved_at: int | None = None
-        self.last_evaluation: tuple[float, float, float] | None = None
-        self.evaluated_at = 0
+        self._seconds = 0.0  # of earlier sessions
+        self.solved_at: int | None = None  # first evaluated step whose mean return reached env.solved
+        self.last_evaluation: tuple[float, float, float] | None = None  # mean return, its 95 % interval
+        self.evaluated_at = 0  # step of that evaluation
         self.evaluation_due = False  # one was interrupted: it comes first next time
         self.parts: dict[str, float] = {}  # seconds in each part of the loop, up to the last line of the log
         self._begin: float | None = None  # when this session began to train
@@ -88,9 +75,8 @@ class Observer:
             self.means.add(scalars)
         if passed(step, self._stride, self.config.logging.every):
             self._log_means(step)
-        self.evaluation_due = (
-            passed(step, self._stride, self.config.evaluation.every) or step >= self.config.steps
-        )
+        due = passed(step, self._stride, self.config.evaluation.every)
+        self.evaluation_due = due or step >= self.config.steps
         self.evaluate(step, interrupt)
 
     def evaluate(self, step: int, interrupt: Interrupt) -> None:
@@ -105,37 +91,22 @@ class Observer:
             return
         self.evaluation_due = False
         self.evaluated_at = step
-        mean, low, high = mean_and_interval([episode.score for episode in episodes])
-        self.last_evaluation = (mean, low, high)
-        solved = self.config.env.solved
+        self.last_evaluation = mean_and_interval([episode.score for episode in episodes])
+        mean, solved = self.last_evaluation[0], self.config.env.solved
         if self.solved_at is None and solved is not None and mean >= solved:
             self.solved_at = step
-        self.reporter.evaluation(step, agent, episodes, (mean, low, high), self._elapsed())
+        self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
         self._progress.evaluation(mean)
 
     def show(self, step: int, force: bool = False) -> None:
         """Show how far the run is."""
         self._progress.show(step, self.learner.updates, force=force)
 
-    def finished(self, step: int, signal: int | None) -> Finished:
-        """Close the session's account."""
-        self.summarise(step)
-        self.show(step, force=True)
-        return Finished(
-            step,
-            self.learner.updates,
-            signal,
-            self._elapsed(),
-            self.last_evaluation,
-            self.evaluated_at,
-            self.solved_at,
-        )
-
     def summarise(self, step: int) -> None:
         """Keep what the run has cost so far, for comparisons."""
-        learner = self.learner
-        costs = Costs(step, learner.updates, self._elapsed(), self.parts, self.budget.spending())
-        self.summary.write(self.config, learner.agent, costs)
+        agent, updates = self.learner.agent, self.learner.updates
+        spending = self.budget.spending()
+        self.summary.write(self.config, agent, step, updates, self.seconds(), self.parts, spending)
 
     def close(self) -> None:
         self.log.close()
@@ -144,7 +115,7 @@ class Observer:
     def state_dict(self) -> dict[str, Any]:
         return {
             "means": self.means.state_dict(),
-            "seconds": self._elapsed(),
+            "seconds": self.seconds(),
             "solved_at": self.solved_at,
             "last_evaluation": self.last_evaluation,
             "evaluated_at": self.evaluated_at,
@@ -155,7 +126,7 @@ class Observer:
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self.means.load_state_dict(state["means"])
-        self.seconds, self.solved_at = state["seconds"], state["solved_at"]
+        self._seconds, self.solved_at = state["seconds"], state["solved_at"]
         last = state["last_evaluation"]
         self.last_evaluation = None if last is None else tuple(last)
         self.evaluated_at, self.evaluation_due = state["evaluated_at"], state["evaluation_due"]
@@ -165,7 +136,7 @@ class Observer:
         learner = self.learner
         metrics = self.means.read()
         metrics |= {"updates": learner.updates, **learner.replay.metrics(), **learner.optimizer.metrics()}
-        metrics["time/seconds"] = self._elapsed()
+        metrics["time/seconds"] = self.seconds()
         metrics |= {f"time/{part}": seconds for part, seconds in learner.watch.seconds.items()}
         for part in {*learner.watch.seconds, *QUANTUM_PARTS}:
             self.parts[part] = self.parts.get(part, 0.0) + metrics.get(f"time/{part}", 0.0)
@@ -173,10 +144,11 @@ class Observer:
         self.log.scalars(step, metrics)
         self.reporter.histograms(step, learner.replay.sampler)
 
-    def _elapsed(self) -> float:
-        return self.seconds + (0.0 if self._begin is None else perf_counter() - self._begin)
+    def seconds(self) -> float:
+        """Return the seconds of all sessions together."""
+        return self._seconds + (0.0 if self._begin is None else perf_counter() - self._begin)
 
 
 def passed(step: int, stride: int, every: int) -> bool:
-    """True if the iteration that ended at `step` passed a multiple of `every`."""
+    """Tell whether the iteration that ended at `step` passed a multiple of `every`."""
     return step // every > (step - stride) // every

@@ -11,7 +11,7 @@ from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import exclusive
 from qdreamer.agents.runs.run_directory import check_same_run, write_config
-from qdreamer.agents.training.observer import Finished
+from qdreamer.agents.training.observer import Observer
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
@@ -21,8 +21,7 @@ from qdreamer.quantum.jobs.dry_run import report
 def check_device(device: str) -> None:
     """Raises ConfigError when torch cannot use `device` here."""
     try:
-        parsed = torch.device(device)
-        torch.zeros(1, device=parsed)
+        torch.zeros(1, device=device)
     except Exception as error:
         available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ConfigError(
@@ -59,7 +58,7 @@ def check_ranks(config: Config, ranks: SingleProcess) -> None:
 
 
 def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> int:
-    """Train in `directory`; returns the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
+    """Train in `directory`; return the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
     if config.quantum.dry_run:
         return _dry_run(config, ranks)
     with ExitStack() as stack:
@@ -74,7 +73,7 @@ def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_P
             stack.callback(run.close)
         try:
             signal = _train(run, config, directory)
-            ranks.barrier()  # a launcher that sees one rank end may stop the others, which still write
+            ranks.maximum(0)  # waits: a launcher that sees one rank end may stop others, which still write
         except (RanksError, FloatingPointError):
             if ranks.rank > 0:  # rank 0 says the same
                 sys.exit(1)
@@ -94,7 +93,7 @@ def _dry_run(config: Config, ranks: SingleProcess) -> int:
 
 
 def _train(run: Run, config: Config, directory: Path) -> int | None:
-    """The signal that interrupted the run."""
+    """Train and tell about it; return the signal that interrupted the run."""
     if run.observer is not None:
         run.observer.summarise(run.step)
     if run.step >= config.steps:
@@ -112,38 +111,32 @@ def _train(run: Run, config: Config, directory: Path) -> int | None:
         )
     progress = Progress(config.steps, run.step, run.learner.updates)
     try:
-        finished = run.train(progress)
+        signal = run.train(progress)
     finally:
         progress.close()
     if run.observer is not None:
-        print(summary(finished, config, directory))
-        if run.observer.reporter.video_problem:
-            print(f"no videos: {run.observer.reporter.video_problem}")
-    return finished.signal
+        _print_summary(run, run.observer, signal)
+    return signal
 
 
-def summary(finished: Finished, config: Config, directory: Path) -> str:
-    """The last lines of a session."""
-    lines = []
-    if finished.signal is not None:
-        lines.append(
-            f"interrupted at step {finished.step}; saved. Go on with the same command, or resume={directory}"
-        )
+def _print_summary(run: Run, observer: Observer, signal: int | None) -> None:
+    """Print the last lines of a session."""
+    config, directory = run.config, run.directory
+    if signal is not None:
+        print(f"interrupted at step {run.step}; saved. Go on with the same command, or resume={directory}")
     else:
-        lines.append(
-            f"done: {finished.step} steps, {finished.updates} updates in {duration(finished.seconds)}"
-        )
-    if finished.evaluation is not None:
-        mean, low, high = finished.evaluation
-        lines.append(
+        took = duration(observer.seconds())
+        print(f"done: {run.step} steps, {run.learner.updates} updates in {took}")
+    if observer.last_evaluation is not None:
+        mean, low, high = observer.last_evaluation
+        print(
             f"evaluation: mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] "
-            f"over {config.evaluation.episodes} unseen episodes, at step {finished.evaluated_at}"
+            f"over {config.evaluation.episodes} unseen episodes, at step {observer.evaluated_at}"
         )
-    if finished.solved_at is not None:
-        lines.append(f"first evaluation ≥ {config.env.solved:g} at step {finished.solved_at}")
-    lines += [
-        f"run:      {directory}",
-        f"curves:   tensorboard --logdir {config.runs}",
-        f"evaluate: qdreamer evaluate {directory}",
-    ]
-    return "\n".join(lines)
+    if observer.solved_at is not None:
+        print(f"first evaluation ≥ {config.env.solved:g} at step {observer.solved_at}")
+    print(f"run:      {directory}")
+    print(f"curves:   tensorboard --logdir {config.runs}")
+    print(f"evaluate: qdreamer evaluate {directory}")
+    if observer.reporter.video_problem:
+        print(f"no videos: {observer.reporter.video_problem}")

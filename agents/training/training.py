@@ -11,7 +11,7 @@ from qdreamer import native
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
-from qdreamer.agents.interaction.collector import Collector, replay_fields, replay_state_shape
+from qdreamer.agents.interaction.collector import Collector, replay_fields
 from qdreamer.agents.optim.optimizer import make_optimizer
 from qdreamer.agents.randomness import WEIGHTS, shard_seed, stream_seed
 from qdreamer.agents.replay import Replay
@@ -23,7 +23,7 @@ from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
-from qdreamer.agents.training.observer import Finished, Observer, passed
+from qdreamer.agents.training.observer import Observer, passed
 from qdreamer.envs.factory import make_env
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 from qdreamer.native import products
@@ -32,26 +32,15 @@ from qdreamer.quantum.jobs.access import CircuitAccess
 
 
 def make_dreamer(
-    config: Config,
-    observation: ObservationSpec,
-    action: ActionSpec,
-    ranks: SingleProcess = SINGLE_PROCESS,
+    config: Config, observation: ObservationSpec, action: ActionSpec, ranks: SingleProcess = SINGLE_PROCESS
 ) -> Dreamer:
-    """The agent of a run's config for such observations and actions."""
-    return Dreamer(
-        config.agent,
-        config.world_model,
-        config.sequence,
-        config.attention,
-        observation,
-        action,
-        config.quantum,
-        ranks,
-    )
+    """Make the agent of a run's config for such observations and actions."""
+    parts = config.agent, config.world_model, config.sequence, config.attention
+    return Dreamer(*parts, observation, action, config.quantum, ranks)
 
 
 def make_agent(config: Config, device: str | None = None, ranks: SingleProcess = SINGLE_PROCESS) -> Dreamer:
-    """The untrained agent for the configured environment; its weights follow from config.seed."""
+    """Make the untrained agent for the configured environment; its weights follow from config.seed."""
     env = make_env(config.env)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     env.close()
@@ -66,14 +55,12 @@ def make_learner(
     ranks: SingleProcess = SINGLE_PROCESS,
     circuits: CircuitAccess | None = None,
 ) -> Learner:
-    """Agent, optimizer and this rank's empty shard of the replay buffer, of the run in `directory`."""
+    """Make agent, optimizer and this rank's empty shard of the replay buffer, for a run in `directory`."""
     agent, train = make_agent(config, ranks=ranks), config.train
     circuits = circuits or CircuitAccess.of(config.quantum, directory)
     shard = replace(config.replay, capacity=config.replay.capacity // ranks.size)
     seed = shard_seed(config.seed, ranks.rank)
-    fields = replay_fields(
-        agent.observation, agent.action, replay_state_shape(agent), agent.world_model.rssm.stoch
-    )
+    fields = replay_fields(agent)
     file = directory / "replay" / f"observation{f'_{ranks.rank}' * (ranks.size > 1)}.bin"
     replay = Replay(
         shard.capacity,
@@ -86,8 +73,7 @@ def make_learner(
         spare=4 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
     )
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
-    measured = config.replay.measured
-    signal = None if measured is None else SIGNALS[measured]
+    signal = None if config.replay.measured is None else SIGNALS[config.replay.measured]
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed, signal)
 
 
@@ -109,9 +95,8 @@ def use_kernels(config: Config) -> None:
         )
     except CompileError as error:
         native.use(False)
-        print(
-            f"warning: {error}; torch does the same in more time (kernels=false is silent)", file=sys.stderr
-        )
+        text = f"warning: {error}; torch does the same in more time (kernels=false is silent)"
+        print(text, file=sys.stderr)
 
 
 class Run:
@@ -138,8 +123,11 @@ class Run:
             budget = self.circuits.budget
             self.observer = Observer(config, directory, self.learner, budget, self.stride, self.step, state)
 
-    def train(self, progress: Progress) -> Finished:
-        """Go on to config.steps, or until Ctrl-C or SIGTERM on any rank; always leaves a checkpoint."""
+    def train(self, progress: Progress) -> int | None:
+        """Go on to config.steps, or until Ctrl-C or SIGTERM on any rank; always leaves a checkpoint.
+
+        Returns the signal that interrupted the run, if one did.
+        """
         config, observer = self.config, self.observer
         with Interrupt() as interrupt:
             self.ranks.broadcast(self.agent)  # other processors may have rounded initial weights otherwise
@@ -162,8 +150,9 @@ class Run:
                 signal = self.ranks.maximum(interrupt.signal or 0)
             self._save()
         if observer is not None:
-            return observer.finished(self.step, signal or None)
-        return Finished(self.step, self.learner.updates, signal or None)
+            observer.summarise(self.step)
+            observer.show(self.step, force=True)
+        return signal or None
 
     def close(self) -> None:
         if self.observer is not None:
@@ -172,21 +161,20 @@ class Run:
         self.collector.close()
 
     def _updates_due(self) -> int:
-        """Updates that the replay ratio asks for after an iteration's steps."""
-        train, updates = self.config.train, 0
+        """Return how many updates the replay ratio asks for after an iteration's steps."""
+        train = self.config.train
         if self.step < train.prefill:
             return 0
         self._ready = self._ready or not self.ranks.maximum(int(not self.replay.ready(1)))
         if not self._ready:
             return 0
         self.credit += self.stride * train.replay_ratio / (train.batch_size * train.batch_length)
-        while self.credit >= 1.0:
-            self.credit -= 1.0
-            updates += 1
+        updates = int(self.credit)
+        self.credit -= updates
         return updates
 
     def _save(self) -> None:
-        """Raises FloatingPointError rather than overwrite a sound checkpoint with broken weights."""
+        """Save. Raises FloatingPointError rather than overwrite a sound checkpoint with broken weights."""
         if not all(bool(torch.isfinite(p).all()) for p in self.agent.parameters()):
             raise FloatingPointError(f"weights are not finite at step {self.step}")
         self.ranks.check_equal(self.agent, self.step)
@@ -197,7 +185,7 @@ class Run:
         checkpoint.save(self.directory, state, shard, self.ranks)
 
     def _restore(self) -> dict[str, Any]:
-        """Go on from the directory's checkpoint; the observer's part of it."""
+        """Go on from the directory's checkpoint; return the observer's part of it."""
         state = checkpoint.load(self.directory)
         shard = checkpoint.load_shard(self.directory, state, self.ranks)
         with checkpoint.translate_load_errors(self.directory):

@@ -9,26 +9,20 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from qdreamer.analysis.comparison import Settings, compare
 from qdreamer.analysis.metric import METRICS
 from qdreamer.analysis.report import board, pictures, report
 from qdreamer.analysis.run_record import CompareError, find_runs, read_run
+from qdreamer.configs.console import Parser, fail
 
 OUTPUT = "compare"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of compare.py."""
+    """Run compare.py; the arguments are those of the command line unless given."""
     given = sys.argv[1:] if arguments is None else arguments
-    a = parser().parse_args(given)
+    a = _parser().parse_args(given)
     settings = Settings(a.baseline, a.primary, a.threshold, a.margin, a.allow_versions)
     try:
         found = find_runs(a.folder)
@@ -41,20 +35,19 @@ def main(arguments: list[str] | None = None) -> None:
         written = report.write(result, pictures.draw(result, output), output, command)
         board.write(result, output)
     except (CompareError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
     if result.main is not None:
-        print("\n".join(report.plain([result.main], result)))
+        print(report.sentence(result.main, result).replace("**", ""))
     for note in result.notes:
         print(f"note: {note.replace('**', '')}")
     board_at = a.folder if a.output is None else output
     print(f"report: {written[0]}\ncurves: tensorboard --logdir {board_at}  (CUSTOM SCALARS)")
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     """Return the parser of all options; none of them is needed."""
     form = argparse.RawDescriptionHelpFormatter
-    out = _Parser("qdreamer compare", description=__doc__, formatter_class=form)
+    out = Parser("qdreamer compare", description=__doc__, formatter_class=form)
     out.add_argument("folder", type=Path, help="runs of one environment, as runs/CartPole")
     out.add_argument("--baseline", help="agent that others are held against (default: classical)")
     out.add_argument("--agents", nargs="+", metavar="AGENT", help="compare these only (default: all)")

@@ -4,6 +4,7 @@ Colours are Okabe & Ito's, which colour-blind readers tell apart; lines carry th
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from qdreamer.analysis.aggregates import Floats, profile
+from qdreamer.analysis.bootstrap import RESAMPLES, bounds, replicates
 from qdreamer.analysis.comparison import Agent, Band, ComparisonResult, Report
-from qdreamer.analysis.interquartile import Floats
-from qdreamer.analysis.metric import METRICS
-from qdreamer.analysis.profiles import profile_band
+from qdreamer.analysis.metric import METRICS, failed
 
 BASELINE, CANDIDATE = "#404040", "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#B8860B")
@@ -62,24 +63,32 @@ def draw(report: Report, folder: Path) -> dict[str, Path]:
     return out
 
 
-def colours(agents: Sequence[Agent], report: Report) -> dict[str, str]:
-    """Return each agent's colour, which it has in every picture."""
-    rest = iter(OTHERS)
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """How an agent is drawn, the same in every picture."""
+
+    agent: Agent
+    colour: str
+    wide: bool  # with its interval
+
+
+def _lines(report: Report) -> list[_Line]:
+    shown, rest = report.agents[:SHOWN], iter(OTHERS)
     fixed = {report.baseline: BASELINE, report.candidate: CANDIDATE}
-    return {agent.name: fixed.get(agent.name) or next(rest) for agent in agents}
+    return [
+        _Line(agent, fixed.get(agent.name) or next(rest), len(shown) <= BANDS or agent.name in fixed)
+        for agent in shown
+    ]
 
 
 def curves(report: Report) -> Figure:
     """Draw learning curves against environment steps and against minutes."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    shown = report.agents[:SHOWN]
-    paint, main = colours(shown, report), (report.baseline, report.candidate)
-    for axis, scale, bands, label in (
-        (axes[0], 1.0, [agent.by_step for agent in shown], "environment steps"),
-        (axes[1], 1.0 / 60.0, [agent.by_second for agent in shown], "minutes of wall-clock"),
-    ):
-        for agent, band in zip(shown, bands, strict=True):
-            _band(axis, band, scale, paint[agent.name], len(shown) <= BANDS or agent.name in main)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    lines = _lines(report)
+    for line in lines:
+        _band(left, line, line.agent.by_step, 1.0)
+        _band(right, line, line.agent.by_second, 1.0 / 60.0)
+    for axis, label in ((left, "environment steps"), (right, "minutes of wall-clock")):
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
         if report.threshold is not None:
@@ -88,52 +97,49 @@ def curves(report: Report) -> Figure:
                 f"threshold {report.threshold:g}", (0, report.threshold), xytext=(4, 3),
                 textcoords="offset points", fontsize=8, color="#606060",
             )  # fmt: skip
-    ends = [(a.name, a.by_second.at[-1] / 60.0, a.by_second.mid[-1]) for a in shown]
-    _label_ends(axes[1], ends, paint)
-    axes[0].set_ylabel("return on unseen episodes")
-    axes[0].set_title(f"{report.env}: interquartile mean over seeds, 95 % interval")
+    bands = [line.agent.by_second for line in lines]
+    _label_ends(right, lines, max(band.at[-1] for band in bands) / 60.0, [band.mid[-1] for band in bands])
+    left.set_ylabel("return on unseen episodes")
+    left.set_title(f"{report.env}: interquartile mean over seeds, 95 % interval")
     return figure
 
 
 def profiles(report: Report) -> Figure:
     """Draw the share of runs that came to the threshold by a step, and that above a final return."""
-    shown = report.agents[:SHOWN]
-    paint, main = colours(shown, report), (report.baseline, report.candidate)
+    lines = _lines(report)
     columns = 1 if report.threshold is None else 2
     figure, axes = plt.subplots(1, columns, figsize=(5.5 * columns, 3.9), squeeze=False, layout="constrained")
-    panels = list(axes[0])
     if report.threshold is not None:
-        axis = panels.pop(0)
-        budget = shown[0].runs[0].budget
+        axis = axes[0][0]
+        budget = lines[0].agent.runs[0].budget
         at = np.linspace(0.0, budget, 241)
-        for agent in shown:
-            needed = METRICS["steps"].scores(agent.runs, report.threshold)
-            failed = np.array([run.returns.max() < report.threshold for run in agent.runs])
+        ends = []
+        for line in lines:
+            needed = METRICS["steps"].scores(line.agent.runs, report.threshold)
             # Reached by step t is "more than −t − 1" of the negated steps: a failure never is.
-            wide = len(shown) <= BANDS or agent.name in main
-            _profile(axis, np.where(failed, -np.inf, -needed), at, -at - 0.5, paint[agent.name], wide)
-        _label_ends(axis, _ends(axis, shown, budget), paint)
+            scores = np.where(failed(line.agent.runs, report.threshold), -np.inf, -needed)
+            ends.append(_profile(axis, line, scores, at, -at - 0.5))
+        _label_ends(axis, lines, budget, ends)
         axis.set(xlabel="environment steps", ylabel="share of seeds", ylim=(-0.03, 1.06), xlim=(0, budget))
         axis.set_title(f"Reached {report.threshold:g} by then")
-    axis = panels[0]
-    finals = [METRICS["final"].scores(agent.runs, None) for agent in shown]
+    axis = axes[0][-1]
+    finals = [METRICS["final"].scores(line.agent.runs, None) for line in lines]
     low, high = min(map(np.min, finals)), max(map(np.max, finals))
     pad = 0.05 * (high - low) or 1.0
     at = np.linspace(low - pad, high + pad, 241)
-    for agent, scores in zip(shown, finals, strict=True):
-        wide = len(shown) <= BANDS or agent.name in main
-        _profile(axis, scores, at, at, paint[agent.name], wide)
+    for line, scores in zip(lines, finals, strict=True):
+        _profile(axis, line, scores, at, at)
     axis.set(xlabel="final return τ", ylabel="share of seeds above τ", ylim=(-0.03, 1.06))
     axis.set_title("Performance profile of the final return")
     if report.threshold is None:
-        handles = [Line2D([], [], color=paint[a.name], label=a.name) for a in shown]
+        handles = [Line2D([], [], color=line.colour, label=line.agent.name) for line in lines]
         axis.legend(handles=handles, frameon=False, fontsize=9)
     return figure
 
 
 def forest(report: Report) -> Figure | None:
     """Draw every comparison's difference with its interval, and the probability of improvement."""
-    judged = ([report.main] if report.main else []) + report.others
+    judged = report.comparisons
     if not judged:
         return None
     figure, (left, right) = plt.subplots(
@@ -157,10 +163,9 @@ def forest(report: Report) -> Figure | None:
         left.axvspan(-report.margin, report.margin, color="#0072B2", alpha=0.07, linewidth=0)
     left.set_yticks(places, [_row(item, report) for item in judged])
     left.margins(x=0.22, y=0.5 / max(len(judged), 2))
-    saved = "fewer" if report.metric.sign < 0 else "more"
     left.set_title(f"Difference in {report.metric.title}")
-    left.set_xlabel(f"{report.metric.unit}; right: the first needs {saved}" if report.metric.sign < 0
-                    else f"{report.metric.unit}; right: the first has {saved}")  # fmt: skip
+    right_is = "needs fewer" if report.metric.sign < 0 else "has more"
+    left.set_xlabel(f"{report.metric.unit}; right: the first {right_is}")
     right.set_title("Probability of improvement")
     right.set_xlabel("chance that a run of the first does better")
     right.set_xlim(-0.03, 1.03)
@@ -179,41 +184,36 @@ def _short(name: str, width: int = 44) -> str:
     return name if len(name) <= width else f"{name[: width - 1]}…"
 
 
-def _band(axis: Axes, band: Band, scale: float, colour: str, wide: bool) -> None:
-    """Draw a curve, and its interval if it is `wide`."""
-    if wide:
-        axis.fill_between(band.at * scale, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
-    axis.plot(band.at * scale, band.mid, color=colour, linewidth=2.2 if wide else 1.3)
+def _band(axis: Axes, line: _Line, band: Band, scale: float) -> None:
+    """Draw an agent's curve, and its interval if it has one."""
+    if line.wide:
+        axis.fill_between(band.at * scale, band.low, band.high, color=line.colour, alpha=0.18, linewidth=0)
+    axis.plot(band.at * scale, band.mid, color=line.colour, linewidth=2.2 if line.wide else 1.3)
 
 
-def _profile(axis: Axes, scores: Floats, at: Floats, levels: Floats, colour: str, wide: bool) -> None:
-    """Draw a profile, and its interval if it is `wide`."""
-    order = np.argsort(levels)
-    mid, low, high = profile_band(scores[:, None], levels[order], np.random.default_rng(0))
-    back = np.argsort(order)
-    if wide:
-        axis.fill_between(at, low[back], high[back], color=colour, alpha=0.18, linewidth=0, step="mid")
-    axis.step(at, mid[back], color=colour, linewidth=2.2 if wide else 1.3, where="mid")
+def _profile(axis: Axes, line: _Line, scores: Floats, at: Floats, levels: Floats) -> float:
+    """Draw the profile of scores (R,), and its interval if it has one; return where it ends."""
+
+    def share(scores: Floats) -> Floats:
+        return profile(scores, levels)
+
+    one_task = scores[:, None]
+    low, high = bounds(replicates(share, [one_task], np.random.default_rng(0), RESAMPLES // 5))
+    if line.wide:
+        axis.fill_between(at, low, high, color=line.colour, alpha=0.18, linewidth=0, step="mid")
+    mid = share(one_task)
+    axis.step(at, mid, color=line.colour, linewidth=2.2 if line.wide else 1.3, where="mid")
+    return float(mid[-1])
 
 
-def _ends(axis: Axes, shown: Sequence[Agent], budget: float) -> list[tuple[str, float, float]]:
-    """Return where the drawn lines end."""
-    return [
-        (a.name, budget, float(np.asarray(line.get_ydata())[-1]))
-        for a, line in zip(shown, axis.get_lines(), strict=True)
-    ]
-
-
-def _label_ends(axis: Axes, ends: list[tuple[str, float, float]], paint: dict[str, str]) -> None:
+def _label_ends(axis: Axes, lines: Sequence[_Line], right: float, heights: Sequence[float]) -> None:
     """Write names beside the ends of lines, moved apart where they would lie on each other."""
     low, high = axis.get_ylim()
     gap = 0.062 * (high - low)
-    right = max(x for _, x, _ in ends)
-    previous = np.inf
-    for name, _, y in sorted(ends, key=lambda end: -end[2]):
-        place = min(y, previous - gap)
-        previous = place
+    place = np.inf
+    for height, line in sorted(zip(heights, lines, strict=True), key=lambda end: -end[0]):
+        place = min(height, place - gap)
         axis.annotate(
-            _short(name, 30), (right, place), xytext=(5, 0), textcoords="offset points", va="center",
-            fontsize=9, color=paint[name], annotation_clip=False,
+            _short(line.agent.name, 30), (right, place), xytext=(5, 0), textcoords="offset points",
+            va="center", fontsize=9, color=line.colour, annotation_clip=False,
         )  # fmt: skip

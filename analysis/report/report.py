@@ -1,6 +1,5 @@
 """The report in words and tables."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,13 @@ def write(report: Report, pictures: dict[str, Path], folder: Path, command: str)
 
 def document(report: Report, pictures: dict[str, Path], command: str) -> str:
     """Return the whole document as Markdown."""
-    out = [f"# {_title(report)}", f"> {_verdict(report)}", rules(report)]
+    title = f"{len(report.agents)} agents, baseline {report.baseline}"
+    if report.candidate:
+        title = f"{report.candidate} against {report.baseline}"
+    verdict = "**No single comparison**: see the table of parts and controls."
+    if report.main:
+        verdict = sentence(report.main, report)
+    out = [f"# {report.env}: {title}", f"> {verdict}", rules(report)]
     if report.ceiling:
         out.append(f"**Ceiling.** {report.ceiling}.")
     out += ["## Agents", _agents(report)]
@@ -51,23 +56,11 @@ def document(report: Report, pictures: dict[str, Path], command: str) -> str:
     if report.others:
         out += ["## Parts and controls", _comparisons(report), _holm_note(report)]
     out += _picture(pictures, "comparisons", report)
-    if report.main or report.others:
+    if report.comparisons:
         out += ["## Beside the primary metric", _beside(report), _BESIDE_NOTE]
     out += ["## What was compared", _compared(report), *report.notes]
     out.append(f"Made by `{command}`. What each figure means: docs/comparing.md.")
     return "\n\n".join(out) + "\n"
-
-
-def _title(report: Report) -> str:
-    if report.candidate:
-        return f"{report.env}: {report.candidate} against {report.baseline}"
-    return f"{report.env}: {len(report.agents)} agents, baseline {report.baseline}"
-
-
-def _verdict(report: Report) -> str:
-    if report.main is None:
-        return "**No single comparison**: see the table of parts and controls."
-    return sentence(report.main, report)
 
 
 def sentence(judged: ComparisonResult, report: Report) -> str:
@@ -93,8 +86,8 @@ def sentence(judged: ComparisonResult, report: Report) -> str:
 def change(interval: Interval, metric: Metric) -> str:
     """Return the interval of a difference, in the metric's own direction: fewer steps are negative."""
     values = sorted(metric.sign * x for x in (interval.low, interval.high))
-    point, low, high = metric.sign * interval.point, *values
-    return f"{_signed(point, metric)} [{_signed(low, metric)}, {_signed(high, metric)}]"
+    point, low, high = (_signed(x, metric) for x in (metric.sign * interval.point, *values))
+    return f"{point} [{low}, {high}]"
 
 
 def rules(report: Report) -> str:
@@ -154,7 +147,7 @@ def _cost_row(agent: Agent) -> list[str]:
 
     def mean(name: str, form: str = ",.0f", scale: float = 1.0) -> str:
         values = [getattr(cost, name) for cost in costs]
-        if any(value is None for value in values):
+        if None in values:
             return "not recorded"
         return format(float(np.mean(values)) * scale, form)
 
@@ -170,20 +163,22 @@ def _comparisons(report: Report) -> str:
     metric = report.metric
     header = ["comparison", "seeds", "difference [interval]", "level", "P(first better) [95 %]",
               "verdict on the first"]  # fmt: skip
-    rows = []
-    for judged in report.others:
-        pair, verdict = judged.comparison, judged.verdict
-        rows.append(
-            [
-                f"**{pair.kind}**: `{pair.first}` against `{pair.second}`",
-                f"{judged.seeds[0]}, {judged.seeds[1]}",
-                change(verdict.interval, metric),
-                f"{verdict.interval.level:.2%}",
-                _percent(judged.improvement),
-                f"**{verdict.word}**: {verdict.reason}",
-            ]
-        )
+    rows = [
+        [
+            f"**{item.comparison.kind}**: {_pair(item)}",
+            f"{item.seeds[0]}, {item.seeds[1]}",
+            change(item.verdict.interval, metric),
+            f"{item.verdict.interval.level:.2%}",
+            _percent(item.improvement),
+            f"**{item.verdict.word}**: {item.verdict.reason}",
+        ]
+        for item in report.others
+    ]
     return table(header, rows, (0, 5))
+
+
+def _pair(item: ComparisonResult) -> str:
+    return f"`{item.comparison.first}` against `{item.comparison.second}`"
 
 
 _BESIDE_NOTE = (
@@ -193,14 +188,10 @@ _BESIDE_NOTE = (
 
 
 def _beside(report: Report) -> str:
-    judged = [*([report.main] if report.main else []), *report.others]
-    names = list(judged[0].beside)
+    names = list(report.comparisons[0].beside)
     rows = [
-        [
-            f"`{item.comparison.first}` against `{item.comparison.second}`",
-            *(change(item.beside[name], METRICS[name]) for name in names),
-        ]
-        for item in judged
+        [_pair(item), *(change(item.beside[name], METRICS[name]) for name in names)]
+        for item in report.comparisons
     ]
     return table(["comparison", *(METRICS[name].title for name in names)], rows)
 
@@ -254,8 +245,3 @@ def _signed(value: float, metric: Metric) -> str:
 
 def _percent(interval: Interval) -> str:
     return f"{interval.point:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
-
-
-def plain(judged: Sequence[ComparisonResult], report: Report) -> list[str]:
-    """Return sentences for a terminal."""
-    return [sentence(item, report).replace("**", "") for item in judged]

@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.analysis.bootstrap import contrast_replicates, interval, p_value, percentile
+from qdreamer.analysis.aggregates import Floats, iqm, iqm_of_tasks, probability_of_improvement, profile
+from qdreamer.analysis.bootstrap import interval, p_value, percentile
 from qdreamer.analysis.holm import levels
-from qdreamer.analysis.improvement import probability_of_improvement
-from qdreamer.analysis.interquartile import Floats, iqm, iqm_of_tasks
 from qdreamer.analysis.learning_curves import area, on_grid, reached
-from qdreamer.analysis.profiles import profile
 from qdreamer.analysis.verdict import decide, decide_all, difference
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "rliable.json").read_text())
@@ -34,11 +32,10 @@ def test_points_equal_rliable(case: str) -> None:
 def test_interval_ends_equal_rliable_within_monte_carlo_error(case: str) -> None:
     golden = GOLDEN[case]
     x, y = np.array(golden["x"]), np.array(golden["y"])
-    found = interval(iqm_of_tasks, x, np.random.default_rng(0), 20_000)
+    found = interval(iqm_of_tasks, [x], np.random.default_rng(0), 20_000)
     spread = found.high - found.low
     np.testing.assert_allclose([found.low, found.high], golden["iqm_interval"], atol=0.03 * spread)
-    samples = contrast_replicates(probability_of_improvement, x, y, np.random.default_rng(0), 5_000)
-    ends = percentile(0.0, samples)
+    ends = interval(probability_of_improvement, [x, y], np.random.default_rng(0), 5_000)
     np.testing.assert_allclose([ends.low, ends.high], golden["improvement_interval"], atol=0.05)
 
 
@@ -65,7 +62,7 @@ def test_improvement_compares_failures() -> None:
 
 def test_resamples_stay_within_their_task() -> None:
     scores = np.array([[0.0, 100.0], [1.0, 101.0], [2.0, 102.0]])
-    found = interval(lambda s: s.mean((-2, -1)), scores, np.random.default_rng(0), 2_000)
+    found = interval(lambda s: s.mean((-2, -1)), [scores], np.random.default_rng(0), 2_000)
     assert 50.0 <= found.low < found.point == 51.0 < found.high <= 52.0
 
 
@@ -104,10 +101,8 @@ def test_curves_as_numbers() -> None:
     steps, returns = np.array([500.0, 1000.0, 2000.0]), np.array([10.0, 20.0, 40.0])
     assert area(steps, returns) == pytest.approx((15 * 500 + 30 * 1000) / 1500)
     assert area(steps[:1], returns[:1]) == 10.0
-    assert reached(steps, returns, 20.0, 2000.0).at == 1000.0
-    assert not reached(steps, returns, 20.0, 2000.0).censored
-    never = reached(steps, returns, 41.0, 2000.0)
-    assert never.censored and never.at == 2000.0
+    assert reached(steps, returns, 20.0, 2000.0) == 1000.0
+    assert reached(steps, returns, 41.0, 2500.0) == 2500.0, "censored at the budget"
     values = on_grid(steps, returns, np.array([0.0, 500.0, 999.0, 1000.0, 5000.0]))
     np.testing.assert_array_equal(values, [np.nan, 10.0, 10.0, 20.0, 40.0])
 

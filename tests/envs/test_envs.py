@@ -23,7 +23,7 @@ from qdreamer.envs.spaces import (
     action_spec,
     observation_spec,
 )
-from qdreamer.envs.wrappers import HideObservation
+from qdreamer.envs.wrappers import hide_entries
 
 NAMED = sorted(path.stem for path in (CONFIGS / "env").glob("*.yaml") if path.stem != "gym")
 
@@ -151,7 +151,7 @@ def test_action_spaces_that_are_refused(space: Any, word: str) -> None:
 def test_hiding_keeps_the_others_in_order(data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 6))
     hide = data.draw(st.lists(st.integers(0, size - 1), unique=True, min_size=1, max_size=size - 1))
-    env = HideObservation(Echo(size), tuple(hide))
+    env = hide_entries(Echo(size), tuple(hide))
     kept = [i for i in range(size) if i not in hide]
     observation, _ = env.reset(seed=0)
     np.testing.assert_array_equal(observation, kept)
@@ -164,7 +164,7 @@ def test_hiding_keeps_the_others_in_order(data: st.DataObject) -> None:
 def test_hiding_refuses_all_else(hide: list[int]) -> None:
     assume(not (set(hide) < {0, 1, 2} and len(set(hide)) == len(hide)))
     with pytest.raises(ValueError, match="from 0 to 2"):
-        HideObservation(Echo(3), tuple(hide))
+        hide_entries(Echo(3), tuple(hide))
 
 
 def test_hidden_bounds_follow_their_entries() -> None:

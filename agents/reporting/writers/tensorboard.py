@@ -1,7 +1,6 @@
 """TensorBoard: curves, pictures and videos, the run's settings, and charts by question."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from qdreamer.agents.reporting.writers.monitor import LAYOUT
 from qdreamer.agents.reporting.writers.writer import WRITERS, Writer
+from qdreamer.configs.schema import dotted
 
 # Sections that the HPARAMS tab shows: those that decide what is learned.
 HPARAMS = (
@@ -34,7 +34,11 @@ class TensorBoard(Writer):
 
         self._board.add_custom_scalars(LAYOUT)
         self._board.add_text("config", f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(settings)))}```")
-        flat = {key: value for key, value in _flatten(settings) if key.split(".")[0] in HPARAMS}
+        flat = {  # what TensorBoard cannot show becomes text
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in dotted(settings).items()
+            if key.split(".")[0] in HPARAMS and not isinstance(value, dict)
+        }
         for summary in hparams(flat, {"eval/return": 0.0}):  # add_hparams would make a stray sub-run
             self._board._get_file_writer().add_summary(summary)
 
@@ -58,12 +62,3 @@ class TensorBoard(Writer):
 
     def close(self) -> None:
         self._board.close()
-
-
-def _flatten(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    """Yield every dotted key with its value; what TensorBoard cannot show becomes text."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value if isinstance(value, bool | int | float | str) else str(value)

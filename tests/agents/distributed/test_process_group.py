@@ -285,7 +285,7 @@ class Aborts:  # stands for a thread of gloo's that is caught by the interpreter
 
 def session(arguments, ranks):
     global caught
-    ranks.barrier()
+    ranks.maximum(0)
     caught = Aborts()
     print("last words")
     sys.exit(code)

@@ -50,7 +50,7 @@ def test_a_run_leaves_its_costs_and_an_interrupted_one_the_same(tmp_path: Path) 
     write_config(broken, config)
     for stop in (110, 151):
         run = Run(config, broken)
-        assert run.train(StopAt(stop)).signal == signal.SIGINT
+        assert run.train(StopAt(stop)) == signal.SIGINT
         run.close()
         assert not read_summary(broken)["finished"]
     assert run_session(config, broken) == 0
