@@ -20,13 +20,9 @@ from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.imagination import Rollout, imagine
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
-from qdreamer.quantum.config import QuantumConfig
-from qdreamer.worldmodel.attention.config import AttentionConfig
-from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence
 from qdreamer.worldmodel.rssm import Trajectory
-from qdreamer.worldmodel.sequence_models.interface import SequenceConfig
 
 Watch = Callable[[str], AbstractContextManager[Any]]
 """Takes the time of a part of the work, which it is told by name; `nullcontext` takes none."""
@@ -46,35 +42,28 @@ class Dreamer(nn.Module):
     """DreamerV3 (Hafner et al., arXiv:2301.04104v2). One optimizer updates everything from one joint loss.
 
     Args:
-        config, world_model, sequence, attention: these sections of a run's config.
-        quantum: where circuits run, for attentions that have some.
+        observation, action: what the world model was made for.
         ranks: of joint training; a batch then holds this rank's rows of the joint batch.
     """
 
     def __init__(
         self,
         config: AgentConfig,
-        world_model: WorldModelConfig,
-        sequence: SequenceConfig,
-        attention: AttentionConfig,
+        world_model: WorldModel,
         observation: ObservationSpec,
         action: ActionSpec,
-        quantum: QuantumConfig | None = None,
         ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         super().__init__()
         self.config, self.ranks = config, ranks
         self.observation, self.action = observation, action
-        self.world_model = WorldModel(
-            world_model, sequence, attention, observation.size, observation.discrete, action.size, quantum
-        )
-        features = self.world_model.features
-        self.actor = make_actor(action, features, config)
+        self.world_model = world_model
+        self.actor = make_actor(action, world_model.features, config)
         self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.critic = Critic(features, world_model.bins, config)
+        self.critic = Critic(world_model.features, world_model.config.bins, config)
         spread = config.return_rate, config.return_limit, config.return_percentiles
         self.return_normalizer = ReturnNormalizer(*spread, ranks)
-        self.loss_scales = {**world_model.loss_scales, **config.loss_scales}
+        self.loss_scales = world_model.config.loss_scales | config.loss_scales
 
     def update_averages(self) -> None:
         """Move, after every update, the slow critic and the averaged actor that evaluation plays.

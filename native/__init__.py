@@ -4,7 +4,6 @@ from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
 from qdreamer.native.futures import FutureLayer, Past, TransformerRollout
 from qdreamer.native.laprop import laprop
 from qdreamer.native.mlp import Activations, Layer, mlp, mlp_from_activations
-from qdreamer.native.products import linear
 from qdreamer.native.rollout import (
     ActorWeights,
     GRURollout,
@@ -40,7 +39,6 @@ __all__ = [
     "TransformerRollout",
     "fits",
     "laprop",
-    "linear",
     "mlp",
     "mlp_from_activations",
     "on",

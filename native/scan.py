@@ -45,23 +45,22 @@ class ScanInputs(NamedTuple):
     noise: Tensor  # (B, T, S), U[0, 1); or (B, T, S, K), frozen draws
 
 
-class ScanOutput(NamedTuple):
-    h: Tensor  # (B, T, D)
-    z: Tensor  # (B, T, S·K), one-hot, straight-through
-    posterior: Tensor  # (B, T, S, K), probabilities
-
-
 Step = Callable[[Any, Tensor, ScanInputs], tuple[Any, Tensor, Tensor, Tensor]]
 """state, z, inputs of one time → state, h (B, D), z (B, S·K), posterior (B, S, K)"""
 
 
-def reference(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> ScanOutput:
+Output = tuple[Tensor, Tensor, Tensor]
+"""h (B, T, D), z (B, T, S·K), one-hot and straight-through, and posterior (B, T, S, K), probabilities"""
+
+
+def reference(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> Output:
     """Filter T steps, from the sequence model's state, (B, D) of the GRU, and the latent z (B, S·K)."""
     outputs = []
     for now in map(ScanInputs, *(x.unbind(1) for x in inputs)):
         state, h, z, probs = step(state, z, now)
         outputs.append((h, z, probs))
-    return ScanOutput(*(torch.stack(steps, 1) for steps in zip(*outputs, strict=True)))
+    h, z, posterior = (torch.stack(steps, 1) for steps in zip(*outputs, strict=True))
+    return h, z, posterior
 
 
 def supports(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> bool:
@@ -69,14 +68,14 @@ def supports(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z
     return known and fits(*inputs, state, z)
 
 
-def call(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> ScanOutput:
+def call(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> Output:
     gru, posterior, unimix = weights
     assert isinstance(gru, GRUWeights)
     assert posterior is not None
     by_time = (x.transpose(0, 1).contiguous() for x in inputs._replace(is_first=1.0 - inputs.is_first))
     outputs = _Scan.apply(unimix, *by_time, state, z, *gru, *posterior)
     h, z, probs = (x.transpose(0, 1) for x in outputs)
-    return ScanOutput(h.contiguous(), z, probs)
+    return h.contiguous(), z, probs
 
 
 class _Scan(torch.autograd.Function):

@@ -29,14 +29,16 @@ from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, obser
 from qdreamer.native import products
 from qdreamer.native.compiler import CompileError
 from qdreamer.quantum.jobs.access import CircuitAccess
+from qdreamer.worldmodel.model import WorldModel
 
 
 def make_dreamer(
     config: Config, observation: ObservationSpec, action: ActionSpec, ranks: SingleProcess = SINGLE_PROCESS
 ) -> Dreamer:
     """Make the agent of a run's config for such observations and actions."""
-    parts = config.agent, config.world_model, config.sequence, config.attention
-    return Dreamer(*parts, observation, action, config.quantum, ranks)
+    parts = config.world_model, config.sequence, config.attention
+    model = WorldModel(*parts, observation.size, observation.discrete, action.size, config.quantum)
+    return Dreamer(config.agent, model, observation, action, ranks)
 
 
 def make_agent(config: Config, device: str | None = None, ranks: SingleProcess = SINGLE_PROCESS) -> Dreamer:

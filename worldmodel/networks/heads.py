@@ -4,21 +4,12 @@ A distribution offers `pred()`, what to expect, and `loss(target)` (…) in nats
 with their encoders, in a file for each kind of observation.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from qdreamer import native
 from qdreamer.worldmodel.networks.layers import MLPHead
-
-
-class Output(Protocol):
-    """What a head predicts."""
-
-    def pred(self) -> Tensor: ...
-    def loss(self, target: Tensor) -> Tensor: ...
 
 
 class Bernoulli:
