@@ -21,17 +21,13 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
-from pydantic_core.core_schema import (
-    ValidationInfo,
-    no_info_after_validator_function,
-    with_info_before_validator_function,
-)
+from pydantic_core.core_schema import ValidationInfo, with_info_before_validator_function
 
-from qdreamer.configs.schema import ConfigError, build, check_choice, not_one_of, settings
+from qdreamer.configs.schema import ConfigError, build, not_one_of, one_of, settings
 
 P = TypeVar("P")  # what is registered: a class, or a function that makes the part
 Q = TypeVar("Q")
@@ -123,9 +119,7 @@ class Registry(Generic[P]):
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         if source is str:
-            return no_info_after_validator_function(
-                functools.partial(check_choice, self.names), handler(source)
-            )
+            return handler.generate_schema(Annotated[str, one_of(self.names)])
         return with_info_before_validator_function(self._section, handler(source))
 
     def _section(self, value: Any, info: ValidationInfo) -> Any:

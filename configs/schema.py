@@ -61,13 +61,13 @@ Bool = Annotated[bool, Field(strict=True)]
 
 def one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
     """Validate a word, in `Annotated[str, one_of(…)]`, by what `choices` gives when it is asked."""
-    return AfterValidator(functools.partial(check_choice, choices))
 
+    def check(word: str) -> str:
+        if word not in (known := list(choices())):
+            raise PydanticCustomError("choice", "{said}", {"said": not_one_of(word, known)})
+        return word
 
-def check_choice(choices: Callable[[], Iterable[str]], word: str) -> str:
-    if word not in (known := list(choices())):
-        raise PydanticCustomError("choice", "{said}", {"said": not_one_of(word, known)})
-    return word
+    return AfterValidator(check)
 
 
 def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:

@@ -13,6 +13,7 @@ from torch import Tensor
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import random_actions, to_agent_observations, to_env_actions
+from qdreamer.analysis.bootstrap import interval
 from qdreamer.configs.schema import Bool, Int, settings
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import make_vector
@@ -131,12 +132,8 @@ def side_by_side(episodes: Sequence[EvaluationEpisode], steps: int) -> tuple[Ten
     return torch.from_numpy(observation), torch.from_numpy(previous), is_first
 
 
-def mean_and_interval(
-    scores: list[float], level: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float, float]:
-    """Return the mean of one agent's episode returns and its percentile-bootstrap interval."""
-    values = np.asarray(scores, np.float64)
-    index = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    means = values[index].mean(1)
-    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-    return float(values.mean()), float(low), float(high)
+def mean_and_interval(scores: list[float]) -> tuple[float, float, float]:
+    """Return the mean of one agent's episode returns and its 95 % percentile-bootstrap interval."""
+    episodes = np.asarray(scores, np.float64)[:, None]
+    found = interval(lambda x: x.mean((-2, -1)), [episodes], np.random.default_rng(0))
+    return found.point, found.low, found.high

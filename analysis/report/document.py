@@ -37,11 +37,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def picture(path: Path, caption: str) -> str:
-    """Return a picture that lies beside the text, with its caption."""
-    return f"![{caption}]({path.name})\n\n*{caption}*"
-
-
 def page(text: str, title: str, tone: str, folder: Path) -> str:
     """Return `text` as an HTML page; pictures of `folder` lie inside.
 

@@ -7,7 +7,7 @@ import numpy as np
 from qdreamer.analysis.bootstrap import Interval
 from qdreamer.analysis.comparison import Agent, ComparisonResult, Report
 from qdreamer.analysis.metric import METRICS, Metric
-from qdreamer.analysis.report.document import page, picture, table
+from qdreamer.analysis.report.document import page, table
 from qdreamer.analysis.report.pictures import SHOWN
 from qdreamer.analysis.verdict import MIN_SEEDS, MIN_SEEDS_DIFFERENCE
 
@@ -231,8 +231,8 @@ def _picture(pictures: dict[str, Path], name: str, report: Report) -> list[str]:
         return []
     more = len(report.agents) - SHOWN
     hidden = more > 0 and name != "comparisons"
-    also = f" The first {SHOWN} of {len(report.agents)} agents." if hidden else ""
-    return [picture(pictures[name], _CAPTIONS[name] + also)]
+    caption = _CAPTIONS[name] + f" The first {SHOWN} of {len(report.agents)} agents." * hidden
+    return [f"![{caption}]({pictures[name].name})\n\n*{caption}*"]
 
 
 def _estimate(interval: Interval, metric: Metric) -> str:
