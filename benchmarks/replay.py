@@ -22,11 +22,11 @@ import torch
 from benchmarks.learning import read_metrics
 from qdreamer import native
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.agents.replay import Eligible, Replay, Starts
 from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.prioritized import PrioritizedSampler
 from qdreamer.agents.replay.quantum import warm_up
-from qdreamer.agents.replay.sampler import Sampler
+from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
+from qdreamer.agents.replay.storage import Replay
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.quantum.backends.factory import make_backend

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qdreamer.agents.dreamer import Dreamer, Watch
 from qdreamer.agents.interaction.acting import ActingLoop
-from qdreamer.agents.replay import Replay
+from qdreamer.agents.replay.storage import Replay
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.seeds import training_seed

@@ -76,8 +76,5 @@ class QueueSearch:
         return {"late": self.late, "counts": asdict(self._queue.counts), "usage": asdict(self._queue.usage)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        queue = self._queue
-        lost = queue.counts.lost  # found out when the queue was made
-        self.late, queue.counts = state["late"], Counts(**state["counts"])
-        queue.counts.lost += lost
-        queue.go_on_from(Usage(**state["usage"]))
+        self.late = state["late"]
+        self._queue.go_on_from(Counts(**state["counts"]), Usage(**state["usage"]))

@@ -5,11 +5,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Seen
+from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Seen, Transform
 
 
 @TRANSFORMS.register("boltzmann")
-class Boltzmann:
+class Boltzmann(Transform):
     """exp((e − mean)/(temperature · deviation)): a Boltzmann distribution over standardised errors.
 
     Mean and deviation are those of the last fit; exponents are cut at ±20.

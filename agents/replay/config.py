@@ -1,6 +1,6 @@
 """What every sampler is registered with. Values live in configs/replay."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import Field
 
@@ -45,15 +45,7 @@ class ReplayConfig(PartConfig):
         return []
 
 
-class MakesSampler(Protocol):
-    """What is registered: a class with this method."""
-
-    def make(self, config: Any, num_envs: int, length: int, seed: int, circuits: CircuitAccess) -> Sampler:
-        """The sampler of sequences of T = `length` rows from `num_envs` environments."""
-        ...
-
-
-SAMPLERS: Registry[MakesSampler] = Registry("replay", "qdreamer.agents.replay", "uniform")
+SAMPLERS: Registry[type[Sampler]] = Registry("replay", "qdreamer.agents.replay", "uniform")
 
 
 def make_sampler(

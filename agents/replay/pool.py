@@ -20,22 +20,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from qdreamer.agents.replay.proposals import TreeDistribution
-from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree
+from qdreamer.agents.replay.sum_tree import Floats, Ints, SumTree, TreeDistribution
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.circuits.grover_rudolph import AmplitudeTask
 from qdreamer.quantum.circuits.sampling import bits_to_index
-from qdreamer.quantum.jobs.job_queue import JobQueue, JobResult
+from qdreamer.quantum.jobs.job_queue import Counts, JobQueue, JobResult
 
 _STREAM = 9  # of the jobs' seeds, see agents.randomness
 
 
-class ShotPool:
-    """A proposal that draws from the last job's shots; the next job is under way meanwhile.
+class ShotPool(TreeDistribution):
+    """Draws from the last job's shots; the next job is under way meanwhile.
 
     A new job starts when the shots have been drawn from `reuse` times each, or when the filled part
     has outgrown the blocks. Until the first one is back, and if all blocks that were measured have
-    lost their weight, the tree is measured in this process (`TreeDistribution`).
+    lost their weight, the tree is measured in this process.
 
     Args:
         tree: current weights. qubits: n. shots: of a job. reuse: draws per shot.
@@ -53,9 +52,9 @@ class ShotPool:
         seed: int,
         wait: bool = False,
     ) -> None:
-        self._tree, self._exact, self._queue = tree, TreeDistribution(tree), queue
-        self._qubits, self._shots, self._reuse, self._seed = qubits, shots, reuse, seed
-        self._wait = wait
+        super().__init__(tree)
+        self._qubits, self._shots, self._reuse = qubits, shots, reuse
+        self._queue, self._seed, self._wait = queue, seed, wait
         self._counts = np.zeros(2**qubits, np.int64)  # shots that hit each block; none yet: all 0
         self.level = 0  # of the tree, where the blocks are nodes
         self._front = 0  # blocks from here on were not full, and count as not loaded
@@ -66,7 +65,6 @@ class ShotPool:
         self._active: Ints = self._counts  # counts of blocks that have weight now
         self._ends: Ints = self._counts  # their running sums
         self._loaded = 0.0  # weight of the blocks that were loaded, now
-        self._earlier: dict[str, float] = {}  # counts of earlier sessions
         self._seconds = 0.0  # that batches spent here on jobs
 
     @property
@@ -108,8 +106,9 @@ class ShotPool:
 
     def draw(self, count: int, random: np.random.Generator) -> Ints:
         if not self.ready:
-            return self._exact.draw(count, random)
-        new = self._draw_fresh(random.binomial(count, self.fresh), random)
+            return super().draw(count, random)
+        fresh = random.random(random.binomial(count, self.fresh))  # leaves at the end, beyond what was loaded
+        new = self._tree.find(self._loaded + np.sort(fresh) * (self._tree.total - self._loaded))
         self._used += count - len(new)
         shot = np.sort(random.integers(self._ends[-1], size=count - len(new)))
         block = self._ends.searchsorted(shot, side="right")
@@ -118,7 +117,7 @@ class ShotPool:
 
     def probability(self, leaf: Ints) -> Floats:
         if not self.ready:
-            return self._exact.probability(leaf)
+            return super().probability(leaf)
         block = leaf >> (self._tree.depth - self.level)
         loaded = block < self._front
         block = np.where(loaded, block, 0)
@@ -127,40 +126,26 @@ class ShotPool:
         measured = (1.0 - self.fresh) / self._ends[-1] * self._active.take(block) * share
         return np.where(loaded, measured, weight / self._tree.total)
 
-    def _draw_fresh(self, count: int, random: np.random.Generator) -> Ints:
-        """Leaves beyond the blocks that were loaded, by weight: they lie at the end of the tree."""
-        value = self._loaded + np.sort(random.random(count)) * (self._tree.total - self._loaded)
-        return self._tree.find(value)
-
-    def _full_blocks(self, level: int, filled: int) -> int:
-        """Blocks that no new row will come into until the ring goes round."""
-        width = 2 ** (self._tree.depth - level)
-        return -(-filled // width) if filled == self._tree.size else filled // width
-
     def _submit(self, level: int, filled: int) -> None:
-        weights = torch.from_numpy(self.target(level))
+        task = AmplitudeTask(torch.from_numpy(self.target(level)).unsqueeze(0))
         seed = np.random.SeedSequence([_STREAM, self._seed, self._jobs]).generate_state(1)[0]
         self._jobs += 1
-        task = AmplitudeTask(weights.unsqueeze(0))
-        front = self._full_blocks(level, filled)
-        tag = {"level": level, "front": front, "batch": self._batches, "size": self._tree.size}
+        # Blocks before the front are full: no new row will come into them until the ring goes round.
+        size, width = self._tree.size, 2 ** (self._tree.depth - level)
+        front = -(-filled // width) if filled == size else filled // width
+        tag = {"level": level, "front": front, "batch": self._batches, "size": size}
         self._queue.submit([task], self._shots, int(seed) >> 1, tag)
 
     def _take(self, outcomes: list[JobResult]) -> None:
+        """Replace the shots at hand by the last that came; those lost or of another run change nothing."""
         for outcome in outcomes:
-            self._accept(outcome)
-
-    def _accept(self, outcome: JobResult) -> None:
-        if outcome.measurement is None or outcome.tag.get("size") != self._tree.size:
-            return  # lost, or of another run: the shots at hand go on
-        bits = outcome.measurement.bits[0]
-        if bits.shape[-1] != self._qubits:
-            return
-        index = bits_to_index(bits).flatten().numpy()
-        self._counts = np.bincount(index, minlength=2**self._qubits)
-        self.level, self._front = outcome.tag["level"], outcome.tag["front"]
-        self._born = outcome.tag["batch"]
-        self._used = 0
+            bits = None if outcome.measurement is None else outcome.measurement.bits[0]
+            tag = outcome.tag
+            if bits is None or (tag.get("size"), bits.shape[-1]) != (self._tree.size, self._qubits):
+                continue
+            index = bits_to_index(bits).flatten().numpy()
+            self._counts = np.bincount(index, minlength=2**self._qubits)
+            self.level, self._front, self._born, self._used = tag["level"], tag["front"], tag["batch"], 0
 
     def metrics(self) -> dict[str, float]:
         """Of the shots at hand: draws per shot, age in batches, total-variation distance between what is
@@ -187,10 +172,7 @@ class ShotPool:
 
     def _counted(self) -> dict[str, float]:
         """What happened to the jobs of the whole run."""
-        counts = asdict(self._queue.counts)
-        return {
-            f"jobs_{name}": count + self._earlier.get(f"jobs_{name}", 0.0) for name, count in counts.items()
-        }
+        return {f"jobs_{name}": float(count) for name, count in asdict(self._queue.counts).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The shots at hand. A job under way is not kept: it is collected if the service still has it,
@@ -212,13 +194,10 @@ class ShotPool:
         self.level, self._front = state["level"], state["front"]
         self._used, self._born = state["used"], state["born"]
         self._batches, self._jobs = state["batches"], state["jobs"]
-        self._earlier = state["counted"]
-        self._queue.go_on_from(Usage(**state.get("usage", {})))
+        counts = {name.removeprefix("jobs_"): int(count) for name, count in state["counted"].items()}
+        self._queue.go_on_from(Counts(**counts), Usage(**state["usage"]))
 
 
 def covering_level(depth: int, filled: int, qubits: int) -> int:
     """The deepest level of a tree where at most 2^n nodes cover the filled leaves."""
-    level = 0
-    while level < depth and -(-filled // 2 ** (depth - level - 1)) <= 2**qubits:
-        level += 1
-    return level
+    return depth - max((filled - 1).bit_length() - qubits, 0)

@@ -4,11 +4,11 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Pointwise, Seen
+from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Seen, Transform
 
 
 @TRANSFORMS.register("power")
-class Power(Pointwise):
+class Power(Transform):
     """(e + offset)^α: proportional prioritization (Schaul et al. 2016, sec. 3.3)."""
 
     def __init__(self, alpha: float, offset: float) -> None:

@@ -36,7 +36,7 @@ class Priorities:
         self._transform, self._bonus, self._decay = transform, bonus, decay
         self._errors = np.zeros(num_envs * size if transform.fitted else 0, np.float32)
         self._low, self._high = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
-        self._seen = Seen(0, 0.0, 0)
+        self.seen = Seen(0, 0.0, 0)
         self._changed = 0  # errors since the last fit
 
     @property
@@ -49,10 +49,6 @@ class Priorities:
         """Leaves from here on were never used."""
         return int(min(self._high.max(), self.size)) * self.num_envs
 
-    @property
-    def updates(self) -> int:
-        return self._seen.updates
-
     def sync(self, eligible: Eligible) -> None:
         """Follow the ring: overwritten starts lose their weight, new ones get the largest."""
         low, high = eligible
@@ -63,7 +59,7 @@ class Priorities:
         self._low, self._high = low.copy(), high.copy()
         self.visits[new] = 0
         if self._transform.fitted:
-            self._errors[new] = self._seen.largest
+            self._errors[new] = self.seen.largest
         # A slot that was overwritten may hold a new start by now: the last weight counts.
         weights = np.concatenate([np.zeros(len(gone)), np.full(len(new), self._new_weight())])
         self.tree.set(np.concatenate([gone, new]), weights)
@@ -83,16 +79,16 @@ class Priorities:
         if not len(leaf):
             return
         self.visits[leaf] = self.visits.take(leaf) + 1
-        first = self._seen.updates == 0
-        self._seen = Seen(
-            self._seen.updates + 1,
-            max(MEMORY * self._seen.largest, float(values.max())),
-            max(self._seen.visits, int(self.visits[leaf].max())),
+        first = self.seen.updates == 0
+        self.seen = Seen(
+            self.seen.updates + 1,
+            max(MEMORY * self.seen.largest, float(values.max())),
+            max(self.seen.visits, int(self.visits[leaf].max())),
         )
         if first:  # unvisited starts had no error to go by
             unvisited = self.drawable()
             if self._transform.fitted:
-                self._errors[unvisited] = self._seen.largest
+                self._errors[unvisited] = self.seen.largest
             self.tree.set(unvisited, self._new_weight())
         if self._transform.fitted:
             self._errors[leaf] = values
@@ -126,10 +122,10 @@ class Priorities:
         return row % self.size * self.num_envs + env
 
     def _new_weight(self) -> float:
-        return float(self._weights(np.array([self._seen.largest]), np.zeros(1))[0])
+        return float(self._weights(np.array([self.seen.largest]), np.zeros(1))[0])
 
     def _weights(self, errors: Floats, visits: NDArray[Any]) -> Floats:
-        weights = self._transform(errors, visits, self._seen)
+        weights = self._transform(errors, visits, self.seen)
         if self._bonus:
             weights = weights + self._bonus * self._decay**visits
         return np.minimum(np.maximum(weights, LEAST), MOST)
@@ -149,7 +145,7 @@ class Priorities:
             "errors": torch.from_numpy(self._errors[:filled].copy()),
             "low": self._low.tolist(),
             "high": self._high.tolist(),
-            "seen": list(self._seen),
+            "seen": list(self.seen),
             "changed": self._changed,
             "transform": self._transform.state_dict(),
         }
@@ -160,7 +156,7 @@ class Priorities:
         self.visits[: len(leaves)] = state["visits"].numpy()
         self._errors[: len(state["errors"])] = state["errors"].numpy()
         self._low[:], self._high[:] = state["low"], state["high"]
-        self._seen = Seen(*state["seen"])
+        self.seen = Seen(*state["seen"])
         self._changed = state["changed"]
         self._transform.load_state_dict(state["transform"])
 

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.replay.priorities import Priorities
-from qdreamer.agents.replay.proposals import Proposal, TreeDistribution
-from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 from qdreamer.agents.replay.signals import SIGNALS
+from qdreamer.agents.replay.sum_tree import TreeDistribution
 from qdreamer.agents.replay.transforms import TRANSFORMS
 from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 
@@ -54,7 +54,7 @@ class PrioritizedConfig(PriorityConfig):
 
 @SAMPLERS.register("curious", PrioritizedConfig)
 @SAMPLERS.register("prioritized", PrioritizedConfig)
-class PrioritizedSampler:
+class PrioritizedSampler(Sampler):
     """Draws starts from q = (1 − floor)·proposal + floor/N and weighs them by (1/(N·q))^β.
 
     N is the number of starts that can be drawn. With β = 1 a weighted mean over draws is an unbiased
@@ -69,7 +69,7 @@ class PrioritizedSampler:
     def __init__(
         self,
         priorities: Priorities,
-        proposal: Proposal,
+        proposal: TreeDistribution,
         beta: tuple[float, float],
         beta_updates: int,
         floor: float,
@@ -83,7 +83,7 @@ class PrioritizedSampler:
         self._recent: deque[NDArray[np.float32]] = deque(maxlen=256)
 
     @classmethod
-    def make(cls, config: PrioritizedConfig, num_envs: int, length: int, seed: int, circuits: object) -> Self:
+    def make(cls, config: PrioritizedConfig, num_envs: int, length: int, seed: int, circuits: Any) -> Self:
         priorities = config.make_priorities(num_envs)
         proposal = TreeDistribution(priorities.tree, config.stratified)
         return cls(priorities, proposal, config.beta, config.beta_updates, 0.0, seed)
@@ -91,32 +91,21 @@ class PrioritizedSampler:
     @property
     def beta(self) -> float:
         start, end = self._beta
-        done = self.priorities.updates / self._beta_updates if self._beta_updates else 1.0
+        done = self.priorities.seen.updates / self._beta_updates if self._beta_updates else 1.0
         return start + (end - start) * min(done, 1.0)
-
-    def added(self, env: NDArray[np.int64], row: NDArray[np.int64]) -> None:
-        """New rows come into the tree with the next draw."""
 
     def draw(self, count: int, eligible: Eligible) -> tuple[Starts, NDArray[np.float32]]:
         priorities, proposal, random = self.priorities, self.proposal, self._random
         priorities.sync(eligible)
         proposal.prepare(priorities.filled)
         number = priorities.count
-        if self._floor > 0.0:
-            anywhere = random.random(random.binomial(count, self._floor)) * number
-            chosen = proposal.draw(count - len(anywhere), random)
-            leaf = np.concatenate([priorities.uniform(anywhere.astype(np.int64)), chosen])
-        else:
-            leaf = proposal.draw(count, random)
-        q = proposal.probability(leaf)
-        if self._floor > 0.0:
-            q *= 1.0 - self._floor
-            q += self._floor / number
-        weights = 1.0 / (number * q)
-        beta = self.beta
-        if beta != 1.0:
-            weights **= beta
-        self._note(weights, q)
+        anywhere = random.random(random.binomial(count, self._floor)) * number
+        chosen = proposal.draw(count - len(anywhere), random)
+        leaf = np.concatenate([priorities.uniform(anywhere.astype(np.int64)), chosen])
+        q = proposal.probability(leaf) * (1.0 - self._floor) + self._floor / number
+        weights = (1.0 / (number * q)) ** self.beta
+        self._sums += np.array([len(q), weights.sum(), weights @ weights, -np.log(q).sum()])
+        self._largest = max(self._largest, float(weights.max()))
         single = weights.astype(np.float32)
         self._recent.append(single)
         return priorities.starts(leaf), single
@@ -149,10 +138,6 @@ class PrioritizedSampler:
             weights = np.concatenate(self._recent)  # in the order of the leaves: the last are no sample
             out["replay/weight"] = weights[:: max(1, -(-len(weights) // HISTOGRAM))]
         return out
-
-    def _note(self, weights: NDArray[np.float64], q: NDArray[np.float64]) -> None:
-        self._sums += np.array([len(q), weights.sum(), weights @ weights, -np.log(q).sum()])
-        self._largest = max(self._largest, float(weights.max()))
 
     def state_dict(self) -> dict[str, Any]:
         return {

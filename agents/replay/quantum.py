@@ -1,7 +1,7 @@
 """Quantum replay: prioritized replay whose tree is measured as a quantum state, here or by circuits."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -9,7 +9,7 @@ from pydantic import Field
 from qdreamer.agents.replay.config import SAMPLERS
 from qdreamer.agents.replay.pool import ShotPool
 from qdreamer.agents.replay.prioritized import PrioritizedSampler, PriorityConfig
-from qdreamer.agents.replay.proposals import Proposal, TreeDistribution
+from qdreamer.agents.replay.sum_tree import TreeDistribution
 from qdreamer.configs.schema import Bool, Float, Int, settings
 from qdreamer.quantum.backends.factory import open_backend
 from qdreamer.quantum.circuits.backend import Backend, run
@@ -56,15 +56,13 @@ class QuantumReplayConfig(PriorityConfig):
 
 
 @SAMPLERS.register("quantum", QuantumReplayConfig)
-class QuantumSampler:
-    """Makes a prioritized sampler."""
+class QuantumSampler(PrioritizedSampler):
+    """A prioritized sampler that draws from the tree as a quantum state."""
 
-    @staticmethod
-    def make(
-        config: QuantumReplayConfig, num_envs: int, length: int, seed: int, circuits: CircuitAccess
-    ) -> PrioritizedSampler:
+    @classmethod
+    def make(cls, config: Any, num_envs: int, length: int, seed: int, circuits: CircuitAccess) -> Self:
         priorities = config.make_priorities(num_envs)
-        proposal: Proposal = TreeDistribution(priorities.tree)
+        proposal = TreeDistribution(priorities.tree)
         if config.sends_jobs(circuits.config):
             backend = circuits.backend("replay")
             warm_up(backend, config.qubits)
@@ -72,7 +70,7 @@ class QuantumSampler:
             proposal = ShotPool(
                 priorities.tree, config.qubits, config.shots, config.reuse, queue, seed, config.wait
             )
-        return PrioritizedSampler(priorities, proposal, config.beta, config.beta_updates, config.floor, seed)
+        return cls(priorities, proposal, config.beta, config.beta_updates, config.floor, seed)
 
 
 def warm_up(backend: Backend, qubits: int) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Seen
+from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Seen, Transform
 
 QUANTILES = 65_536  # errors kept to rank others by; exact for buffers up to this size
 
 
 @TRANSFORMS.register("rank")
-class Rank:
+class Rank(Transform):
     """(1/rank(e))^α: rank-based prioritization (Schaul et al. 2016, sec. 3.3). Ties share a rank.
 
     Ranks are those among the errors of the last fit, or, when there were more than QUANTILES, among

@@ -6,11 +6,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Pointwise, Seen
+from qdreamer.agents.replay.transforms import TRANSFORMS, Floats, Seen, Transform
 
 
 @TRANSFORMS.register("rotation")
-class Rotation(Pointwise):
+class Rotation(Transform):
     """Quantum-inspired replay after Wei et al. (2021): every sequence is a qubit, its weight P(1).
 
     The qubit starts at equal amplitudes, cos θ|0⟩ + sin θ|1⟩ with θ = π/4. Preparation rotates it by

@@ -6,6 +6,8 @@ Rudolph's state preparation, θ = 2·arcsin √(right / total): a walk is a meas
 state, qubit by qubit (docs/quantum-replay.md).
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -106,3 +108,42 @@ class SumTree:
             left_over -= left * right
             node += right
         return node
+
+
+class TreeDistribution:
+    """Draws in proportion to the weights, now: all qubits of the loaded state measured, in this process.
+
+    `stratified` draws one leaf from each of n equal parts of the total (Schaul et al. 2016, app. B.2.1): the
+    same probabilities, less variance. Draws come in the order of the leaves, which is cache-friendly.
+    Subclasses may lag behind the tree's weights; the probabilities that they name are those they draw with.
+    """
+
+    def __init__(self, tree: SumTree, stratified: bool = False) -> None:
+        self._tree, self._stratified = tree, stratified
+
+    def prepare(self, filled: int) -> None:
+        """Called before every batch; leaves from `filled` on were never used."""
+
+    def draw(self, count: int, random: np.random.Generator) -> Ints:
+        """Leaves (n,), in any order. Never one of weight 0."""
+        value = random.random(count)
+        if self._stratified:
+            value += np.arange(count)
+            value *= self._tree.total / count
+        else:
+            value.sort()
+            value *= self._tree.total
+        return self._tree.find(value)
+
+    def probability(self, leaf: Ints) -> Floats:
+        """The probability of drawing each of the leaves (n,) now."""
+        return self._tree.leaves.take(leaf) / self._tree.total
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""

@@ -5,7 +5,7 @@ sequence alone; `rank` and `boltzmann` compare it with all others, for which the
 to time.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,38 +25,25 @@ class Seen(NamedTuple):
 
 
 class Transform(Protocol):
-    fitted: bool
-    """True for transforms that need `fit`."""
+    """A transform without memory, but for what its class overrides."""
+
+    fitted: bool = False  # whether it needs `fit`
 
     @classmethod
-    def make(cls, config: Any) -> "Transform":
+    def make(cls, config: Any) -> Self:
         """From the settings of prioritized replay."""
         ...
 
     def fit(self, errors: Floats) -> None:
-        """All errors in the buffer, (N,), N ≥ 1."""
-        ...
+        """Take in all errors in the buffer, (N,), N ≥ 1."""
 
     def __call__(self, errors: Floats, visits: NDArray[Any], seen: Seen) -> Floats: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-TRANSFORMS: Registry[type[Transform]] = Registry("transforms", "qdreamer.agents.replay")
-
-
-class Pointwise:
-    """A transform without memory."""
-
-    fitted = False
-
-    def fit(self, errors: Floats) -> None:
-        """Nothing to fit."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore what `state_dict` gave."""
+
+
+TRANSFORMS: Registry[type[Transform]] = Registry("transforms", "qdreamer.agents.replay")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
-from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 from qdreamer.agents.replay.storage import start_at
 from qdreamer.configs.schema import Bool, settings
 
@@ -19,7 +19,7 @@ class UniformConfig(ReplayConfig):
 
 
 @SAMPLERS.register("uniform", UniformConfig)
-class UniformSampler:
+class UniformSampler(Sampler):
     """Every eligible start is equally likely; new, non-overlapping sequences go first, once.
 
     Args:
@@ -28,14 +28,13 @@ class UniformSampler:
     """
 
     def __init__(self, num_envs: int, length: int, online: bool, seed: int) -> None:
-        self._length = length
-        self._online = online
+        self._length, self._online = length, online
         self._random = np.random.default_rng(np.random.SeedSequence([2, seed]))
         self._queue: deque[tuple[int, int]] = deque()
         self._next = np.zeros(num_envs, np.int64)  # first row of the next sequence to queue
 
     @classmethod
-    def make(cls, config: UniformConfig, num_envs: int, length: int, seed: int, circuits: object) -> Self:
+    def make(cls, config: UniformConfig, num_envs: int, length: int, seed: int, circuits: Any) -> Self:
         return cls(num_envs, length, config.online, seed)
 
     def added(self, env: NDArray[np.int64], row: NDArray[np.int64]) -> None:
@@ -58,15 +57,6 @@ class UniformSampler:
             new = np.asarray(fresh, np.int64)
             env, row = np.concatenate([new[:, 0], env]), np.concatenate([new[:, 1], row])
         return Starts(env, row), np.ones(count, np.float32)
-
-    def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
-        """Uniform draws ignore priorities."""
-
-    def metrics(self) -> dict[str, float]:
-        return {}
-
-    def histograms(self) -> dict[str, NDArray[Any]]:
-        return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationConfig, EvaluationEpisode
-from qdreamer.agents.replay import Sampler
+from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.reporting.attention_report import attention_numbers, attention_picture, attention_views
 from qdreamer.agents.reporting.metrics import MetricsLog
 from qdreamer.agents.reporting.openloop import open_loop

@@ -14,9 +14,9 @@ from qdreamer.agents.dreamer import Dreamer, Outcome
 from qdreamer.agents.optim.local_objective import WorldModelObjective
 from qdreamer.agents.optim.optimizer import AgentOptimizer
 from qdreamer.agents.randomness import LEARNING, generator_state, make_generator, restore_generator
-from qdreamer.agents.replay import Replay, Starts
+from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.replay.signals import PriorityInputs, Signal
-from qdreamer.agents.replay.storage import Sample
+from qdreamer.agents.replay.storage import Replay, Sample
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
 

@@ -14,9 +14,9 @@ from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector, replay_fields
 from qdreamer.agents.optim.optimizer import make_optimizer
 from qdreamer.agents.randomness import WEIGHTS, shard_seed, stream_seed
-from qdreamer.agents.replay import Replay
 from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.signals import SIGNALS
+from qdreamer.agents.replay.storage import Replay
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config

@@ -204,8 +204,10 @@ class JobQueue:
         out["jobs_pending"] = float(self.pending)
         return out | self.budget.left()
 
-    def go_on_from(self, usage: Usage) -> None:
-        """Add the costs of earlier sessions, from a checkpoint; of budgets the journal knows better."""
+    def go_on_from(self, counts: Counts, usage: Usage) -> None:
+        """Add what earlier sessions counted and spent, by a checkpoint; of budgets the journal knows more."""
+        lost = self.counts.lost  # found out when the queue was made
+        self.counts = replace(counts, lost=counts.lost + lost)
         self.usage = replace(self.usage, circuits=usage.circuits) if self.budget.limited else usage
 
     def _say(self, text: str) -> None:

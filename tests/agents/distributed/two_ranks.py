@@ -17,7 +17,7 @@ from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import RanksError, SingleProcess
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector
-from qdreamer.agents.replay import Starts
+from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.training import make_learner
 from qdreamer.worldmodel.networks.heads import symlog

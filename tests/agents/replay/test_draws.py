@@ -5,10 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Starts, UniformSampler
 from qdreamer.agents.replay.pool import ShotPool
 from qdreamer.agents.replay.power import Power
-from qdreamer.agents.replay.proposals import TreeDistribution
+from qdreamer.agents.replay.priorities import Priorities
+from qdreamer.agents.replay.prioritized import PrioritizedSampler
+from qdreamer.agents.replay.sampler import Eligible, Starts
+from qdreamer.agents.replay.sum_tree import TreeDistribution
+from qdreamer.agents.replay.uniform import UniformSampler
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
 

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.agents.replay import Eligible, Priorities, PrioritizedSampler, Starts
 from qdreamer.agents.replay.pool import ShotPool, covering_level
 from qdreamer.agents.replay.power import Power
+from qdreamer.agents.replay.priorities import Priorities
+from qdreamer.agents.replay.prioritized import PrioritizedSampler
+from qdreamer.agents.replay.sampler import Eligible, Starts
 from qdreamer.agents.replay.sum_tree import SumTree
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, Measurement, Usage

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdreamer.agents.replay import Replay, Starts, UniformSampler
+from qdreamer.agents.replay.sampler import Starts
+from qdreamer.agents.replay.storage import Replay
+from qdreamer.agents.replay.uniform import UniformSampler
 
 LEVEL = 1e-4
 MANY = settings(max_examples=200)

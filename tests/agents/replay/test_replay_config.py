@@ -7,8 +7,8 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.replay.config import make_sampler
 from qdreamer.agents.replay.pool import ShotPool
 from qdreamer.agents.replay.prioritized import PrioritizedConfig
-from qdreamer.agents.replay.proposals import TreeDistribution
 from qdreamer.agents.replay.quantum import QuantumReplayConfig
+from qdreamer.agents.replay.sum_tree import TreeDistribution
 from qdreamer.agents.replay.uniform import UniformConfig
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.jobs.access import CircuitAccess

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdreamer.agents.replay import Starts
+from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.replay.signals import PriorityInputs, reward_error, td_error
 from qdreamer.agents.training.learner import AsyncReplayWriter, diversity
 from qdreamer.agents.training.training import make_agent

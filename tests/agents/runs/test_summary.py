@@ -20,7 +20,7 @@ from qdreamer.agents.training.training import Run, make_agent
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Usage
 from qdreamer.quantum.jobs.budget import CircuitBudget, Spending
-from qdreamer.quantum.jobs.job_queue import JobQueue, Limits
+from qdreamer.quantum.jobs.job_queue import Counts, JobQueue, Limits
 
 SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
@@ -115,6 +115,7 @@ def test_seconds_go_to_simulators_or_devices() -> None:
 def test_queues_go_on_from_a_checkpoint(budget: int | None, shots: int) -> None:
     """Where there is a budget, the journal knows what was spent of it; circuits it does not count."""
     queue: Any = JobQueue(Statevector(), Limits(1.0), print, budget=CircuitBudget(budget))
-    queue.go_on_from(Usage(3, 300, 1.5))
+    queue.go_on_from(Counts(lost=1), Usage(3, 300, 1.5))
+    assert queue.counts.lost == 1
     spending = queue.budget.spending()
     assert (spending.circuits, spending.shots) == (3, shots)
