@@ -18,7 +18,6 @@ class EluLinear(Born):
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__(heads, width)
-        self.floor = 0.0
         self.encoding = _EluFeatures(width)
         self.overlaps = self.encoding.overlaps
 
@@ -36,7 +35,7 @@ class Performer(EluLinear):
 
 
 class _EluFeatures:
-    real = False
+    real, floor = False, 0.0
 
     def __init__(self, width: int) -> None:
         self.size = width
@@ -47,12 +46,12 @@ class _EluFeatures:
     def features(self, x: Tensor) -> Tensor:
         return F.elu(x) + 1.0
 
-    def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
+    def read(self, features: Tensor, state: Tensor) -> Tensor:
         return features.mT @ state
 
 
 class _RandomFeatures:
-    real = False
+    real, floor = False, 0.0
 
     def __init__(self, width: int, features: int) -> None:
         self.size = features
@@ -73,7 +72,7 @@ class _RandomFeatures:
         exponent = self._directions.to(x) @ x - 0.5 * x.square().sum(-2, keepdim=True)
         return exponent.exp() * self.size**-0.5
 
-    def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
+    def read(self, features: Tensor, state: Tensor) -> Tensor:
         return features.mT @ state
 
 

@@ -26,7 +26,6 @@ from qdreamer.worldmodel.attention.draws import (
     STRATEGIES,
     Budget,
     effective_keys,
-    expected_error,
     relative_error,
 )
 from qdreamer.worldmodel.attention.kernel import causal
@@ -194,6 +193,16 @@ def independent(head: Head, draws: int) -> float:
     count = torch.full(head.p.shape[:-1], float(draws))
     expected = (expected_error(head.p, head.v, count).square() * exact.square().sum(-1)).mean()
     return float((measured / expected).sqrt())
+
+
+def expected_error(p: Tensor, v: Tensor, draws: Tensor) -> Tensor:
+    """√((Σ_m p_m|v_m|² − |o|²)/(S|o|²)), (…, N): of S independent draws, given the values (…, M, dv).
+
+    Needs the exact output o: for comparisons, not for estimates.
+    """
+    exact = (p @ v).square().sum(-1)
+    second = (p @ v.square().sum(-1, keepdim=True)).squeeze(-1)
+    return ((second - exact).clamp(min=0.0) / (draws * exact)).sqrt()
 
 
 def most_keys(heads: dict[str, Head], draws: int) -> str:

@@ -9,8 +9,6 @@ recurrent (`step`, constant cost and memory per step). The floor is a depolarizi
 (`encodings.py`), the decay gate is damping (`decay.py`), rotary phases are unitary evolution.
 """
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,7 +17,7 @@ from torch.nn import functional as F
 from qdreamer.configs.schema import Bool, Float, settings
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention import born_forms
-from qdreamer.worldmodel.attention.born_forms import Steps
+from qdreamer.worldmodel.attention.born_forms import Steps, lengths, ratio, with_one
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 from qdreamer.worldmodel.attention.encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
 from qdreamer.worldmodel.attention.kernel import AttentionKernel, unit
@@ -37,9 +35,6 @@ class BornConfig(ScheduledConfig):
     @property
     def damped(self) -> bool:
         return self.decay
-
-    def arguments(self, quantum: Any) -> dict[str, Any]:
-        return {"noise": self.noise, "floor": self.floor, "complex": self.complex}
 
 
 @ATTENTION.register("born", BornConfig)
@@ -68,8 +63,7 @@ class Born(AttentionKernel):
         super().__init__(heads, width, noise)
         if floor < LEAST_FLOOR:
             raise ValueError(f"floor={floor} is below {LEAST_FLOOR}: float32 needs it")
-        self.floor = floor
-        self.encoding: Encoding = ComplexAmplitudes(width) if complex else RealAmplitudes(width)
+        self.encoding: Encoding = (ComplexAmplitudes if complex else RealAmplitudes)(width, floor)
         self.measured = overlaps is not None
         self.overlaps: Overlaps = overlaps or self.encoding.overlaps
 
@@ -79,10 +73,10 @@ class Born(AttentionKernel):
     def native_form(self, learning: bool) -> AttentionForm | None:
         if self.measured or not self.encoding.real or (learning and self.noise):
             return None
-        return AttentionForm(torch.ones(self.heads), normalized=True, floor=self.floor)
+        return AttentionForm(torch.ones(self.heads), normalized=True, floor=self.encoding.floor)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        return self._kernel(q, k).log()
+        return self._kernel(self.overlaps, q, k).log()
 
     def attend_causal(
         self,
@@ -105,9 +99,11 @@ class Born(AttentionKernel):
                 raise ValueError("dropout and measured overlaps need all pairs: leave out `state`")
             return super().attend_causal(q, k, v, segments, valid, log_decay, dropout, generator)
         steps = Steps(self.encode(k), v, segments, valid, log_decay)
-        out = born_forms.chunked(self.encode(q), steps, self.floor, self.encoding, state)
+        out = born_forms.chunked(self.encode(q), steps, self.encoding, state)
         if self.training and self.noise:
-            out = out.lerp(_mean_so_far(v, segments, valid), self.noise)
+            ones = v.new_ones(*v.shape[:-1], 1)  # states that are all the same: the mean of the values so far
+            mean = born_forms.chunked(ones, Steps(ones, v, segments, valid), RealAmplitudes(1, 0.0))
+            out = out.lerp(mean, self.noise)
         return out
 
     def initial(self, batch: int, values: int, like: Tensor) -> Tensor:
@@ -124,9 +120,16 @@ class Born(AttentionKernel):
         is_first: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One step: (B, h, ·) each, log γ (B, h), is_first (B) → output (B, h, dv), new state."""
-        return born_forms.step(
-            self.encode(q), self.encode(k), v, state, self.floor, self.encoding, log_decay, is_first
-        )
+        keep = None if log_decay is None else log_decay.exp()
+        if is_first is not None:
+            fresh = (is_first <= 0.5).to(state.dtype).unsqueeze(-1)  # (B, 1)
+            keep = fresh if keep is None else keep * fresh
+        if keep is not None:
+            state = state * keep[..., None, None]
+        key, query = (self.encoding.features(self.encode(x).unsqueeze(-1)) for x in (k, q))
+        made = key, with_one(v).unsqueeze(-2)
+        state = torch.addcmul(state, *made) if keep is None else state.addcmul_(*made)
+        return ratio(self.encoding.read(query, state)).squeeze(-2), state
 
     def state_at(
         self,
@@ -142,33 +145,20 @@ class Born(AttentionKernel):
         steps = Steps(self.encode(k), v, segments, None, log_decay)
         return born_forms.state_at(steps, self.encoding, b, t, state)
 
-    def _kernel(self, q: Tensor, k: Tensor) -> Tensor:
+    def _kernel(self, overlaps: Overlaps, q: Tensor, k: Tensor) -> Tensor:
         """κ of encoded queries and keys."""
-        return self.overlaps(q, k) + self.floor * born_forms.lengths(k)
+        return overlaps(q, k) + self.encoding.floor * lengths(k)
 
     def _attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        bias: Tensor | None,
-        dropout: float,
-        generator: torch.Generator | None,
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
     ) -> Tensor:
-        kernel = self._kernel(self.encode(q), self.encode(k))  # (B, h, N, M)
+        kernel = self._kernel(self.overlaps, self.encode(q), self.encode(k))  # (B, h, N, M)
         if bias is not None:
             most = bias.detach().amax(-1, keepdim=True).clamp(min=torch.finfo(bias.dtype).min)
             kernel = kernel * (bias - most).exp()
         if mask is not None:
             kernel = kernel * mask
         if not dropout:
-            return born_forms.ratio(kernel @ born_forms.with_one(v))
+            return ratio(kernel @ with_one(v))
         total = kernel.sum(-1, keepdim=True)
         return F.dropout(kernel / total.where(total > 0, 1.0), dropout) @ v
-
-
-def _mean_so_far(v: Tensor, segments: Tensor | None, valid: Tensor | None) -> Tensor:
-    """Mean of the values that each step may see, (B, h, N, dv): attention with one state for all."""
-    ones = v.new_ones(*v.shape[:-1], 1)
-    return born_forms.chunked(ones, Steps(ones, v, segments, valid), 0.0, RealAmplitudes(1))

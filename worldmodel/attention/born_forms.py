@@ -27,15 +27,6 @@ CHUNKS_AT_ONCE = 128
 """So many chunks are treated together; a loop over such blocks keeps the form linear in N."""
 
 
-def chunk_length(length: int, size: int) -> int:
-    """C for N steps and φ features.
-
-    A state costs each step about as much as φ more pairs, so that fewer than C + φ steps are one chunk.
-    """
-    chunk = 32 if size <= 64 else 64 if size <= 256 else 128  # fastest as measured at d = 8, 16 and 64
-    return length if length <= chunk + size else chunk
-
-
 class Steps(NamedTuple):
     """N steps of the past, or of what becomes the past."""
 
@@ -46,46 +37,12 @@ class Steps(NamedTuple):
     log_decay: Tensor | None = None  # (B, h, N), log γ
 
     def part(self, start: int, end: int) -> "Steps":
-        cut = slice(start, end)
-        return Steps(
-            self.k[:, :, cut],
-            self.v[:, :, cut],
-            None if self.segments is None else self.segments[:, cut],
-            None if self.valid is None else self.valid[:, cut],
-            None if self.log_decay is None else self.log_decay[:, :, cut],
-        )
-
-
-def step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor,
-    floor: float,
-    encoding: Encoding,
-    log_decay: Tensor | None = None,
-    is_first: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One step: q, k (B, h, d), v (B, h, dv), log γ (B, h), is_first (B) → output (B, h, dv), state."""
-    keep = None if log_decay is None else log_decay.exp()
-    if is_first is not None:
-        fresh = (is_first <= 0.5).to(state.dtype).unsqueeze(-1)  # (B, 1)
-        keep = fresh if keep is None else keep * fresh
-    if keep is not None:
-        state = state * keep[..., None, None]
-    made = encoding.features(k.unsqueeze(-1)), with_one(v).unsqueeze(-2)
-    state = torch.addcmul(state, *made) if keep is None else state.addcmul_(*made)
-    read = encoding.read(encoding.features(q.unsqueeze(-1)), state, floor)  # (B, h, 1, dv + 1)
-    return ratio(read).squeeze(-2), state
+        rest = [None if x is None else x[..., start:end] for x in self[2:]]
+        return Steps(self.k[:, :, start:end], self.v[:, :, start:end], *rest)
 
 
 def chunked(
-    q: Tensor,
-    steps: Steps,
-    floor: float,
-    encoding: Encoding,
-    state: Tensor | None = None,
-    chunk: int | None = None,
+    q: Tensor, steps: Steps, encoding: Encoding, state: Tensor | None = None, chunk: int | None = None
 ) -> Tensor:
     """Queries (B, h, N, d) over the steps up to each: outputs (B, h, N, dv).
 
@@ -93,8 +50,11 @@ def chunked(
         state: (B, h, φ, dv + 1), what went before; episode 0 continues it.
         chunk: C, by default as fits N and φ. One chunk with nothing before it is the parallel form.
     """
-    length = q.shape[-2]
-    chunk = chunk or chunk_length(length, encoding.size)
+    length, size = q.shape[-2], encoding.size
+    if chunk is None:
+        # A state costs each step about as much as φ more pairs: fewer than C + φ steps are one chunk.
+        chunk = 32 if size <= 64 else 64 if size <= 256 else 128  # fastest as measured at d = 8, 16 and 64
+        chunk = length if length <= chunk + size else chunk
     outs = []
     number: Tensor | None = None  # the episode that `state` belongs to
     block = chunk * CHUNKS_AT_ONCE
@@ -105,17 +65,12 @@ def chunked(
             states = _carry(chunks, encoding, state)
             state = states[:, :, -1]
             number = None if chunks.segments is None else chunks.segments[:, -1, -1]
-        outs.append(_attend(q[:, :, start : start + block], chunks, states, floor, encoding))
+        outs.append(_attend(q[:, :, start : start + block], chunks, states, encoding))
     return outs[0] if len(outs) == 1 else torch.cat(outs, -2)
 
 
 def state_at(
-    steps: Steps,
-    encoding: Encoding,
-    b: Tensor,
-    t: Tensor,
-    state: Tensor | None = None,
-    chunk: int = 16,
+    steps: Steps, encoding: Encoding, b: Tensor, t: Tensor, state: Tensor | None = None, chunk: int = 16
 ) -> Tensor:
     """The states after steps t (n,) of rows b (n,): (n, h, φ, dv + 1), to go on with `step`.
 
@@ -208,7 +163,7 @@ def _carry(chunks: _Chunks, encoding: Encoding, state: Tensor | None) -> Tensor:
     return (chunks.across @ made.flatten(-2)).view_as(made)
 
 
-def _attend(q: Tensor, chunks: _Chunks, states: Tensor | None, floor: float, encoding: Encoding) -> Tensor:
+def _attend(q: Tensor, chunks: _Chunks, states: Tensor | None, encoding: Encoding) -> Tensor:
     """Outputs (B, h, N, dv) of the queries (B, h, N, d) of these chunks."""
     length, chunk = q.shape[-2], chunks.k.shape[-2]
     q = F.pad(q, (0, 0, 0, -length % chunk)).unflatten(-2, (-1, chunk))  # (B, h, G, C, d)
@@ -219,9 +174,9 @@ def _attend(q: Tensor, chunks: _Chunks, states: Tensor | None, floor: float, enc
     weight = weight.to(q.dtype)
     if chunks.total is not None:
         weight = weight * remains(chunks.total.unsqueeze(-1) - chunks.total.unsqueeze(-2), q.dtype)
-    kernel = encoding.overlaps(q, chunks.k) + floor * lengths(chunks.k)
+    kernel = encoding.overlaps(q, chunks.k) + encoding.floor * lengths(chunks.k)
     sums = (kernel * weight) @ chunks.w  # (B, h, G, C, dv + 1)
     if states is not None:
-        before = encoding.read(encoding.features(q.mT), states[:, :, :-1], floor)
+        before = encoding.read(encoding.features(q.mT), states[:, :, :-1])
         sums = sums + (before if chunks.from_start is None else before * chunks.from_start.unsqueeze(-1))
     return ratio(sums).flatten(2, 3)[:, :, :length]

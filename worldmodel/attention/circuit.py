@@ -13,6 +13,7 @@ validation and study, with few short sequences; `born` gives the same numbers te
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,20 +38,15 @@ class CircuitConfig(ScheduledConfig):
     floor: Float = Field(ge=LEAST_FLOOR)  # depolarizing, of the queries
 
     def __post_init__(self) -> None:
-        if self.head & (self.head - 1):
-            raise ValueError(f"attention.head={self.head} must be a power of two: circuits load 2, 4, 8, …")
-
-    def arguments(self, quantum: Any) -> dict[str, Any]:
-        return {"noise": self.noise, "floor": self.floor, "quantum": quantum}
+        check_width("attention.head", self.head)
 
     def check(self, root: Any) -> None:
         """Overlaps must be measured as often as an agent asks for them."""
-        head, quantum = root.sequence.head, root.quantum
-        if head & (head - 1):
-            raise ValueError(f"sequence.head={head} must be a power of two for attention=circuit")
-        if quantum.remote:
+        check_width("sequence.head", root.sequence.head)
+        if root.quantum.remote:
+            device = root.quantum.device
             raise ValueError(
-                f"attention=circuit asks at every step, which quantum.device={quantum.device} cannot answer: "
+                f"attention=circuit asks at every step, which quantum.device={device} cannot answer: "
                 "use quantum.device=FakeGuadalupeV2, or attention=born"
             )
 
@@ -74,16 +70,13 @@ class Circuit(Born):
         floor: float = LEAST_FLOOR,
         quantum: QuantumConfig | None = None,
     ) -> None:
-        if width < 2 or width & (width - 1):
-            raise ValueError(f"circuits load 2, 4, 8, … amplitudes, not {width}: set attention.head=16")
+        check_width("attention.head", width)
         super().__init__(heads, width, noise, floor, overlaps=self._ask)
         self._quantum = quantum
-        self._node: Callable[[Tensor], Tensor] | None = None  # made when it is needed, as is the backend:
-        self._backend: Backend | None = None  # imports take seconds
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """log κ by the closed form."""
-        return (self.encoding.overlaps(q, k) + self.floor * k.square().sum(-1).unsqueeze(-2)).log()
+        return self._kernel(self.encoding.overlaps, q, k).log()
 
     def _ask(self, q: Tensor, k: Tensor) -> Tensor:
         """Overlaps of encoded queries (…, N, d) with keys (…, M, d): (…, N, M)."""
@@ -101,22 +94,31 @@ class Circuit(Born):
         """⟨φ(q)|φ(k)⟩² (R,), float64, of the rows of (R, d) and (R, d)."""
         quantum = self._quantum
         if quantum is None or self.training or not quantum.samples:
-            node = self._differentiable()
-            return node(overlap_values(queries, keys))[:, 0]
-        if self._backend is None:
-            self._backend = make_backend(quantum)
+            return self._node(overlap_values(queries, keys))[:, 0]
         seed = int(torch.randint(2**31 - 1000, ()))
         measurement = run(self._backend, [OverlapTask(queries, keys)], quantum.shots, seed)
         return OverlapTask.overlaps(measurement.bits[0], measurement.confusion[0])
 
-    def _differentiable(self) -> Callable[[Tensor], Tensor]:
-        if self._node is None:
-            from qdreamer.quantum.backends.pennylane_backend import overlap_node
+    # Both are made when they are needed: imports take seconds.
 
-            noise = None if self._quantum is None or self._quantum.noise.is_noiseless else self._quantum.noise
-            self._node = overlap_node(qubits_for(self.width), noise)
-        assert self._node is not None
-        return self._node
+    @cached_property
+    def _node(self) -> Callable[[Tensor], Tensor]:
+        """Probabilities (R, 2^n) of angles (R, P), with gradients."""
+        from qdreamer.quantum.backends.pennylane_backend import overlap_node
+
+        noise = None if self._quantum is None or self._quantum.noise.is_noiseless else self._quantum.noise
+        return overlap_node(qubits_for(self.width), noise)
+
+    @cached_property
+    def _backend(self) -> Backend:
+        assert self._quantum is not None
+        return make_backend(self._quantum)
+
+
+def check_width(name: str, width: int) -> None:
+    """Raises ValueError unless a circuit can load so many amplitudes."""
+    if width < 2 or width & (width - 1):
+        raise ValueError(f"{name}={width} must be a power of two for attention=circuit: 2, 4, 8, …")
 
 
 def _loadable(x: Tensor) -> Tensor:

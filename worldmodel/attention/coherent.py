@@ -33,9 +33,6 @@ PHOTONS = (0.25, 256.0)
 class CoherentConfig(ScheduledConfig):
     noise: Float = Field(ge=0.0, le=1.0)  # depolarizing, in training
 
-    def arguments(self, quantum: Any) -> dict[str, Any]:
-        return {"noise": self.noise}
-
 
 @ATTENTION.register("coherent", CoherentConfig)
 class Coherent(DotProduct):
@@ -63,15 +60,12 @@ class Coherent(DotProduct):
     def native_form(self, learning: bool) -> AttentionForm | None:
         return None if learning and self.noise else AttentionForm(2.0 * self.photons(), normalized=True)
 
-    def amplify(self, q: Tensor) -> Tensor:
-        return q * (2.0 * self.photons()[:, None, None])
+    def scale(self) -> Tensor:
+        return 2.0 * self.photons()[:, None, None]
 
-    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
         # The whole of 2s² on the queries, none on the keys: the same products, less work.
-        return unit(q, 2.0 * self.photons()[:, None, None]), unit(k)
-
-    def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        return q @ k.mT * (2.0 * self.photons()[:, None, None])
+        return unit(q, self.scale()), unit(k), 1.0
 
 
 class _Clamp(torch.autograd.Function):

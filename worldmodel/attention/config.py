@@ -50,8 +50,12 @@ class AttentionConfig(PartConfig):
         return False
 
     def arguments(self, quantum: Any) -> dict[str, Any]:
-        """What the kernel's class takes beside h and d; `quantum` is that section of the config, or None."""
-        return {}
+        """What the kernel's class takes beside h and d: settings by their names.
+
+        `quantum` is that section of the config, or None.
+        """
+        offered = {**vars(self), "quantum": quantum}
+        return {name: offered[name] for name in keywords(self.name) if name in offered}
 
 
 @settings
@@ -65,16 +69,20 @@ class ScheduledConfig(AttentionConfig):
         return self.curriculum if self.curriculum.used else None
 
 
+def keywords(name: str) -> list[str]:
+    """What the class of the kind called `name` takes beside h and d. Raises ConfigError if there is none."""
+    return list(inspect.signature(ATTENTION[name].part).parameters)[2:]
+
+
 def make_kind(name: str, heads: int, width: int, **arguments: Any) -> AttentionKernel:
     """The kind called `name` for h heads of d features; `arguments` are those of its class.
 
     Raises ValueError for an unknown name or argument, or a wrong value.
     """
-    kernel = ATTENTION[name].part
-    known = list(inspect.signature(kernel).parameters)[2:]
+    known = keywords(name)
     wrong = sorted(set(arguments) - set(known))
     if wrong:
         raise ValueError(
             f"{name} attention has no {', '.join(wrong)}: it has {', '.join(known) or 'no settings'}"
         )
-    return kernel(heads, width, **arguments)
+    return ATTENTION[name].part(heads, width, **arguments)

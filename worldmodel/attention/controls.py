@@ -14,7 +14,7 @@ class Uniform(Softmax):
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__(heads, width)
-        self.scale = 0.0
+        self.factor = 0.0
 
 
 @ATTENTION.register("random_keys", CoherentConfig)

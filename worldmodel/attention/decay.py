@@ -18,9 +18,6 @@ class DecayGate(nn.Linear):
 
     quantum = True  # a gate is the damping of a qubit: see `AttentionKernel.quantum`
 
-    def __init__(self, width: int, heads: int, dtype: torch.dtype | None = None) -> None:
-        super().__init__(width, heads, dtype=dtype)
-
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
         lasting = torch.logspace(2, 6, self.out_features, base=2.0, dtype=self.bias.dtype)

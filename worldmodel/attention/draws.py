@@ -46,20 +46,17 @@ Strategy = Callable[[Tensor, Budget, torch.Generator | None], Estimate]
 
 def importance(p: Tensor, budget: Budget, generator: torch.Generator | None) -> Estimate:
     """S independent draws, each with weight 1/S."""
-    u = _uniforms(p, budget.draws, generator)
-    return _drawn(p, u, torch.full_like(u, 1.0 / budget.draws))
+    return _drawn(p, _uniforms(p, budget.draws, generator))
 
 
 def stratified(p: Tensor, budget: Budget, generator: torch.Generator | None) -> Estimate:
     """One draw in each of S equal parts of the distribution function."""
-    u = (_uniforms(p, budget.draws, generator) + _steps(p, budget.draws)) / budget.draws
-    return _drawn(p, u, torch.full_like(u, 1.0 / budget.draws))
+    return _drawn(p, (_uniforms(p, budget.draws, generator) + _steps(p, budget.draws)) / budget.draws)
 
 
 def systematic(p: Tensor, budget: Budget, generator: torch.Generator | None) -> Estimate:
     """A comb of S teeth, 1/S apart, with one random offset."""
-    u = (_uniforms(p, 1, generator) + _steps(p, budget.draws)) / budget.draws
-    return _drawn(p, u, torch.full_like(u, 1.0 / budget.draws))
+    return _drawn(p, (_uniforms(p, 1, generator) + _steps(p, budget.draws)) / budget.draws)
 
 
 def adaptive(p: Tensor, budget: Budget, generator: torch.Generator | None) -> Estimate:
@@ -79,7 +76,7 @@ def topk_rest(p: Tensor, budget: Budget, generator: torch.Generator | None) -> E
     rest = p.detach().masked_fill(top, 0.0)
     count = budget.draws - budget.top
     each = rest.sum(-1, keepdim=True) / count
-    drawn = _drawn(p, _uniforms(p, count, generator), each.expand(*each.shape[:-1], count), rest)
+    drawn = _drawn(p, _uniforms(p, count, generator), each, rest)
     return Estimate(p * top + drawn.weights, drawn.draws + budget.top)
 
 
@@ -97,12 +94,8 @@ def control(p: Tensor, budget: Budget, generator: torch.Generator | None) -> Est
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "importance": importance,
-    "stratified": stratified,
-    "systematic": systematic,
-    "adaptive": adaptive,
-    "topk_rest": topk_rest,
-    "control": control,
+    strategy.__name__: strategy
+    for strategy in (importance, stratified, systematic, adaptive, topk_rest, control)
 }
 
 
@@ -122,16 +115,6 @@ def predicted_error(p: Tensor, draws: Tensor) -> Tensor:
     return ((effective_keys(p) - 1.0).clamp(min=0.0) / draws).sqrt()
 
 
-def expected_error(p: Tensor, v: Tensor, draws: Tensor) -> Tensor:
-    """√((Σ_m p_m|v_m|² − |o|²)/(S|o|²)), (…, N): of S independent draws, given the values (…, M, dv).
-
-    Needs the exact output o: for comparisons, not for estimates.
-    """
-    exact = (p @ v).square().sum(-1)
-    second = (p @ v.square().sum(-1, keepdim=True)).squeeze(-1)
-    return ((second - exact).clamp(min=0.0) / (draws * exact)).sqrt()
-
-
 def relative_error(estimate: Tensor, exact: Tensor) -> Tensor:
     """|ô − o|/|o| of each query, (…, N): for logging beside the predicted one."""
     return (estimate - exact).norm(dim=-1) / exact.norm(dim=-1)
@@ -145,13 +128,14 @@ def _steps(p: Tensor, count: int) -> Tensor:
     return torch.arange(count, dtype=p.dtype, device=p.device)
 
 
-def _drawn(p: Tensor, u: Tensor, value: Tensor, among: Tensor | None = None) -> Estimate:
-    """Keys at the quantiles u (…, N, S) of `among` (p itself by default), each with weight `value`."""
+def _drawn(p: Tensor, u: Tensor, value: Tensor | None = None, among: Tensor | None = None) -> Estimate:
+    """Keys at the quantiles u (…, N, S) of `among` (p itself by default), each with weight `value` (1/S)."""
     with torch.no_grad():
         cdf = (p if among is None else among).cumsum(-1)
         total = cdf[..., -1:].contiguous()
         # Rounding may lead past the last key with p > 0, which is where the total is first reached.
         index = torch.searchsorted(cdf, u * total, right=True).minimum(torch.searchsorted(cdf, total))
+        value = torch.full_like(u, 1.0 / u.shape[-1]) if value is None else value.expand_as(u)
         value = value * (total > 0)
         weights = torch.zeros_like(p).scatter_add_(-1, index, value)
         ratio = torch.where(weights > 0, weights / p, 0.0)

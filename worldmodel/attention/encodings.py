@@ -12,25 +12,24 @@ The floor f is a depolarizing channel on the query's state, up to normalisation:
 Tr((ρ_q + f·1) ρ_k) = |⟨q|k⟩|² + f, for keys of length one (Tr ρ_k = 1).
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+Overlaps = Callable[[Tensor, Tensor], Tensor]
+"""Measures |⟨φ(q)|φ(k)⟩|² of unit vectors (…, N, d), (…, M, d) → (…, N, M).
 
-class Overlaps(Protocol):
-    """Measures |⟨φ(q)|φ(k)⟩|² of unit vectors (…, N, d), (…, M, d) → (…, N, M).
-
-    The seam for circuits: `Born.overlaps` can be replaced by anything of this form, such as an
-    inversion test on a quantum backend.
-    """
-
-    def __call__(self, q: Tensor, k: Tensor) -> Tensor: ...
+The seam for circuits: `Born.overlaps` can be replaced by anything of this form, such as an
+inversion test on a quantum backend.
+"""
 
 
 class Encoding(Protocol):
     """How unit vectors become states. Column layout: features in rows, C vectors in columns."""
 
+    floor: float  # f
     size: int  # φ, the number of features
     real: bool  # real amplitudes: overlaps are squares of products
 
@@ -42,7 +41,7 @@ class Encoding(Protocol):
         """(…, d, C) → (…, φ, C)."""
         ...
 
-    def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
+    def read(self, features: Tensor, state: Tensor) -> Tensor:
         """Σ_m Tr((ρ_q + f·1) ρ_m) w_m for queries (…, φ, C), given Σ_m φ(k_m) w_mᵀ (…, φ, D): (…, C, D)."""
         ...
 
@@ -56,8 +55,8 @@ class RealAmplitudes:
 
     real = True
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, width: int, floor: float) -> None:
+        self.width, self.floor = width, floor
         self.size = (width // 2 + 1) * width
         # How often the product of two features counts in ⟨x|y⟩² = Σ_ij x_i x_j y_i y_j.
         counts = torch.full((width // 2 + 1, width), 2.0)
@@ -74,9 +73,9 @@ class RealAmplitudes:
         shifted = around.unfold(-2, self.width, 1).mT  # (…, ⌊d/2⌋ + 1, d, C)
         return (shifted * x.unsqueeze(-3)).flatten(-3, -2)
 
-    def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
+    def read(self, features: Tensor, state: Tensor) -> Tensor:
         weighted = features * self._counts.to(features)
-        weighted[..., : self.width, :] += floor  # shift 0 is the diagonal: its sum is the trace
+        weighted[..., : self.width, :] += self.floor  # shift 0 is the diagonal: its sum is the trace
         return weighted.mT @ state
 
 
@@ -89,10 +88,10 @@ class ComplexAmplitudes:
 
     real = False
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, floor: float) -> None:
         if width % 2:
             raise ValueError(f"complex amplitudes need an even head width, not {width}: set complex=False")
-        self._modes = width // 2
+        self._modes, self.floor = width // 2, floor
         self.size = self._modes**2
 
     def overlaps(self, q: Tensor, k: Tensor) -> Tensor:
@@ -105,7 +104,7 @@ class ComplexAmplitudes:
         first = a.unsqueeze(-2) * (a - b).unsqueeze(-3)  # a_i(a_j − b_j) + b_i(a_j + b_j)
         return torch.addcmul(first, b.unsqueeze(-2), (a + b).unsqueeze(-3)).flatten(-3, -2)
 
-    def read(self, features: Tensor, state: Tensor, floor: float) -> Tensor:
+    def read(self, features: Tensor, state: Tensor) -> Tensor:
         weighted = features.clone()
-        weighted[..., :: self._modes + 1, :] += floor  # the diagonal, whose sum is the trace
+        weighted[..., :: self._modes + 1, :] += self.floor  # the diagonal, whose sum is the trace
         return weighted.mT @ state

@@ -76,10 +76,18 @@ class AttentionKernel(nn.Module):
             dropout: probability that a weight is dropped, the others scaled up.
             generator: for kinds that draw (`sampled`).
         """
-        out = self._attend(q, k, v, mask, bias, dropout, generator)
+        out = self._attend(q, k, v, mask, bias, dropout)
+        if out is None:
+            return self.applied_weights(q, k, mask, bias, dropout, generator) @ v
         if self.training and self.noise:
-            out = depolarize(out, v, allowed(mask, bias), self.noise)
+            out = depolarize(out, mask, bias, self.noise, v)
         return out
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
+    ) -> Tensor | None:
+        """`attend` without noise, in kinds that have a faster way to it than by `applied_weights`."""
+        return None
 
     def applied_weights(
         self,
@@ -93,7 +101,7 @@ class AttentionKernel(nn.Module):
         """The weights (B, h, N, M) that `attend` multiplies the values with: drawn, dropped, with noise."""
         weights = F.dropout(self.estimate(self.weights(q, k, mask, bias), generator), dropout)
         if self.training and self.noise:
-            weights = depolarize_weights(weights, allowed(mask, bias), self.noise)
+            weights = depolarize(weights, mask, bias, self.noise)
         return weights
 
     def estimate(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -142,18 +150,6 @@ class AttentionKernel(nn.Module):
         """
         return masked_softmax(self.scores(q, k), None, bias) @ v
 
-    def _attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        bias: Tensor | None,
-        dropout: float,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        return F.dropout(self.estimate(self.weights(q, k, mask, bias), generator), dropout) @ v
-
 
 def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Softmax over the allowed keys; zeros where none is. Shapes as in `AttentionKernel.attend`."""
@@ -173,48 +169,20 @@ def segment_ids(is_first: Tensor) -> Tensor:
     return (is_first > 0.5).long().cumsum(-1)
 
 
-def causal(steps: int, device: torch.device | None = None, window: int | None = None) -> Tensor:
-    """(T, T): key m ≤ query n, and n − m < window if there is one."""
-    n = torch.arange(steps, device=device)
-    distance = n.unsqueeze(1) - n  # (T, T)
-    mask = distance >= 0
-    return mask if window is None else mask & (distance < window)
+def causal(steps: int, device: torch.device | None = None) -> Tensor:
+    """(T, T): key m ≤ query n."""
+    return torch.ones(steps, steps, dtype=torch.bool, device=device).tril()
 
 
-def segment_causal(segments: Tensor, window: int | None = None) -> Tensor:
-    """Segment ids (B, T) → (B, 1, T, T): causal ∧ same episode ∧ window."""
-    same = segments.unsqueeze(-1) == segments.unsqueeze(-2)  # (B, T, T)
-    return (same & causal(segments.shape[-1], segments.device, window)).unsqueeze(1)
+def segment_causal(segments: Tensor) -> Tensor:
+    """Segment ids (B, T) → (B, 1, T, T): causal ∧ same episode."""
+    return (segments.unsqueeze(-1) == segments.unsqueeze(-2)).tril().unsqueeze(1)
 
 
-def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """What both masks allow; None allows everything."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a & b
-
-
-def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """The sum of two biases; None is zero."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
-
-
-def allowed(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
-    """The mask of what a mask and a bias allow together: a bias of −∞ forbids."""
-    return mask if bias is None else both(mask, bias > -torch.inf)
-
-
-def as_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
-    """A mask and a bias in one tensor, the form that SDPA takes: boolean if there is no bias."""
-    if bias is None:
-        return mask
-    return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-
-
-def depolarize(out: Tensor, v: Tensor, mask: Tensor | None, strength: float) -> Tensor:
-    """Return outputs (B, h, N, dv) after the depolarizing channel, a regulariser in closed form.
+def depolarize(
+    out: Tensor, mask: Tensor | None, bias: Tensor | None, strength: float, v: Tensor | None = None
+) -> Tensor:
+    """Return outputs or weights after the depolarizing channel, a regulariser in closed form.
 
     Attention measures which key a query finds: the state of that index register over the M allowed keys is
     ρ_n = Σ_m w_nm |m⟩⟨m|. The channel of strength ε (Nielsen & Chuang 2010, eq. 8.102, for dimension M)
@@ -226,27 +194,19 @@ def depolarize(out: Tensor, v: Tensor, mask: Tensor | None, strength: float) -> 
     the floor f of `born`. A query that may see no key keeps its output.
 
     Args:
-        v: values (B, h, M, dv). mask: who may see them. strength: ε.
+        out: weights (B, h, N, M), or the outputs (B, h, N, dv) of values v (B, h, M, dv).
+        mask, bias: as of `attend`; a bias of −∞ forbids.
+        strength: ε.
     """
-    if mask is None:
-        return out.lerp(v.mean(-2, keepdim=True).expand_as(out), strength)
-    uniform, some = _uniform(mask, v.shape[-2], v.dtype)
-    return out.lerp((uniform @ v).expand_as(out), strength).where(some, out)
-
-
-def depolarize_weights(weights: Tensor, mask: Tensor | None, strength: float) -> Tensor:
-    """Return weights (B, h, N, M) after the channel of `depolarize`."""
-    if mask is None:
-        return weights * (1.0 - strength) + strength / weights.shape[-1]
-    uniform, some = _uniform(mask, weights.shape[-1], weights.dtype)
-    return weights.lerp(uniform.expand_as(weights), strength).where(some, weights)
-
-
-def _uniform(mask: Tensor, keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Equal weights on the allowed keys, (…, N or 1, M), and whether there are any, (…, N or 1, 1)."""
-    allowed = mask.expand(*mask.shape[:-1], keys).to(dtype)
-    count = allowed.sum(-1, keepdim=True)
-    return allowed / count.clamp(min=1.0), count > 0
+    keys = out.shape[-1] if v is None else v.shape[-2]
+    allowed = out.new_ones(1, keys, dtype=torch.bool) if mask is None else mask
+    if bias is not None:
+        allowed = allowed & (bias > -torch.inf)
+    uniform = allowed.expand(*allowed.shape[:-1], keys).to(out.dtype)  # (…, N or 1, M)
+    count = uniform.sum(-1, keepdim=True)
+    uniform = uniform / count.clamp(min=1.0)
+    mixed = uniform if v is None else uniform @ v
+    return out.lerp(mixed.expand_as(out), strength).where(count > 0, out)
 
 
 SMALLEST = 1e-12

@@ -5,7 +5,7 @@ values at S measured keys are averaged. An estimator study, not a speed-up: ever
 products of queries and keys. Strategies and their gradient: `draws.py`.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -14,23 +14,8 @@ from torch import Tensor
 from qdreamer.configs.schema import Float, Int, one_of, settings
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
-from qdreamer.worldmodel.attention.draws import (
-    STRATEGIES,
-    Budget,
-    effective_keys,
-    predicted_error,
-    relative_error,
-)
+from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, predicted_error, relative_error
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
-
-
-class Measurement(NamedTuple):
-    """For logging; N queries."""
-
-    output: Tensor  # (B, h, N, dv)
-    draws: Tensor  # (B, h, N): S
-    effective: Tensor  # (B, h, N): N_eff
-    predicted: Tensor  # (B, h, N): √((N_eff − 1)/S)
 
 
 @settings
@@ -39,9 +24,6 @@ class SampledConfig(ScheduledConfig):
     draws: Int = Field(ge=1)  # S, keys looked at per query
     top: Int = Field(ge=0)  # of them the largest, for topk_rest
     error: Float = Field(gt=0.0)  # wanted relative error, for adaptive
-
-    def arguments(self, quantum: Any) -> dict[str, Any]:
-        return {"strategy": self.strategy, "draws": self.draws, "top": self.top, "error": self.error}
 
 
 @ATTENTION.register("sampled", SampledConfig)
@@ -71,34 +53,20 @@ class Sampled(AttentionKernel):
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return q @ k.mT * self.width**-0.5
 
+    @torch.no_grad()
     def head_numbers(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        measured = self.measure(q, k, v, mask)
-        error = relative_error(measured.output, self.weights(q, k, mask) @ v)
-        return {
-            "error": error.mean((0, 2)),
-            "predicted_error": measured.predicted.mean((0, 2)),
-            "draws": measured.draws.to(error.dtype).mean((0, 2)),
+        p = self.weights(q, k, mask)
+        weights, draws = self.strategy(p, self.budget, None)
+        numbers = {
+            "error": relative_error(weights @ v, p @ v),
+            "predicted_error": predicted_error(p, draws),
+            "draws": draws.to(p.dtype),
         }
+        return {name: each.mean((0, 2)) for name, each in numbers.items()}  # of B, h, N
 
     def native_form(self, learning: bool) -> AttentionForm | None:
-        return (
-            None if learning else AttentionForm(torch.full((self.heads,), self.width**-0.5), normalized=False)
-        )
+        scale = torch.full((self.heads,), self.width**-0.5)
+        return None if learning else AttentionForm(scale, normalized=False)
 
     def estimate(self, weights: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.strategy(weights, self.budget, generator).weights
-
-    @torch.no_grad()
-    def measure(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None = None,
-        bias: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Measurement:
-        """`attend` with S and the predicted error of each query; `draws.relative_error` has the true one."""
-        p = self.weights(q, k, mask, bias)
-        weights, draws = self.strategy(p, self.budget, generator)
-        return Measurement(weights @ v, draws, effective_keys(p), predicted_error(p, draws))

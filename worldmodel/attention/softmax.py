@@ -9,17 +9,22 @@ from torch.nn import functional as F
 
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
-from qdreamer.worldmodel.attention.kernel import AttentionKernel, as_bias
+from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
 
 class DotProduct(AttentionKernel):
-    """log κ = scale·q'·k', where `operands` makes q' and k' of queries and keys."""
+    """log κ = scale·q·k of encoded queries and keys."""
 
-    scale = 1.0
-
-    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """What SDPA takes."""
+    def scale(self) -> float | Tensor:
+        """One number, or one for each head (h, 1, 1)."""
         raise NotImplementedError
+
+    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
+        """What SDPA takes of queries and keys, and the factor that it puts before their products."""
+        raise NotImplementedError
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.mT * self.scale()
 
     def attend_causal(
         self,
@@ -36,28 +41,19 @@ class DotProduct(AttentionKernel):
         if not plain or (self.training and self.noise):
             return super().attend_causal(q, k, v, segments, valid, log_decay, dropout, generator)
         # Told that it is causal, SDPA leaves out half of the products.
-        q, k = self.operands(q, k)
-        return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=self.scale)
-
-    def amplify(self, q: Tensor) -> Tensor:
-        """Encoded queries (B, h, N, d) such that log κ is their product with encoded keys."""
-        raise NotImplementedError
+        q, k, scale = self.operands(q, k)
+        return F.scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=scale)
 
     def attend_encoded(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.scaled_dot_product_attention(self.amplify(q), k, v, bias, scale=1.0)
+        return F.scaled_dot_product_attention(q * self.scale(), k, v, bias, scale=1.0)
 
     def _attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        bias: Tensor | None,
-        dropout: float,
-        generator: torch.Generator | None,
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
     ) -> Tensor:
-        q, k = self.operands(q, k)
-        return F.scaled_dot_product_attention(q, k, v, as_bias(mask, bias), dropout, scale=self.scale)
+        q, k, scale = self.operands(q, k)
+        if bias is not None:
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
 
 
 @ATTENTION.register("softmax", AttentionConfig)
@@ -66,16 +62,13 @@ class Softmax(DotProduct):
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__(heads, width)
-        self.scale = width**-0.5
+        self.factor = width**-0.5
 
-    def amplify(self, q: Tensor) -> Tensor:
-        return q * self.scale
+    def scale(self) -> float:
+        return self.factor
 
-    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return q, k
+    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
+        return q, k, self.factor
 
     def native_form(self, learning: bool) -> AttentionForm:
-        return AttentionForm(torch.full((self.heads,), self.scale), normalized=False)
-
-    def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        return q @ k.mT * self.scale
+        return AttentionForm(torch.full((self.heads,), self.factor), normalized=False)

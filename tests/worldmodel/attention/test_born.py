@@ -57,23 +57,23 @@ def test_weights_equal_overlaps_of_pennylane_states(heads_of, complex, rotary):
 def test_features_give_the_overlaps(encoding, width, seed):
     if encoding is ComplexAmplitudes and width % 2:
         with pytest.raises(ValueError, match="even head width"):
-            encoding(width)
+            encoding(width, 0.0)
         return
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(5, width, generator=generator, dtype=torch.float64) for _ in range(2))
-    maps = encoding(width)
+    maps, floored_maps = encoding(width, 0.0), encoding(width, 0.3)
     features = maps.features(x.mT)  # (φ, 5)
     assert features.shape == (maps.size, 5)
     state = maps.features(y.mT).unsqueeze(-1)  # (φ, 5, 1): a state for each key
-    read = torch.stack([maps.read(features, one, 0.0)[:, 0] for one in state.unbind(1)], -1)
+    read = torch.stack([maps.read(features, one)[:, 0] for one in state.unbind(1)], -1)
     assert_close(read, maps.overlaps(x, y))
-    floored = torch.stack([maps.read(features, one, 0.3)[:, 0] for one in state.unbind(1)], -1)
+    floored = torch.stack([floored_maps.read(features, one)[:, 0] for one in state.unbind(1)], -1)
     assert_close(floored, maps.overlaps(x, y) + 0.3 * y.square().sum(-1))
 
 
 def test_features_are_about_half_or_a_quarter_of_the_squares():
-    assert [RealAmplitudes(d).size for d in (8, 16, 64)] == [40, 144, 2112]
-    assert [ComplexAmplitudes(d).size for d in (8, 16, 64)] == [16, 64, 1024]
+    assert [RealAmplitudes(d, 0.0).size for d in (8, 16, 64)] == [40, 144, 2112]
+    assert [ComplexAmplitudes(d, 0.0).size for d in (8, 16, 64)] == [16, 64, 1024]
 
 
 def test_the_floor_is_a_depolarizing_channel_on_the_query():
@@ -116,11 +116,7 @@ class Case:
             segments = segment_ids(self.is_first[:, start:end])
             part = Steps(k, self.v, self.segments, None, self.log_decay).part(start, end)
             part = part._replace(segments=segments)
-            outs.append(
-                born_forms.chunked(
-                    q[:, :, start:end], part, self.kind.floor, self.kind.encoding, state, chunk
-                )
-            )
+            outs.append(born_forms.chunked(q[:, :, start:end], part, self.kind.encoding, state, chunk))
             rows, last = torch.arange(2), torch.full((2,), end - start - 1)
             state = born_forms.state_at(part, self.kind.encoding, rows, last, state)
         return torch.cat(outs, 2)
@@ -202,7 +198,7 @@ def test_padding_keys_and_zero_vectors_have_no_weight(heads_of):
     expected = case.kind.attend(case.q, case.k, case.v, segment_causal(case.segments) & valid[:, None, None])
     got = born_forms.chunked(
         case.kind.encode(case.q), Steps(case.kind.encode(case.k), case.v, case.segments, valid),
-        case.kind.floor, case.kind.encoding, chunk=8,
+        case.kind.encoding, chunk=8,
     )  # fmt: skip
     assert_close(got, expected)
     empty = case.k * valid[:, None, :, None]

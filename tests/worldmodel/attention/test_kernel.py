@@ -12,7 +12,6 @@ from qdreamer.worldmodel.attention.decay import DecayGate, decay_bias
 from qdreamer.worldmodel.attention.kernel import (
     causal,
     depolarize,
-    depolarize_weights,
     segment_causal,
     segment_ids,
     unit,
@@ -21,24 +20,23 @@ from qdreamer.worldmodel.attention.multihead import from_multihead
 from qdreamer.worldmodel.attention.rotary import rotate
 
 
-def test_segments_and_windows():
+def test_segments_and_causal_masks():
     segments = segment_ids(torch.tensor([[0.0, 0, 1, 0, 1]]))
     assert segments.tolist() == [[0, 0, 1, 1, 2]]
     assert segment_causal(segments)[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1],
     ]  # fmt: skip
-    assert causal(4, window=2).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert causal(3).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
 
 
-def test_multihead_masks_are_turned_round():
-    mask, bias = from_multihead(torch.tensor([[True, False]]), None, heads=2)
-    assert mask.tolist() == [[False, True]]
-    assert bias is None
+def test_multihead_masks_become_a_bias():
+    assert from_multihead(None, None, 2, torch.float32) is None
+    bias = from_multihead(torch.tensor([[True, False]]), None, 2, torch.float64)
+    assert bias.dtype == torch.float64
+    assert bias.tolist() == [[-torch.inf, 0.0]]
     padding = torch.tensor([[False, True]])
-    mask, bias = from_multihead(torch.full((2, 1, 2), 0.5), padding, heads=2)
-    assert mask.shape == (1, 1, 1, 2)
-    assert mask.flatten().tolist() == [True, False]
-    assert bias.shape == (1, 2, 1, 2)
+    bias = from_multihead(torch.full((2, 1, 2), 0.5), padding, 2, torch.float32)
+    assert bias.tolist() == [[[[0.5, -torch.inf]], [[0.5, -torch.inf]]]]
 
 
 @given(st.integers(0, 10**6), st.integers(0, 500), st.integers(0, 500))
@@ -103,9 +101,9 @@ def test_depolarizing_channel_against_its_kraus_sum():
             twirled += u @ rho @ u.mH / size**2
     expected = ((1 - strength) * rho + strength * twirled).diagonal().real
     weights = probabilities.view(1, 1, 1, 4)
-    assert_close(depolarize_weights(weights, None, strength).flatten(), expected)
+    assert_close(depolarize(weights, None, None, strength).flatten(), expected)
     v = torch.randn(1, 1, 4, 3, dtype=torch.float64)
-    assert_close(depolarize(weights @ v, v, None, strength).flatten(), expected @ v[0, 0])
+    assert_close(depolarize(weights @ v, None, None, strength, v).flatten(), expected @ v[0, 0])
 
 
 def test_noise_spreads_over_allowed_keys_only_and_in_training_only(heads_of):

@@ -40,7 +40,8 @@ def attend(kind, form, q, k, v, segments):
             q, k, v, None, bias.masked_fill(~segment_causal(segments), -torch.inf), generator=generator
         )
     if form == "window":
-        return kind.attend(q, k, v, segment_causal(segments, window=4), generator=generator)
+        near = segment_causal(segments) & torch.ones(STEPS, STEPS, dtype=torch.bool).triu(-3)
+        return kind.attend(q, k, v, near, generator=generator)
     if form == "valid":
         valid = torch.arange(STEPS).expand(BATCH, -1) != 3
         return kind.attend_causal(q, k, v, segments, valid, generator=generator)
