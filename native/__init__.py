@@ -1,6 +1,6 @@
 """Kernels in C for a CPU behind one door: `native.NAME(…)` runs C where it can and torch elsewhere."""
 
-from qdreamer.native.dispatch import KERNELS, Kernel, fits, on, use, without
+from qdreamer.native.dispatch import KERNELS, fits, on, use, without
 from qdreamer.native.futures import FutureLayer, Past, TransformerRollout
 from qdreamer.native.laprop import laprop
 from qdreamer.native.mlp import Activations, Layer, mlp, mlp_from_activations
@@ -28,7 +28,6 @@ __all__ = [
     "GRURollout",
     "GRUWeights",
     "HeadWeights",
-    "Kernel",
     "Layer",
     "Past",
     "PosteriorWeights",

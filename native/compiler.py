@@ -26,11 +26,7 @@ class CompileError(RuntimeError):
     """No library can be made here; the message says why in one line."""
 
 
-def no_op() -> None:
-    """Do nothing."""
-
-
-def load(sources: list[Path], announce: Callable[[], None] = no_op) -> ctypes.CDLL:
+def load(sources: list[Path], announce: Callable[[], None] = lambda: None) -> ctypes.CDLL:
     """Return the library of all C files of `sources`; the others are what they include. Raises CompileError.
 
     `announce` is called before anything is compiled, which takes some ten seconds.
@@ -93,15 +89,12 @@ def build(sources: list[Path], compiler: str, flags: list[str], path: Path) -> N
             command = [compiler, *arguments]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
 
-        files = [source for source in sources if source.suffix == ".c"]
-        objects = [str(Path(directory) / f"{source.stem}.o") for source in files]
+        def compiled(source: Path) -> str:
+            run(*flags, "-c", str(source), "-o", made := f"{directory}/{source.stem}.o")
+            return made
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            made = [
-                pool.submit(run, *flags, "-c", str(source), "-o", to)
-                for source, to in zip(files, objects, strict=True)
-            ]
-        for result in made:
-            result.result()
+            objects = list(pool.map(compiled, (source for source in sources if source.suffix == ".c")))
         linked = Path(directory) / "library.so"
         # Linked without -fopenmp: that would bring a second pool of threads beside torch's.
         run("-shared", *objects, "-o", str(linked), "-lm")

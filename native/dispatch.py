@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from qdreamer.native.compiler import load, no_op
+from qdreamer.native.compiler import load
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +57,7 @@ class Kernel(Generic[P, R]):
         return self.reference(*args, **kwargs)
 
 
-def use(wanted: bool, announce: Callable[[], None] = no_op) -> None:
+def use(wanted: bool, announce: Callable[[], None] = lambda: None) -> None:
     """Switch all kernels on or off for this process. Raises CompileError where they cannot be made.
 
     `announce` is called if they must be compiled first.
@@ -135,7 +135,7 @@ class Function:
         self._function(*arguments)
 
 
-def load_library(announce: Callable[[], None] = no_op) -> ctypes.CDLL:
+def load_library(announce: Callable[[], None] = lambda: None) -> ctypes.CDLL:
     """Return the library of native/c, compiled if need be. Raises CompileError, LayoutError.
 
     Gradients end in C what began there, also after the kernels were switched off.

@@ -15,20 +15,25 @@ inside attention are not made here and keep float32 too.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.processor import INTEL
-
 LEAST = 2**20  # multiplications from which oneDNN is ahead
+
+
+def is_intel(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the first processor names Intel as its vendor. False where none tells (no Linux)."""
+    return cpu_info.exists() and "GenuineIntel" in cpu_info.read_text()
+
 
 ONEDNN = (
     torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and not (INTEL and torch.backends.mkl.is_available())
+    and not (is_intel() and torch.backends.mkl.is_available())
 )
 
 _bfloat16 = False
@@ -71,11 +76,7 @@ def affine(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a·b: (R, n), (n, m) → (R, m)."""
-    if _rounded(a, b):
-        return torch.mm(a.bfloat16(), b.bfloat16()).float()
-    if worthwhile(a, b):
-        return affine(a, b.t())
-    return torch.mm(a, b)
+    return affine(a, b.t())
 
 
 def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:

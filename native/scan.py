@@ -102,8 +102,7 @@ class _Scan(torch.autograd.Function):
             "state": state, "stoch": z, "w_q": posterior.w_q.t(), "s_q": posterior.s_q,
             "w_out": posterior.w_out.t(), "b_out": posterior.b_out,
         }  # fmt: skip
-        threads = min(torch.get_num_threads(), rows)
-        _run(_scan, unimix, threads, gru._replace(w_z=gru.w_z.t()), units, inputs | kept)
+        _run(_scan, unimix, gru._replace(w_z=gru.w_z.t()), inputs | kept)
         outputs = kept["h"], kept.pop("z"), kept.pop("posterior")
         ctx.unimix, ctx.names = unimix, list(kept)
         ctx.save_for_backward(keep, *weights, *kept.values())
@@ -130,7 +129,7 @@ class _Scan(torch.autograd.Function):
             "wide": keep.new_empty(2, rows, deter),
         }  # fmt: skip
         transposed = gru._replace(w_recur=gru.w_recur.mT, w_gates=gru.w_gates.mT)
-        _run(_scan_backward, ctx.unimix, threads, transposed, units, kept | g | inputs)
+        _run(_scan_backward, ctx.unimix, transposed, kept | g | inputs)
 
         # Every gradient is a product over all steps and rows.
         g |= {f"g_{name}": g[f"g_{name}"].flatten(0, 1) for name in sizes}
@@ -173,13 +172,12 @@ class ScanStruct(Struct, name="scan"):
 _scan, _scan_backward = (Function(name, ctypes.POINTER(ScanStruct)) for name in ("scan", "scan_backward"))
 
 
-def _run(
-    function: Function, unimix: float, threads: int, gru: GRUWeights, units: int, tensors: dict[str, Tensor]
-) -> None:
+def _run(function: Function, unimix: float, gru: GRUWeights, tensors: dict[str, Tensor]) -> None:
     memory = CallMemory(tensors["keep"])
     pointers = {name: memory.pointer(tensor) for name, tensor in tensors.items()}
     cell = memory.address(GRUStruct(memory, gru))
-    steps, rows, latents, classes = tensors["pure"].shape
+    (steps, rows, latents, classes), units = tensors["pure"].shape, tensors["q_hat"].shape[-1]
+    threads = min(torch.get_num_threads(), rows)
     function(ScanStruct(threads, steps, rows, units, latents, classes, gru=cell, unimix=unimix, **pointers))
 
 

@@ -52,6 +52,13 @@ class _Block(Struct, name="block"):
     )
 
 
+Modules = Callable[[], tuple[Tensor, Any]]
+"""The block made of its modules, whatever they are: the definition."""
+Keep = Callable[[Tensor, Tensor], Any]
+"""Makes what is kept of encoded queries and keys (B, 2·h, T, d) and values (B, h, T, d)."""
+Phases = tuple[Tensor, Tensor]
+"""Cosines and sines (T, d) that turn queries and keys (`worldmodel.attention.rotary`)."""
+
 WEIGHTS = ("scale", "norm", "qkv", "qkv_bias", "out", "mlp", "mlp_bias", "mlp_norm", "mlp_out")
 """Those members of the struct that have gradients."""
 
@@ -61,20 +68,12 @@ _set_room, _forward, _backward = (
 
 
 def reference(
-    modules: Callable[[], tuple[Tensor, Any]],
-    keep: Callable[[Tensor, Tensor], Any],
-    x: Tensor,
-    weights: BlockWeights,
-    phases: tuple[Tensor, Tensor],
-    segments: Tensor,
+    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, segments: Tensor,
     window: int,
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor, Any]:  # fmt: skip
     """Return tokens (B, T, E) after the block, and what it keeps of the steps.
 
     Args:
-        modules: the block made of its modules, whatever they are; the definition.
-        keep: makes what is kept of encoded queries and keys (B, 2·h, T, d) and values (B, h, T, d).
-        phases: cosines and sines (T, d) that turn queries and keys (`worldmodel.attention.rotary`).
         segments: (B, c + T), episode numbers of the steps and of c before them, ascending.
         window: steps that a step sees, itself included.
     """
@@ -82,36 +81,23 @@ def reference(
 
 
 def supports(
-    modules: Callable[[], tuple[Tensor, Any]],
-    keep: Callable[[Tensor, Tensor], Any],
-    x: Tensor,
-    weights: BlockWeights,
-    phases: tuple[Tensor, Tensor],
-    segments: Tensor,
+    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, segments: Tensor,
     window: int,
-) -> bool:
+) -> bool:  # fmt: skip
     """Return whether C knows the attention, nothing came before the steps, and gradients are wanted."""
     known = weights.form is not None and weights.form.floor is None
     return known and torch.is_grad_enabled() and fits(x) and segments.shape == x.shape[:2]
 
 
 def call(
-    modules: Callable[[], tuple[Tensor, Any]],
-    keep: Callable[[Tensor, Tensor], Any],
-    x: Tensor,
-    weights: BlockWeights,
-    phases: tuple[Tensor, Tensor],
-    segments: Tensor,
+    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, segments: Tensor,
     window: int,
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor, Any]:  # fmt: skip
     heads, form, norm, qkv, qkv_bias, out, mlp, mlp_out = weights
     assert form is not None
     nearest = torch.arange(x.shape[1]) - (window - 1)  # (T,), the first step that the window shows
-    constants = {
-        "first": torch.searchsorted(segments, segments).maximum(nearest),
-        "cosine": phases[0],
-        "sine": phases[1],
-    }
+    first = torch.searchsorted(segments, segments).maximum(nearest)
+    constants = {"first": first, "cosine": phases[0], "sine": phases[1]}
     tokens, asked = _TransformerBlock.apply(
         heads, form.normalized, constants, x, form.sharpness, norm, qkv, qkv_bias, out, *mlp, mlp_out
     )

@@ -5,8 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer.native import products
-from qdreamer.native.processor import is_intel
-from qdreamer.native.products import affine, blockwise, product
+from qdreamer.native.products import affine, blockwise, is_intel, product
 from qdreamer.worldmodel.networks.layers import BlockLinear, Linear
 
 LARGE, SMALL = 512, 3
