@@ -130,7 +130,7 @@ class HybridOptimizer(WrappedOptimizer):
         if found is not None:
             self._accept_or_revert(found, objective, before, step, after)
         elif self.reuse and self._kept is not None:
-            self._move(before, step, self._kept)
+            self._set(self._moved(before, step, self._kept))
         else:
             self._set(after)
 
@@ -153,12 +153,10 @@ class HybridOptimizer(WrappedOptimizer):
         """Take the step that was found if it is no worse than the base's on fresh data."""
         multipliers = self.levels.multipliers(found.bits)  # (M,)
         self._set(before)
-        loss = objective.fresh(self.fresh, new_seed(self._generator))
-        losses = [loss()]
-        self._set(after)
-        losses.append(loss())
-        self._move(before, step, multipliers)
-        losses.append(loss())
+        loss, losses = objective.fresh(self.fresh, new_seed(self._generator)), []
+        for weights in (before, after, self._moved(before, step, multipliers)):
+            self._set(weights)
+            losses.append(loss())
         here, base, chosen = self.average(torch.stack(losses).double().cpu()).tolist()
         accepted = chosen <= base  # never if one of them is not a number
         if not accepted:
@@ -173,11 +171,10 @@ class HybridOptimizer(WrappedOptimizer):
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self._parameters, values)
 
-    def _move(self, before: list[Tensor], step: list[Tensor], multipliers: Tensor) -> None:
-        """Set the weights to θ + Ds."""
+    def _moved(self, before: list[Tensor], step: list[Tensor], multipliers: Tensor) -> list[Tensor]:
+        """Return the weights θ + Ds."""
         factors = multipliers[self._block].tolist()
-        self._set(before)
-        torch._foreach_add_(self._parameters, torch._foreach_mul(step, factors))
+        return list(torch._foreach_add(before, torch._foreach_mul(step, factors)))
 
     def metrics(self) -> dict[str, float]:
         """Return means over the searches since the last call, and what circuits cost."""

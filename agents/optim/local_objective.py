@@ -15,7 +15,7 @@ a second-order model of this loss is one.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -52,11 +52,14 @@ class WorldModelObjective:
         return frozen_loss(self._model, self._batch, self._trajectory)
 
     def sub_batch(self, rows: int) -> Objective:
-        if rows >= len(self._batch.reward):
+        batch, sequence = self._batch, self._model.rssm.sequence
+        if rows >= len(batch.reward):
             return self.full_batch()
-        names = ("features", "posterior", "prior")
-        few = self._trajectory._replace(**{name: getattr(self._trajectory, name)[:rows] for name in names})
-        return frozen_loss(self._model, first_rows(self._model, self._batch, rows), few)
+        carry = Carry(sequence.unpack(sequence.pack(batch.carry.state)[:rows]), batch.carry.stoch[:rows])
+        names = [field.name for field in fields(batch) if field.name != "carry"]
+        few = replace(batch, carry=carry, **{name: getattr(batch, name)[:rows] for name in names})
+        seen = {name: getattr(self._trajectory, name)[:rows] for name in ("features", "posterior", "prior")}
+        return frozen_loss(self._model, few, self._trajectory._replace(**seen))
 
     @torch.no_grad()
     def fresh(self, rows: int, seed: int) -> Objective:
@@ -88,11 +91,3 @@ def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Obje
         return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()
 
     return loss
-
-
-def first_rows(model: WorldModel, batch: Batch, rows: int) -> Batch:
-    """Return the batch's first `rows` sequences."""
-    sequence = model.rssm.sequence
-    carry = Carry(sequence.unpack(sequence.pack(batch.carry.state)[:rows]), batch.carry.stoch[:rows])
-    names = ("observation", "previous_action", "reward", "is_first", "is_last", "is_terminal", "weight")
-    return replace(batch, carry=carry, **{name: getattr(batch, name)[:rows] for name in names})

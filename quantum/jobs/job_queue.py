@@ -193,7 +193,7 @@ class JobQueue:
         for pending in list(self._pending.values()):
             if not pending.job_id:
                 self.counts.dropped += 1
-                self._forget(pending.job, pending.job_id)
+                self._forget(pending.job)
         self._pending.clear()
         return outcomes
 
@@ -269,8 +269,10 @@ class JobQueue:
 
     def _take(self, event: Event) -> JobResult | None:
         pending = self._pending.get(event.number)
-        if pending is None or pending.attempt != event.attempt:
-            self._late(event)
+        if pending is None or pending.attempt != event.attempt:  # news of an attempt that was given up
+            self._forget(event.job)
+            self.counts.late += event.measurement is not None
+            self._charge(event.spent)
             return None
         if event.job is not None:
             pending.job, pending.job_id = event.job, event.job.id
@@ -286,13 +288,6 @@ class JobQueue:
             self.counts.recovered += pending.recovered
             self.counts.finished += not pending.recovered
         return self._end(pending, event.measurement)
-
-    def _late(self, event: Event) -> None:
-        """Take in news of an attempt that was given up."""
-        if event.job is not None:
-            self._forget(event.job, event.job.id)
-        self.counts.late += event.measurement is not None
-        self._charge(event.spent)
 
     def _charge(self, usage: Usage) -> None:
         self.usage += usage
@@ -314,7 +309,7 @@ class JobQueue:
             self.counts.lost += 1
             self._say(f"a quantum job was lost ({one_line(error)})")
             return self._end(pending, None)
-        self._forget(pending.job, pending.job_id)
+        self._forget(pending.job)
         self._check_budget()  # what failed may have had its price
         if pending.attempt <= self.limits.retries and not self._abandoned:
             self.counts.retried += 1
@@ -329,20 +324,17 @@ class JobQueue:
         self._start(pending, fallback=True)
         return None
 
-    def _forget(self, job: Job | None, job_id: str) -> None:
-        """Give up an attempt."""
-        if job is not None:
-            self._cancel(job)
-        self._journal.remove(job_id)
-
-    def _cancel(self, job: Job) -> None:
-        """Cancel a job; nobody waits for a service that may not answer this either."""
-        if not self.backend.remote:
-            job.cancel()
+    def _forget(self, job: Job | None) -> None:
+        """Give up an attempt; nobody waits for a service, which may not answer a cancellation either."""
+        if job is None:
             return
-        thread = _start_thread(job.cancel)
-        if self._closed:  # the process may end before it was asked
-            thread.join(CANCELLING)
+        if self.backend.remote:
+            thread = _start_thread(job.cancel)
+            if self._closed:  # the process may end before it was asked
+                thread.join(CANCELLING)
+        else:
+            job.cancel()
+        self._journal.remove(job.id)
 
 
 def _start_thread(work: Callable[..., None], *arguments: Any) -> Thread:
@@ -356,10 +348,6 @@ def check_answer(tasks: Sequence[Task], shots: int, measurement: Measurement) ->
     wanted = [(task.rows, shots, task.circuit().qubits) for task in tasks]
     shapes = [tuple(bits.shape) for bits in measurement.bits]
     if shapes != wanted:
-        raise BackendError(f"an answer of shape {_shown(shapes)} instead of {_shown(wanted)}")
+        raise BackendError(f"an answer of shape {shapes} instead of {wanted}")
     if any(bool((bits > 1).any()) for bits in measurement.bits):
         raise BackendError("an answer with invalid bits")
-
-
-def _shown(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join(map(str, shapes[:3])) + (", …" if len(shapes) > 3 else "") if shapes else "nothing"

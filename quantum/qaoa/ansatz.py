@@ -112,19 +112,6 @@ def qaoa_circuit(n: int, edges: tuple[tuple[int, int], ...], layers: int, warm: 
     return Circuit(n, tuple(gates), k)
 
 
-def qaoa_values(ising: Ising, angles: Angles) -> Tensor:
-    """Return angles (R, P), float64, for `qaoa_circuit`: RZZ(2γJ), RZ(2γh), RX(−2β)."""
-    couplings = ising.J[ising.J != 0]  # in the order of `edges`
-    coefficients = 2 * torch.cat([couplings, ising.h])  # (E + n,)
-    gamma, beta = angles.gamma.double(), angles.beta.double()  # (R, p)
-    layers = torch.cat([gamma[..., None] * coefficients, -2 * beta[..., None]], -1)  # (R, p, E + n + 1)
-    values = layers.flatten(1)
-    if angles.warm is None:
-        return values
-    theta = angles.warm.double()
-    return torch.cat([torch.cat([theta, -theta]).expand(len(values), -1), values], 1)
-
-
 @dataclass(frozen=True, eq=False)
 class IsingTask:
     """Sample QAOA states of a problem, one row for each set of angles."""
@@ -141,4 +128,12 @@ class IsingTask:
         return qaoa_circuit(self.ising.qubits, self.ising.edges, self.angles.layers, warm)
 
     def values(self) -> Tensor:
-        return qaoa_values(self.ising, self.angles)
+        """Return angles (R, P), float64, for `qaoa_circuit`: RZZ(2γJ), RZ(2γh), RX(−2β)."""
+        couplings = self.ising.J[self.ising.J != 0]  # in the order of `edges`
+        coefficients = 2 * torch.cat([couplings, self.ising.h])  # (E + n,)
+        gamma, beta = self.angles.gamma.double(), self.angles.beta.double()  # (R, p)
+        layers = torch.cat([gamma[..., None] * coefficients, -2 * beta[..., None]], -1)  # (R, p, E + n + 1)
+        if self.angles.warm is None:
+            return layers.flatten(1)
+        theta = self.angles.warm.double()
+        return torch.cat([torch.cat([theta, -theta]).expand(self.rows, -1), layers.flatten(1)], 1)

@@ -36,16 +36,17 @@ def piece_qubits(n: int) -> int:
     return min(n, _PIECE)
 
 
-def _sizes(n: int) -> list[int]:
-    """Group n qubits, lowest first: at most four in each, as even as can be."""
-    count = math.ceil(n / _BLOCK)
-    return [n // count + (k < n % count) for k in range(count)]
+def _widths(n: int) -> tuple[list[int], list[int]]:
+    """Return the qubits of each product, lowest first: of those within a piece, and of those on the pieces.
 
+    At most four in each, as even as can be.
+    """
 
-def _widths(n: int) -> list[int]:
-    """Return the qubits of each product, lowest first."""
-    low = piece_qubits(n)
-    return _sizes(low) + _sizes(n - low)
+    def even(qubits: int) -> list[int]:
+        count = math.ceil(qubits / _BLOCK)
+        return [qubits // count + (k < qubits % count) for k in range(count)]
+
+    return even(piece_qubits(n)), even(n - piece_qubits(n))
 
 
 def _kron(matrices: Tensor) -> Tensor:
@@ -57,19 +58,13 @@ def _kron(matrices: Tensor) -> Tensor:
     return out
 
 
-def power(matrix: Tensor, n: int, dtype: torch.dtype) -> list[Tensor]:
-    """Put matrices (R, 2, 2), float64, on each of n qubits: one matrix per product.
+def product(matrices: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Put matrices (R, n, 2, 2), float64, on one qubit each: one matrix per product.
 
     Matrices are rounded once, when they are whole: errors of a matrix add up over all its qubits.
     """
-    widths = _widths(n)
-    kron = {width: _kron(matrix[:, None].expand(-1, width, 2, 2)).to(dtype) for width in set(widths)}
-    return [kron[width] for width in widths]
-
-
-def product(matrices: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Put matrices (R, n, 2, 2), float64, on one qubit each: one matrix per product."""
-    return [_kron(part).to(dtype) for part in matrices.split(_widths(matrices.shape[1]), 1)]
+    within, over = _widths(matrices.shape[1])
+    return [_kron(part).to(dtype) for part in matrices.split(within + over, 1)]
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,6 +126,10 @@ class State:
             re, im = piece[:, 0], piece[:, 1]
             yield re.square_().addcmul_(im, im)
 
+    def probabilities(self) -> Tensor:
+        """Return |ψ|² (R, 2^n); the state is used up."""
+        return torch.cat(list(self.pieces()), 1)
+
     def layer(
         self,
         blocks: list[Tensor],
@@ -138,13 +137,13 @@ class State:
         more: Tensor | None = None,
         start: bool = False,
     ) -> None:
-        """Multiply by exp(−i(factor·table + more)), then mix by `blocks`, of `power` or `product`.
+        """Multiply by exp(−i(factor·table + more)), then mix by `blocks`, of `product`.
 
         Args:
             phases: factor (R, 1) and table (2^n,). more: (2^n,).
             start: from the uniform state, whatever the state was.
         """
-        low = len(_sizes(piece_qubits(self._n)))
+        low = len(_widths(self._n)[0])
         doubled = [block.repeat_interleave(2, 0) for block in blocks[:low]]
         for c in range(self._count):
             here = slice(c * self._length, (c + 1) * self._length)
@@ -221,7 +220,8 @@ class Simulator:
         if angles.warm is None:
             for layer in range(angles.layers):
                 c, s = torch.cos(beta[:, layer]), torch.sin(beta[:, layer])
-                mixer = power(torch.stack([c, s, s, -c], -1).view(-1, 2, 2), n, self.dtype)
+                one = torch.stack([c, s, s, -c], -1).view(-1, 1, 2, 2)
+                mixer = product(one.expand(-1, n, 2, 2), self.dtype)
                 # D of the mixer before, if there is one, and of this one.
                 more = half if layer else quarter
                 state.layer(mixer, (gamma[:, layer, None], self._above), more, start=layer == 0)
@@ -238,18 +238,19 @@ class Simulator:
             state.layer(forward, (2 * beta[:, layer, None], centred))  # Σz = −2(|x| − n/2)
         return state
 
-    def _few(self, angles: Angles) -> Iterator[Angles]:
-        """Yield a few sets of angles at a time."""
+    def _states(self, angles: Angles) -> Iterator[tuple[Angles, State]]:
+        """Yield a few sets of angles at a time, and their states."""
         n = self.ising.qubits
         rows = max(1, _CHUNK >> n) if n == piece_qubits(n) else 1
         for gamma, beta in zip(angles.gamma.split(rows), angles.beta.split(rows), strict=True):
-            yield Angles(gamma, beta, angles.warm)
+            few = Angles(gamma, beta, angles.warm)
+            yield few, self._state(few)
 
     def amplitudes(self, angles: Angles) -> Tensor:
         """Return ψ (R, 2^n), complex, without the global phase of the problem's constant."""
         out = []
-        for few in self._few(angles):
-            re, im = self._state(few).parts.unbind(1)
+        for few, state in self._states(angles):
+            re, im = state.parts.unbind(1)
             # Phases were counted from the lowest energy, and the last mixer still lacks its D.
             offset = few.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
             phase = (offset % (2 * math.pi)).to(self.dtype)
@@ -260,18 +261,17 @@ class Simulator:
 
     def probabilities(self, angles: Angles) -> Tensor:
         """Return |ψ|² (R, 2^n)."""
-        return torch.cat([torch.cat(list(self._state(few).pieces()), 1) for few in self._few(angles)])
+        return torch.cat([state.probabilities() for _, state in self._states(angles)])
 
     def expectation(self, angles: Angles) -> Tensor:
         """Return ⟨E⟩ (R,)."""
         tables = self._above.split(2 ** piece_qubits(self.ising.qubits))
-        means = []
-        for few in self._few(angles):
-            pieces = zip(self._state(few).pieces(), tables, strict=True)
-            means.append(torch.stack([piece @ table for piece, table in pieces]).sum(0))
+        means = [
+            torch.stack([piece @ table for piece, table in zip(state.pieces(), tables, strict=True)]).sum(0)
+            for _, state in self._states(angles)
+        ]
         return torch.cat(means) + self._lowest
 
     def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
         """Draw indices (R, S) of measured states."""
-        parts = (torch.cat(list(self._state(few).pieces()), 1) for few in self._few(angles))
-        return torch.cat([draw(part, shots, source) for part in parts])
+        return torch.cat([draw(state.probabilities(), shots, source) for _, state in self._states(angles)])

@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate, statevector
-from qdreamer.quantum.qaoa.angle_search import optimized
 from qdreamer.quantum.qaoa.ansatz import (
     Angles,
     IsingTask,
     angles,
     qaoa_circuit,
-    qaoa_values,
     scale,
     warm_start,
 )
 from qdreamer.quantum.qaoa.ising import Ising, energies
+from qdreamer.quantum.qaoa.qaoa import optimized
 from qdreamer.quantum.qaoa.simulator import Simulator
 
 
@@ -28,7 +27,7 @@ def two_sets(ising, layers, warm=None):
 
 def by_gates(ising, a):
     circuit = qaoa_circuit(ising.qubits, ising.edges, a.layers, a.warm is not None)
-    return statevector(circuit, qaoa_values(ising, a))
+    return statevector(circuit, IsingTask(ising, a).values())
 
 
 def test_gates_golden():
