@@ -1,8 +1,6 @@
 """Actors: features to a distribution over actions (DreamerV3, eq. 4)."""
 
 import math
-from abc import abstractmethod
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +10,6 @@ from qdreamer.agents.config import AgentConfig
 from qdreamer.envs.spaces import ActionSpec
 from qdreamer.worldmodel.networks.categorical import one_hot, sample_index, unimix_probs
 from qdreamer.worldmodel.networks.layers import MLPHead
-
-
-class Policy(Protocol):
-    """A distribution over actions; actions are vectors (…, A), one-hot if discrete."""
-
-    kind: str  # "discrete" or "continuous"
-
-    def sample(self, noise: Tensor) -> Tensor: ...
-    def mode(self) -> Tensor: ...
-    def log_prob(self, action: Tensor) -> Tensor: ...
-    def entropy(self) -> Tensor: ...
 
 
 class CategoricalPolicy:
@@ -69,64 +56,38 @@ class BoundedNormal:
         return (torch.log(self.std) + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
 
 
+Policy = CategoricalPolicy | BoundedNormal
+"""A distribution over actions; actions are vectors (…, A), one-hot if discrete."""
+
+
 class Actor(nn.Module):
-    """Features (…, F) → a policy over actions (…, A), by way of an output (…, `outputs`)."""
+    """Features (…, F) → a policy over actions (…, A) as in `spec`, by way of an output (…, ·)."""
 
-    unimix: float | None = None
-    std = 0.0, 0.0
-
-    def __init__(self, features: int, actions: int, outputs: int, config: AgentConfig) -> None:
+    def __init__(self, spec: ActionSpec, features: int, config: AgentConfig) -> None:
         super().__init__()
-        self.actions = actions  # A
+        self.actions, self.discrete, self.config = spec.size, spec.discrete, config
+        outputs = spec.size if spec.discrete else 2 * spec.size
         self.body = MLPHead(features, config.units, config.actor_layers, outputs, scale=0.01)
 
     def forward(self, features: Tensor) -> Policy:
         return self.policy(self.body(features))
 
-    @abstractmethod
     def policy(self, output: Tensor) -> Policy:
         """Return what the body's output means."""
+        if self.discrete:
+            return CategoricalPolicy(output, self.config.unimix)
+        mean, raw_std = output.chunk(2, -1)
+        return BoundedNormal(mean, raw_std, self.config.min_std, self.config.max_std)
 
-    @abstractmethod
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return random variables (*shape, ·) for drawing actions."""
+        """Return what actions are drawn by: uniform (*shape,) if discrete, else normal (*shape, A)."""
+        like = next(self.parameters())
+        if self.discrete:
+            return like.new_empty(shape).uniform_(generator=generator)
+        return like.new_empty(*shape, self.actions).normal_(generator=generator)
 
     def native_weights(self) -> native.ActorWeights:
         """Return what C needs to act."""
-        return native.ActorWeights(self.body.native_weights(), self.actions, self.unimix, self.std)
-
-
-class CategoricalActor(Actor):
-    """One-hot actions, with a part `unimix` of the uniform distribution."""
-
-    unimix: float
-
-    def __init__(self, features: int, actions: int, config: AgentConfig) -> None:
-        super().__init__(features, actions, actions, config)
-        self.unimix = config.unimix
-
-    def policy(self, output: Tensor) -> CategoricalPolicy:
-        return CategoricalPolicy(output, self.unimix)
-
-    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        return next(self.parameters()).new_empty(shape).uniform_(generator=generator)
-
-
-class BoundedNormalActor(Actor):
-    """Actions of A numbers with deviations in a range, which the environment clips."""
-
-    def __init__(self, features: int, actions: int, config: AgentConfig) -> None:
-        super().__init__(features, actions, 2 * actions, config)
-        self.std = config.min_std, config.max_std
-
-    def policy(self, output: Tensor) -> BoundedNormal:
-        mean, raw_std = output.chunk(2, -1)
-        return BoundedNormal(mean, raw_std, *self.std)
-
-    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        return next(self.parameters()).new_empty(*shape, self.actions).normal_(generator=generator)
-
-
-def make_actor(spec: ActionSpec, features: int, config: AgentConfig) -> Actor:
-    """Return the actor that fits the action space."""
-    return (CategoricalActor if spec.discrete else BoundedNormalActor)(features, spec.size, config)
+        unimix = self.config.unimix if self.discrete else None
+        std = self.config.min_std, self.config.max_std
+        return native.ActorWeights(self.body.native_weights(), self.actions, unimix, std)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qdreamer.agents.actor import make_actor
+from qdreamer.agents.actor import Actor
 from qdreamer.agents.behaviour import (
     Critic,
     ReturnNormalizer,
@@ -58,7 +58,7 @@ class Dreamer(nn.Module):
         self.config, self.ranks = config, ranks
         self.observation, self.action = observation, action
         self.world_model = world_model
-        self.actor = make_actor(action, world_model.features, config)
+        self.actor = Actor(action, world_model.features, config)
         self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = Critic(world_model.features, world_model.config.bins, config)
         spread = config.return_rate, config.return_limit, config.return_percentiles
@@ -104,8 +104,6 @@ class Dreamer(nn.Module):
             name: (loss if name in ("policy", "value") else loss * weight).mean()
             for name, loss in losses.items()
         }
-        if means.keys() != self.loss_scales.keys():
-            raise ValueError(f"losses {sorted(means)} do not match loss scales {sorted(self.loss_scales)}")
         total = torch.stack([means[name] * scale for name, scale in self.loss_scales.items()]).sum()
         with torch.no_grad():
             kl = kl_divergence(trajectory.posterior, trajectory.prior)  # (B, T), before free nats

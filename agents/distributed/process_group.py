@@ -59,13 +59,9 @@ class ProcessGroup(SingleProcess):
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         tensors = [*gradients, *scalars.values()]
         means = self.mean(torch.cat([tensor.flatten() for tensor in tensors]))
-        parts = [
-            part.view_as(tensor).to(tensor.dtype)
-            for part, tensor in zip(means.split([t.numel() for t in tensors]), tensors, strict=True)
-        ]
-        for gradient, part in zip(gradients, parts, strict=False):
-            gradient.copy_(part)
-        return dict(zip(scalars, parts[len(gradients) :], strict=True))
+        for tensor, mean in zip(tensors, means.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+        return scalars
 
     def mean(self, values: Tensor) -> Tensor:
         total = values.clone()

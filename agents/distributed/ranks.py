@@ -59,7 +59,7 @@ class SingleProcess:
         return items
 
     def average(self, module: nn.Module, scalars: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Replace the module's gradients by their means over ranks, and return the means of the scalars."""
+        """Replace the module's gradients and the scalars by their means over ranks; return the scalars."""
         return scalars
 
     def mean(self, values: Tensor) -> Tensor:

@@ -69,8 +69,6 @@ class Collector:
         self._reward = np.zeros(count, np.float32)
         self._first = np.ones(count, np.bool_)
         self._score = np.zeros(count, np.float64)
-        self._null_state = np.zeros((count, *replay_state_shape(actor.agent)), np.float16)
-        self._null_stoch = np.zeros((count, actor.agent.world_model.rssm.stoch), np.uint8)
         observations, _ = self.envs.reset(seed=self._seeds())
         self._observation = to_agent_observations(observations, self._observation_spec)
 
@@ -134,8 +132,7 @@ class Collector:
     def _finish(self, done: NDArray[np.bool_], terminal: NDArray[np.bool_]) -> list[Episode]:
         """Store the final rows of the finished episodes and begin new ones."""
         env = np.flatnonzero(done)
-        no_action = np.zeros((len(env), self._action_spec.size), np.float32)
-        self._store(env, no_action, self._null_state[env], self._null_stoch[env], True, terminal[env])
+        self._store(env, 0, 0, 0, True, terminal[env])  # neither action nor state
         episodes = [Episode(float(self._score[e]), len(self._actions[e])) for e in env]
         self._episode[env] += 1
         for e in env:

@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from qdreamer.agents.actor import (
-    BoundedNormal,
-    BoundedNormalActor,
-    CategoricalActor,
-    CategoricalPolicy,
-    make_actor,
-)
+from qdreamer.agents.actor import Actor, BoundedNormal, CategoricalPolicy
 from qdreamer.envs.spaces import ActionSpec
 
 LOGITS = torch.log(torch.tensor([1.0, 2.0, 4.0, 3.0], dtype=torch.float64))
@@ -121,24 +115,24 @@ def config(make_config):
     return replace(make_config().agent, units=8, actor_layers=2, unimix=0.01, min_std=0.1, max_std=1.0)
 
 
-def test_make_actor(config):
+def test_an_actor_fits_the_action_space(config):
     features = torch.randn(5, 7, generator=generator())
-    for discrete, kind in ((True, CategoricalActor), (False, BoundedNormalActor)):
-        actor = make_actor(ActionSpec(3, discrete), 7, config)
-        assert isinstance(actor, kind)
+    for discrete, kind in ((True, CategoricalPolicy), (False, BoundedNormal)):
+        actor = Actor(ActionSpec(3, discrete), 7, config)
         policy = actor(features)
+        assert isinstance(policy, kind)
         assert policy.sample(actor.noise(5, generator=generator())).shape == (5, 3)
         assert policy.log_prob(policy.mode()).shape == policy.entropy().shape == (5,)
     # Discrete policies start near uniform: outputs are scaled by 0.01.
     torch.manual_seed(0)
-    actor = make_actor(ActionSpec(3, True), 7, replace(config, units=64, unimix=0.0))
+    actor = Actor(ActionSpec(3, True), 7, replace(config, units=64, unimix=0.0))
     torch.testing.assert_close(actor(features).entropy(), torch.full((5,), math.log(3.0)), rtol=0, atol=1e-3)
 
 
 def test_noise_is_reproducible_and_gives_the_actions(config):
     features = torch.randn(50, 7, generator=generator())
     for discrete in (True, False):
-        actor = make_actor(ActionSpec(3, discrete), 7, config)
+        actor = Actor(ActionSpec(3, discrete), 7, config)
         noise, other = (actor.noise(50, generator=generator(seed)) for seed in (3, 4))
         assert torch.equal(noise, actor.noise(50, generator=generator(3)))
         policy = actor(features)

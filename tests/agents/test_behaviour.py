@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qdreamer.agents.actor import BoundedNormalActor, CategoricalActor
+from qdreamer.agents.actor import Actor
 from qdreamer.agents.behaviour import Critic, ReturnNormalizer, behaviour_losses, replay_value_loss
 from qdreamer.agents.imagination import Rollout, imagine
 from qdreamer.agents.training.training import make_dreamer
@@ -225,7 +225,7 @@ def parts(config):
     """ActingLoop, critic and scale on four features."""
     torch.manual_seed(0)
     settings = replace(config.agent, units=8, actor_layers=1, critic_layers=1)
-    actor = CategoricalActor(4, ACTIONS, settings)
+    actor = Actor(ActionSpec(ACTIONS, True), 4, settings)
     critic = Critic(4, 21, settings)
     return actor, critic, ReturnNormalizer(1.0, settings.return_limit, settings.return_percentiles)
 
@@ -264,7 +264,7 @@ def test_entropy_weighs_by_kind_of_action(config, parts):
     features, weight = torch.rand(7, HORIZON + 1, 4), {"discrete": 1.0, "continuous": 100.0}
     actors = {
         "discrete": (parts[0], torch.eye(ACTIONS)[torch.zeros(7, HORIZON, dtype=torch.long)]),
-        "continuous": (BoundedNormalActor(4, 1, config.agent), torch.rand(7, HORIZON, 1)),
+        "continuous": (Actor(ActionSpec(1, False), 4, config.agent), torch.rand(7, HORIZON, 1)),
     }
     for kind, (actor, actions) in actors.items():
         state = copy.deepcopy(scale.state_dict())
