@@ -36,14 +36,15 @@ def load(sources: list[Path], announce: Callable[[], None] = lambda: None) -> ct
     for threads in THREADS:
         flags = [*FLAGS, *threads]
         try:
-            path = cache_directory() / f"{fingerprint(sources, compiler, flags)}.so"
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            path = cache / "qdreamer" / f"{fingerprint(sources, compiler, flags)}.so"
             if not path.exists():
                 announce()
                 build(sources, compiler, flags, path)
             return ctypes.CDLL(str(path))
         except subprocess.CalledProcessError as failure:
             error = failure.stderr.strip().partition("\n")[0]
-        except (OSError, RuntimeError, subprocess.TimeoutExpired) as failure:
+        except (OSError, RuntimeError, subprocess.TimeoutExpired) as failure:  # or there is no home
             error = str(failure)
     raise CompileError(f"{compiler} made no library: {error or 'it says nothing'}")
 
@@ -54,12 +55,6 @@ def find_compiler() -> str:
         if name and (found := shutil.which(name)):
             return found
     raise CompileError("no C compiler (cc, gcc, clang) is installed")
-
-
-def cache_directory() -> Path:
-    """Return where libraries are kept. Raises RuntimeError where there is no home."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "qdreamer"
 
 
 def fingerprint(sources: list[Path], compiler: str, flags: list[str]) -> str:

@@ -1,16 +1,15 @@
 """Dense products, on the fastest library at hand.
 
-torch multiplies float32 matrices on a CPU with MKL, which leaves half of what processors other
-than Intel's can do unused: on an AMD server oneDNN, part of the same torch, ran at 200 GFLOP/s
-where MKL ran at 92. On an Intel server both reached 150, and MKL was up to twice as fast where the
-first matrix comes transposed, as in weight gradients, because it needs no copy of it (one thread;
-`python -m benchmarks.products` prints both). oneDNN takes longer to start and records no gradients:
-small products, and those that autograd follows, stay with MKL, so gradients are written by hand
-where speed counts. Elsewhere (GPUs, other types, builds without oneDNN) torch decides.
+torch multiplies float32 matrices on a CPU with MKL, which leaves half of what processors other than Intel's
+can do unused: on an AMD server oneDNN, part of the same torch, ran at 200 GFLOP/s where MKL ran at 92. On
+an Intel server both reached 150, and MKL was up to twice as fast where the first matrix comes transposed,
+as in weight gradients, because it needs no copy (one thread; `python -m benchmarks.products`). oneDNN takes
+longer to start and records no gradients: small products, and those that autograd follows, stay with MKL, so
+gradients are written by hand where speed counts. Elsewhere (GPUs, other types, builds without oneDNN) torch
+decides.
 
-`use_bfloat16` rounds the factors and the results of these products, and nothing else: weights, sums
-over time, normalisation and losses keep float32. Products inside kernels in C (`native/c`) and
-inside attention are not made here and keep float32 too.
+`use_bfloat16` rounds the factors and the results of these products, and nothing else: weights, sums over
+time, normalisation, losses, and products inside kernels in C and inside attention keep float32.
 """
 
 from collections.abc import Iterator

@@ -108,11 +108,8 @@ class Priorities:
 
     def starts(self, leaf: Ints) -> Starts:
         """Leaves (n,) → starts."""
-        if self.num_envs == 1:  # integers divide slowly
-            slot, env, low = leaf, np.zeros_like(leaf), self._low
-        else:
-            slot, env = np.divmod(leaf, self.num_envs)
-            low = self._low[env]
+        slot, env = np.divmod(leaf, self.num_envs)
+        low = self._low[env]
         # Slots below the lowest row's hold rows of the next round.
         row = slot + (low - low % self.size)
         row += self.size * (row < low)

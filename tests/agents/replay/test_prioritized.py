@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdreamer.agents.replay.boltzmann import Boltzmann
+from qdreamer.agents.replay.fitted import Boltzmann, Rank
 from qdreamer.agents.replay.power import Power
 from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.prioritized import PrioritizedSampler
-from qdreamer.agents.replay.rank import Rank
 from qdreamer.agents.replay.sampler import Eligible, Starts
 from qdreamer.agents.replay.storage import Replay
 from qdreamer.agents.replay.sum_tree import TreeDistribution

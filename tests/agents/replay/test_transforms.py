@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.agents.replay.boltzmann import Boltzmann
+from qdreamer.agents.replay.fitted import Boltzmann, Rank
 from qdreamer.agents.replay.power import Power
-from qdreamer.agents.replay.rank import Rank
 from qdreamer.agents.replay.rotation import Rotation
 from qdreamer.agents.replay.transforms import Seen
 
@@ -34,7 +33,7 @@ def test_ranks_among_quantiles_are_close_to_the_exact_ones(monkeypatch):
     errors = np.random.default_rng(0).random(20_000)
     exact, kept = Rank(0.7), Rank(0.7)
     exact.fit(errors)
-    monkeypatch.setattr("qdreamer.agents.replay.rank.QUANTILES", 2000)
+    monkeypatch.setattr("qdreamer.agents.replay.fitted.QUANTILES", 2000)
     kept.fit(errors)
     order = errors.argsort()[:-200]  # but for the first few, which share a quantile
     none = np.zeros(len(order))
