@@ -5,11 +5,10 @@ from typing import Annotated, Any, cast
 import torch
 from pydantic import Field
 
-from qdreamer.agents.optim.direction_search import DirectionSearch, SolverSearch
+from qdreamer.agents.optim.direction_search import DirectionSearch, QueueSearch, SolverSearch
 from qdreamer.agents.optim.laprop import LaPropConfig
 from qdreamer.agents.optim.parameter_groups import PARTITIONS
 from qdreamer.agents.optim.quadratic_model import Levels
-from qdreamer.agents.optim.queue_search import QueueSearch
 from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 from qdreamer.quantum.backends.factory import open_backend
 from qdreamer.quantum.backends.statevector import Statevector

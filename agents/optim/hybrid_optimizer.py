@@ -19,13 +19,12 @@ from torch.optim import Optimizer
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS
 from qdreamer.agents.dreamer import Dreamer
-from qdreamer.agents.optim.direction_search import DirectionSearch, SearchLog, SearchResult
+from qdreamer.agents.optim.direction_search import DirectionSearch, SearchLog, SearchResult, SharedSearch
 from qdreamer.agents.optim.hybrid_config import HybridConfig, make_search
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, Landscape, LocalObjective, WrappedOptimizer
 from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
-from qdreamer.agents.optim.shared_search import SharedSearch
 from qdreamer.agents.randomness import SEARCH, stream_seed
 from qdreamer.native.products import in_float32
 from qdreamer.quantum.circuits.sampling import new_seed

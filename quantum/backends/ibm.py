@@ -48,10 +48,9 @@ def connect() -> Any:
     try:
         account = AccountManager.get()
         protect(getattr(account, "token", None))
-    except AccountNotFoundError:
-        raise CredentialsError(_NO_ACCOUNT) from None
     except Exception as error:
-        raise CredentialsError(f"{_NO_ACCOUNT} ({one_line(error)})") from None
+        why = "" if isinstance(error, AccountNotFoundError) else f" ({one_line(error)})"
+        raise CredentialsError(f"{_NO_ACCOUNT}{why}") from None
     try:
         return QiskitRuntimeService()
     except (AccountNotFoundError, InvalidAccountError) as error:

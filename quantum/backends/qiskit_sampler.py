@@ -112,11 +112,7 @@ class QiskitSampler:
     in_process = False
 
     def __init__(
-        self,
-        name: str,
-        engine: Engine,
-        mitigation: bool = False,
-        fetch: Callable[[str], Any] | None = None,
+        self, name: str, engine: Engine, mitigation: bool = False, fetch: Callable[[str], Any] | None = None
     ) -> None:
         import qiskit.circuit  # noqa: F401 - here, for good: first imported in a thread that ends, it crashes
 
@@ -185,26 +181,27 @@ class QiskitSampler:
 
     def decode(
         self, parts: Sequence[_Part], results: Sequence[Any]
-    ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
-        """Return bits and confusion matrices of all tasks, in the tasks' order, and the calibrations' bits.
+    ) -> tuple[list[Tensor], list[Tensor | None], Usage]:
+        """Return bits and confusion matrices of all tasks, in the tasks' order, and the circuits and shots.
 
         Confusion matrices are kept for later jobs.
         """
-        extra: list[Tensor] = []
+        usage = Usage()
         bits: dict[int, Tensor] = {}
         confusion: dict[int, Tensor | None] = {}
         for part, result in zip(parts, results, strict=True):
             arrays = [_bits(pub) for pub in result]
             answers = [array for array in arrays if array.dim() == 3]
             calibrations = [array for array in arrays if array.dim() == 2]  # they have no rows
-            extra += calibrations
+            for runs in (*answers, *(array.unsqueeze(0) for array in calibrations)):
+                usage += Usage(len(runs), len(runs) * runs.shape[1])
             order = range(len(answers)) if part.tasks is None else part.tasks
             bits |= dict(zip(order, answers, strict=True))
             for k, where in enumerate(part.new):
                 zeros, ones = calibrations[2 * k : 2 * k + 2]
                 self._confusion[where] = monotonic(), len(zeros), confusion_from(zeros, ones)
             confusion |= {t: self._confusion[w][2] for t, w in zip(order, part.qubits, strict=False)}
-        return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)], extra
+        return [bits[t] for t in sorted(bits)], [confusion.get(t) for t in sorted(bits)], usage
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,20 +232,18 @@ class SamplerJob:
         name = self.backend.name
         try:
             results = [_wait(part.job, timeout) for part in self.parts]
-            bits, confusion, extra = self.backend.decode(self.parts, results)
+            bits, confusion, usage = self.backend.decode(self.parts, results)
         except Exception as error:
             kind = JobTimeoutError if "Timeout" in type(error).__name__ else BackendError
             raise kind(f"{name} failed: {one_line(error)}") from None
-        shapes = [tuple(x.shape[:2]) for x in bits]
         if self.rows is not None and self.shots is not None:
             # Twirling rounds shots up to whole randomizations.
+            shapes = [tuple(x.shape[:2]) for x in bits]
             if [r for r, _ in shapes] != self.rows or any(s < self.shots for _, s in shapes):
                 raise BackendError(f"{name} returned (circuits, shots) {shapes}, not what was asked for")
             bits = [x[:, : self.shots] for x in bits]
-        circuits = sum(rows for rows, _ in shapes) + len(extra)
-        shots = sum(rows * s for rows, s in shapes) + sum(len(x) for x in extra)
-        seconds, waited = _times(self.parts, monotonic() - self.begin, self.backend.remote)
-        return Measurement(tuple(bits), Usage(circuits, shots, seconds, waited), tuple(confusion))
+        usage += _times(self.parts, monotonic() - self.begin, self.backend.remote)
+        return Measurement(tuple(bits), usage, tuple(confusion))
 
     def cancel(self) -> None:
         for part in self.parts:
@@ -271,10 +266,10 @@ def _bits(pub: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(torch.uint8)
 
 
-def _times(parts: Sequence[_Part], elapsed: float, remote: bool) -> tuple[float, float]:
+def _times(parts: Sequence[_Part], elapsed: float, remote: bool) -> Usage:
     """Return seconds of execution and in the queue; a service reports them, here the clock does."""
     if not remote:
-        return elapsed, 0.0
+        return Usage(seconds=elapsed)
     try:
         seconds = sum(float(part.job.usage() or 0.0) for part in parts)
         queue = 0.0
@@ -283,5 +278,5 @@ def _times(parts: Sequence[_Part], elapsed: float, remote: bool) -> tuple[float,
             created, running = (datetime.fromisoformat(stamps[name]) for name in ("created", "running"))
             queue += (running - created).total_seconds()
     except Exception:  # not every service reports them
-        return 0.0, elapsed
-    return seconds, max(queue, 0.0)
+        return Usage(queue_seconds=elapsed)
+    return Usage(seconds=seconds, queue_seconds=max(queue, 0.0))

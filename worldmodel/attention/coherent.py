@@ -68,6 +68,13 @@ class Coherent(DotProduct):
         return unit(q, self.scale()), unit(k), 1.0
 
 
+@ATTENTION.register("random_keys", CoherentConfig)
+class RandomKeys(Coherent):
+    """`random_keys`: a control as `uniform`, whose keys come from a random projection that never learns."""
+
+    learned_keys = False
+
+
 class _Clamp(torch.autograd.Function):
     """Clamp whose gradient vanishes only where descent would lead further out: nothing gets stuck."""
 

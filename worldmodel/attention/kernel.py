@@ -35,7 +35,7 @@ class AttentionKernel(nn.Module):
     """True when the kind's own parameters describe quantum states or channels; costs count them apart."""
 
     learned_keys = True
-    """Whether the projection that makes keys learns; the transformer sees to it (`controls.py`)."""
+    """Whether the projection that makes keys learns; the transformer sees to it."""
 
     def __init__(self, heads: int, width: int, noise: float = 0.0) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """`softmax`: exact scaled dot-product attention (Vaswani et al. 2017, eq. 1), κ = exp(q·k/√d).
 
-With it stands `DotProduct`, for every kind whose log κ is a scaled product: one call of PyTorch's SDPA each.
+With it stand the control `uniform`, and `DotProduct` for every kind whose log κ is a scaled product: one call
+of PyTorch's SDPA each.
 """
 
 import torch
@@ -72,3 +73,15 @@ class Softmax(DotProduct):
 
     def native_form(self, learning: bool) -> AttentionForm:
         return AttentionForm(torch.full((self.heads,), self.factor), normalized=False)
+
+
+@ATTENTION.register("uniform", AttentionConfig)
+class Uniform(Softmax):
+    """`uniform`: κ = 1. All steps that may be seen count alike, whatever is in them.
+
+    A control: if an agent learns as well with it, matching queries and keys was worth nothing.
+    """
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__(heads, width)
+        self.factor = 0.0

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from qdreamer.agents.optim.direction_search import SolverSearch
+from qdreamer.agents.optim.direction_search import QueueSearch, SolverSearch
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.optim.parameter_groups import ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels
-from qdreamer.agents.optim.queue_search import QueueSearch
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import BackendError, Measurement, Usage
 from qdreamer.quantum.circuits.sampling import FinishedJob
