@@ -37,14 +37,7 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
-from qdreamer.agents.sweeps.sweep import (
-    LAUNCHERS,
-    LauncherConfig,
-    Member,
-    Sweep,
-    SweepConfig,
-    refuse_doubles,
-)
+from qdreamer.agents.sweeps.sweep import LAUNCHERS, LauncherConfig, Member, Sweep, SweepConfig, refuse_doubles
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
 from qdreamer.configs.console import fail, one_line
 from qdreamer.configs.schema import ConfigError, build

@@ -45,8 +45,4 @@ def reward_error(evidence: PriorityInputs) -> Tensor:
 
 Signal = Callable[[PriorityInputs], Tensor]
 
-SIGNALS: dict[str, Signal] = {
-    "model": model_loss,
-    "td": td_error,
-    "reward": reward_error,
-}
+SIGNALS: dict[str, Signal] = {"model": model_loss, "td": td_error, "reward": reward_error}
