@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from qdreamer.worldmodel.attention.decay import remains, running_total
 from qdreamer.worldmodel.attention.encodings import Encoding
-from qdreamer.worldmodel.attention.kernel import causal
+from qdreamer.worldmodel.attention.kernel import segment_causal
 
 CHUNKS_AT_ONCE = 128
 """So many chunks are treated together; a loop over such blocks keeps the form linear in N."""
@@ -32,7 +32,7 @@ class Steps(NamedTuple):
 
     k: Tensor  # (B, h, N, d), unit vectors
     v: Tensor  # (B, h, N, dv)
-    segments: Tensor | None = None  # (B, N), episode numbers; a state before the first step has 0
+    segments: Tensor | None = None  # (B, N), episode numbers; a state before the first step has 0, as None is
     valid: Tensor | None = None  # (B, N) boolean: False for keys that nobody may see
     log_decay: Tensor | None = None  # (B, h, N), log γ
 
@@ -59,12 +59,11 @@ def chunked(
     number: Tensor | None = None  # the episode that `state` belongs to
     block = chunk * CHUNKS_AT_ONCE
     for start in range(0, length, block):
-        chunks = _cut(steps.part(start, start + block), state, number, chunk)
+        chunks = _cut(steps.part(start, start + block), number, chunk)
         states = None
         if length > chunk or state is not None:
             states = _carry(chunks, encoding, state)
-            state = states[:, :, -1]
-            number = None if chunks.segments is None else chunks.segments[:, -1, -1]
+            state, number = states[:, :, -1], chunks.segments[:, -1, -1]
         outs.append(_attend(q[:, :, start : start + block], chunks, states, encoding))
     return outs[0] if len(outs) == 1 else torch.cat(outs, -2)
 
@@ -76,22 +75,20 @@ def state_at(
 
     Only those and one state for each chunk are made, not all N.
     """
-    chunks = _cut(steps, state, None, chunk)
+    chunks = _cut(steps, None, chunk)
     g, now = t // chunk, t % chunk
     k, w, before = chunks.k[b, :, g], chunks.w[b, :, g], _carry(chunks, encoding, state)[b, :, g]
-    weight = (torch.arange(chunk, device=t.device) <= now.unsqueeze(-1)).to(w.dtype)  # (n, C)
-    if chunks.segments is not None:
-        number = chunks.segments[b, g]  # (n, C)
-        weight = weight * (number == number.gather(-1, now.unsqueeze(-1)))
-    weight = weight.unsqueeze(1)  # (n, 1, C)
+    number = chunks.segments[b, g]  # (n, C)
+    seen = torch.arange(chunk, device=t.device) <= now.unsqueeze(-1)
+    seen = seen & (number == number.gather(-1, now.unsqueeze(-1)))
+    weight = seen.to(w.dtype).unsqueeze(1)  # (n, 1, C)
     if chunks.total is not None:
         total = chunks.total[b, :, g]  # (n, h, C)
         here = total.gather(-1, now[:, None, None].expand(-1, total.shape[1], 1))
         weight = weight * remains(here - total, w.dtype)
-    if chunks.from_start is not None:
-        since = chunks.from_start[b, :, g]  # (n, h or 1, C)
-        since = since.gather(-1, now[:, None, None].expand(-1, since.shape[1], 1))
-        before = before * since.unsqueeze(-1)
+    since = chunks.from_start[b, :, g]  # (n, h or 1, C)
+    since = since.gather(-1, now[:, None, None].expand(-1, since.shape[1], 1))
+    before = before * since.unsqueeze(-1)
     return torch.baddbmm(
         before.flatten(0, 1), encoding.features(k.mT).flatten(0, 1), (w * weight.unsqueeze(-1)).flatten(0, 1)
     ).view_as(before)
@@ -118,46 +115,44 @@ class _Chunks(NamedTuple):
 
     k: Tensor  # (B, h, G, C, d)
     w: Tensor  # (B, h, G, C, dv + 1): [v, 1], zero where invalid
-    segments: Tensor | None  # (B, G, C)
+    segments: Tensor  # (B, G, C)
     total: Tensor | None  # (B, h, G, C) float64: Σ log γ from the chunk's first step on
-    to_end: Tensor | None  # (B, h or 1, G, C): what the chunk's last step still has of each step
-    from_start: Tensor | None  # (B, h or 1, G, C): what each step still has of the state before the chunk
+    to_end: Tensor  # (B, h or 1, G, C): what the chunk's last step still has of each step
+    from_start: Tensor  # (B, h or 1, G, C): what each step still has of the state before the chunk
     across: Tensor  # (…, G + 1, G + 1): what each boundary still has of the states at those before it
 
 
-def _cut(steps: Steps, state: Tensor | None, number: Tensor | None, chunk: int) -> _Chunks:
+def _cut(steps: Steps, number: Tensor | None, chunk: int) -> _Chunks:
     """Steps → chunks; `number` (B,) is the episode that the state before them belongs to, else 0."""
     missing = -steps.k.shape[-2] % chunk
     w = with_one(steps.v)
     if steps.valid is not None:
         w = w * steps.valid[:, None, :, None].to(w.dtype)
     k, w = (F.pad(x, (0, 0, 0, missing)).unflatten(-2, (-1, chunk)) for x in (steps.k, w))
-    across = causal(k.shape[2] + 1, k.device).to(w.dtype)
-    segments = ends = total = to_end = from_start = None
-    if steps.segments is not None:
-        filled = torch.cat([steps.segments, steps.segments[:, -1:].expand(-1, missing)], -1)
-        segments = filled.unflatten(-1, (-1, chunk))
-        first = filled.new_zeros(len(filled)) if number is None else number
-        ends = torch.cat([first.unsqueeze(-1), segments[..., -1]], -1)  # (B, G + 1)
-        to_end = (segments == ends[:, 1:, None]).unsqueeze(1).to(w.dtype)
-        from_start = (segments == ends[:, :-1, None]).unsqueeze(1).to(w.dtype)
-        across = across * (ends.unsqueeze(-1) == ends.unsqueeze(-2)).unsqueeze(1)
+    segments = steps.segments
+    if segments is None:
+        segments = torch.zeros(len(w), steps.k.shape[2], dtype=torch.int64, device=w.device)
+    segments = torch.cat([segments, segments[:, -1:].expand(-1, missing)], -1).unflatten(-1, (-1, chunk))
+    first = segments.new_zeros(len(w)) if number is None else number
+    ends = torch.cat([first.unsqueeze(-1), segments[..., -1]], -1)  # (B, G + 1)
+    to_end = (segments == ends[:, 1:, None]).unsqueeze(1).to(w.dtype)
+    from_start = (segments == ends[:, :-1, None]).unsqueeze(1).to(w.dtype)
+    across = segment_causal(ends).to(w.dtype)
+    total = None
     if steps.log_decay is not None:
         log_decay = F.pad(steps.log_decay, (0, missing)).unflatten(-1, (-1, chunk))
-        total = running_total(log_decay, None if segments is None else segments.unsqueeze(1))
-        since, until = total.exp().to(w.dtype), remains(total[..., -1:] - total, w.dtype)
-        from_start = since if from_start is None else from_start * since
-        to_end = until if to_end is None else to_end * until
+        total = running_total(log_decay, segments.unsqueeze(1))
+        from_start = from_start * total.exp().to(w.dtype)
+        to_end = to_end * remains(total[..., -1:] - total, w.dtype)
         # Only chunks within one episode lie between boundaries that see each other.
-        boundary = running_total(F.pad(total[..., -1], (1, 0)), None if ends is None else ends.unsqueeze(1))
+        boundary = running_total(F.pad(total[..., -1], (1, 0)), ends.unsqueeze(1))
         across = across * remains(boundary.unsqueeze(-1) - boundary.unsqueeze(-2), w.dtype)
     return _Chunks(k, w, segments, total, to_end, from_start, across)
 
 
 def _carry(chunks: _Chunks, encoding: Encoding, state: Tensor | None) -> Tensor:
     """States before each chunk and after the last, (B, h, G + 1, φ, dv + 1)."""
-    w = chunks.w if chunks.to_end is None else chunks.w * chunks.to_end.unsqueeze(-1)
-    made = encoding.features(chunks.k.mT) @ w  # (B, h, G, φ, dv + 1)
+    made = encoding.features(chunks.k.mT) @ (chunks.w * chunks.to_end.unsqueeze(-1))  # (B, h, G, φ, dv + 1)
     before = torch.zeros_like(made[:, :, :1]) if state is None else state.unsqueeze(2)
     made = torch.cat([before, made], 2)
     return (chunks.across @ made.flatten(-2)).view_as(made)
@@ -167,16 +162,12 @@ def _attend(q: Tensor, chunks: _Chunks, states: Tensor | None, encoding: Encodin
     """Outputs (B, h, N, dv) of the queries (B, h, N, d) of these chunks."""
     length, chunk = q.shape[-2], chunks.k.shape[-2]
     q = F.pad(q, (0, 0, 0, -length % chunk)).unflatten(-2, (-1, chunk))  # (B, h, G, C, d)
-    weight = causal(chunk, q.device)
-    if chunks.segments is not None:
-        number = chunks.segments.unsqueeze(1)  # (B, 1, G, C)
-        weight = weight & (number.unsqueeze(-1) == number.unsqueeze(-2))
-    weight = weight.to(q.dtype)
+    weight = segment_causal(chunks.segments).to(q.dtype)  # (B, 1, G, C, C)
     if chunks.total is not None:
         weight = weight * remains(chunks.total.unsqueeze(-1) - chunks.total.unsqueeze(-2), q.dtype)
     kernel = encoding.overlaps(q, chunks.k) + encoding.floor * lengths(chunks.k)
     sums = (kernel * weight) @ chunks.w  # (B, h, G, C, dv + 1)
     if states is not None:
         before = encoding.read(encoding.features(q.mT), states[:, :, :-1])
-        sums = sums + (before if chunks.from_start is None else before * chunks.from_start.unsqueeze(-1))
+        sums = sums + before * chunks.from_start.unsqueeze(-1)
     return ratio(sums).flatten(2, 3)[:, :, :length]

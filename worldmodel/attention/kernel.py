@@ -175,7 +175,7 @@ def causal(steps: int, device: torch.device | None = None) -> Tensor:
 
 
 def segment_causal(segments: Tensor) -> Tensor:
-    """Segment ids (B, T) → (B, 1, T, T): causal ∧ same episode."""
+    """Segment ids (B, …, T) → (B, 1, …, T, T): causal ∧ same episode."""
     return (segments.unsqueeze(-1) == segments.unsqueeze(-2)).tril().unsqueeze(1)
 
 
