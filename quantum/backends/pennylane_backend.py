@@ -5,7 +5,7 @@ default.mixed carries the configured noise channels, the same ones as Aer's (see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,17 +109,13 @@ class PennyLane(ImmediateBackend):
 
     def measure(self, tasks: Sequence[Task], shots: int, seed: int) -> tuple[Tensor, ...]:
         try:
-            return tuple(self._sample(task, shots, seed + t) for t, task in enumerate(tasks))
+            return tuple(self._run(task, seed + t, shots).to(torch.uint8) for t, task in enumerate(tasks))
         except Exception as error:
             raise BackendError(f"{self._device} failed: {one_line(error)}") from None
 
     def probabilities(self, task: Task) -> Tensor:
         """Return exact P(x) (R, 2^n) of a task."""
-        import pennylane as qml
-
-        # PennyLane's first wire is the highest bit.
-        outcome = self._run(task, 0, lambda wires: qml.probs(wires=wires[::-1]))
-        return torch.from_numpy(outcome.reshape(task.rows, -1))
+        return self._run(task, 0, None)
 
     def _make(self, wires: int, seed: int) -> Any:
         import pennylane as qml
@@ -129,23 +125,18 @@ class PennyLane(ImmediateBackend):
         except TypeError:  # devices of clouds take no seed
             return qml.device(self._device, wires=wires)
 
-    def _sample(self, task: Task, shots: int, seed: int) -> Tensor:
-        import pennylane as qml
-
-        bits = self._run(task, seed, lambda wires: qml.sample(wires=wires), shots)
-        return torch.from_numpy(bits.reshape(task.rows, shots, -1).astype(np.uint8))
-
-    def _run(
-        self, task: Task, seed: int, measurement: Callable[[range], Any], shots: int | None = None
-    ) -> np.ndarray:
-        """Return what `measurement` of all wires gives for every row of the task."""
+    def _run(self, task: Task, seed: int, shots: int | None) -> Tensor:
+        """Return measured bits (R, S, n) of a task, or without shots the probabilities (R, 2^n)."""
         import pennylane as qml
 
         circuit = task.circuit()
+        wires = range(circuit.qubits)
 
         def outcome(values: Any) -> Any:
             apply(circuit, values, self._noise)
-            return measurement(range(circuit.qubits))
+            # PennyLane's first wire is the highest bit of an index.
+            return qml.probs(wires=wires[::-1]) if shots is None else qml.sample(wires=wires)
 
-        node = qml.QNode(outcome, self._make(circuit.qubits, seed), interface=None, diff_method=None)
-        return np.asarray(qml.set_shots(node, shots=shots)(task.values().numpy()))
+        node = qml.QNode(outcome, self._make(len(wires), seed), interface=None, diff_method=None)
+        out = np.asarray(qml.set_shots(node, shots=shots)(task.values().numpy()))
+        return torch.from_numpy(out.reshape((task.rows, -1) if shots is None else (task.rows, shots, -1)))
