@@ -39,13 +39,13 @@ def imagine(
     out[0] = features.detach()
 
     def step(action: Tensor, carry: Carry, noise: Tensor, out: Tensor) -> Carry:
-        return rssm.imagine(rssm.sequence.action_embedding(action, None), carry, noise, out)[1]
+        return rssm.imagine(action, carry, noise, out)[1]
 
     loop = native.RolloutLoop(
         actor.body, lambda o, c: actor.policy(o).sample(c), step, actor.body.from_activations
     )
     weights = native.RolloutWeights(
-        rssm.sequence.native_rollout(carry.state, horizon), rssm.prior.native_weights(),
+        rssm.sequence.native_rollout(carry.state, carry.memory, horizon), rssm.prior.native_weights(),
         actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch,
     )  # fmt: skip
     actions, output = native.rollout(loop, weights, carry, noise, choices, out)

@@ -26,13 +26,13 @@ class Comparison:
 def parts(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of each part, comparable. A GRU has no attention."""
     sequence = config["sequence"]
-    transformer = sequence["name"] == "transformer"
+    attends = "head" in sequence
     sizes = {k: sequence[k] for k in SIZES if k in sequence}
     own = {
         "attention": {
             "sequence": _without(sequence, *sizes),
-            "attention": config["attention"] if transformer else None,
-            # Attention needs the decoupled posterior, and that one its own weight of the KL divergence.
+            "attention": config["attention"] if attends else None,
+            # A transformer needs the decoupled posterior, and that one its own weight of the KL divergence.
             "posterior": config["world_model"]["posterior"],
             "representation": config["world_model"]["loss_scales"]["representation"],
         },

@@ -25,21 +25,21 @@ AGENTS = {  # directory: what train.py was told, and the median step of the thre
     "classical": ([], 3300),
     "classical+replay=quantum": (["replay=quantum"], 3200),
     "classical+optimizer=hybrid": (["optimizer=hybrid"], 3300),
-    "classical+sequence=transformer": (["sequence=transformer"], 3000),
+    "classical+sequence=gru_attention": (["sequence=gru_attention"], 3000),
     "classical+world_model.units=72": (["world_model.units=72"], 3200),
-    "hybrid": (["sequence=transformer", "replay=quantum", "optimizer=hybrid"], 2300),
+    "hybrid": (["sequence=gru_attention", "replay=quantum", "optimizer=hybrid"], 2300),
     "hybrid+sequence=gru": (["replay=quantum", "optimizer=hybrid"], 3100),
-    "hybrid+replay=uniform": (["sequence=transformer", "optimizer=hybrid"], 2500),
-    "hybrid+optimizer=laprop": (["sequence=transformer", "replay=quantum"], 2350),
+    "hybrid+replay=uniform": (["sequence=gru_attention", "optimizer=hybrid"], 2500),
+    "hybrid+optimizer=laprop": (["sequence=gru_attention", "replay=quantum"], 2350),
     "hybrid+attention=softmax": (
-        ["sequence=transformer", "attention=softmax", "replay=quantum", "optimizer=hybrid"], 2400,
+        ["sequence=gru_attention", "attention=softmax", "replay=quantum", "optimizer=hybrid"], 2400,
     ),
-    "hybrid+replay=prioritized": (["sequence=transformer", "replay=prioritized", "optimizer=hybrid"], 2500),
+    "hybrid+replay=prioritized": (["sequence=gru_attention", "replay=prioritized", "optimizer=hybrid"], 2500),
     "hybrid+optimizer.solver=random": (
-        ["sequence=transformer", "replay=quantum", "optimizer=hybrid", "optimizer.solver=random"], 2450,
+        ["sequence=gru_attention", "replay=quantum", "optimizer=hybrid", "optimizer.solver=random"], 2450,
     ),
     "hybrid+optimizer.solver=exact": (
-        ["sequence=transformer", "replay=quantum", "optimizer=hybrid", "optimizer.solver=exact"], 2300,
+        ["sequence=gru_attention", "replay=quantum", "optimizer=hybrid", "optimizer.solver=exact"], 2300,
     ),
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def _summary(config: dict[str, Any], seconds: float) -> dict[str, Any]:
         "updates": 2872,
         "seconds": seconds,
         "seconds_by_part": {},
-        "parameters": {"classical": 286_917, "quantum": 4 * (config["sequence"]["name"] == "transformer")},
+        "parameters": {"classical": 286_917, "quantum": 2 * ("head" in config["sequence"])},
         "quantum": {
             "circuits": circuits,
             "shots": circuits * config["quantum"]["shots"],

@@ -103,7 +103,7 @@ def trained_heads(agent: Dreamer, data: Data, sequences: int = 8) -> dict[str, H
     x = sequence.stoch_in(stoch * (1.0 - is_first).unsqueeze(-1)) + sequence.action_embedding(
         previous, is_first
     )
-    visibility = sequence.visibility(is_first, carry.state.segments)
+    visibility = carry.state.followed_by(is_first, sequence.window)
     turn = phases(torch.arange(KEYS), sequence.head, x.dtype)
     heads = {}
     for layer, block in enumerate(sequence.layers()):

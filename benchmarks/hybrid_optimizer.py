@@ -217,7 +217,7 @@ class Panel(HybridOptimizer):
         check, third = (objective.fresh(self.fresh, new_seed(self.source)) for _ in range(2))
 
         def losses(multipliers: Tensor) -> tuple[float, float]:
-            self._move(before, step, multipliers)
+            self._set(self._moved(before, step, multipliers))
             return check().item(), third().item()
 
         ones = torch.ones_like(model.linear)

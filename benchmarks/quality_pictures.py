@@ -113,8 +113,7 @@ def maps(cells: Cells, task: str, kind: str) -> list[tuple[str, Tensor]]:
     carry = model.rssm.initial(1)
     generator = torch.Generator().manual_seed(0)
     trajectory = model.observe(observation, previous, is_first, carry, generator=generator)
-    stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
-    views = model.rssm.sequence.inspect(stoch, previous, is_first)
+    views = model.rssm.inspect(trajectory, previous, is_first)
     heads = [
         (f"layer {n}, head {i}", w)
         for n, view in enumerate(views, 1)

@@ -132,12 +132,11 @@ def imagining(model: WorldModel, context: int) -> Callable[[], None]:
     with torch.no_grad():
         carry = rssm.initial(BATCH)
         trajectory = rssm.observe(embed, action, is_first, carry, rssm.noise(BATCH, context))
-        action_embedding = rssm.sequence.action_embedding(torch.zeros(BATCH * STARTS, ACTIONS), None)
         now: list[Carry] = [rssm.start(trajectory, t)[1]]
 
     @torch.no_grad()
     def run() -> None:
-        now[0] = rssm.imagine(action_embedding, now[0], noise)[1]
+        now[0] = rssm.imagine(torch.zeros(BATCH * STARTS, ACTIONS), now[0], noise)[1]
 
     return run
 

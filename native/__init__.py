@@ -1,7 +1,7 @@
 """Kernels in C for a CPU behind one door: `native.NAME(…)` runs C where it can and torch elsewhere."""
 
 from qdreamer.native.dispatch import KERNELS, fits, on, use, without
-from qdreamer.native.futures import FutureLayer, Past, TransformerRollout
+from qdreamer.native.futures import FutureBlocks, FutureLayer, MemoryRollout, Past, TransformerRollout
 from qdreamer.native.laprop import laprop
 from qdreamer.native.mlp import Activations, Layer, mlp, mlp_from_activations
 from qdreamer.native.rollout import (
@@ -14,7 +14,7 @@ from qdreamer.native.rollout import (
 )
 from qdreamer.native.scan import PosteriorWeights, ScanInputs, ScanWeights, scan
 from qdreamer.native.structs import ActionWeights, GRUWeights
-from qdreamer.native.transformer_block import AttentionForm, BlockWeights, transformer_block
+from qdreamer.native.transformer_block import AttentionForm, BlockWeights, Sight, transformer_block
 from qdreamer.native.two_hot import two_hot
 
 __all__ = [
@@ -24,17 +24,20 @@ __all__ = [
     "ActorWeights",
     "AttentionForm",
     "BlockWeights",
+    "FutureBlocks",
     "FutureLayer",
     "GRURollout",
     "GRUWeights",
     "HeadWeights",
     "Layer",
+    "MemoryRollout",
     "Past",
     "PosteriorWeights",
     "RolloutLoop",
     "RolloutWeights",
     "ScanInputs",
     "ScanWeights",
+    "Sight",
     "TransformerRollout",
     "fits",
     "laprop",

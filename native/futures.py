@@ -1,4 +1,4 @@
-"""Imagined futures of a transformer for c/futures.c: what they see of the past, and its weights.
+"""Imagined futures of blocks of attention for c/futures.c: what they see of the past, and its weights.
 
 Futures that begin after steps of one row share its keys and values; each sees those columns that lie in
 its episode and its window. Kinds that are linear in time (`born`) are pairs of steps here as well, and what
@@ -46,13 +46,15 @@ class FutureLayer(NamedTuple):
     gate: tuple[Tensor, Tensor] | None  # weight and bias of the gates γ = σ(W x + b)
 
 
-class TransformerRollout(NamedTuple):
-    """A transformer, and where N = R·G futures begin: after steps t of rows b, the latest T of C columns."""
+class FutureBlocks(NamedTuple):
+    """Blocks on tokens of E, and where N = R·G futures begin.
 
-    action: ActionWeights
-    stoch: Tensor  # (D, S·K)
+    After steps t of rows b; steps are counted among the latest T of C columns.
+    """
+
+    stoch: Tensor  # (E, S·K), what a latent gives to a token
     stoch_bias: Tensor
-    norm: Tensor  # (D,)
+    norm: Tensor  # (E,), of the norm behind the blocks
     layers: list[FutureLayer]
     b: Tensor  # (R,)
     t: Tensor  # (R, G), G ≤ 8
@@ -67,6 +69,22 @@ class TransformerRollout(NamedTuple):
         return len(forms) == 1 and self.segments.shape[1] <= LONGEST
 
 
+class TransformerRollout(NamedTuple):
+    """A transformer, whose tokens are D wide."""
+
+    action: ActionWeights
+    futures: FutureBlocks
+
+
+class MemoryRollout(NamedTuple):
+    """An episodic memory beside a recurrent state, see `worldmodel.sequence_models.episodic_memory`."""
+
+    futures: FutureBlocks
+    stays: Tensor  # W′ (E, D)
+    asks: Tensor  # W″ (E, D)
+    action: Tensor  # V (E, A)
+
+
 class _Layer(Struct, name="future_layer"):
     _fields_ = (
         *members(ctypes.POINTER(CLayer), "qkv out mlp mlp_out gate"),
@@ -76,13 +94,13 @@ class _Layer(Struct, name="future_layer"):
 
 class Futures(Struct, name="futures"):
     _fields_ = (
-        *members(INT64, "G h d c p layers window slots normalized overlaps"),
+        *members(INT64, "E G h d c p layers window slots normalized overlaps"),
         ("floor", FLOAT),
         *members(POINTER, "row begin at position cosine sine w_z b_z norm layer"),
     )
 
 
-def fill_futures(memory: CallMemory, w: TransformerRollout, horizon: int) -> Futures:
+def fill_futures(memory: CallMemory, w: FutureBlocks, horizon: int) -> Futures:
     """Return C's struct for `horizon` steps of futures that have not begun yet."""
     form, keys = w.layers[0].past[:2]
     heads, columns, width = keys.shape[1:]
@@ -97,11 +115,26 @@ def fill_futures(memory: CallMemory, w: TransformerRollout, horizon: int) -> Fut
     }  # fmt: skip
     layers = (_Layer * len(w.layers))(*(_fill_layer(memory, layer, w.b, begin, at) for layer in w.layers))
     return Futures(
-        G=w.t.shape[1], h=heads, d=width, c=rounded(columns, COLUMNS), p=rounded(width, LANES),
+        E=len(w.norm), G=w.t.shape[1], h=heads, d=width, c=rounded(columns, COLUMNS), p=rounded(width, LANES),
         layers=len(layers), window=window, slots=rounded(horizon, LANES), normalized=form.normalized,
         overlaps=form.floor is not None, floor=form.floor or 0.0,
         layer=memory.address(layers),
         **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
+    )  # fmt: skip
+
+
+class Recall(Struct, name="recall"):
+    _fields_ = (
+        *members(ctypes.POINTER(CLayer), "stays asks action"),
+        *members(POINTER, "futures"),
+    )
+
+
+def fill_recall(memory: CallMemory, w: MemoryRollout, horizon: int) -> Recall:
+    """Return C's struct for `horizon` steps of futures that have not begun yet."""
+    return Recall(
+        stays=memory.map(w.stays), asks=memory.map(w.asks), action=memory.map(w.action),
+        futures=memory.address(fill_futures(memory, w.futures, horizon)),
     )  # fmt: skip
 
 

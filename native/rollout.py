@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qdreamer.native.dispatch import FLOAT, INT64, POINTER, Function, Kernel, Struct, fits
-from qdreamer.native.futures import FUTURES, TransformerRollout, fill_futures
+from qdreamer.native.futures import FUTURES, MemoryRollout, TransformerRollout, fill_futures, fill_recall
 from qdreamer.native.mlp import Activations, Layer, mlp
 from qdreamer.native.products import linear
 from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, GRUStruct, GRUWeights, members
@@ -46,11 +46,12 @@ class ActorWeights(NamedTuple):
 
 
 class GRURollout(NamedTuple):
-    """The block GRU, and the states that futures begin with."""
+    """The block GRU, the states that futures begin with, and its memory if it has one."""
 
     action: ActionWeights
     cell: GRUWeights
     state: Tensor  # (N, D)
+    memory: MemoryRollout | None = None
 
 
 class RolloutWeights(NamedTuple):
@@ -100,12 +101,15 @@ def supports(
     sequence, layers = weights.sequence, weights.actor.head.layers
     if sequence is None or not layers or not fits(features, noise):
         return False
+    blocks = sequence.futures if isinstance(sequence, TransformerRollout) else None
+    maps = []
     if isinstance(sequence, GRURollout):
         maps = [sequence.cell.w_recur, sequence.cell.w_mix, sequence.cell.w_gates]
-    else:
-        maps = [sequence.stoch, *(layer.weights.qkv for layer in sequence.layers)]
+        blocks = sequence.memory and sequence.memory.futures
+    if blocks is not None:
+        maps += [blocks.stoch, *(layer.weights.qkv for layer in blocks.layers)]
     widths = [weights.stoch.shape[-1], *(len(layer.bias) for layer in (*layers, *weights.prior.layers))]
-    known = isinstance(sequence, GRURollout) or sequence.known()
+    known = blocks is None or blocks.known()
     return known and max(widths) <= MOST_WIDTH and sum(weight.numel() for weight in maps) <= MOST_WEIGHTS
 
 
@@ -118,10 +122,12 @@ def call(
 
 class _Rollout(Struct, name="rollout"):
     _fields_ = (
-        *members(INT64, "threads group H N D S K A discrete prior_layers actor_layers"),
+        *members(INT64, "threads group H N D W S K A discrete prior_layers actor_layers"),
         *members(FLOAT, "unimix actor_unimix low high"),
         *members(ctypes.POINTER(CLayer), "prior prior_out actor actor_out action_in mix_action"),
-        *members(POINTER, "gru futures state actor_z action_bias stoch noise choices table features actions"),
+        *members(
+            POINTER, "gru recall futures state actor_z action_bias stoch noise choices table features actions"
+        ),
     )
 
 
@@ -135,18 +141,18 @@ def _roll(
     """Fill `features`; return the actions and what the actor's layers made of features[:-1]."""
     sequence, prior, actor, latents, unimix, stoch = weights
     assert sequence is not None
-    (steps, rows), deter = noise.shape[:2], features.shape[-1] - stoch.shape[-1]
+    (steps, rows), width = noise.shape[:2], features.shape[-1] - stoch.shape[-1]  # W
     threads, discrete = torch.get_num_threads(), actor.unimix is not None
     actions = noise.new_empty(steps, rows, actor.actions)
     memory, layers = CallMemory(noise), actor.head.layers
-    first = layers[0]._replace(weight=layers[0].weight[:, :deter])
+    first = layers[0]._replace(weight=layers[0].weight[:, :width])
     widths = ((len(layer.bias), 1, len(layer.bias)) for layer in layers)  # of x̂, 1/rms and y
     activations = [tuple(noise.new_empty(steps * rows, width) for width in three) for three in widths]
     # Classes first: draws then run along the latents.
     out_weight = prior.weight.unflatten(0, (latents, -1)).transpose(0, 1).flatten(0, 1)
     out_bias = prior.bias.view(latents, -1).t().flatten()
     tensors = {
-        "actor_z": memory.rows(layers[0].weight[:, deter:]), "action_bias": sequence.action.bias,
+        "actor_z": memory.rows(layers[0].weight[:, width:]), "action_bias": sequence.action.bias,
         "stoch": stoch, "noise": noise, "choices": choices, "features": features, "actions": actions,
     }  # fmt: skip
     if discrete:
@@ -155,11 +161,15 @@ def _roll(
     if isinstance(sequence, GRURollout):
         gru = GRUStruct(memory, sequence.cell._replace(w_z=memory.rows(sequence.cell.w_z)))
         group, model = GROUP, {"gru": memory.address(gru), "state": memory.pointer(sequence.state)}
+        if sequence.memory is not None:
+            group = FUTURES
+            model["recall"] = memory.address(fill_recall(memory, sequence.memory, steps))
     else:
-        group, model = FUTURES, {"futures": memory.address(fill_futures(memory, sequence, steps))}
+        group, model = FUTURES, {"futures": memory.address(fill_futures(memory, sequence.futures, steps))}
     struct = _Rollout(
         threads=threads, group=min(group, -(-rows // (8 * threads)) * 8),
-        H=steps, N=rows, D=deter, S=latents, K=stoch.shape[-1] // latents, A=actor.actions, discrete=discrete,
+        H=steps, N=rows, D=len(sequence.action.bias), W=width,
+        S=latents, K=stoch.shape[-1] // latents, A=actor.actions, discrete=discrete,
         prior_layers=len(prior.layers), actor_layers=len(layers),
         unimix=unimix, actor_unimix=actor.unimix or 0.0, low=actor.std[0], high=actor.std[1],
         prior=memory.layers(prior.layers), prior_out=memory.map(out_weight, out_bias),

@@ -42,10 +42,36 @@ class BlockWeights(NamedTuple):
     mlp_out: Tensor  # (E, H)
 
 
+class Sight(NamedTuple):
+    """Who sees whom among n steps, some of which may ask once more, for the steps before theirs only."""
+
+    segments: Tensor  # (B, c + n), episode numbers of the steps and of c before them, ascending
+    window: int  # steps that a step sees, itself included
+    skip: int = 0  # the first so many steps are seen, no more
+    asks: bool = False  # behind the n steps come those that ask, n − skip
+
+    def covers(self, tokens: int) -> bool:
+        """Return whether so many tokens are all that is seen: c = 0."""
+        n = self.segments.shape[1]
+        return tokens == n + (n - self.skip) * self.asks
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Return the first and the last step that each row of tokens sees."""
+        n = torch.arange(self.segments.shape[1])
+        first = torch.searchsorted(self.segments, self.segments).maximum(n - (self.window - 1))
+        last = n.expand_as(first)
+        if self.asks:
+            first = torch.cat([first, first[:, self.skip :]], 1)
+            last = torch.cat([last, last[:, self.skip :] - 1], 1)
+        return first, last
+
+
 class _Block(Struct, name="block"):
     _fields_ = (
-        *members(INT64, "threads B T E heads d H normalized room"),
-        *members(POINTER, "first x cosine sine scale norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out"),
+        *members(INT64, "threads B T E heads d H normalized skip room"),
+        *members(
+            POINTER, "first last x cosine sine scale norm qkv qkv_bias out mlp mlp_bias mlp_norm mlp_out"
+        ),
         *members(POINTER, "rstd asked rstds attended marks middle x_hat mlp_rstd y tokens"),
         *members(POINTER, "grad g_x g_scale g_norm g_qkv g_qkv_bias g_out g_mlp g_mlp_bias g_mlp_norm"),
         *members(POINTER, "g_mlp_out panels work"),
@@ -68,41 +94,43 @@ _set_room, _forward, _backward = (
 
 
 def reference(
-    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, segments: Tensor,
-    window: int,
-) -> tuple[Tensor, Any]:  # fmt: skip
-    """Return tokens (B, T, E) after the block, and what it keeps of the steps.
-
-    Args:
-        segments: (B, c + T), episode numbers of the steps and of c before them, ascending.
-        window: steps that a step sees, itself included.
-    """
+    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, sight: Sight
+) -> tuple[Tensor, Any]:
+    """Return what becomes of those tokens x (B, T, E) that do more than be seen, and what is kept of them."""
     return modules()
 
 
 def supports(
-    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, segments: Tensor,
-    window: int,
-) -> bool:  # fmt: skip
+    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, sight: Sight
+) -> bool:
     """Return whether C knows the attention, nothing came before the steps, and gradients are wanted."""
     known = weights.form is not None and weights.form.floor is None
-    return known and torch.is_grad_enabled() and fits(x) and segments.shape == x.shape[:2]
+    return known and torch.is_grad_enabled() and fits(x) and sight.covers(x.shape[1])
 
 
 def call(
-    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, segments: Tensor,
-    window: int,
-) -> tuple[Tensor, Any]:  # fmt: skip
+    modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, sight: Sight
+) -> tuple[Tensor, Any]:
     heads, form, norm, qkv, qkv_bias, out, mlp, mlp_out = weights
     assert form is not None
-    nearest = torch.arange(x.shape[1]) - (window - 1)  # (T,), the first step that the window shows
-    first = torch.searchsorted(segments, segments).maximum(nearest)
-    constants = {"first": first, "cosine": phases[0], "sine": phases[1]}
+    first, last = sight.ends()
+    constants = {"first": first, "last": last, "cosine": phases[0], "sine": phases[1]}
     tokens, asked = _TransformerBlock.apply(
-        heads, form.normalized, constants, x, form.sharpness, norm, qkv, qkv_bias, out, *mlp, mlp_out
+        heads,
+        form.normalized,
+        sight.skip,
+        constants,
+        x,
+        form.sharpness,
+        norm,
+        qkv,
+        qkv_bias,
+        out,
+        *mlp,
+        mlp_out,
     )
     parts = asked.unflatten(-1, (3 * heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
-    return tokens, keep(*parts.split([2 * heads, heads], 1))
+    return tokens[:, sight.skip :], keep(*parts.split([2 * heads, heads], 1))
 
 
 class _TransformerBlock(torch.autograd.Function):
@@ -110,15 +138,16 @@ class _TransformerBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, heads: int, normalized: bool, constants: dict[str, Tensor], x: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, heads: int, normalized: bool, skip: int, constants: dict[str, Tensor], x: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         inputs = {"x": x} | constants | dict(zip(WEIGHTS, weights, strict=True))
         inputs = {name: tensor.contiguous() for name, tensor in inputs.items()}
         rows, steps, width = x.shape
         hidden, attended = len(inputs["mlp"]), inputs["out"].shape[1]  # H, h·d
         ctx.sizes = {
             "threads": min(torch.get_num_threads(), rows), "B": rows, "T": steps, "E": width, "heads": heads,
-            "d": attended // heads, "H": hidden, "normalized": normalized,
+            "d": attended // heads, "H": hidden, "normalized": normalized, "skip": skip,
         }  # fmt: skip
         shapes = {
             "rstd": (), "asked": (3 * attended,), "rstds": (2, heads), "attended": (attended,),
@@ -141,7 +170,7 @@ class _TransformerBlock(torch.autograd.Function):
         g_x = torch.empty_like(saved["x"])
         _call(_backward, ctx.sizes, saved | sums | {"grad": grad.contiguous(), "g_x": g_x})
         gradients = (total[0] if len(total) == 1 else total.sum(0) for total in sums.values())
-        return None, None, None, g_x, *gradients
+        return None, None, None, None, g_x, *gradients
 
 
 def _call(function: Function, sizes: dict[str, int], tensors: dict[str, Tensor]) -> None:

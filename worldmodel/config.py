@@ -17,11 +17,13 @@ class WorldModelConfig:
     lr: Float = Field(gt=0.0)  # proposals that `optimizer` takes over
     warmup: Int = Field(ge=0)
     units: Int = Field(ge=1)
-    deter: Int = Field(ge=1)  # D of the GRU; this and the next three are what `sequence` takes over
+    deter: Int = Field(ge=1)  # D of the GRU; this and the next six are what `sequence` takes over
+    core: Int = Field(ge=1)  # D of the GRU with attention memory
     hidden: Int = Field(ge=1)
     blocks: Int = Field(ge=1)
     width: Int = Field(ge=1)  # D of the transformer
     depth: Int = Field(ge=1)  # its layers
+    memory: Int = Field(ge=2)  # E of attention memory
     stoch: Int = Field(ge=1)  # S, number of latent variables
     classes: Int = Field(ge=2, le=256)  # K, classes of each; replay keeps bytes
     posterior: Posterior

@@ -8,7 +8,7 @@ part that can be exchanged. Two subclasses differ in what the posterior of z_t s
   that attention needs, and the fair control for it on the GRU.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,25 @@ from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import sample_straight_through, unimix_probs
 from qdreamer.worldmodel.networks.layers import MLP, Linear, MLPHead, NormSiLU, init_weight
 from qdreamer.worldmodel.sequence_models.interface import Posterior, SequenceModel, State
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 
 class Carry(NamedTuple):
-    """What goes from one step to the next: the sequence model's state and the last latent."""
+    """What goes from one step to the next: the sequence model's state, the last latent, the memory."""
 
     state: State
     stoch: Tensor  # (B, S·K)
+    memory: Any = ()  # the state of the sequence model's memory
 
 
 class Trajectory(NamedTuple):
     """What `observe` returns for B sequences of T steps."""
 
-    features: Tensor  # (B, T, F): h and z side by side
+    features: Tensor  # (B, T, F): h, what memory gives after the observation, and z
     posterior: Tensor  # (B, T, S, K), probabilities
     prior: Tensor  # (B, T, S, K), probabilities
     states: State  # the sequence model's states at every step
+    memories: Any  # likewise, its memory's
 
     def stoch(self) -> Tensor:
         """Return z, (B, T, S·K), as stored in the features."""
@@ -49,12 +52,13 @@ class RSSM(nn.Module):
         self.sequence = sequence
         self.stoch, self.classes, self.unimix = config.stoch, config.classes, config.unimix
         self.latents = config.stoch * config.classes  # S·K
-        self.features = sequence.deter + self.latents  # F
-        self.prior = MLPHead(sequence.deter, config.units, config.prior_layers, self.latents)
+        width = sequence.deter + sequence.memory.width  # W
+        self.features = width + self.latents  # F
+        self.prior = MLPHead(width, config.units, config.prior_layers, self.latents)
 
     def initial(self, batch: int) -> Carry:
         stoch = next(self.parameters()).new_zeros(batch, self.latents)
-        return Carry(self.sequence.initial(batch), stoch)
+        return Carry(self.sequence.initial(batch), stoch, self.sequence.memory.initial(batch))
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Return U[0, 1) variables (*shape, S) for drawing latents."""
@@ -74,18 +78,23 @@ class RSSM(nn.Module):
 
     def last(self, trajectory: Trajectory) -> Carry:
         """Return what goes on to the step after a trajectory's last."""
-        return Carry(self.sequence.last(trajectory.states), trajectory.stoch()[:, -1])
+        memory = self.sequence.memory.last(trajectory.memories)
+        return Carry(self.sequence.last(trajectory.states), trajectory.stoch()[:, -1], memory)
 
     def imagine(
-        self, action_embedding: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
+        self, action: Tensor, carry: Carry, noise: Tensor, out: Tensor | None = None
     ) -> tuple[Tensor, Carry]:
-        """Take one step of the prior: action_embedding (B, ·), noise (B, S) → features (B, F), carry.
+        """Take one step of the prior: action (B, A), noise (B, S) → features (B, F), carry.
 
         Without gradients the features may be written to `out`.
         """
-        h, state = self.sequence.step(carry.stoch, action_embedding, None, carry.state)
-        stoch = sample_straight_through(self._probs(self.prior(h)), noise).flatten(-2)  # (B, S·K)
-        return torch.cat([h, stoch], -1, out=out), Carry(state, stoch)
+        sequence, memory = self.sequence, self.sequence.memory
+        embedding = sequence.action_embedding(action, None)
+        h, state = sequence.step(carry.stoch, embedding, None, carry.state)
+        before, asked = memory.ask(h, carry.stoch, action, carry.memory)  # (B, W)
+        stoch = sample_straight_through(self._probs(self.prior(before)), noise).flatten(-2)  # (B, S·K)
+        after, memories = memory.append(stoch, asked)
+        return torch.cat([after, stoch], -1, out=out), Carry(state, stoch, memories)
 
     def start(self, trajectory: Trajectory, t: Tensor, b: Tensor | None = None) -> tuple[Tensor, Carry]:
         """Return features (N, F) and carries to imagine from.
@@ -93,9 +102,16 @@ class RSSM(nn.Module):
         After steps t (B, S) of every sequence, N = B·S, or after steps t (N,) of sequences b (N,).
         """
         state = self.sequence.select(trajectory.states, b, t)
+        memory = self.sequence.memory.select(trajectory.memories, b, t)
         if b is None:
             b, t = torch.arange(len(t), device=t.device).repeat_interleave(t.shape[1]), t.flatten()
-        return trajectory.features[b, t], Carry(state, trajectory.stoch()[b, t])
+        return trajectory.features[b, t], Carry(state, trajectory.stoch()[b, t], memory)
+
+    @torch.no_grad()
+    def inspect(self, trajectory: Trajectory, action: Tensor, is_first: Tensor) -> list[LayerView]:
+        """Return what each layer of attention did in episodes that were observed from the beginning."""
+        h = trajectory.features[..., : self.sequence.deter]
+        return self.sequence.inspect(h, trajectory.stoch(), action, is_first)
 
     @torch.no_grad()
     def pack(self, carry: Carry) -> tuple[Tensor, Tensor]:
@@ -103,11 +119,26 @@ class RSSM(nn.Module):
         stoch = carry.stoch.unflatten(-1, (self.stoch, self.classes)).argmax(-1)
         return self.sequence.pack(carry.state).to(torch.float16), stoch.to(torch.uint8)
 
-    def unpack(self, state: Tensor, stoch: Tensor) -> Carry:
-        """Invert `pack`, up to half precision: (B, ·), (B, S) → carry of B."""
-        dtype = next(self.parameters()).dtype
-        one_hot = functional.one_hot(stoch.long(), self.classes).to(dtype)
-        return Carry(self.sequence.unpack(state.to(dtype)), one_hot.flatten(-2))
+    def unpack(self, state: Tensor, stoch: Tensor, action: Tensor, segments: Tensor) -> Carry:
+        """Invert `pack`, up to half precision: c steps, (B, c, ·) each → the carry of B that they leave.
+
+        Further arguments as of `Memory.stored`.
+        """
+        state = state.to(next(self.parameters()).dtype)
+        one_hot = functional.one_hot(stoch.long(), self.classes).to(state.dtype).flatten(-2)
+        memory = self.sequence.memory.stored(state, one_hot, action, segments)
+        return Carry(self.sequence.unpack(state[:, -1]), one_hot[:, -1], memory)
+
+    def _trajectory(
+        self, h: Tensor, states: State, posterior: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor,
+        carry: Carry,
+    ) -> Trajectory:  # fmt: skip
+        """Return what was observed, with what memory and prior say of it."""
+        before, after, memories = self.sequence.memory.observe(
+            h, stoch, carry.stoch, action, is_first, carry.memory
+        )
+        prior = self._probs(self.prior(before))
+        return Trajectory(torch.cat([after, stoch], -1), posterior, prior, states, memories)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return unimix_probs(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)
@@ -154,8 +185,8 @@ class CoupledRSSM(RSSM):
         )
         prepared, actions = self.posterior.from_embed(embed), self.sequence.action_embedding(action, is_first)
         inputs = native.ScanInputs(prepared, actions, is_first, noise)
-        h, stoch, posterior = native.scan(self._step, weights, inputs, *carry)
-        return Trajectory(torch.cat([h, stoch], -1), posterior, self._probs(self.prior(h)), h)
+        h, stoch, posterior = native.scan(self._step, weights, inputs, carry.state, carry.stoch)
+        return self._trajectory(h, h, posterior, stoch, action, is_first, carry)
 
     def _step(
         self, state: State, stoch: Tensor, now: native.ScanInputs
@@ -180,7 +211,7 @@ class DecoupledRSSM(RSSM):
         stoch = sample_straight_through(posterior, noise).flatten(-2)  # (B, T, S·K)
         previous = torch.cat([carry.stoch.unsqueeze(1), stoch[:, :-1]], 1)
         h, states = self.sequence.observe(previous, action, is_first, carry.state)
-        return Trajectory(torch.cat([h, stoch], -1), posterior, self._probs(self.prior(h)), states)
+        return self._trajectory(h, states, posterior, stoch, action, is_first, carry)
 
 
 RSSMS: dict[Posterior, type[RSSM]] = {"coupled": CoupledRSSM, "decoupled": DecoupledRSSM}

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
-from qdreamer.worldmodel.rssm import Carry
 from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
 
 
@@ -81,14 +80,12 @@ class ActingLoop:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "state": leaves(self._carry.state),
-            "stoch": self._carry.stoch,
+            "carry": leaves(self._carry),
             "action": self._action,
             "generator": generator_state(self.generator),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        tensors = (tensor.to(self.device) for tensor in state["state"])
-        self._carry = Carry(rebuild(self._carry.state, tensors), state["stoch"].to(self.device))
+        self._carry = rebuild(self._carry, (tensor.to(self.device) for tensor in state["carry"]))
         self._action = state["action"].to(self.device)
         restore_generator(self.generator, state["generator"])

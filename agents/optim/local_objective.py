@@ -26,7 +26,8 @@ from qdreamer.agents.optim.optimizer import Objective
 from qdreamer.agents.randomness import shard_seed
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import frozen_sample
-from qdreamer.worldmodel.rssm import Carry, Trajectory
+from qdreamer.worldmodel.rssm import Trajectory
+from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
 
 
 class WorldModelObjective:
@@ -52,10 +53,10 @@ class WorldModelObjective:
         return frozen_loss(self._model, self._batch, self._trajectory)
 
     def sub_batch(self, rows: int) -> Objective:
-        batch, sequence = self._batch, self._model.rssm.sequence
+        batch = self._batch
         if rows >= len(batch.reward):
             return self.full_batch()
-        carry = Carry(sequence.unpack(sequence.pack(batch.carry.state)[:rows]), batch.carry.stoch[:rows])
+        carry = rebuild(batch.carry, (leaf[:rows] if leaf.dim() else leaf for leaf in leaves(batch.carry)))
         names = [field.name for field in fields(batch) if field.name != "carry"]
         few = replace(batch, carry=carry, **{name: getattr(batch, name)[:rows] for name in names})
         seen = {name: getattr(self._trajectory, name)[:rows] for name in ("features", "posterior", "prior")}

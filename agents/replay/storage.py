@@ -16,11 +16,15 @@ from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 
 Rows = dict[str, NDArray[Any]]
 
+COLUMNS = 16
+"""Rows before a sequence come in multiples of so many."""
+
 
 class Sample(NamedTuple):
     """B sequences of T rows, each preceded by the row before its start."""
 
     rows: Rows  # (B, T + 1, …): row −1, then rows 0 … T − 1
+    past: Rows  # (B, c, …): the agent's state in c rows before the start, what led to them; see `Replay`
     starts: Starts
     weights: NDArray[np.float32]  # (B,), importance weights
 
@@ -31,6 +35,8 @@ class Replay:
     Args:
         capacity: rows over all environments. length: T.
         fields: name → (shape, dtype) of one row's entries.
+        context: rows before a sequence whose `state` and `stoch` it comes with; with the `action` that led
+            to each, zero for an episode's first, and whether it is `known`: stored, of the episode of row −1.
         mapped: name → file, for fields that stay on disk. They are no part of `state_dict`, and not
             to be changed by `write`.
         spare: with mapped fields, slots of each ring beyond its size. Rows added after a checkpoint
@@ -47,11 +53,12 @@ class Replay:
         sampler: Sampler,
         mapped: dict[str, Path] | None = None,
         spare: int = 0,
+        context: int = 0,
     ) -> None:
         self.size = capacity // num_envs  # rows of each ring
         self._mapped = mapped or {}
         self._slots = self.size + (spare if mapped else 0)
-        self.length = length
+        self.length, self.context = length, context
         self.sampler = sampler
         self._data = {
             name: _column(self._mapped.get(name), (num_envs, self._slots, *shape), dtype)
@@ -94,18 +101,35 @@ class Replay:
         starts, weights = self.sampler.draw(count, eligible)
         rows, slots = self._gather(starts)
         self._coverage.mark(starts.env[:, None], slots[:, 1:])
-        return Sample(rows, starts, weights)
+        return Sample(rows, self._past(starts), starts, weights)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:
         """Uniform draws that leave no trace in sampler or coverage: for measuring, not for learning."""
         eligible = self.eligible()
         starts = start_at(eligible, random.integers((eligible.high - eligible.low).sum(), size=count))
-        return Sample(self._gather(starts)[0], starts, np.ones(count, np.float32))
+        return Sample(self._gather(starts)[0], self._past(starts), starts, np.ones(count, np.float32))
 
     def _gather(self, starts: Starts) -> tuple[Rows, NDArray[np.int64]]:
         """The rows from one before each start, and their slots, (B, T + 1)."""
         slots = (starts.row[:, None] + self._offsets) % self._slots
         return {name: data[starts.env[:, None], slots] for name, data in self._data.items()}, slots
+
+    def _past(self, starts: Starts) -> Rows:
+        if not self.context:
+            return {}
+        env = starts.env[:, None]
+        absolute = starts.row[:, None] + np.arange(-self.context, 0)  # (B, c)
+        is_first = self._data["is_first"][env, absolute % self._slots].astype(np.bool_)
+        later = is_first[:, ::-1].cumsum(1)[:, ::-1] - is_first  # episodes that begin after a row
+        oldest = np.maximum(self._added - self.size, 0)[env]
+        known = (later == 0) & (absolute - ~is_first >= oldest)  # with the row whose action led to it
+        # No more columns than some sequence needs; few widths, so that their tensors are used again.
+        columns = min(self.context, -(-int(known.sum(1).max()) // COLUMNS) * COLUMNS or 1)
+        absolute, is_first, known = (x[:, -columns:] for x in (absolute, is_first, known))
+        slots = absolute % self._slots
+        past = {name: self._data[name][env, slots] for name in ("state", "stoch")}
+        action = self._data["action"][env, (absolute - 1) % self._slots] * ~is_first[..., None]
+        return past | {"action": action, "known": known}
 
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
         """Tell the sampler what the learner found out about drawn sequences: (B,)."""

@@ -26,8 +26,7 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
         trajectory = agent.world_model.observe(
             observation, action, is_first, rssm.initial(1), generator=generator
         )
-        previous = torch.cat([torch.zeros_like(trajectory.stoch()[:, :1]), trajectory.stoch()[:, :-1]], 1)
-    return rssm.sequence.inspect(previous, action, is_first)
+    return rssm.inspect(trajectory, action, is_first)
 
 
 def attention_numbers(views: list[LayerView]) -> dict[str, float]:

@@ -60,7 +60,7 @@ def open_loop(
     predicted = []
     for k in range(1, horizon + 1):
         noise = rssm.noise(len(b), generator=generator)
-        features, carry = rssm.imagine(rssm.sequence.action_embedding(previous[b, t + k], None), carry, noise)
+        features, carry = rssm.imagine(previous[b, t + k], carry, noise)
         predicted.append(agent.world_model.predict_observation(features))
     target = observation  # (E, L, O)
     if agent.observation.discrete:

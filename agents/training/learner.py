@@ -153,9 +153,12 @@ class Learner:
     def to_batch(self, sample: Sample) -> Batch:
         """Return replayed rows as tensors on the device, numbers and flags in the agent's type.
 
-        Row −1 gives the carry and the first action.
+        Row −1 gives the first action, and ends the past that the carry comes from.
         """
-        rows = {name: torch.from_numpy(values).to(self.device) for name, values in sample.rows.items()}
+        rows, past = (
+            {name: torch.from_numpy(values).to(self.device) for name, values in part.items()}
+            for part in (sample.rows, sample.past)
+        )
         dtype = next(self.agent.parameters()).dtype
         flag = {name: rows[name][:, 1:].to(dtype) for name in ("is_first", "is_last", "is_terminal")}
         observation = rows["observation"][:, 1:]
@@ -164,7 +167,9 @@ class Learner:
             previous_action=rows["action"][:, :-1].to(dtype),
             reward=rows["reward"][:, 1:].to(dtype),
             weight=torch.from_numpy(sample.weights).to(self.device, dtype),
-            carry=self.agent.world_model.rssm.unpack(rows["state"][:, 0], rows["stoch"][:, 0]),
+            carry=self.agent.world_model.rssm.unpack(
+                past["state"], past["stoch"], past["action"].to(dtype), past["known"].long() - 1
+            ),
             **flag,
         )
 

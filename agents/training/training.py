@@ -73,6 +73,7 @@ def make_learner(
         {"observation": file} if config.replay.mapped else None,
         # A step stores two rows at most; one checkpoint may be skipped.
         spare=4 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
+        context=agent.world_model.rssm.sequence.memory.context,
     )
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
     signal = None if config.replay.measured is None else SIGNALS[config.replay.measured]

@@ -8,9 +8,10 @@
 #define QUERIES 64 /* at a time, on the way back */
 
 struct head {
-    int64_t T, d, stride;   /* rows of q, k, v lie so far apart */
-    const float *q, *k, *v; /* (T, d) */
-    const int64_t *first;   /* (T): the first key that each query sees */
+    int64_t T, d, stride;         /* rows of q, k, v lie so far apart */
+    int64_t skip;                 /* the first so many steps do not ask */
+    const float *q, *k, *v;       /* (T, d) */
+    const int64_t *first, *last;  /* (T): the first and the last key that each query sees, none after itself */
     float scale;            /* of products of queries and keys */
     float *work;            /* head_room numbers */
 };
@@ -24,7 +25,7 @@ static inline int64_t head_room(int64_t T, int64_t d) {
 /* Products s of query n with keys lo … hi − 1 become weights before normalisation; returns their sum. *kept is
  * its logarithm with the scores' maximum: what the way back needs. */
 static inline float weigh(const struct head *h, int64_t n, int64_t lo, int64_t hi, float *s, float *kept) {
-    int32_t first = (int32_t)h->first[n], last = (int32_t)n;
+    int32_t first = (int32_t)h->first[n], last = (int32_t)h->last[n];
     float top = -INFINITY, scale = h->scale, sum = 0.0f;
 #pragma omp simd reduction(max : top)
     for (int32_t m = (int32_t)lo; m < (int32_t)hi; m++) {
@@ -42,12 +43,16 @@ static inline float weigh(const struct head *h, int64_t n, int64_t lo, int64_t h
     return sum;
 }
 
-/* The panels that queries n … n + rows − 1 look at: lo … hi − 1. */
-static inline void seen(const struct head *h, int64_t n, int64_t rows, int64_t *lo, int64_t *hi) {
-    int64_t first = n;
-    for (int64_t r = 0; r < rows; r++) first = h->first[n + r] < first ? h->first[n + r] : first;
+/* The panels that queries n … n + rows − 1 look at: lo … hi − 1; returns the keys from lo to the last one seen. */
+static inline int64_t seen(const struct head *h, int64_t n, int64_t rows, int64_t *lo, int64_t *hi) {
+    int64_t first = n, end = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        first = smaller(first, h->first[n + r]);
+        end = larger(end, h->last[n + r] + 1);
+    }
     *lo = first / PANEL * PANEL;
-    *hi = full_panels(n + rows);
+    *hi = larger(*lo, full_panels(end));
+    return larger(0, end - *lo);
 }
 
 /* Products of x (rows, d) with keys or values lo … hi − 1 in panels (⌈T/PANEL⌉, d, PANEL). */
@@ -70,13 +75,15 @@ static void attend(const struct head *h, float *out, int64_t out_stride, float *
     float *k = h->work, *v = k + d * keys, *s = v + T * full_panels(d);
     pack_panels(d, T, h->k, 1, h->stride, k);
     pack_panels(T, d, h->v, h->stride, 1, v);
-    for (int64_t n = 0; n < T; n += TILE) {
-        int64_t rows = smaller(T - n, TILE), lo, hi;
+    for (int64_t n = h->skip; n < T; n += TILE) {
+        int64_t rows = smaller(T - n, TILE), lo, hi, some = seen(h, n, rows, &lo, &hi);
         float factors[TILE];
-        seen(h, n, rows, &lo, &hi);
         pairs(h, rows, lo, hi, h->q + n * h->stride, h->stride, k, s);
-        for (int64_t r = 0; r < rows; r++) factors[r] = 1.0f / weigh(h, n + r, lo, hi, s + r * keys, kept + n + r);
-        weighted(rows, n + rows - lo, d, s + lo, keys, 1, v + lo * PANEL, T, out + n * out_stride, out_stride, 0);
+        for (int64_t r = 0; r < rows; r++) {
+            float sum = weigh(h, n + r, lo, hi, s + r * keys, kept + n + r);
+            factors[r] = sum > 0.0f ? 1.0f / sum : 0.0f; /* who sees nobody gets nothing */
+        }
+        weighted(rows, some, d, s + lo, keys, 1, v + lo * PANEL, T, out + n * out_stride, out_stride, 0);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < d; c++) out[(n + r) * out_stride + c] *= factors[r];
     }
@@ -95,21 +102,21 @@ static void attend_backward(const struct head *h, const float *out, const float 
     pack_panels(T, d, h->q, h->stride, 1, q_rows);
     pack_panels(T, d, grad, out_stride, 1, grad_rows);
     for (int64_t t = 0; t < T; t++) {
+        if (t < h->skip) memset(grad_q + t * h->stride, 0, d * sizeof *grad_q);
         memset(grad_k + t * h->stride, 0, d * sizeof *grad_k);
         memset(grad_v + t * h->stride, 0, d * sizeof *grad_v);
     }
-    for (int64_t start = 0; start < T; start += QUERIES) {
+    for (int64_t start = h->skip; start < T; start += QUERIES) {
         int64_t end = smaller(start + QUERIES, T), from, to;
         seen(h, start, end - start, &from, &to);
         for (int64_t n = start; n < end; n += TILE) {
-            int64_t rows = smaller(end - n, TILE), lo, hi;
+            int64_t rows = smaller(end - n, TILE), lo, hi, some = seen(h, n, rows, &lo, &hi);
             float *p_here = p + (n - start) * keys, *ds_here = ds + (n - start) * keys;
-            seen(h, n, rows, &lo, &hi);
             pairs(h, rows, lo, hi, h->q + n * h->stride, h->stride, k, p_here);
             pairs(h, rows, lo, hi, grad + n * out_stride, out_stride, v, ds_here);
             for (int64_t r = 0; r < rows; r++) {
                 float *weights = p_here + r * keys, *to_row = ds_here + r * keys, mean = 0.0f, scale = h->scale;
-                int32_t first = (int32_t)h->first[n + r], last = (int32_t)(n + r);
+                int32_t first = (int32_t)h->first[n + r], last = (int32_t)h->last[n + r];
                 for (int64_t c = 0; c < d; c++)
                     mean += grad[(n + r) * out_stride + c] * out[(n + r) * out_stride + c];
 #pragma omp simd
@@ -121,12 +128,14 @@ static void attend_backward(const struct head *h, const float *out, const float 
                 }
                 memset(weights + from, 0, (lo - from) * sizeof *p); /* what other rows see and these don't */
                 memset(to_row + from, 0, (lo - from) * sizeof *ds);
+                memset(weights + hi, 0, (keys - hi) * sizeof *p);
+                memset(to_row + hi, 0, (keys - hi) * sizeof *ds);
             }
-            weighted(rows, n + rows - lo, d, ds_here + lo, keys, 1, k_rows + lo * PANEL, T, grad_q + n * h->stride,
+            weighted(rows, some, d, ds_here + lo, keys, 1, k_rows + lo * PANEL, T, grad_q + n * h->stride,
                      h->stride, 0);
         }
-        for (int64_t m = from; m < end; m += TILE) { /* queries before the key don't see it */
-            int64_t rows = smaller(end - m, TILE), n = larger(m, start), at = (n - start) * keys + m;
+        for (int64_t m = from; m < smaller(end, to); m += TILE) { /* queries before the key don't see it */
+            int64_t rows = smaller(smaller(end, to) - m, TILE), n = larger(m, start), at = (n - start) * keys + m;
             weighted(rows, end - n, d, p + at, 1, keys, grad_rows + n * PANEL, T, grad_v + m * h->stride, h->stride, 1);
             weighted(rows, end - n, d, ds + at, 1, keys, q_rows + n * PANEL, T, grad_k + m * h->stride, h->stride, 1);
         }

@@ -1,7 +1,7 @@
-/* One step of imagined futures through the transformer (float32, on a CPU, without gradients).
+/* One step of imagined futures through blocks of attention (float32, on a CPU, without gradients).
  *
- * The same as `Transformer.step` in worldmodel/sequence_models/transformer.py for futures. Each sees the columns
- * of its row's past up to its start, and its own imagined steps. G neighbours share a row and are asked together:
+ * The same as the steps of futures in worldmodel/sequence_models (transformer.py, episodic_memory.py). Each sees the
+ * columns of its row's past up to its start, and its own imagined steps. G neighbours share a row and are asked together:
  * their products with the past are matrix products. Kinds that are linear in time are pairs of steps here, too:
  * a recurrent state has hundreds of numbers, and the steps are few.
  */
@@ -11,7 +11,7 @@
 #include "rollout.h"
 
 LAYOUT(future_layer, qkv, out, mlp, mlp_out, gate, sharpness, keys, values, remaining)
-LAYOUT(futures, G, h, d, c, p, layers, window, slots, normalized, overlaps, floor, row, begin, at, position, cosine,
+LAYOUT(futures, E, G, h, d, c, p, layers, window, slots, normalized, overlaps, floor, row, begin, at, position, cosine,
        sine, w_z, b_z, norm, layer)
 
 #define MOST 8       /* the largest G */
@@ -20,21 +20,20 @@ LAYOUT(futures, G, h, d, c, p, layers, window, slots, normalized, overlaps, floo
 
 /* What some futures of one thread work in, and what each layer keeps of their own steps. */
 struct memory {
-    float *x, *y, *qkv, *attended, *hidden, *gates; /* (rows, ·) */
+    float *y, *qkv, *attended, *hidden, *gates; /* (rows, ·) */
     float *scores, *sums, *own;                     /* (G, c), (G, p), (G, h, slots) */
     float *keys, *values;                           /* (layers, rows, h, d, slots), (layers, slots, rows, h, d) */
     float *left, *weight;                           /* overlaps: what is left of the past, and of own steps */
 };
 
 /* Numbers that it all takes; where `to` is given it is laid out there. */
-static int64_t lay_out(const struct rollout *r, int64_t rows, float *to, struct memory *m) {
-    const struct futures *s = r->futures;
-    int64_t heads = s->layers * rows * s->h, slots = s->slots, D = full_panels(r->D), used = 0;
+static int64_t lay_out(const struct futures *s, int64_t rows, float *to, struct memory *m) {
+    int64_t heads = s->layers * rows * s->h, slots = s->slots, used = 0;
     struct {
         float **part;
         int64_t size;
     } parts[] = {
-        {&m->x, rows * D}, {&m->y, rows * D}, {&m->qkv, rows * 3 * s->h * s->d}, {&m->attended, rows * s->h * s->d},
+        {&m->y, rows * full_panels(s->E)}, {&m->qkv, rows * 3 * s->h * s->d}, {&m->attended, rows * s->h * s->d},
         {&m->hidden, rows * s->layer->mlp->out}, {&m->gates, rows * s->h}, {&m->scores, MOST * s->c},
         {&m->sums, MOST * s->p}, {&m->own, MOST * s->h * slots}, {&m->keys, heads * s->d * slots},
         {&m->values, heads * s->d * slots}, {&m->left, heads}, {&m->weight, heads * slots},
@@ -46,7 +45,13 @@ static int64_t lay_out(const struct rollout *r, int64_t rows, float *to, struct 
     return used;
 }
 
-int64_t futures_room(const struct rollout *s, int64_t rows) { return lay_out(s, rows, 0, &(struct memory){0}); }
+int64_t futures_room(const struct futures *s, int64_t rows) { return lay_out(s, rows, 0, &(struct memory){0}); }
+
+void futures_begin(const struct futures *s, int64_t rows, float *memory) {
+    struct memory m;
+    lay_out(s, rows, memory, &m);
+    for (int64_t i = 0; i < s->layers * rows * s->h; i++) m.left[i] = 1.0f;
+}
 
 void pack_futures(const struct futures *s) {
     for (const struct future_layer *l = s->layer; l < s->layer + s->layers; l++) {
@@ -57,27 +62,28 @@ void pack_futures(const struct futures *s) {
 
 /* The functions below know d where they are inlined: see `attend`. n is the first of `rows` futures. */
 
-/* Encodes their queries and keys and keeps keys and values as those of step t. */
-INLINE void append(int64_t d, const struct futures *s, const struct future_layer *l, const struct memory *m, int64_t t,
-                   int64_t n, int64_t rows) {
-    int64_t h = s->h, hd = h * d;
+/* Encodes their queries and keys; may keep keys and values as those of step t. */
+INLINE void encode(int64_t d, const struct futures *s, const struct future_layer *l, const struct memory *m, int64_t t,
+                   int64_t n, int64_t rows, int keep) {
+    int64_t h = s->h, hd = h * d, some = keep ? 2 * h : h;
     float factors[2 * h];
     for (int64_t r = 0; r < rows; r++) {
         float *q = m->qkv + r * 3 * hd, *k = q + hd;
         int64_t at = (s->position[n + r] + t) * d;
-        for (int64_t i = 0; i < 2 * h; i++) factors[i] = turn(d, q + i * d, s->cosine + at, s->sine + at);
-        for (int64_t i = 0; i < 2 * h; i++) factors[i] = s->normalized ? 1.0f / sqrtf(factors[i] + SMALLEST) : 1.0f;
-        for (int64_t i = 0; i < 2 * h; i++) {
+        for (int64_t i = 0; i < some; i++) factors[i] = turn(d, q + i * d, s->cosine + at, s->sine + at);
+        for (int64_t i = 0; i < some; i++) factors[i] = s->normalized ? 1.0f / sqrtf(factors[i] + SMALLEST) : 1.0f;
+        for (int64_t i = 0; i < some; i++) {
             float factor = factors[i] * (i < h ? l->sharpness[i] : 1.0f);
 #pragma omp simd
             for (int64_t e = 0; e < d; e++) q[i * d + e] *= factor;
         }
+        if (!keep) continue;
         for (int64_t i = 0; i < hd; i++) m->keys[(r * hd + i) * s->slots + t] = k[i];
         memcpy(m->values + (t * rows + r) * hd, k + hd, hd * sizeof *k);
     }
 }
 
-/* Products of the queries of futures r … r + G − 1 with their own keys, one vector of steps at a time:
+/* Products of the queries of futures r … r + G − 1 with their own keys up to step t, one vector of steps at a time:
  * m->own (G, h, slots). What stands behind step t means nothing. */
 INLINE void ask_own(int64_t d, const struct futures *s, const struct memory *m, int64_t t, int64_t r) {
     int64_t h = s->h, slots = s->slots;
@@ -142,10 +148,10 @@ INLINE void cover(float *score, int64_t width, int64_t low, int64_t high, float 
     }
 }
 
-/* What futures r … r + G − 1 attend to of the past, times weights whose sums go to `total` (G, h); their own
- * scores become weights, too. */
+/* What futures r … r + G − 1 attend to of the past at step t, times weights whose sums go to `total` (G, h); their
+ * own scores, up to step `last`, become weights, too. */
 INLINE void attend_past(int64_t d, const struct futures *s, const struct future_layer *l, const struct memory *m,
-                        int64_t t, int64_t n, int64_t r, int64_t first, float *total) {
+                        int64_t t, int64_t last, int64_t n, int64_t r, int64_t first, float *total) {
     int64_t G = s->G, h = s->h, hd = h * d, c = s->c, row = s->row[(n + r) / G], low[MOST], from = c, to = 0;
     const int64_t *at = s->at + n + r;
     for (int64_t g = 0; g < G; g++) {
@@ -175,10 +181,10 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct future_
                     top[e] = LEAST;
                     sums[e] = 0.0f;
                 }
-                cover(own, whole(t + 1), first, t, top);
+                cover(own, whole(last + 1), first, last, top);
                 cover(score, width, low[g] - from, at[g] - from, top);
                 float peak = highest(top);
-                for (int64_t j = 0; j < whole(t + 1); j += 16)
+                for (int64_t j = 0; j < whole(last + 1); j += 16)
 #pragma omp simd
                     for (int64_t e = 0; e < 16; e++) own[j + e] = exponential(own[j + e] - peak);
                 for (int64_t j = 0; j < width; j += 16)
@@ -198,25 +204,25 @@ INLINE void attend_past(int64_t d, const struct futures *s, const struct future_
 }
 
 INLINE void attend(int64_t d, const struct futures *s, const struct future_layer *l, const struct memory *m, int64_t t,
-                   int64_t n, int64_t rows) {
-    int64_t first = larger(0, t + 1 - s->window);
+                   int64_t n, int64_t rows, int keep) {
+    int64_t first = larger(0, t + 1 - s->window), last = keep ? t : t - 1;
     float total[MOST * s->h];
-    append(d, s, l, m, t, n, rows);
+    encode(d, s, l, m, t, n, rows, keep);
     for (int64_t r = 0; r < rows; r += s->G) {
-        ask_own(d, s, m, t, r);
-        attend_past(d, s, l, m, t, n, r, first, total);
-        add_own(d, s, m, t, r, rows, first, total);
+        ask_own(d, s, m, last, r);
+        attend_past(d, s, l, m, t, last, n, r, first, total);
+        add_own(d, s, m, last, r, rows, first, total);
     }
 }
 
 /* Damps all that futures remember by their gates σ(W y + b), and gives the new step weight one. */
-static void fade(const struct futures *s, const struct future_layer *l, const struct memory *m, int64_t D, int64_t t,
-                 int64_t rows) {
+static void fade(const struct futures *s, const struct future_layer *l, const struct memory *m, int64_t stride,
+                 int64_t t, int64_t rows) {
     int64_t h = s->h;
-    if (l->gate) multiply_packed(rows, l->gate->in, h, m->y, D, l->gate->packed, m->gates, h, 0);
+    if (l->gate) multiply_packed(rows, l->gate->in, h, m->y, stride, l->gate->packed, m->gates, h, 0);
     for (int64_t i = 0; i < rows * h; i++) {
         float *weight = m->weight + i * s->slots, keep = l->gate ? sigmoid(m->gates[i] + l->gate->bias[i % h]) : 1.0f;
-        m->left[i] = t ? m->left[i] * keep : keep;
+        m->left[i] *= keep;
         for (int64_t j = 0; j < t; j++) weight[j] *= keep;
         weight[t] = 1.0f;
     }
@@ -232,33 +238,29 @@ static void norm_rows(int64_t rows, int64_t width, const float *x, int64_t strid
         for (int64_t i = 0; i < width; i++) y[r * y_stride + i] = x[r * stride + i] * factors[r] * scale[i];
 }
 
-void futures_step(const struct rollout *s, int64_t t, int64_t first, int64_t rows, const int32_t *classes,
-                  const float *actions, int64_t action_stride, float *memory) {
-    const struct futures *f = s->futures;
-    int64_t Z = s->S * s->K, D = full_panels(s->D), hd = f->h * f->d;
+void futures_step(const struct futures *s, int64_t t, int64_t first, int64_t rows, int keep, float *x, int64_t stride,
+                  float *to, int64_t F, float *memory) {
+    int64_t E = s->E, y_stride = full_panels(E), hd = s->h * s->d;
     struct memory m;
     lay_out(s, rows, memory, &m);
-    multiply_latents(s, t, rows, s->stoch + first * Z, Z, classes, s->D, f->w_z, m.x, D);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < s->D; i++) m.x[r * D + i] += actions[r * action_stride + i] + f->b_z[i];
-    for (int64_t i = 0; i < f->layers; i++) {
-        const struct future_layer *l = f->layer + i;
-        norm_rows(rows, s->D, m.x, D, l->qkv->scale, m.y, D);
-        for (int64_t r = 0; r < rows; r++) memcpy(m.qkv + r * 3 * hd, l->qkv->bias, 3 * hd * sizeof *m.qkv);
-        multiply_packed(rows, s->D, 3 * hd, m.y, D, l->qkv->packed, m.qkv, 3 * hd, 1);
-        if (f->overlaps) fade(f, l, &m, D, t, rows);
-        KNOWING_WIDTH(attend, f->d, f, l, &m, t, first, rows)
-        multiply_packed(rows, hd, s->D, m.attended, hd, l->out->packed, m.x, D, 1);
-        multiply_packed(rows, s->D, l->mlp->out, m.x, D, l->mlp->packed, m.hidden, l->mlp->out, 0);
+    for (int64_t i = 0; i < s->layers; i++) {
+        const struct future_layer *l = s->layer + i;
+        norm_rows(rows, E, x, stride, l->qkv->scale, m.y, y_stride);
+        int64_t wanted = keep ? 3 * hd : hd; /* who only asks has neither key nor value */
+        for (int64_t r = 0; r < rows; r++) memcpy(m.qkv + r * 3 * hd, l->qkv->bias, wanted * sizeof *m.qkv);
+        multiply_packed(rows, E, wanted, m.y, y_stride, l->qkv->packed, m.qkv, 3 * hd, 1);
+        if (s->overlaps && keep) fade(s, l, &m, y_stride, t, rows);
+        KNOWING_WIDTH(attend, s->d, s, l, &m, t, first, rows, keep)
+        multiply_packed(rows, hd, E, m.attended, hd, l->out->packed, x, stride, 1);
+        multiply_packed(rows, E, l->mlp->out, x, stride, l->mlp->packed, m.hidden, l->mlp->out, 0);
         for (int64_t r = 0; r < rows; r++)
             norm_silu_row(l->mlp->out, m.hidden + r * l->mlp->out, l->mlp->bias, l->mlp->scale, 0,
                           m.hidden + r * l->mlp->out);
-        multiply_packed(rows, l->mlp->out, s->D, m.hidden, l->mlp->out, l->mlp_out->packed, m.x, D, 1);
-        m.keys += rows * hd * f->slots;
-        m.values += rows * hd * f->slots;
-        m.left += rows * f->h;
-        m.weight += rows * f->h * f->slots;
+        multiply_packed(rows, l->mlp->out, E, m.hidden, l->mlp->out, l->mlp_out->packed, x, stride, 1);
+        m.keys += rows * hd * s->slots;
+        m.values += rows * hd * s->slots;
+        m.left += rows * s->h;
+        m.weight += rows * s->h * s->slots;
     }
-    float *next = s->features + ((t + 1) * s->N + first) * (s->D + Z);
-    norm_rows(rows, s->D, m.x, D, f->norm, next, s->D + Z);
+    norm_rows(rows, E, x, stride, s->norm, to, F);
 }

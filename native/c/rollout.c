@@ -12,8 +12,9 @@
 #include <stdlib.h>
 
 LAYOUT(layer, in, out, weight, bias, scale, packed, x_hat, rstd, y)
-LAYOUT(rollout, threads, group, H, N, D, S, K, A, discrete, prior_layers, actor_layers, unimix, actor_unimix, low, high,
-       prior, prior_out, actor, actor_out, action_in, mix_action, gru, futures, state, actor_z, action_bias, stoch,
+LAYOUT(recall, stays, asks, action, futures)
+LAYOUT(rollout, threads, group, H, N, D, W, S, K, A, discrete, prior_layers, actor_layers, unimix, actor_unimix, low,
+       high, prior, prior_out, actor, actor_out, action_in, mix_action, gru, recall, futures, state, actor_z, action_bias, stoch,
        noise, choices, table, features, actions)
 
 static int64_t widest(const struct layer *layers, int64_t count, int64_t least) {
@@ -101,7 +102,7 @@ static void choose_numbers(const struct rollout *s, int64_t count, const float *
             float std = s->low + (s->high - s->low) * sigmoid(raw + 2.0f);
             float value = 1.0f - 2.0f / (e + 1.0f) + std * choice[r * A + a];
             action[r * A + a] = value;
-            bounded[r * A + a] = value / (fabsf(value) > 1.0f ? fabsf(value) : 1.0f);
+            bounded[r * A + a] = value / fmaxf(fabsf(value), 1.0f);
         }
     dense(s->action_in, count, 0, bounded, A, hidden, 0);
     for (int64_t r = 0; r < count; r++) memcpy(embedding + r * stride, s->action_bias, s->D * sizeof *embedding);
@@ -118,7 +119,7 @@ static int64_t gru_room(const struct gru *g, int64_t count) {
 static void step_gru(const struct rollout *s, int64_t t, int64_t first, int64_t count, const int32_t *classes,
                      float *actions, int64_t stride, float *x) {
     const struct gru *g = s->gru;
-    int64_t D = s->D, Z = s->S * s->K, F = D + Z, hidden = g->hidden;
+    int64_t D = s->D, Z = s->S * s->K, F = s->W + Z, hidden = g->hidden;
     const float *h = t ? s->features + (t * s->N + first) * F : s->state + first * D;
     float *next = s->features + ((t + 1) * s->N + first) * F, *rstd = x + 2 * count * hidden + PANEL;
     struct gru_rows rows = {.x_hat = x, .x_rstd = rstd, .x = x, .y_hat = actions, .y_rstd = rstd + 2 * count, .y = actions,
@@ -128,17 +129,54 @@ static void step_gru(const struct rollout *s, int64_t t, int64_t first, int64_t 
     gru_cell(g, count, h, t ? F : D, &rows, next, F);
 }
 
+/* The transformer's step t. */
+static void step_transformer(const struct rollout *s, int64_t t, int64_t first, int64_t count, const int32_t *classes,
+                             const float *actions, int64_t stride, float *x) {
+    const struct futures *f = s->futures;
+    int64_t D = s->D, Z = s->S * s->K, F = s->W + Z, x_stride = full_panels(D);
+    multiply_latents(s, t, count, s->stoch + first * Z, Z, classes, D, f->w_z, x, x_stride);
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t i = 0; i < D; i++) x[r * x_stride + i] += actions[r * stride + i] + f->b_z[i];
+    futures_step(f, t, first, count, 1, x, x_stride, s->features + ((t + 1) * s->N + first) * F, F,
+                 x + count * x_stride);
+}
+
+/* What memory gives to step t, behind h in the features: to one that asks before its latent is drawn, or to one that
+ * stays, whose latent has these classes. */
+static void recall(const struct rollout *s, int64_t t, int64_t first, int64_t count, int stays, const int32_t *classes,
+                   float *x) {
+    const struct recall *m = s->recall;
+    const struct futures *f = m->futures;
+    const struct layer *map = stays ? m->stays : m->asks;
+    int64_t D = s->D, Z = s->S * s->K, F = s->W + Z, E = f->E, A = s->A, stride = full_panels(E);
+    float *next = s->features + ((t + 1) * s->N + first) * F, bounded[count * A];
+    const float *action = s->actions + (t * s->N + first) * A;
+    multiply_latents(s, t + stays, count, s->stoch + first * Z, Z, classes, E, f->w_z, x, stride);
+    multiply_packed(count, D, E, next, F, map->packed, x, stride, 1);
+    for (int64_t i = 0; i < count * A; i++) bounded[i] = action[i] / fmaxf(fabsf(action[i]), 1.0f);
+    multiply_packed(count, A, E, bounded, A, m->action->packed, x, stride, 1);
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t i = 0; i < E; i++) x[r * stride + i] += f->b_z[i];
+    futures_step(f, t, first, count, stays, x, stride, next + D, F, x + count * stride);
+}
+
 /* Numbers that a group of `count` trajectories works in, with `wide` of them for a layer's activations. */
 static int64_t group_room(const struct rollout *s, int64_t count, int64_t *wide) {
     *wide = full_panels(larger(s->S * s->K, larger(2 * s->A, s->action_in->out)));
     *wide = widest(s->actor, s->actor_layers, widest(s->prior, s->prior_layers, *wide));
-    int64_t model = s->gru ? gru_room(s->gru, count) : futures_room(s, count);
-    return count * (2 * *wide + s->D + PANEL) + model;
+    const struct futures *f = s->recall ? s->recall->futures : s->futures;
+    int64_t model = whole(s->gru ? gru_room(s->gru, count) : 0);
+    if (f) model += count * full_panels(f->E) + futures_room(f, count);
+    return whole(count * (2 * *wide + s->D + PANEL)) + model;
 }
 
 static void roll(const struct rollout *s, int64_t first, int64_t count, int64_t wide, float *space) {
-    int64_t D = s->D, Z = s->S * s->K, F = D + Z, stride = D + PANEL; /* a panel may end past its row */
-    float *one = space, *two = one + count * wide, *embedding = two + count * wide, *memory = embedding + count * stride;
+    int64_t W = s->W, Z = s->S * s->K, F = W + Z, stride = s->D + PANEL; /* a panel may end past its row */
+    float *one = space, *two = one + count * wide, *embedding = two + count * wide;
+    float *model = space + whole(count * (2 * wide + stride));
+    float *tokens = model + whole(s->gru ? gru_room(s->gru, count) : 0);
+    const struct futures *f = s->recall ? s->recall->futures : s->futures;
+    if (f) futures_begin(f, count, tokens + count * full_panels(f->E));
     float *const buffers[2] = {one, two};
     int32_t classes[count * s->S];
     int64_t units = s->actor[0].out, units_stride = full_panels(units);
@@ -147,7 +185,7 @@ static void roll(const struct rollout *s, int64_t first, int64_t count, int64_t 
         const float *now = s->features + at * F;
         float *next = s->features + (at + s->N) * F, *action = s->actions + at * s->A;
 
-        multiply_latents(s, t, count, now + D, F, classes, units, s->actor_z, one, units_stride);
+        multiply_latents(s, t, count, now + W, F, classes, units, s->actor_z, one, units_stride);
         const float *body = dense(s->actor, count, at, now, F, one, 1);
         int64_t body_stride = s->actor[0].y ? units : units_stride;
         float *output = outputs(s->actor, 1, s->actor_layers, s->actor_out, count, at, body, body_stride, buffers);
@@ -160,19 +198,21 @@ static void roll(const struct rollout *s, int64_t first, int64_t count, int64_t 
                            output == one ? two : one);
 
         if (s->gru)
-            step_gru(s, t, first, count, classes, embedding, stride, memory);
+            step_gru(s, t, first, count, classes, embedding, stride, model);
         else
-            futures_step(s, t, first, count, classes, embedding, stride, memory);
+            step_transformer(s, t, first, count, classes, embedding, stride, tokens);
+        if (s->recall) recall(s, t, first, count, 0, classes, tokens);
 
         float *logits = outputs(s->prior, 0, s->prior_layers, s->prior_out, count, 0, next, F, buffers);
         for (int64_t r = 0; r < count; r++) {
-            float *to = next + r * F + D;
+            float *to = next + r * F + W;
             int32_t *index = classes + r * s->S;
             draw_classes(s->S, s->K, s->unimix, logits + r * full_panels(Z), s->prior_out->bias,
                          s->noise + (at + r) * s->S, index);
             memset(to, 0, Z * sizeof *to);
             for (int64_t v = 0; v < s->S; v++) to[v * s->K + index[v]] = 1.0f;
         }
+        if (s->recall) recall(s, t, first, count, 1, classes, tokens);
     }
 }
 
@@ -185,10 +225,14 @@ void rollout(const struct rollout *s) {
         pack_layer(s->action_in);
         pack_layer(s->mix_action);
     }
-    if (s->gru)
-        pack_gru(s->gru);
-    else
-        pack_futures(s->futures);
+    if (s->gru) pack_gru(s->gru);
+    if (s->futures) pack_futures(s->futures);
+    if (s->recall) {
+        pack_layer(s->recall->asks);
+        pack_layer(s->recall->stays);
+        pack_layer(s->recall->action);
+        pack_futures(s->recall->futures);
+    }
     int64_t wide, room = rounded(group_room(s, s->group, &wide) * sizeof(float), 64);
 #pragma omp parallel num_threads(s->threads)
     {

@@ -1,4 +1,4 @@
-/* The structs of imagination: rollout.c goes through time, futures.c takes a transformer's steps. native/rollout.py
+/* The structs of imagination: rollout.c goes through time, futures.c takes the steps of attention. native/rollout.py
  * and native/futures.py have the same structs with the same members in the same order. Tensors are contiguous. */
 
 #pragma once
@@ -22,38 +22,50 @@ struct future_layer {
     const float *remaining;                        /* overlaps: (N, h, c), what is left of each column at the start */
 };
 
+/* Blocks of attention on tokens of E numbers. */
 struct futures {
-    int64_t G, h, d, c, p, layers, window, slots, normalized, overlaps;
+    int64_t E, G, h, d, c, p, layers, window, slots, normalized, overlaps;
     float floor;                    /* added to each overlap */
     const int64_t *row;             /* (N / G): whose past */
     const int64_t *begin, *at;      /* (N): first and last column that a future sees when it starts */
     const int64_t *position;        /* (N): where in the table its first imagined step stands */
     const float *cosine, *sine;     /* (positions, d) */
-    const float *w_z, *b_z, *norm;  /* (Z, D), (D), (D) */
+    const float *w_z, *b_z, *norm;  /* (Z, E), (E), (E) */
     const struct future_layer *layer;
 };
 
+/* A memory beside the GRU: how h and actions enter the tokens that stay and those that ask. */
+struct recall {
+    const struct layer *stays, *asks, *action;
+    const struct futures *futures;
+};
+
 struct rollout {
-    int64_t threads, group, H, N, D, S, K, A, discrete, prior_layers, actor_layers;
+    int64_t threads, group, H, N, D, W, S, K, A, discrete, prior_layers, actor_layers;
     float unimix, actor_unimix, low, high;
-    /* the actor's layers before its output see h; z's part of the first is (S·K, out) */
+    /* the actor's layers before its output see W: h, and what memory gave; z's part of the first is (S·K, out) */
     const struct layer *prior, *prior_out, *actor, *actor_out, *action_in, *mix_action;
-    const struct gru *gru;         /* the sequence model is this */
-    const struct futures *futures; /* or that, the other being null */
+    const struct gru *gru;         /* the sequence model is this, */
+    const struct recall *recall;   /* with a memory or, if null, without; */
+    const struct futures *futures; /* or that, the others being null */
     const float *state;            /* the GRU's (N, D) */
     const float *actor_z, *action_bias;
     const float *stoch, *noise, *choices, *table; /* the embedding of each action (A, D) if discrete */
-    float *features, *actions;                    /* (H + 1, N, D + S·K), the first given; (H, N, A) */
+    float *features, *actions;                    /* (H + 1, N, W + S·K), the first given; (H, N, A) */
 };
 
 /* Numbers of working memory that `rows` futures need, zero at first. */
-int64_t futures_room(const struct rollout *s, int64_t rows);
+int64_t futures_room(const struct futures *s, int64_t rows);
 
-/* Step t of a transformer's futures first … first + rows − 1, whose actions are embedded: h goes to the features. */
-void futures_step(const struct rollout *s, int64_t t, int64_t first, int64_t rows, const int32_t *classes,
-                  const float *actions, int64_t action_stride, float *memory);
+/* Before the first step of `rows` futures. */
+void futures_begin(const struct futures *s, int64_t rows, float *memory);
 
-/* Packs the weights of all layers of a transformer. */
+/* Step t of futures first … first + rows − 1: tokens (rows, `stride`) go through all blocks and the norm behind
+ * them, to `to`, F apart. They see the steps before them, and themselves if they are kept. */
+void futures_step(const struct futures *s, int64_t t, int64_t first, int64_t rows, int keep, float *tokens,
+                  int64_t stride, float *to, int64_t F, float *memory);
+
+/* Packs the weights of all layers. */
 void pack_futures(const struct futures *s);
 
 static inline void pack_layer(const struct layer *l) { pack_panels(l->in, l->out, l->weight, 1, l->in, l->packed); }

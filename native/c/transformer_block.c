@@ -11,10 +11,11 @@
 
 /* native/transformer_block.py has the same names in the same order. Tensors are contiguous. */
 struct block {
-    int64_t threads, B, T, E, heads, d, H, normalized, room;
-    /* inputs: first (B, T) is the first step that each step sees; cosine, sine (T, d); scale (heads) of the
+    int64_t threads, B, T, E, heads, d, H, normalized, skip, room;
+    /* inputs: first and last (B, T) are the steps that each step sees, but for the first `skip` steps, which are
+     * seen only and go no further; cosine, sine (T, d); scale (heads) of the
      * products of queries and keys; weights (out, in), `qkv` giving queries, keys and values of all heads */
-    const int64_t *first;
+    const int64_t *first, *last;
     const float *x, *cosine, *sine, *scale, *norm, *qkv, *qkv_bias, *out, *mlp, *mlp_bias, *mlp_norm, *mlp_out;
     /* kept: (B, T, ·), `rstds` (B, T, 2, heads) of queries and keys, marks (B, heads, T) */
     float *rstd, *asked, *rstds, *attended, *marks, *middle, *x_hat, *mlp_rstd, *y, *tokens;
@@ -25,7 +26,7 @@ struct block {
     float *work;   /* (threads, room), for passing use */
 };
 
-LAYOUT(block, threads, B, T, E, heads, d, H, normalized, room, first, x, cosine, sine, scale, norm, qkv, qkv_bias, out,
+LAYOUT(block, threads, B, T, E, heads, d, H, normalized, skip, room, first, last, x, cosine, sine, scale, norm, qkv, qkv_bias, out,
        mlp, mlp_bias, mlp_norm, mlp_out, rstd, asked, rstds, attended, marks, middle, x_hat, mlp_rstd, y, tokens, grad,
        g_x, g_scale, g_norm, g_qkv, g_qkv_bias, g_out, g_mlp, g_mlp_bias, g_mlp_norm, g_mlp_out, panels, work)
 
@@ -93,15 +94,15 @@ static struct head head_of(const struct block *s, int64_t b, int64_t head, float
     int64_t A = s->heads * s->d;
     const float *q = s->asked + b * s->T * 3 * A + head * s->d;
     return (struct head){
-        .T = s->T, .d = s->d, .stride = 3 * A, .q = q, .k = q + A, .v = q + 2 * A, .first = s->first + b * s->T,
-        .scale = s->scale[head], .work = work,
+        .T = s->T, .d = s->d, .stride = 3 * A, .skip = s->skip, .q = q, .k = q + A, .v = q + 2 * A,
+        .first = s->first + b * s->T, .last = s->last + b * s->T, .scale = s->scale[head], .work = work,
     };
 }
 
 static void forward_sequence(const struct block *s, struct weights w, int64_t b, float *work) {
     int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H, at = b * T;
     const float *x = s->x + at * E;
-    float *asked = s->asked + at * 3 * A, *middle = s->middle + at * E, *tokens = s->tokens + at * E;
+    float *asked = s->asked + at * 3 * A;
     for (int64_t t = 0; t < T; t++) {
         float rstd = s->rstd[at + t] = rstd_row(E, x + t * E, 0);
         norm_row(E, x + t * E, rstd, s->norm, work + t * E);
@@ -113,14 +114,16 @@ static void forward_sequence(const struct block *s, struct weights w, int64_t b,
         struct head h = head_of(s, b, head, work);
         attend(&h, s->attended + at * A + head * s->d, A, s->marks + (b * s->heads + head) * T);
     }
-    memcpy(middle, x, T * E * sizeof *x);
-    multiply_packed(T, A, E, s->attended + at * A, A, w.out, middle, E, 1);
-    float *x_hat = s->x_hat + at * H, *y = s->y + at * H;
-    multiply_packed(T, E, H, middle, E, w.mlp, x_hat, H, 0);
-    for (int64_t t = 0; t < T; t++)
-        s->mlp_rstd[at + t] = norm_silu_row(H, x_hat + t * H, s->mlp_bias, s->mlp_norm, x_hat + t * H, y + t * H);
-    memcpy(tokens, middle, T * E * sizeof *tokens);
-    multiply_packed(T, H, E, y, H, w.mlp_out, tokens, E, 1);
+    int64_t on = at + s->skip, steps = T - s->skip; /* what goes on */
+    float *middle = s->middle + on * E, *tokens = s->tokens + on * E;
+    memcpy(middle, s->x + on * E, steps * E * sizeof *x);
+    multiply_packed(steps, A, E, s->attended + on * A, A, w.out, middle, E, 1);
+    float *x_hat = s->x_hat + on * H, *y = s->y + on * H;
+    multiply_packed(steps, E, H, middle, E, w.mlp, x_hat, H, 0);
+    for (int64_t t = 0; t < steps; t++)
+        s->mlp_rstd[on + t] = norm_silu_row(H, x_hat + t * H, s->mlp_bias, s->mlp_norm, x_hat + t * H, y + t * H);
+    memcpy(tokens, middle, steps * E * sizeof *tokens);
+    multiply_packed(steps, H, E, y, H, w.mlp_out, tokens, E, 1);
 }
 
 /* w's gradient (n, m) += gradᵀ·x for grad (T, n), x (T, m); `room` has space for x in panels. */
@@ -131,22 +134,25 @@ static void add_outer(int64_t T, int64_t n, int64_t m, const float *grad, const 
 
 static void backward_sequence(const struct block *s, struct weights w, int64_t b, int64_t portion, float *work) {
     int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H, at = b * T;
-    const float *grad = s->grad + at * E, *x = s->x + at * E, *middle = s->middle + at * E;
+    int64_t on = at + s->skip, steps = T - s->skip; /* what went on */
+    const float *grad = s->grad + on * E, *x = s->x + at * E, *middle = s->middle + on * E;
     float *g_x = s->g_x + at * E, *g_norm = s->g_norm + portion * E, *g_bias = s->g_qkv_bias + portion * 3 * A;
     float *hidden = work, *asked = hidden + whole(T * (H > A ? H : A)), *room = asked + whole(T * 3 * A);
 
-    multiply_packed(T, E, H, grad, E, w.mlp_out, hidden, H, 0);
-    add_outer(T, E, H, grad, s->y + at * H, room, s->g_mlp_out + portion * E * H);
-    for (int64_t t = 0; t < T; t++)
-        norm_silu_backward_row(H, hidden + t * H, s->x_hat + (at + t) * H, s->mlp_rstd[at + t], s->mlp_norm,
+    multiply_packed(steps, E, H, grad, E, w.mlp_out, hidden, H, 0);
+    add_outer(steps, E, H, grad, s->y + on * H, room, s->g_mlp_out + portion * E * H);
+    for (int64_t t = 0; t < steps; t++)
+        norm_silu_backward_row(H, hidden + t * H, s->x_hat + (on + t) * H, s->mlp_rstd[on + t], s->mlp_norm,
                                hidden + t * H, s->g_mlp_norm + portion * H, s->g_mlp_bias + portion * H);
-    add_outer(T, H, E, hidden, middle, room, s->g_mlp + portion * H * E);
-    memcpy(g_x, grad, T * E * sizeof *g_x);
-    multiply_packed(T, H, E, hidden, H, w.mlp, g_x, E, 1);
+    add_outer(steps, H, E, hidden, middle, room, s->g_mlp + portion * H * E);
+    float *g_on = g_x + s->skip * E;
+    memset(g_x, 0, s->skip * E * sizeof *g_x);
+    memcpy(g_on, grad, steps * E * sizeof *g_x);
+    multiply_packed(steps, H, E, hidden, H, w.mlp, g_on, E, 1);
 
     const float *attended = s->attended + at * A;
-    add_outer(T, E, A, g_x, attended, room, s->g_out + portion * E * A);
-    multiply_packed(T, E, A, g_x, E, w.out, hidden, A, 0);
+    add_outer(steps, E, A, g_on, attended + s->skip * A, room, s->g_out + portion * E * A);
+    multiply_packed(steps, E, A, g_on, E, w.out, hidden + s->skip * A, A, 0);
     for (int64_t head = 0; head < s->heads; head++) {
         struct head h = head_of(s, b, head, room);
         float *g = asked + head * s->d, along = 0.0f;

@@ -19,7 +19,12 @@ from qdreamer.worldmodel.networks.heads import symlog
 
 UPDATES = 20
 ROWS = 260  # collected steps: more than an episode of Pendulum
-CASES = [(agent, env) for agent in ("classical", "hybrid") for env in ("CartPole", "Pendulum")]
+AGENTS = {
+    "classical": ("agent=classical",),
+    "hybrid": ("agent=hybrid",),
+    "transformer": ("agent=hybrid", "sequence=transformer"),
+}
+CASES = [(agent, env) for agent in AGENTS for env in ("CartPole", "Pendulum")]
 SEARCH = ("optimizer.every=5", "optimizer.wait=true")  # four searches with QAOA within the updates
 SEARCHED = ("accepted", "decrease_base", "decrease_chosen", "predicted_base", "predicted_chosen")
 
@@ -65,9 +70,9 @@ def _train_heads(run: Run) -> None:
 
 def golden(agent: str, env: str, *overrides: str, updates: int = UPDATES) -> list[dict[str, float]]:
     """What each update found: means of the losses, their scaled sum, norms of gradients, searches."""
-    search = SEARCH if agent == "hybrid" else ()
+    search = () if agent == "classical" else SEARCH
     found = []
-    with open_run(f"agent={agent}", f"env={env}", "kernels=false", *search, *overrides) as run:
+    with open_run(*AGENTS[agent], f"env={env}", "kernels=false", *search, *overrides) as run:
         for _ in range(updates):
             metrics = {name: float(value) for name, value in run.learner.update().items()}
             kept = {n: value for n, value in metrics.items() if n.startswith(("loss/", "gradient_norm/"))}

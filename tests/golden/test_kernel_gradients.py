@@ -20,14 +20,17 @@ SMALL = (
     *("train.batch_length=8", "agent.imagination_starts=5", "agent.imagination_horizon=5"),
     *("env.max_episode_steps=20", "world_model.units=24", "world_model.hidden=16", "world_model.width=40"),
 )
-SHALLOW = ("world_model=tiny", "world_model.deter=40", "world_model.stoch=5")
+SHALLOW = ("world_model=tiny", "world_model.deter=40", "world_model.core=40", "world_model.stoch=5")
 DEEP = (  # as size 1M is: several blocks and layers, few classes
-    *("world_model=1M", "world_model.deter=48", "world_model.blocks=3", "world_model.stoch=7"),
+    *("world_model=1M", "world_model.deter=48", "world_model.core=48", "world_model.blocks=3"),
+    "world_model.stoch=7",
 )
 CASES = {
     "gru": ("agent=classical", *SHALLOW),
     "gru-deep": ("agent=classical", *DEEP),
     "gru-decoupled": ("agent=classical", *SHALLOW, "world_model.posterior=decoupled"),
+    "transformer": ("agent=hybrid", "sequence=transformer", *SHALLOW),
+    "transformer-deep": ("agent=hybrid", "sequence=transformer", *DEEP),
     "coherent": ("agent=hybrid", *SHALLOW),
     "coherent-deep": ("agent=hybrid", *DEEP),
     "born": ("agent=hybrid", "attention=born", *SHALLOW),

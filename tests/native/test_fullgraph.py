@@ -52,7 +52,6 @@ def test_filtering_and_imagining(make_config, posterior):
 
     def run():
         trajectory = rssm.observe(embed, action, is_first, carry, noise[:, :2])
-        h = rssm.sequence.action_embedding(action[:, 0], None)
-        return rssm.imagine(h, rssm.last(trajectory), noise[:, 2])[0]
+        return rssm.imagine(action[:, 0], rssm.last(trajectory), noise[:, 2])[0]
 
     equal(run, list(rssm.sequence.parameters()))

@@ -21,6 +21,7 @@ HORIZON = 15
 SMALL = (
     "world_model.units=24",
     "world_model.deter=48",
+    "world_model.core=48",
     "world_model.hidden=20",
     "world_model.stoch=5",
 )
@@ -65,7 +66,7 @@ def rollouts(agent, features, carry, monkeypatch):
 
 
 def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None):
-    """The same of a transformer's futures, with resets in what they go on from.
+    """The same of futures with attention, with resets in what they go on from.
 
     They begin after the last `starts` of `steps` steps, or after steps `starts` of sequences b, with a past
     of so many steps before all of them.
@@ -95,8 +96,8 @@ def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None):
 
 def same(agent, plain, native):
     """A number on the border of two classes, to rounding, may draw either: such rows are left out."""
-    deter = agent.world_model.rssm.sequence.deter
-    alike = (native.features[1:, :, deter:] == plain.features[1:, :, deter:]).all(-1).all(0)  # (N,)
+    latents = agent.world_model.rssm.latents
+    alike = (native.features[1:, :, -latents:] == plain.features[1:, :, -latents:]).all(-1).all(0)  # (N,)
     if agent.action.discrete:
         alike &= (native.actions == plain.actions).all(-1).all(0)
     assert (~alike).sum() <= 0.05 * len(alike)
@@ -157,11 +158,41 @@ def test_same_futures_of_transformers(make_config, discrete, settings, threads, 
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("attention=softmax",),
+        ("attention=coherent",),
+        (
+            "attention=coherent",
+            *SMALL,
+            "world_model.memory=24",
+            "sequence.head=6",
+            "sequence.memory_hidden=20",
+        ),
+        ("attention=born",),
+        ("attention=born", "attention.decay=false", *SMALL, "sequence.window=5"),
+        ("attention=uniform",),
+        ("attention=random_keys",),
+    ],
+)
+def test_same_futures_with_memory(make_config, discrete, settings, threads, monkeypatch):
+    agent = make_agent(make_config, discrete, "world_model=tiny", "sequence=gru_attention", *settings)
+    for steps, starts in ((7, 6), (24, 8)):
+        plain, native, calls = futures(agent, monkeypatch, steps, starts)
+        assert calls == 1
+        same(agent, plain, native)
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("sequence", ["transformer", "gru_attention"])
 @pytest.mark.parametrize("window", [12, 64])
 @pytest.mark.parametrize("attention", ["softmax", "coherent"])
-def test_futures_see_what_was_before_all_steps(make_config, attention, window, monkeypatch):
-    settings = f"attention={attention}", f"sequence.window={window}", "sequence.layers=2"
-    agent = make_agent(make_config, True, "world_model=tiny", "sequence=transformer", *settings)
+def test_futures_see_what_was_before_all_steps(make_config, attention, window, sequence, monkeypatch):
+    settings = [f"attention={attention}", f"sequence.window={window}"]
+    settings += ["sequence.layers=2"] * (sequence == "transformer")
+    agent = make_agent(make_config, True, "world_model=tiny", f"sequence={sequence}", *settings)
     plain, native, calls = futures(agent, monkeypatch, 24, 12, past=9)
     assert calls == 1
     same(agent, plain, native)
@@ -209,15 +240,20 @@ def test_results_do_not_depend_on_threads_or_company(make_config, monkeypatch):
     assert torch.equal(together.policy.probs, apart.policy.probs)
 
 
-@pytest.mark.parametrize("reason", ["mixture", "complex", "deeper", "too large", "double precision"])
+@pytest.mark.parametrize(
+    "reason",
+    ["mixture", "complex", "mixed memory", "deeper memory", "deeper", "too large", "double precision"],
+)
 def test_others_take_the_loop(make_config, reason, monkeypatch):
     settings = {
         "mixture": ("world_model=tiny", "sequence=transformer", "attention.curriculum.last=0.5"),
         "complex": ("world_model=tiny", "sequence=transformer", "attention=born", "attention.complex=true"),
         "deeper": (*SMALL, "sequence.layers=2"),
+        "deeper memory": (*SMALL, "sequence=gru_attention", "sequence.layers=2"),
+        "mixed memory": (*SMALL, "sequence=gru_attention", "attention.curriculum.last=0.5"),
     }.get(reason, SMALL)
     agent = make_agent(make_config, True, *settings)
-    if reason in ("mixture", "complex"):
+    if reason in ("mixture", "complex", "mixed memory", "deeper memory"):
         agent.world_model.rssm.sequence.schedule(1)
         plain, native, calls = futures(agent, monkeypatch)
         assert calls == 0

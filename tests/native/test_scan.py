@@ -48,7 +48,7 @@ def filtered(rssm, rows, dtype=torch.float32, frozen=False):
         trajectory = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
         noise = frozen_sample(trajectory.stoch().detach(), trajectory.posterior.detach())
     trajectory = rssm.observe(embed, action, is_first, Carry(state, stoch), noise)
-    outputs = [trajectory.features, trajectory.posterior, trajectory.prior, *rssm.last(trajectory)]
+    outputs = [trajectory.features, trajectory.posterior, trajectory.prior, *rssm.last(trajectory)[:2]]
     total = sum((y * normal(*y.shape, seed=i)).sum() for i, y in enumerate(outputs))
     inputs = [*given, *rssm.parameters()]
     return outputs, torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)

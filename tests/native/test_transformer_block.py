@@ -184,3 +184,57 @@ def test_rms_norm_and_its_gradient():
             assert_close(got, wanted, rtol=1e-5, atol=1e-5)
     finally:
         native.use(False)
+
+
+def remembered(memory, h, stoch, action, is_first, stored):
+    """Both reads, gradients of inputs and parameters, and what an imagined step makes of the trail."""
+    h, stoch = h.clone().requires_grad_(), stoch.clone().requires_grad_()
+    state = memory.initial(len(h)) if stored is None else memory.stored(*stored)
+    before, after, states = memory.observe(h, stoch, stoch[:, -1], action, is_first, state)
+    generator = torch.Generator().manual_seed(9)
+    total = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in (before, after))
+    gradients = torch.autograd.grad(total, [h, stoch, *memory.parameters()])
+    with torch.no_grad():
+        starts = memory.select(states, None, torch.arange(len(h)).unsqueeze(1) % h.shape[1])
+        asked, asking = memory.ask(h[:, 0], stoch[:, 0], action[:, 0], starts)
+        kept, _ = memory.append(stoch[:, 1], asking)
+    return before, after, asked, kept, *gradients
+
+
+@pytest.mark.parametrize("attention", ["softmax", "coherent", "uniform", "random_keys"])
+@pytest.mark.parametrize(
+    ("steps", "past", "window"), [(16, 0, 64), (16, 48, 64), (33, 70, 40), (5, 7, 3), (90, 15, 300)]
+)
+def test_memory_in_c_equals_the_modules(
+    make_config, in_c, monkeypatch, threads, attention, steps, past, window
+):
+    config = make_config(
+        "sequence=gru_attention", "sequence.deter=24", f"attention={attention}", f"sequence.window={window}"
+    )
+    torch.manual_seed(0)
+    memory = make_sequence(config.sequence, config.attention, STOCH, ACTION).memory
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    rows, deter = 3, 24
+    stoch, action, is_first = inputs(rows, steps, chance=0.06)
+    h, stored = torch.randn(rows, steps, deter).tanh(), None
+    if past:
+        segments = torch.zeros(rows, past, dtype=torch.long)
+        segments[1, : past // 2] = -1
+        stored = torch.randn(rows, past, deter).tanh(), *inputs(rows, past)[:2], segments
+    data = h, stoch, action, is_first
+
+    def exactly(tensors):
+        return tuple(x.double() if x.is_floating_point() else x for x in tensors)
+
+    calls = counted(monkeypatch)
+    fused = remembered(memory, *data, stored)
+    assert len(calls) == 1
+    native.use(False)
+    plain = remembered(memory, *data, stored)
+    exact = remembered(memory.double(), *exactly(data), stored and exactly(stored))
+    for got, torch_got, wanted in zip(fused, plain, exact, strict=True):
+        size = float(wanted.detach().abs().max())
+        error = float((torch_got.double() - wanted).detach().abs().max())  # torch's own rounding
+        assert_close(got.double(), wanted, rtol=0.0, atol=max(4.0 * error, 1e-5 * size, 1e-6))

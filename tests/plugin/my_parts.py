@@ -23,6 +23,7 @@ from qdreamer.quantum.qaoa.solver import SOLVERS
 from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
+from qdreamer.worldmodel.sequence_models.memory import NoMemory
 
 USED: Counter[str] = Counter()  # calls of each part, for the test
 
@@ -37,6 +38,8 @@ class LeakyConfig(SequenceConfig):
 @SEQUENCE_MODELS.register("mine", LeakyConfig)
 class Leaky(nn.Module):
     """h_t = leak·h_{t−1} + (1 − leak)·tanh(W z_{t−1} + V a_{t−1})."""
+
+    memory = NoMemory()
 
     def __init__(self, stoch: int, action: int, deter: int, leak: float) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class Leaky(nn.Module):
         h = torch.stack(hs, 1)
         return h, h
 
-    def inspect(self, stoch, action, is_first):
+    def inspect(self, h, stoch, action, is_first):
         return []
 
     def last(self, states: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ class Leaky(nn.Module):
     def native_weights(self) -> None:
         """No kernel knows this model."""
 
-    def native_rollout(self, state: Tensor, horizon: int) -> None:
+    def native_rollout(self, state: Tensor, memory: Any, horizon: int) -> None:
         """Nor its rollouts."""
 
     def schedule(self, update: int) -> None:

@@ -126,10 +126,14 @@ class Born(AttentionKernel):
             keep = fresh if keep is None else keep * fresh
         if keep is not None:
             state = state * keep[..., None, None]
-        key, query = (self.encoding.features(self.encode(x).unsqueeze(-1)) for x in (k, q))
-        made = key, with_one(v).unsqueeze(-2)
+        made = self.encoding.features(self.encode(k).unsqueeze(-1)), with_one(v).unsqueeze(-2)
         state = torch.addcmul(state, *made) if keep is None else state.addcmul_(*made)
-        return ratio(self.encoding.read(query, state)).squeeze(-2), state
+        return self.read(q, state), state
+
+    def read(self, q: Tensor, state: Tensor) -> Tensor:
+        """What queries (B, h, d) find in a state of the recurrent form: outputs (B, h, dv)."""
+        query = self.encoding.features(self.encode(q).unsqueeze(-1))
+        return ratio(self.encoding.read(query, state)).squeeze(-2)
 
     def state_at(
         self,

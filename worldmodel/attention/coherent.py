@@ -47,6 +47,10 @@ class Coherent(DotProduct):
         super().__init__(heads, width, noise)
         self.log_photons = nn.Parameter(torch.full((heads,), math.log(width)))
 
+    def soften(self) -> None:
+        # The cosine of two random directions deviates by 1/√d: with s² = √d/2 the logits 2s²·cos by 1.
+        nn.init.constant_(self.log_photons, math.log(math.sqrt(self.width) / 2.0))
+
     def photons(self) -> Tensor:
         """s², the mean photon number of each head, (h)."""
         return _Clamp.apply(self.log_photons, math.log(PHOTONS[0]), math.log(PHOTONS[1])).exp()

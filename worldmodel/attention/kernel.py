@@ -43,6 +43,9 @@ class AttentionKernel(nn.Module):
             raise ValueError(f"noise={noise} must lie between 0 and 1")
         self.heads, self.width, self.noise = heads, width, noise
 
+    def soften(self) -> None:
+        """Start with logits that deviate as softmax's do: a sharp start never learns to look things up."""
+
     def encode(self, x: Tensor) -> Tensor:
         """Queries or keys as the kind compares them, (…, d) → (…, d): state preparation.
 

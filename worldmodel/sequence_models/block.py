@@ -1,5 +1,6 @@
 """A block of the transformer: attention over time, then an MLP, each after a norm and added to its input."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,9 +8,10 @@ from torch import Tensor, nn
 
 from qdreamer import native
 from qdreamer.worldmodel.attention.decay import DecayGate
-from qdreamer.worldmodel.attention.rotary import Phases, rotate_by
+from qdreamer.worldmodel.attention.rotary import Phases, phases, rotate_by
 from qdreamer.worldmodel.networks.layers import MLP, Linear, RMSNorm, init_weight
 from qdreamer.worldmodel.sequence_models.context import QKV, CausalAttention, Visibility
+from qdreamer.worldmodel.sequence_models.history import Starts
 
 
 class Block(nn.Module):
@@ -67,8 +69,39 @@ class Block(nn.Module):
         def keep(qk: Tensor, v: Tensor) -> Any:
             return self.attention.append(QKV(qk, v, None), past)
 
-        weights, segments = self.native_weights(self.attention.native_form()), visibility.segments
-        return native.transformer_block(modules, keep, x, weights, turn, segments, visibility.window)
+        sight = native.Sight(visibility.segments, visibility.window)
+        weights = self.native_weights(self.attention.native_form())
+        return native.transformer_block(modules, keep, x, weights, turn, sight)
+
+    def recall(
+        self, x: Tensor, stored: int, past: Any, visibility: Visibility, turn: Phases
+    ) -> tuple[Tensor, Any]:
+        """Take T steps that see themselves, then once more as askers, who see the steps before theirs only.
+
+        Args:
+            x: (B, c + 2·T, E), tokens of c earlier steps that are seen only, of the T, and of the askers.
+            stored: c. past: before them. visibility: of the T steps.
+        Returns:
+            Tokens (B, 2·T, E), and the trail of the T steps.
+        """
+        attention, steps, window = self.attention, visibility.steps, visibility.window
+
+        def modules() -> tuple[Tensor, Any]:
+            old, new = self.project(x, turn).split(stored)
+            (heads, asking), before = new.split(steps), past
+            if stored:
+                seen = Visibility(visibility.segments[:, :stored], stored, window)
+                before = attention.truncate(attention.append(old, past), seen, window)
+            trail = attention.append(heads, before)
+            attended = attention.recall(heads, asking, trail, visibility)  # (B, h, 2·T, d)
+            return self.residual(x[:, stored:], attended), trail
+
+        def keep(qk: Tensor, v: Tensor) -> Any:
+            return attention.append(QKV(qk, v, None).split(stored + steps)[0], past)
+
+        sight = native.Sight(visibility.segments, window, stored, asks=True)
+        weights = self.native_weights(attention.native_form())
+        return native.transformer_block(modules, keep, x, weights, turn, sight)
 
     def native_weights(self, form: native.AttentionForm | None) -> native.BlockWeights:
         """Return what C needs to run this block with weights of some form."""
@@ -82,6 +115,23 @@ class Block(nn.Module):
         past = self.attention.native_past(trail, visibility)
         gate = None if self.decay is None else (self.decay.weight, self.decay.bias)
         return None if past is None else native.FutureLayer(self.native_weights(past.form), past, gate)
+
+
+def native_futures(
+    blocks: Sequence[Block], starts: Starts, stoch_in: nn.Linear, norm: RMSNorm, horizon: int
+) -> native.FutureBlocks | None:
+    """Return what C needs to imagine `horizon` steps of blocks on tokens stoch_in(z) + …, or None."""
+    (trails, visibility, position), b, t = starts
+    pasts = [block.native_past(trail, visibility) for block, trail in zip(blocks, trails, strict=True)]
+    layers = [past for past in pasts if past is not None]
+    if len(layers) < len(blocks):
+        return None
+    positions = position + 1 + torch.arange(visibility.steps + horizon, device=t.device)
+    turn = phases(positions, blocks[0].attention.kind.width, norm.scale.dtype)
+    return native.FutureBlocks(
+        stoch_in.weight, stoch_in.bias, norm.scale, layers, b, t, visibility.segments, visibility.steps,
+        visibility.window, turn,
+    )  # fmt: skip
 
 
 def freeze_rows(linear: nn.Linear, first: int, end: int) -> None:

@@ -33,6 +33,13 @@ class QKV(NamedTuple):
     def k(self) -> Tensor:
         return self.qk.chunk(2, 1)[1]
 
+    def split(self, steps: int) -> tuple["QKV", "QKV"]:
+        """Return those of the first steps, and the others."""
+        parts = (self.qk, 2), (self.v, 2), (self.log_decay, -1)
+        first = (None if x is None else x.narrow(dim, 0, steps) for x, dim in parts)
+        rest = (None if x is None else x.narrow(dim, steps, x.shape[dim] - steps) for x, dim in parts)
+        return QKV(*first), QKV(*rest)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Visibility:
@@ -51,6 +58,17 @@ class Visibility:
         near = (distance >= 0) & (distance < self.window)
         own = self.segments[:, columns - self.steps :]
         return (near & (own.unsqueeze(-1) == self.segments.unsqueeze(1))).unsqueeze(1)
+
+    @cached_property
+    def mask_before(self) -> Tensor:
+        """(B, 1, T, c + T): the same without the step itself."""
+        return self.mask.tril(self.segments.shape[1] - self.steps - 1)
+
+    @cached_property
+    def follows(self) -> Tensor:
+        """(B, T), whether a step has another of its episode before it."""
+        first = self.segments.new_full((len(self.segments), 1), -1)
+        return torch.cat([first, self.segments], 1).diff(dim=1)[:, -self.steps :] == 0
 
 
 class Future(NamedTuple):
@@ -81,8 +99,19 @@ class CausalAttention(Protocol):
         """All T steps at once → outputs (B, h, T, d)."""
         ...
 
+    def recall(self, heads: QKV, asking: QKV, trail: Any, visibility: Visibility) -> Tensor:
+        """`attend`, then the same for T queries that see the steps before theirs only.
+
+        Returns (B, h, 2·T, d).
+        """
+        ...
+
     def truncate(self, trail: Any, visibility: Visibility, window: int) -> Any:
         """The past of the step after the last one."""
+        ...
+
+    def resume(self, past: Any) -> Any:
+        """Memories to imagine from, one future for each row of a past."""
         ...
 
     def select(self, trail: Any, visibility: Visibility, b: Tensor, t: Tensor) -> Any:
@@ -91,6 +120,10 @@ class CausalAttention(Protocol):
 
     def imagine(self, heads: QKV, memory: Any, future: Future) -> tuple[Tensor, Any]:
         """One step of N futures: heads (N, h, 1, d) → (N, h, d), memory; the memory is used up."""
+        ...
+
+    def ask(self, heads: QKV, memory: Any, future: Future) -> Tensor:
+        """What N futures see of the steps before this one: heads (N, h, 1, d) → (N, h, d)."""
         ...
 
     def schedule(self, update: int) -> None:
@@ -112,7 +145,7 @@ class KeyValues(NamedTuple):
 
 
 class KeyValueAttention(nn.Module):
-    """For every kind.
+    """Keys and values of the last steps, for every kind.
 
     Args:
         window: how many steps back, itself included, a step sees.
@@ -136,24 +169,45 @@ class KeyValueAttention(nn.Module):
         self.kind.train(torch.is_grad_enabled())  # noise is for learning
         return self.kind.attend(heads.q, trail.k, trail.v, visibility.mask)
 
+    def recall(self, heads: QKV, asking: QKV, trail: KeyValues, visibility: Visibility) -> Tensor:
+        self.kind.train(torch.is_grad_enabled())
+        mask = torch.cat([visibility.mask, visibility.mask_before], 2)  # (B, 1, 2·T, c + T)
+        return self.kind.attend(torch.cat([heads.q, asking.q], 2), trail.k, trail.v, mask)
+
     def truncate(self, trail: KeyValues, visibility: Visibility, window: int) -> KeyValues:
         return KeyValues(*(x[:, :, -window:] for x in trail))
 
     def select(self, trail: KeyValues, visibility: Visibility, b: Tensor, t: Tensor) -> KeyValues:
-        past = KeyValues(self.kind.encode(trail.k)[b], trail.v[b])
-        return KeyValues(*(_with_room(x, SLOTS * t.shape[1]) for x in past))
+        return self._with_room(trail.k[b], trail.v[b], t.shape[1])
+
+    def resume(self, past: KeyValues) -> KeyValues:
+        return self._with_room(past.k, past.v, 1)
+
+    def _with_room(self, k: Tensor, v: Tensor, group: int) -> KeyValues:
+        return KeyValues(*(_with_room(x, SLOTS * group) for x in (self.kind.encode(k), v)))
 
     def imagine(self, heads: QKV, memory: KeyValues, future: Future) -> tuple[Tensor, KeyValues]:
-        group = future.bias.shape[2]
-        used = future.bias.shape[3]
+        group, used = future.bias.shape[2:]
         if memory.k.shape[2] < used:
             memory = KeyValues(*(_with_room(x, x.shape[2] - future.context) for x in memory))
-        encoded = self.kind.encode(heads.qk.squeeze(2)).unflatten(0, (-1, group)).transpose(1, 2)
-        q, k = encoded.chunk(2, 1)  # (R, h, G, d)
+        q, k = self._grouped(self.kind.encode(heads.qk), group).chunk(2, 1)  # (R, h, G, d)
         memory.k[:, :, used - group : used] = k
-        memory.v[:, :, used - group : used] = heads.v.squeeze(2).unflatten(0, (-1, group)).transpose(1, 2)
-        out = self.kind.attend_encoded(q, memory.k[:, :, :used], memory.v[:, :, :used], future.bias)
-        return out.transpose(1, 2).flatten(0, 1), memory
+        memory.v[:, :, used - group : used] = self._grouped(heads.v, group)
+        return self._ask(q, memory, future.bias), memory
+
+    def ask(self, heads: QKV, memory: KeyValues, future: Future) -> Tensor:
+        group = future.bias.shape[2]
+        q = self._grouped(self.kind.encode(heads.q), group)
+        return self._ask(q, memory, future.bias[..., :-group])
+
+    def _ask(self, q: Tensor, memory: KeyValues, bias: Tensor) -> Tensor:
+        k, v = (x[:, :, : bias.shape[3]] for x in memory)
+        return self.kind.attend_encoded(q, k, v, bias).transpose(1, 2).flatten(0, 1)
+
+    @staticmethod
+    def _grouped(x: Tensor, group: int) -> Tensor:
+        """(N, ·, 1, d) → (R, ·, G, d)."""
+        return x.squeeze(2).unflatten(0, (-1, group)).transpose(1, 2)
 
     def schedule(self, update: int) -> None:
         """Nothing here follows one."""
@@ -173,7 +227,7 @@ SLOTS = 16
 
 
 def _with_room(x: Tensor, keys: int) -> Tensor:
-    """x (R, h, C, d) with room for so many more keys."""
+    """Return x (R, h, C, d) with room for so many more keys."""
     room = x.new_empty(*x.shape[:2], x.shape[2] + keys, x.shape[3])
     room[:, :, : x.shape[2]] = x
     return room
@@ -201,8 +255,25 @@ class RecurrentAttention(nn.Module):
         q, k, v, log_decay = heads.q, heads.k, heads.v, heads.log_decay
         segments = visibility.segments[:, -q.shape[2] :]
         self.kind.train(torch.is_grad_enabled())
-        state = trail.before if trail.before.numel() else None
-        return self.kind.attend_causal(q, k, v, segments, None, log_decay, state=state)
+        return self.kind.attend_causal(q, k, v, segments, None, log_decay, state=self._before(trail))
+
+    def recall(self, heads: QKV, asking: QKV, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
+        # In turns, asking first; whoever only asks is seen by nobody, and nothing fades meanwhile.
+        def turns(first: Tensor, second: Tensor) -> Tensor:
+            return torch.stack([first, second], 3).flatten(2, 3)
+
+        steps, segments = heads.v.shape[2], visibility.segments[:, -heads.v.shape[2] :]
+        q, k, v = turns(asking.q, heads.q), turns(asking.k, heads.k), turns(asking.v, heads.v)
+        decay = heads.log_decay
+        if decay is not None:
+            decay = torch.stack([torch.zeros_like(decay), decay], -1).flatten(-2)
+        valid = (torch.arange(2 * steps, device=v.device) % 2 == 1).expand(len(v), -1)
+        self.kind.train(torch.is_grad_enabled())
+        out = self.kind.attend_causal(
+            q, k, v, segments.repeat_interleave(2, 1), valid, decay, state=self._before(trail)
+        )
+        before, itself = out.unflatten(2, (steps, 2)).unbind(3)
+        return torch.cat([itself, before], 2)
 
     def truncate(self, trail: RecurrentTrail, visibility: Visibility, window: int) -> Tensor:
         rows, _, steps = trail.heads.v.shape[:3]
@@ -210,17 +281,25 @@ class RecurrentAttention(nn.Module):
         return self.select(trail, visibility, b, torch.full_like(b, steps - 1).unsqueeze(1))
 
     def select(self, trail: RecurrentTrail, visibility: Visibility, b: Tensor, t: Tensor) -> Tensor:
-        (_, v, log_decay), before = trail
-        k = trail.heads.k
-        segments = visibility.segments[:, -k.shape[2] :]
-        state = before if before.numel() else None
+        _, v, log_decay = trail.heads
+        segments = visibility.segments[:, -v.shape[2] :]
         b = b.repeat_interleave(t.shape[1])
-        return self.kind.state_at(k, v, b, t.flatten(), segments, log_decay, state)
+        return self.kind.state_at(trail.heads.k, v, b, t.flatten(), segments, log_decay, self._before(trail))
+
+    @staticmethod
+    def _before(trail: RecurrentTrail) -> Tensor | None:
+        return trail.before if trail.before.numel() else None
+
+    def resume(self, past: Tensor) -> Tensor:
+        return past if past.numel() else self.kind.initial(len(past), self.kind.width, past)
 
     def imagine(self, heads: QKV, memory: Tensor, future: Future) -> tuple[Tensor, Tensor]:
         q, k, v = (x.squeeze(2) for x in (heads.q, heads.k, heads.v))
         log_decay = None if heads.log_decay is None else heads.log_decay.squeeze(2)
         return self.kind.step(q, k, v, memory, log_decay)
+
+    def ask(self, heads: QKV, memory: Tensor, future: Future) -> Tensor:
+        return self.kind.read(heads.q.squeeze(2), memory)
 
     def schedule(self, update: int) -> None:
         """Nothing here follows one."""

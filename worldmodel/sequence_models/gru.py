@@ -9,7 +9,7 @@ The part of the first layer that x feeds is repeated for every block, so it is o
 out of the time loop (`action_embedding`).
 """
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ from qdreamer.native.products import affine, blockwise
 from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_weight
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
+from qdreamer.worldmodel.sequence_models.memory import Memory, NoMemory
 
 
 @settings
@@ -48,6 +49,7 @@ class BlockGRU(nn.Module):
     ) -> None:
         super().__init__()
         self.deter, self.blocks = deter, blocks
+        self.memory: Memory = NoMemory()
         self.deter_in = MLP(deter, hidden, 1)
         self.stoch_in = MLP(stoch, hidden, 1)
         self.action_in = MLP(action, hidden, 1, bias_std=1.0)
@@ -65,7 +67,7 @@ class BlockGRU(nn.Module):
         self.gates = BlockLinear(deter, 3 * deter, blocks, deter)
 
     @classmethod
-    def make(cls, config: GRUConfig, attention: object, stoch: int, action: int, quantum: object) -> Self:
+    def make(cls, config: Any, attention: Any, stoch: int, action: int, quantum: Any) -> Self:
         return cls(stoch, action, config.deter, config.hidden, config.blocks, config.layers)
 
     def initial(self, batch: int) -> Tensor:
@@ -100,7 +102,7 @@ class BlockGRU(nn.Module):
         h = torch.stack(hs, 1)  # (B, T, D)
         return h, h
 
-    def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+    def inspect(self, h: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
         return []
 
     def last(self, states: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ class BlockGRU(nn.Module):
     def schedule(self, update: int) -> None:
         """Nothing here follows one."""
 
-    def native_rollout(self, state: Tensor, horizon: int) -> native.GRURollout | None:
+    def native_rollout(self, state: Tensor, memory: Any, horizon: int) -> native.GRURollout | None:
         cell = self.native_weights()
         action = native.ActionWeights(self.action_in.layers()[0], self.mix_action.weight, self.recur.bias)
         return None if cell is None else native.GRURollout(action, cell, state)

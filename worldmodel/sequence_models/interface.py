@@ -20,6 +20,7 @@ from qdreamer.configs.schema import Float, Int, settings
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
+from qdreamer.worldmodel.sequence_models.memory import Memory
 
 State = Any
 """A pytree of fixed-shape tensors; the block GRU's is one tensor (B, D)."""
@@ -39,6 +40,7 @@ class SequenceConfig(PartConfig):
 
 class SequenceModel(Protocol):
     deter: int  # D, width of h
+    memory: Memory  # of the episode, beside the state
 
     @classmethod
     def make(
@@ -64,10 +66,11 @@ class SequenceModel(Protocol):
     def observe(self, stoch: Tensor, action: Tensor, is_first: Tensor, state: State) -> tuple[Tensor, State]:
         """Take all steps with known latents: (B, T, S·K), (B, T, A), (B, T) → h (B, T, D), states."""
 
-    def inspect(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
-        """Return what each layer of attention did in `observe` from the beginning; empty without attention.
+    def inspect(self, h: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor) -> list[LayerView]:
+        """Return what each layer of attention did in episodes observed from the beginning; none without.
 
-        Gradient norms are those of the last backward pass, if there was one.
+        Takes h (B, T, D), z (B, T, S·K) and what led to each step (B, T, A). Gradient norms are those of the
+        last backward pass, if there was one.
         """
 
     def last(self, states: State) -> State:
@@ -87,9 +90,9 @@ class SequenceModel(Protocol):
         """Take note of the number of the update that comes, for what follows a schedule."""
 
     def native_rollout(
-        self, state: State, horizon: int
+        self, state: State, memory: Any, horizon: int
     ) -> native.GRURollout | native.TransformerRollout | None:
-        """Return what C needs to imagine `horizon` steps from a state of `select`, or None."""
+        """Return what C needs to imagine `horizon` steps from states of both `select`s, or None."""
 
     def pack(self, state: State) -> Tensor:
         """Return what replay keeps of a state, (B, ·), or of a trajectory's states, (B, T, ·)."""

@@ -59,12 +59,18 @@ class MixedAttention(nn.Module):
         outs = [part.attend(heads, trail[i], visibility) for i, part in self.active()]
         return self._mixed(outs)
 
+    def recall(self, heads: QKV, asking: QKV, trail: tuple[Any, ...], visibility: Visibility) -> Tensor:
+        return self._mixed([part.recall(heads, asking, trail[i], visibility) for i, part in self.active()])
+
     def truncate(self, trail: tuple[Any, ...], visibility: Visibility, window: int) -> tuple[Any, ...]:
         parts = (self.exact, self.approximate)
         return tuple(part.truncate(kept, visibility, window) for part, kept in zip(parts, trail, strict=True))
 
     def select(self, trail: tuple[Any, ...], visibility: Visibility, b: Tensor, t: Tensor) -> tuple[Any, ...]:
         return tuple(part.select(trail[i], visibility, b, t) for i, part in self.active())
+
+    def resume(self, past: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(part.resume(past[i]) for i, part in self.active())
 
     def imagine(self, heads: QKV, memory: tuple[Any, ...], future: Future) -> tuple[Tensor, tuple[Any, ...]]:
         pairs = [
@@ -73,6 +79,10 @@ class MixedAttention(nn.Module):
         ]
         outs, memories = zip(*pairs, strict=True)
         return self._mixed(list(outs)), memories
+
+    def ask(self, heads: QKV, memory: tuple[Any, ...], future: Future) -> Tensor:
+        parts = zip(self.active(), memory, strict=True)
+        return self._mixed([part.ask(heads, part_memory, future) for (_, part), part_memory in parts])
 
     def _mixed(self, outs: list[Tensor]) -> Tensor:
         return outs[0] if len(outs) == 1 else torch.lerp(outs[0], outs[1], self.mix)

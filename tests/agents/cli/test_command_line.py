@@ -384,8 +384,9 @@ def test_process_shows_the_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "weight"),
     [
-        ("", 0.01),
-        ("world_model=12M", 0.01),
+        ("", 0.1),
+        ("world_model=12M", 0.1),
+        ("sequence=transformer", 0.01),
         ("agent=classical sequence=transformer attention=born", 0.01),
         ("agent=classical", 0.1),
         ("sequence=gru", 0.1),

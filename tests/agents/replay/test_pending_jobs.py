@@ -22,7 +22,7 @@ SETTINGS = (
     *("agent=hybrid", "quantum=ibm", "quantum.device=FakeManilaV2", "quantum.timeout=600"),
     *("optimizer.every=3", "optimizer.num_qubits=6", "optimizer.fresh=4", "optimizer.patience=100"),
     *("replay.qubits=3", "replay.shots=64", "world_model.units=8", "world_model.width=16"),
-    *("world_model.hidden=8", "sequence.heads=2", "sequence.head=8", "world_model.stoch=3"),
+    *("world_model.hidden=8", "world_model.core=8", "sequence.head=8", "world_model.stoch=3"),
     *("world_model.classes=4", "train.batch_size=4", "train.batch_length=8", "train.replay_ratio=8"),
     *("agent.imagination_starts=2", "train.prefill=32", "evaluation.every=200", "evaluation.episodes=2"),
     *("evaluation.horizon=5", "logging.every=30", "logging.writers=[jsonl]", "checkpoint.every=20"),

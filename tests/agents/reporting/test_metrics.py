@@ -68,8 +68,9 @@ def test_a_run_fills_tensorboard(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_component_monitor_finds_what_a_hybrid_run_logs(tmp_path: Path) -> None:
     small = [
         "agent=hybrid",
-        "world_model.width=8",
-        "sequence.heads=2",
+        "world_model.core=8",
+        *("env=Pendulum", "env.max_episode_steps=40"),  # long enough to be predicted
+        "world_model.memory=8",
         "sequence.head=4",
         "optimizer.every=4",
     ]

@@ -73,7 +73,7 @@ def test_a_run_leaves_its_costs_and_an_interrupted_one_the_same(tmp_path: Path) 
     [
         (["agent=classical"], 0),
         (["attention=softmax"], 0),
-        ([], 4),  # photons of four heads
+        ([], 2),  # photons of two heads
     ],
 )
 def test_parameters(overrides: list[str], quantum: int) -> None:

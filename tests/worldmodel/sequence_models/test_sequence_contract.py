@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from qdreamer.worldmodel.model import WorldModel
+from qdreamer.worldmodel.networks.categorical import sample_straight_through
 from qdreamer.worldmodel.rssm import Carry
 from qdreamer.worldmodel.sequence_models.gru import BlockGRU
 from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
@@ -26,6 +27,10 @@ TRANSFORMER = (
     "sequence.layers=2",
     f"sequence.window={WINDOW}",
 )
+MEMORY = (
+    *("sequence=gru_attention", "world_model.core=16", "world_model.blocks=1", "world_model.memory=8"),
+    *("sequence.head=4", f"sequence.window={WINDOW}"),
+)
 CURRICULUM = "attention.curriculum.last=0.5"
 SETTINGS = {
     "gru": (*GRU, "world_model.blocks=1"),
@@ -39,9 +44,18 @@ SETTINGS = {
     "born": (*TRANSFORMER, "attention=born"),
     "born-complex": (*TRANSFORMER, "attention=born", "attention.complex=true", "attention.decay=false"),
     "born-mixed": (*TRANSFORMER, "attention=born", CURRICULUM),
+    "memory-softmax": (*MEMORY, "attention=softmax"),
+    "memory-coherent": (*MEMORY, "attention=coherent"),
+    "memory-coherent-decoupled": (*MEMORY, "attention=coherent", "world_model.posterior=decoupled"),
+    "memory-coherent-mixed": (*MEMORY, "attention=coherent", CURRICULUM),
+    "memory-uniform": (*MEMORY, "attention=uniform"),
+    "memory-born": (*MEMORY, "attention=born"),
+    "memory-born-complex": (*MEMORY, "attention=born", "attention.complex=true", "attention.decay=false"),
+    "memory-born-mixed": (*MEMORY, "attention=born", CURRICULUM),
 }
 KINDS = list(SETTINGS)
-DECOUPLED = [name for name in KINDS if name not in ("gru", "gru-blocks")]
+MEMORIES = [name for name in KINDS if name.startswith("memory")]
+DECOUPLED = [name for name in KINDS if name not in ("gru", "gru-blocks", *MEMORIES)]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 seeds = st.integers(0, 2**31 - 1)
@@ -82,21 +96,24 @@ def random_inputs(model, seed, is_first):
 
     index = torch.randint(4, (BATCH, 3), generator=generator)
     stoch = torch.nn.functional.one_hot(index, 4).double().flatten(1)
-    carry = Carry(random_state(model, normal), stoch)
+    carry = random_carry(model, normal, stoch)
     noise = model.rssm.noise(BATCH, STEPS, generator=generator)
     return [normal(BATCH, STEPS, OBSERVATION), normal(BATCH, STEPS, ACTION), is_first, carry, noise]
 
 
-def random_state(model, normal):
-    """A state with more past than a window holds."""
-    sequence = model.rssm.sequence
+def random_carry(model, normal, stoch):
+    """A carry with more past than a window holds: what replay kept, or a transformer's keys and values."""
+    sequence, steps = model.rssm.sequence, WINDOW + 1
     if isinstance(sequence, BlockGRU):
-        return torch.tanh(normal(BATCH, 16))
-    steps = WINDOW + 1
+        past = torch.nn.functional.one_hot(normal(BATCH, steps, 3, 4).argmax(-1), 4).double().flatten(2)
+        h, segments = torch.tanh(normal(BATCH, steps, 16)), torch.zeros(BATCH, steps, dtype=torch.long)
+        segments[0, :2] = -1
+        memory = sequence.memory.stored(h, past, normal(BATCH, steps, ACTION), segments)
+        return Carry(h[:, -1], stoch, memory)
     first = torch.zeros(BATCH, steps, dtype=torch.float64)
     with torch.no_grad():
         arguments = normal(BATCH, steps, 12), normal(BATCH, steps, ACTION), first
-        return sequence.last(sequence.observe(*arguments, sequence.initial(BATCH))[1])
+        return Carry(sequence.last(sequence.observe(*arguments, sequence.initial(BATCH))[1]), stoch)
 
 
 def observe(model, inputs):
@@ -216,13 +233,60 @@ def test_imagination_continues_the_trajectory(models, kind, seed, is_first):
     b, t = torch.arange(BATCH), torch.full((BATCH,), STEPS - 2)
     features, carry = model.rssm.start(trajectory, t, b)
     assert torch.equal(features, trajectory.features[:, -2])
-    imagined, after = model.rssm.imagine(
-        model.rssm.sequence.action_embedding(inputs[1][:, -1], None), carry, inputs[4][:, -1]
-    )
+    imagined, after = model.rssm.imagine(inputs[1][:, -1], carry, inputs[4][:, -1])
     assert_close(imagined[:, :16], trajectory.features[:, -1, :16], **CLOSE)
     assert torch.equal(model.rssm.start(trajectory, t.unsqueeze(1))[0], features)
-    assert torch.equal(after.stoch, imagined[:, 16:])
+    assert torch.equal(after.stoch, imagined[:, -12:])
     assert torch.equal(after.stoch.view(BATCH, 3, 4).sum(-1), torch.ones(BATCH, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+@given(seeds, resets, st.lists(times, min_size=2, max_size=2))
+def test_imagination_remembers_as_observation_does(models, kind, seed, is_first, starts):
+    """From selected starts and from folded carries alike, and as if the imagined steps had been observed."""
+    rssm = models[kind].rssm
+    inputs = random_inputs(models[kind], seed, is_first)
+    generator, steps = torch.Generator().manual_seed(seed), WINDOW + 2
+    moves = torch.randn(steps, 2 * BATCH, ACTION, dtype=torch.float64, generator=generator)
+    noise = rssm.noise(steps, 2 * BATCH, generator=generator)
+    with torch.no_grad():
+        trajectory = models[kind].observe(*inputs)
+        carry = rssm.start(trajectory, torch.tensor(starts).expand(BATCH, 2))[1]
+        shared = imagine(rssm, moves, carry, noise)  # (2·B, steps, F)
+        for n in range(2):
+            rows = slice(n, None, 2)
+            past = rssm.last(models[kind].observe(*part(inputs, 0, starts[n] + 1, inputs[3])))
+            assert_close(imagine(rssm, moves[:, rows], past, noise[:, rows]), shared[rows], **CLOSE)
+            h, stoch = shared[rows, :, :16], shared[rows, :, -12:]
+            actions, none = moves[:, rows].transpose(0, 1), torch.zeros(BATCH, steps, dtype=torch.float64)
+            before, after, _ = rssm.sequence.memory.observe(h, stoch, past.stoch, actions, none, past.memory)
+            assert_close(after, shared[rows, :, :-12], **CLOSE)
+            probs = rssm._probs(rssm.prior(before))
+            drawn = sample_straight_through(probs, noise[:, rows].transpose(0, 1)).flatten(-2)
+            assert torch.equal(drawn, stoch)
+
+
+def imagine(rssm, moves, carry, noise):
+    """Features (N, steps, F) of imagined steps under actions (steps, N, A)."""
+    found = []
+    for action, numbers in zip(moves, noise, strict=True):
+        features, carry = rssm.imagine(action, carry, numbers)
+        found.append(features)
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_with_nobody_to_see_memory_gives_nothing(models, kind):
+    model = models[kind]
+    inputs = random_inputs(model, 0, torch.ones(BATCH, STEPS, dtype=torch.float64))
+    h, stoch = model.observe(*inputs).features.split([24, 12], -1)
+    rest = inputs[1], inputs[2], inputs[3].memory
+    before, after, _ = model.rssm.sequence.memory.observe(h[..., :16], stoch, inputs[3].stoch, *rest)
+    assert not before[..., 16:].any()
+    assert after[..., 16:].any()  # itself
+    nothing = model.rssm.initial(BATCH)
+    before, _ = model.rssm.sequence.memory.ask(h[:, 0, :16], stoch[:, 0], inputs[1][:, 0], nothing.memory)
+    assert not before[:, 16:].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -267,10 +331,11 @@ def gradients(model, inputs, steps):
     """Gradients of a random function of the outputs at `steps` with respect to
     observation, action, carried state and carried latent."""
     observation, action, is_first, carry, noise = inputs
-    tensors = [x.clone() for x in leaves(carry.state)]
+    tensors = [x.clone() for x in leaves((carry.state, carry.memory))]
     state = [x.requires_grad_() for x in tensors if x.is_floating_point() and x.numel()]
     wanted = [x.clone().requires_grad_() for x in (observation, action, carry.stoch)]
-    start = Carry(rebuild(carry.state, iter(tensors)), wanted[2])
+    past, memory = rebuild((carry.state, carry.memory), iter(tensors))
+    start = Carry(past, wanted[2], memory)
     outputs, _ = observe(model, [*wanted[:2], is_first, start, noise])
     generator = torch.Generator().manual_seed(0)
     total = sum(

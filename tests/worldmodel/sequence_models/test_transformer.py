@@ -101,7 +101,9 @@ def test_noise_is_for_learning_only(make):
 def test_look_inside(make, attention):
     model = make(f"attention={attention}", "sequence.layers=2", "sequence.window=4")
     hidden(model, *inputs()).square().sum().backward()
-    views = model.inspect(*inputs())
+    stoch, action, is_first = inputs()
+    later = torch.cat([stoch[:, 1:], stoch[:, :1]], 1)  # z_t, as `observe` takes z_{t−1}
+    views = model.inspect(later, later, action, is_first)
     assert len(views) == 2
     for view in views:
         assert view.weights.shape == (BATCH, 2, STEPS, STEPS)
