@@ -319,7 +319,6 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
         "hybrid_random_keys": "control of attention", "hybrid_prioritized": "control of replay",
         "hybrid_random_search": "control of optimizer", "hybrid_exact_search": "control of optimizer",
         "hybrid_scalar_search": "control of optimizer",
-        "classical_matched": "classical, other size or settings",
     }  # fmt: skip
     for name, kind in presets.items():
         configs[name] = asdict(make_config(f"agent={name}"))
