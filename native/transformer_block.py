@@ -4,8 +4,9 @@
 
 One call goes through a whole block, sequence after sequence, so that what lies between the products stays
 in the cache; weight gradients are added up on the way. Attention looks at pairs of a query and the keys that
-it sees, without a mask in memory. C knows weights that are exponentials of products, exact, over steps with
-nothing before them; all else (noise, mixtures, draws, stored pasts) takes the modules.
+it sees, without a mask in memory. The first steps may be seen only, and steps may ask once more at the end
+(`Sight`). C knows weights that are exponentials of products, exact, over steps that are all in the call; all
+else (noise, mixtures, draws, keys and values of earlier calls) takes the modules.
 """
 
 import ctypes

@@ -5,7 +5,7 @@ part that can be exchanged. Two subclasses differ in what the posterior of z_t s
 
 * `coupled`, q(z_t | h_t, o_t), is DreamerV3's: it needs h_t, so it runs inside the time loop;
 * `decoupled`, q(z_t | o_t), sees the observation alone, so that all times run in parallel: the form
-  that attention needs, and the fair control for it on the GRU.
+  that a transformer needs, and the fair control for it on the GRU.
 """
 
 from typing import Any, NamedTuple

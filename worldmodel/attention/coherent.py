@@ -36,7 +36,7 @@ class CoherentConfig(ScheduledConfig):
 
 @ATTENTION.register("coherent", CoherentConfig)
 class Coherent(DotProduct):
-    """See the module's docstring. Starts at s = √d, clamped to PHOTONS.
+    """See the module's docstring. Starts at s² = d, a memory at √d/2 (`soften`), clamped to PHOTONS.
 
     The SDPA form needs |q| = |k|: the zero vector, which cannot be scaled to s, has log κ = 0.
     """

@@ -36,7 +36,7 @@ class CurriculumConfig:
 class AttentionConfig(PartConfig):
     """What every kind has."""
 
-    heads: Int = Field(ge=1)  # h and d, proposals that `sequence` takes over
+    heads: Int = Field(ge=1)  # h and d, proposals that sequence=transformer takes over
     head: Int = Field(ge=2)
 
     @property
@@ -46,7 +46,7 @@ class AttentionConfig(PartConfig):
 
     @property
     def damped(self) -> bool:
-        """Whether the past fades by gates that the transformer learns (`decay.py`)."""
+        """Whether the past fades by gates that the block of attention learns (`decay.py`)."""
         return False
 
     def arguments(self, quantum: Any) -> dict[str, Any]:

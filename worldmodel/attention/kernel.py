@@ -35,7 +35,7 @@ class AttentionKernel(nn.Module):
     """True when the kind's own parameters describe quantum states or channels; costs count them apart."""
 
     learned_keys = True
-    """Whether the projection that makes keys learns; the transformer sees to it."""
+    """Whether the projection that makes keys learns; the block of attention sees to it."""
 
     def __init__(self, heads: int, width: int, noise: float = 0.0) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class AttentionKernel(nn.Module):
 
         Args:
             segments: (B, N) episode numbers (`segment_ids`); nothing crosses their boundaries.
-            valid: (B, N) boolean, False for keys that fully_masked may see.
+            valid: (B, N) boolean, False for keys that nobody may see.
             log_decay: (B, h, N) logarithms of the gates γ_t; see `decay.py`.
         """
         mask = causal(q.shape[-2], q.device) if segments is None else segment_causal(segments)
