@@ -1,4 +1,4 @@
-"""What the attention did in an evaluation episode: numbers per head and a picture of its maps."""
+"""What the attention did in an evaluation episode: numbers per head, and its maps below the observation."""
 
 from typing import Any
 
@@ -29,26 +29,44 @@ def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerVie
     return rssm.inspect(trajectory, action, is_first)
 
 
-def attention_numbers(views: list[LayerView]) -> dict[str, float]:
-    """Return the views' numbers as attention/<number>/layer_<l>_head_<i>."""
+def attention_numbers(views: list[LayerView], batch_length: int) -> dict[str, float]:
+    """Return the views' numbers as attention/<number>/layer_<l>_head_<i>.
+
+    `age` is in steps; `beyond_batch` is the share of attention that goes further back than a batch reaches.
+    """
     return {
         f"attention/{name}/layer_{i}_head_{j}": float(value)
         for i, view in enumerate(views)
-        for name, values in view.numbers.items()
+        for name, values in {
+            **view.numbers, "age": view.age(), "beyond_batch": view.share_beyond(batch_length),
+        }.items()
         for j, value in enumerate(values)
-    }
+    }  # fmt: skip
 
 
-def attention_picture(views: list[LayerView], title: str) -> NDArray[np.uint8]:
-    """Draw the maps of all heads: RGB (H, W, 3). Row n of a map is what step n attends to."""
+def attention_picture(views: list[LayerView], observation: NDArray[Any], title: str) -> NDArray[np.uint8]:
+    """Draw the maps of all heads below the observations (L, ·): RGB (H, W, 3).
+
+    Row n of a map is what step n attends to; the columns are the steps that the observations stand at.
+    """
     from matplotlib.figure import Figure  # lazily: half a second
 
     heads = views[0].weights.shape[1]
-    figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 0.9), layout="constrained")
-    axes: Any = figure.subplots(len(views), heads, squeeze=False, sharex=True, sharey=True)
+    figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 1.9), layout="constrained")
+    ratios = [0.4, *[1.0] * len(views)]
+    axes: Any = figure.subplots(
+        len(views) + 1, heads, squeeze=False, sharex=True, gridspec_kw={"height_ratios": ratios}
+    )
+    steps = views[0].weights.shape[-1]
+    observation = observation[:steps].reshape(steps, -1).astype(np.float32)  # (T, O)
+    scale = np.abs(observation).max(0).clip(min=1e-6)  # of each number
+    for axis in axes[0]:
+        axis.imshow((observation / scale).T, cmap="RdBu", vmin=-1.0, vmax=1.0, aspect="auto")
+        axis.set_title("observation", fontsize=8)
+        axis.set_yticks([])
     for i, view in enumerate(views):
         for j in range(heads):
-            axis = axes[i][j]
+            axis = axes[i + 1][j]
             axis.imshow(_rows_to_one(view.weights[0, j]), cmap="viridis", vmin=0.0, vmax=1.0)
             entropy = float(view.numbers["entropy"][j])
             axis.set_title(f"layer {i} head {j}: {entropy:.1f} nats", fontsize=8)

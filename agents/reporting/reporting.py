@@ -45,7 +45,7 @@ class Reporter:
     """Logs evaluations; remembers nothing but whether videos are possible.
 
     Args:
-        steps: of the whole run, whose last evaluation always has pictures.
+        steps: of the whole run, whose last evaluation always has pictures. batch_length: T.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class Reporter:
         evaluation: EvaluationConfig,
         logging: LoggingConfig,
         steps: int,
+        batch_length: int,
         log: MetricsLog,
         directory: Path,
     ) -> None:
         self._env, self._evaluation, self._logging, self._steps = env, evaluation, logging, steps
-        self._log, self._directory = log, directory
+        self._batch_length, self._log, self._directory = batch_length, log, directory
         self.video_problem: str | None = None
 
     def evaluation(
@@ -86,13 +87,14 @@ class Reporter:
                     values[f"open_loop/mse_{k:02d}"] = float(result.model_error[k - 1])
                     values[f"open_loop/persistence_{k:02d}"] = float(result.persistence_error[k - 1])
         views = attention_views(agent, episodes[0])
-        values |= attention_numbers(views)
+        values |= attention_numbers(views, self._batch_length)
         self._log.scalars(step, values)
         if not self._log.pictures:
             return
         if views and self._due(step, logging.pictures_every):
             title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
-            self._log.image(step, "attention/maps", attention_picture(views, title))
+            picture = attention_picture(views, episodes[0].observations, title)
+            self._log.image(step, "attention/maps", picture)
         if result is not None and self._due(step, logging.pictures_every):
             picture = open_loop_picture(result, f"open-loop prediction at step {step}")
             self._log.image(step, "open_loop/traces", picture)

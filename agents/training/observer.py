@@ -56,7 +56,15 @@ class Observer:
         self.summary = Summary(directory, step, config.steps)
         resume_at = None if state is None else (state["log_offset"], step)
         self.log = MetricsLog(directory, config.logging.writers, resume_at)
-        self.reporter = Reporter(config.env, evaluation, config.logging, config.steps, self.log, directory)
+        self.reporter = Reporter(
+            config.env,
+            evaluation,
+            config.logging,
+            config.steps,
+            config.train.batch_length,
+            self.log,
+            directory,
+        )
         if state is None:
             self.log.begin(asdict(config))
 

@@ -17,6 +17,16 @@ class LayerView(NamedTuple):
     weights: Tensor  # (B, h, T, T), exact, without noise
     numbers: dict[str, Tensor]  # (h,) each
 
+    def age(self) -> Tensor:
+        """Return how many steps lie between those who attend and what they attend to, (h,), on average."""
+        steps = torch.arange(self.weights.shape[-1], device=self.weights.device)
+        distance = (steps.unsqueeze(-1) - steps).to(self.weights)  # (T, T)
+        return (self.weights * distance).sum(-1).mean((0, 2))
+
+    def share_beyond(self, steps: int) -> Tensor:
+        """Return the share of attention that goes to what is at least so many steps old, (h,)."""
+        return self.weights.tril(-steps).sum(-1).mean((0, 2))
+
 
 def view_layer(kind: AttentionKernel, heads: QKV, visibility: Visibility, grad: Tensor | None) -> LayerView:
     """Return the view of T steps that begin an episode or more.

@@ -31,6 +31,8 @@ LAYOUT: Layout = {
     "Attention": {
         "entropy of each head (nats)": lines("attention/entropy/.*"),
         "keys that matter, 1/Σw²": lines("attention/effective_keys/.*"),
+        "age of what is attended to (steps)": lines("attention/age/.*"),
+        "share of attention beyond the batch": lines("attention/beyond_batch/.*"),
         "gradient norm of each head": lines("attention/gradient_norm/.*"),
         "what heads learned: photons, or steps of memory": lines(
             "attention/photons/.*", "attention/memory_steps/.*"

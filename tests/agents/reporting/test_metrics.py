@@ -192,7 +192,7 @@ def test_histograms_of_nothing_are_left_out(tmp_path, make_config):
     log = MetricsLog(tmp_path, ["jsonl", "tensorboard"])
     sampler = SimpleNamespace(histograms=lambda: {"empty": np.zeros(0), "full": np.ones(3)})
     config = make_config()
-    reporter = Reporter(config.env, config.evaluation, config.logging, config.steps, log, tmp_path)
+    reporter = Reporter(config.env, config.evaluation, config.logging, config.steps, 8, log, tmp_path)
     reporter.histograms(1, sampler)
     log.close()
     (events,) = tmp_path.glob("events*")
