@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer import native
+from qdreamer.native.products import linear
 from qdreamer.worldmodel.attention.rotary import Phases, phases
 from qdreamer.worldmodel.networks.layers import Linear, RMSNorm, init_weight
 from qdreamer.worldmodel.sequence_models.block import Block, native_futures
@@ -26,12 +27,10 @@ from qdreamer.worldmodel.sequence_models.layer_view import LayerView, view_layer
 
 
 class StoredPast(NamedTuple):
-    """The state that replay has kept, as c steps; see `Memory.stored`."""
+    """The state that replay has kept, as c steps."""
 
-    h: Tensor  # (B, c, D)
-    stoch: Tensor  # (B, c, S·K)
-    action: Tensor  # (B, c, A)
-    segments: Tensor  # (B, c)
+    steps: Tensor  # (B, c, D + S·K + A): h, z and the action that led there
+    segments: Tensor  # (B, c), 0 for steps of the episode that goes on, −1 for others
 
 
 class Asked(NamedTuple):
@@ -82,7 +81,8 @@ class EpisodicMemory(nn.Module):
     def stored(self, state: Tensor, stoch: Tensor, action: Tensor, segments: Tensor) -> StoredPast | KVCache:
         if not self.filled:
             return self.initial(len(state))
-        return StoredPast(state, stoch, action, segments)
+        steps = torch.cat([state, stoch, bounded(action)], -1)
+        return StoredPast(steps[:, 1 - self.window :], segments[:, 1 - self.window :])
 
     def observe(
         self, h: Tensor, stoch: Tensor, before: Tensor, action: Tensor, is_first: Tensor,
@@ -105,26 +105,23 @@ class EpisodicMemory(nn.Module):
         The tokens are y of c stored steps and of the T, then x of these. The past that is returned names the
         episodes of stored steps as well.
         """
-        latents, stored, past = [before.unsqueeze(1), stoch], 0, self.initial(len(h))
         action = action * (1.0 - is_first).unsqueeze(-1)
-        if isinstance(state, StoredPast):  # all in one pass
-            old = StoredPast(*(x[:, 1 - self.window :] for x in state))
-            stored, past = old.h.shape[1], past._replace(segments=old.segments)
-            h, action = torch.cat([old.h, h], 1), torch.cat([old.action, action], 1)
-            latents = [old.stoch, *latents]
+        z = self.stoch_in(torch.cat([before.unsqueeze(1), stoch], 1))  # (B, 1 + T, E)
+        stays, asks = (self.deter_in(h) + self._drive(action).repeat(1, 1, 2)).chunk(2, -1)  # (B, T, E)
+        tokens, stored = [stays + z[:, 1:], asks + z[:, :-1]], 0
+        if isinstance(state, StoredPast):
+            stored, past = state.steps.shape[1], self.initial(len(h))._replace(segments=state.segments)
+            maps = self.deter_in.weight[: self.width], self.stoch_in.weight, self.action_in.weight
+            old = linear(state.steps.flatten(0, 1), torch.cat(maps, 1), self.stoch_in.bias)
+            tokens.insert(0, old.view(len(h), stored, -1))
         else:
             past = state
-        z = self.stoch_in(torch.cat(latents, 1))  # (B, c + 1 + T, E)
-        stays, asks = (self.deter_in(h) + self._drive(action).repeat(1, 1, 2)).chunk(2, -1)  # (B, c + T, E)
-        y = stays + torch.cat([z[:, :stored], z[:, stored + 1 :]], 1)
-        x = asks[:, stored:] + z[:, stored:-1]
-        positions = past.position + torch.arange(h.shape[1], device=h.device)
+        positions = past.position + torch.arange(stored + h.shape[1], device=h.device)
         turn = self._phases(torch.cat([positions, positions[stored:]]), h.dtype)
-        return torch.cat([y, x], 1), stored, past, turn
+        return torch.cat(tokens, 1), stored, past, turn
 
     def _drive(self, action: Tensor) -> Tensor:
-        # Actions of any size enter with magnitude at most 1, as into the recurrence.
-        driven: Tensor = self.action_in(action / action.detach().abs().clamp(min=1.0))
+        driven: Tensor = self.action_in(bounded(action))
         return driven
 
     def _phases(self, positions: Tensor, dtype: torch.dtype) -> Phases:
@@ -180,3 +177,8 @@ class EpisodicMemory(nn.Module):
             return None
         stays, asks = self.deter_in.weight.chunk(2)
         return native.MemoryRollout(futures, stays, asks, self.action_in.weight)
+
+
+def bounded(action: Tensor) -> Tensor:
+    """Return actions with magnitude at most 1, as they enter the recurrence."""
+    return action / action.detach().abs().clamp(min=1.0)
