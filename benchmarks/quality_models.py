@@ -1,7 +1,8 @@
 """World models with different sequence models and equally many parameters.
 
-All have the same encoder, latents and heads. The transformers have two layers of width 64; the GRUs take
-the width D whose total is nearest to the softmax transformer's.
+All have the same encoder, latents and heads. The transformers have two layers of width 64; the GRUs, with
+and without attention memory, take the width D whose total is nearest to the softmax transformer's. Only
+`gru-narrow` is smaller: a GRU as wide as the one beside a memory.
 """
 
 from functools import cache
@@ -24,10 +25,14 @@ SHARED = (
 )
 TRANSFORMER = ("sequence=transformer", "world_model.width=64", "world_model.depth=2")
 GRU = ("sequence=gru", "world_model.posterior=coupled")
+MEMORY = ("sequence=gru_attention", "world_model.posterior=coupled", "world_model.memory=32")
 HEADS = ("sequence.heads=4", "sequence.head=16")
 SETTINGS = {
     "gru": GRU,
     "gru-decoupled": ("sequence=gru", "world_model.posterior=decoupled"),
+    "gru-narrow": GRU,
+    "gru-attention": (*MEMORY, "attention=coherent"),
+    "gru-attention-softmax": (*MEMORY, "attention=softmax"),
     "softmax": (*TRANSFORMER, "attention=softmax", *HEADS),
     "coherent": (*TRANSFORMER, "attention=coherent", *HEADS),
     "born": (*TRANSFORMER, "attention=born"),  # its own eight heads of 8
@@ -38,11 +43,13 @@ ATTENTIONS = ("softmax", "coherent", "born", "elu-linear")
 
 def build(kind: str, observation: ObservationSpec, action: ActionSpec, window: int, seed: int) -> Dreamer:
     """An agent whose world model is of the `kind`; its actor and critic are of no use here."""
+    more = []
     if kind.startswith("gru"):
-        return _agent(
-            kind, (f"world_model.deter={_width(kind, observation, action)}",), observation, action, seed
-        )
-    return _agent(kind, (f"sequence.window={window}",), observation, action, seed)
+        like = "gru-attention" if kind == "gru-narrow" else kind
+        more.append(f"sequence.deter={_width(like, observation, action)}")
+    if not kind.startswith("gru") or "attention" in kind:
+        more.append(f"sequence.window={window}")
+    return _agent(kind, tuple(more), observation, action, seed)
 
 
 def parameters(agent: Dreamer) -> int:
@@ -68,10 +75,10 @@ def _agent(
 def _width(kind: str, observation: ObservationSpec, action: ActionSpec) -> int:
     """D of the GRU with as many parameters as the softmax transformer."""
     wanted = parameters(build("softmax", observation, action, 64, 0))
-    low, high = 64, 144
+    low, high = 32, 144
 
     def count(width: int) -> int:
-        return parameters(_agent(kind, (f"world_model.deter={width}",), observation, action, 0))
+        return parameters(_agent(kind, (f"sequence.deter={width}",), observation, action, 0))
 
     while high - low > 4:
         middle = (low + high) // 8 * 4

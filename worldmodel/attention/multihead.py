@@ -97,7 +97,7 @@ class QuantumMultiheadAttention(nn.MultiheadAttention):
         self.rotary = rotary
         self.kind = make_kind(kind, num_heads, self.head_dim, **settings).to(device=device, dtype=dtype)
         if not self.kind.learned_keys:
-            raise ValueError(f"{kind} is a control of sequence=transformer: here its keys would learn")
+            raise ValueError(f"{kind} is a control in sequence models: here its keys would learn")
         self.gate = DecayGate(embed_dim, num_heads, device=device, dtype=dtype) if decay else None
 
     def forward(
