@@ -65,11 +65,11 @@ def rollouts(agent, features, carry, monkeypatch):
     return *results, len(calls)
 
 
-def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None):
+def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None, stored=0):
     """The same of futures with attention, with resets in what they go on from.
 
     They begin after the last `starts` of `steps` steps, or after steps `starts` of sequences b, with a past
-    of so many steps before all of them.
+    of so many steps before all of them, or so many that replay has stored.
     """
     calls = counted(monkeypatch)
     generator = torch.Generator().manual_seed(2)
@@ -83,7 +83,7 @@ def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None):
     for on in (False, True):
         native.use(on)
         with torch.no_grad():
-            carry = rssm.initial(batch)
+            carry = rssm.initial(batch) if not stored else stored_carry(rssm, batch, stored, actions)
             for part in (slice(0, past), slice(past, None)) if past else (slice(None),):
                 inputs = (x[:, part] for x in (embed, actions, is_first))
                 trajectory = rssm.observe(*inputs, carry, noise[:, part])
@@ -92,6 +92,18 @@ def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None):
         results.append(imagine(rssm, agent.actor, features, carry, HORIZON, torch.Generator().manual_seed(4)))
     native.use(False)
     return *results, len(calls)
+
+
+def stored_carry(rssm, batch, steps, actions):
+    """What replay has kept of so many steps, some of other episodes."""
+    generator = torch.Generator().manual_seed(8)
+    state = torch.randn(batch, steps, rssm.sequence.deter, generator=generator).tanh().half()
+    stoch = torch.randint(rssm.classes, (batch, steps, rssm.stoch), generator=generator)
+    segments = torch.zeros(batch, steps, dtype=torch.long)
+    segments[1, :3] = -1
+    return rssm.unpack(
+        state, stoch, torch.randn(batch, steps, actions.shape[2], generator=generator), segments
+    )
 
 
 def same(agent, plain, native):
@@ -194,6 +206,17 @@ def test_futures_see_what_was_before_all_steps(make_config, attention, window, s
     settings += ["sequence.layers=2"] * (sequence == "transformer")
     agent = make_agent(make_config, True, "world_model=tiny", f"sequence={sequence}", *settings)
     plain, native, calls = futures(agent, monkeypatch, 24, 12, past=9)
+    assert calls == 1
+    same(agent, plain, native)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("window", [12, 64])
+@pytest.mark.parametrize("attention", ["softmax", "coherent", "born"])
+def test_futures_see_what_replay_has_stored(make_config, attention, window, discrete, monkeypatch):
+    settings = f"attention={attention}", f"sequence.window={window}"
+    agent = make_agent(make_config, discrete, "world_model=tiny", "sequence=gru_attention", *settings)
+    plain, native, calls = futures(agent, monkeypatch, 24, 12, stored=11)
     assert calls == 1
     same(agent, plain, native)
 

@@ -87,12 +87,8 @@ class Block(nn.Module):
         attention, steps, window = self.attention, visibility.steps, visibility.window
 
         def modules() -> tuple[Tensor, Any]:
-            old, new = self.project(x, turn).split(stored)
-            (heads, asking), before = new.split(steps), past
-            if stored:
-                seen = Visibility(visibility.segments[:, :stored], stored, window)
-                before = attention.truncate(attention.append(old, past), seen, window)
-            trail = attention.append(heads, before)
+            heads, asking = self.project(x, turn).split(stored + steps)
+            trail = attention.append(heads, past)
             attended = attention.recall(heads, asking, trail, visibility)  # (B, h, 2·T, d)
             return self.residual(x[:, stored:], attended), trail
 

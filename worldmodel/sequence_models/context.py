@@ -100,7 +100,7 @@ class CausalAttention(Protocol):
         ...
 
     def recall(self, heads: QKV, asking: QKV, trail: Any, visibility: Visibility) -> Tensor:
-        """`attend`, then the same for T queries that see the steps before theirs only.
+        """`attend` for the last T of some steps, then for T queries that see the steps before theirs only.
 
         Returns (B, h, 2·T, d).
         """
@@ -172,7 +172,8 @@ class KeyValueAttention(nn.Module):
     def recall(self, heads: QKV, asking: QKV, trail: KeyValues, visibility: Visibility) -> Tensor:
         self.kind.train(torch.is_grad_enabled())
         mask = torch.cat([visibility.mask, visibility.mask_before], 2)  # (B, 1, 2·T, c + T)
-        return self.kind.attend(torch.cat([heads.q, asking.q], 2), trail.k, trail.v, mask)
+        q = torch.cat([heads.q[:, :, -visibility.steps :], asking.q], 2)
+        return self.kind.attend(q, trail.k, trail.v, mask)
 
     def truncate(self, trail: KeyValues, visibility: Visibility, window: int) -> KeyValues:
         return KeyValues(*(x[:, :, -window:] for x in trail))
@@ -259,32 +260,32 @@ class RecurrentAttention(nn.Module):
 
     def recall(self, heads: QKV, asking: QKV, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
         # In turns, asking first; whoever only asks is seen by nobody, and nothing fades meanwhile.
-        def turns(first: Tensor, second: Tensor) -> Tensor:
-            return torch.stack([first, second], 3).flatten(2, 3)
+        steps, stored = visibility.steps, heads.v.shape[2] - visibility.steps
 
-        steps, segments = heads.v.shape[2], visibility.segments[:, -heads.v.shape[2] :]
+        def turns(asks: Tensor, stays: Tensor, dim: int = 2) -> Tensor:
+            old, new = stays.split([stored, steps], dim)
+            return torch.cat([old, torch.stack([asks, new], dim + 1).flatten(dim, dim + 1)], dim)
+
         q, k, v = turns(asking.q, heads.q), turns(asking.k, heads.k), turns(asking.v, heads.v)
-        decay = heads.log_decay
+        segments, decay = visibility.segments[:, -(stored + steps) :], heads.log_decay
+        valid = turns(torch.zeros_like(segments[:, stored:]), torch.ones_like(segments), 1).bool()
         if decay is not None:
-            decay = torch.stack([torch.zeros_like(decay), decay], -1).flatten(-2)
-        valid = (torch.arange(2 * steps, device=v.device) % 2 == 1).expand(len(v), -1)
+            decay = turns(torch.zeros_like(decay[..., stored:]), decay)
+        segments = turns(segments[:, stored:], segments, 1)
         self.kind.train(torch.is_grad_enabled())
-        out = self.kind.attend_causal(
-            q, k, v, segments.repeat_interleave(2, 1), valid, decay, state=self._before(trail)
-        )
-        before, itself = out.unflatten(2, (steps, 2)).unbind(3)
+        out = self.kind.attend_causal(q, k, v, segments, valid, decay, state=self._before(trail))
+        before, itself = out[:, :, stored:].unflatten(2, (steps, 2)).unbind(3)
         return torch.cat([itself, before], 2)
 
     def truncate(self, trail: RecurrentTrail, visibility: Visibility, window: int) -> Tensor:
-        rows, _, steps = trail.heads.v.shape[:3]
-        b = torch.arange(rows, device=trail.heads.v.device)
-        return self.select(trail, visibility, b, torch.full_like(b, steps - 1).unsqueeze(1))
+        b = torch.arange(len(trail.heads.v), device=trail.heads.v.device)
+        return self.select(trail, visibility, b, torch.full_like(b, visibility.steps - 1).unsqueeze(1))
 
     def select(self, trail: RecurrentTrail, visibility: Visibility, b: Tensor, t: Tensor) -> Tensor:
         _, v, log_decay = trail.heads
-        segments = visibility.segments[:, -v.shape[2] :]
-        b = b.repeat_interleave(t.shape[1])
-        return self.kind.state_at(trail.heads.k, v, b, t.flatten(), segments, log_decay, self._before(trail))
+        segments, stored = visibility.segments[:, -v.shape[2] :], v.shape[2] - visibility.steps
+        b, t = b.repeat_interleave(t.shape[1]), t.flatten() + stored
+        return self.kind.state_at(trail.heads.k, v, b, t, segments, log_decay, self._before(trail))
 
     @staticmethod
     def _before(trail: RecurrentTrail) -> Tensor | None:

@@ -48,7 +48,8 @@ class TransformerConfig(SequenceConfig):
     def check(self, root: Any) -> None:
         if root.world_model.posterior != "decoupled":
             raise ValueError(
-                f"world_model.posterior={root.world_model.posterior} needs a recurrent model, sequence=gru or gru_attention: "
+                f"world_model.posterior={root.world_model.posterior} needs a recurrent model, "
+                "sequence=gru or gru_attention: "
                 "sequence=transformer needs the latents of all steps beforehand, so decoupled"
             )
         root.attention.check(root)

@@ -124,7 +124,10 @@ def test_look_inside(make, attention):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("sequence=transformer", "world_model.posterior=coupled"), "needs a recurrent model, sequence=gru or"),
+        (
+            ("sequence=transformer", "world_model.posterior=coupled"),
+            "needs a recurrent model, sequence=gru or",
+        ),
         (("sequence=transformer", "sequence.head=7"), "must be even"),
         (("sequence=transformer", "sequence.blocks=2"), "unknown key sequence.blocks"),
         (("sequence=transformer", "attention=born", "attention.floor=0"), "at least 0.001"),
