@@ -12,15 +12,18 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
+
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.training import Run
 
 AGENTS = [
     "agent=classical",
-    "agent=classical sequence=transformer attention=softmax",
-    "agent=classical sequence=transformer attention=coherent",
-    "agent=classical sequence=transformer attention=born",
+    "agent=classical_with_attention",
+    "agent=classical_with_attention attention=softmax",
+    "agent=hybrid",
+    "agent=classical sequence=transformer",
 ]
 
 
@@ -28,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=16, help="B")
     parser.add_argument("--length", type=int, default=64, help="T")
+    parser.add_argument("--rows", type=int, default=400, help="of random play in each environment")
     parser.add_argument("--starts", type=int, default=8, help="imagination starts per sequence")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=5, help="in one turn")
@@ -38,7 +42,7 @@ def main() -> None:
         f"train.batch_size={a.batch}", f"train.batch_length={a.length}", f"threads={a.threads}",
         f"agent.imagination_starts={a.starts}", "logging.writers=[jsonl]",
     ]  # fmt: skip
-    learners = {agent: filled([*agent.split(), *common], 2 * a.length) for agent in a.agents}
+    learners = {agent: filled([*agent.split(), *common], a.rows) for agent in a.agents}
     times: dict[str, list[float]] = {agent: [] for agent in learners}
     for i in range(a.rounds + 1):  # the first only warms up
         for agent, learner in learners.items():
@@ -48,11 +52,14 @@ def main() -> None:
             if i:
                 times[agent].append((perf_counter() - begin) / a.updates * 1e3)
     print(f"B={a.batch} T={a.length} starts={a.batch * a.starts} threads={a.threads}; ms per update in turns")
-    print("| agent | median [least, most] | ratio to the first: median of the rounds |\n|---|---|---|")
+    print("| agent | median [least, most] | ratio to the first: median of the rounds [95 %] |\n|---|---|---|")
     first = times[a.agents[0]]
     for agent, ms in times.items():
-        ratio = median(m / f for m, f in zip(ms, first, strict=True))
-        print(f"| {agent} | {median(ms):.1f} [{min(ms):.1f}, {max(ms):.1f}] | {ratio:.2f} |")
+        ratios = np.divide(ms, first)
+        drawn = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))  # bootstrap of the median
+        low, high = np.percentile(np.median(drawn, 1), [2.5, 97.5])
+        spread = f"{median(ms):.1f} [{min(ms):.1f}, {max(ms):.1f}]"
+        print(f"| {agent} | {spread} | {median(ratios):.3f} [{low:.3f}, {high:.3f}] |")
 
 
 def filled(overrides: list[str], rounds: int) -> Learner:

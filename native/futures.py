@@ -26,7 +26,7 @@ LANES = 16
 """Values and imagined steps are filled up to a multiple of so many, a vector's numbers at most."""
 
 LONGEST = 1024
-"""Steps of the past up to which all pairs are quick."""
+"""Steps of the past up to which pairs are quick where all of them are looked at."""
 
 
 class Past(NamedTuple):
@@ -64,9 +64,10 @@ class FutureBlocks(NamedTuple):
     phases: tuple[Tensor, Tensor]  # cosines and sines (T + H, d) of the positions after the first of T steps
 
     def known(self) -> bool:
-        """Return whether C knows the attention of all layers together, and their past is not too long."""
+        """Return whether C knows the attention of all layers together, and overlaps are not too many."""
         forms = {(layer.past.form.normalized, layer.past.form.floor) for layer in self.layers}
-        return len(forms) == 1 and self.segments.shape[1] <= LONGEST
+        overlaps = self.layers[0].past.form.floor is not None  # which have no window
+        return len(forms) == 1 and (not overlaps or self.segments.shape[1] <= LONGEST)
 
 
 class TransformerRollout(NamedTuple):

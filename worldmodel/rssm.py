@@ -124,10 +124,10 @@ class RSSM(nn.Module):
 
         Further arguments as of `Memory.stored`.
         """
-        state = state.to(next(self.parameters()).dtype)
-        one_hot = functional.one_hot(stoch.long(), self.classes).to(state.dtype).flatten(-2)
-        memory = self.sequence.memory.stored(state, one_hot, action, segments)
-        return Carry(self.sequence.unpack(state[:, -1]), one_hot[:, -1], memory)
+        dtype = next(self.parameters()).dtype
+        one_hot = functional.one_hot(stoch[:, -1].long(), self.classes).to(dtype).flatten(-2)
+        memory = self.sequence.memory.stored(state, stoch, action, segments)
+        return Carry(self.sequence.unpack(state[:, -1].to(dtype)), one_hot, memory)
 
     def _trajectory(
         self, h: Tensor, states: State, posterior: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor,

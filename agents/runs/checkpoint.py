@@ -16,7 +16,7 @@ import torch
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.configs.console import one_line
 
-FORMAT = 2
+FORMAT = 3
 NAME = "checkpoint.pt"
 
 

@@ -58,7 +58,7 @@ static struct weights pack_weights(const struct block *s, int forward) {
 INLINE void turn_all(int64_t d, const struct block *s, int64_t at, float *asked) {
     int64_t heads = 2 * s->heads;
     for (int64_t t = 0; t < s->T; t++)
-        for (int64_t i = 0; i < heads; i++) {
+        for (int64_t i = t < s->skip ? s->heads : 0; i < heads; i++) {
             float *x = asked + (t * 3 * s->heads + i) * d, square = turn(d, x, s->cosine + t * d, s->sine + t * d);
             if (!s->normalized) continue;
             float factor = s->rstds[(at + t) * heads + i] = 1.0f / sqrtf(square + SMALLEST);
@@ -70,7 +70,7 @@ INLINE void turn_all(int64_t d, const struct block *s, int64_t at, float *asked)
 INLINE void turn_all_back(int64_t d, const struct block *s, int64_t at, float *grad) {
     int64_t heads = 2 * s->heads;
     for (int64_t t = 0; t < s->T; t++)
-        for (int64_t i = 0; i < heads; i++) {
+        for (int64_t i = t < s->skip ? s->heads : 0; i < heads; i++) {
             float *g = grad + (t * 3 * s->heads + i) * d, along = 0.0f;
             const float *u = s->asked + ((at + t) * 3 * s->heads + i) * d;
             if (s->normalized) {
@@ -108,7 +108,9 @@ static void forward_sequence(const struct block *s, struct weights w, int64_t b,
         norm_row(E, x + t * E, rstd, s->norm, work + t * E);
         memcpy(asked + t * 3 * A, s->qkv_bias, 3 * A * sizeof *asked);
     }
-    multiply_packed(T, E, 3 * A, work, E, w.qkv, asked, 3 * A, 1);
+    int64_t keys = A / PANEL * PANEL, skip = s->skip; /* keys and values begin in this panel: nobody asks there */
+    multiply_packed(skip, E, 3 * A - keys, work, E, w.qkv + E * keys, asked + keys, 3 * A, 1);
+    multiply_packed(T - skip, E, 3 * A, work + skip * E, E, w.qkv, asked + skip * 3 * A, 3 * A, 1);
     KNOWING_WIDTH(turn_all, s->d, s, at, asked)
     for (int64_t head = 0; head < s->heads; head++) {
         struct head h = head_of(s, b, head, work);

@@ -221,6 +221,13 @@ def test_futures_see_what_replay_has_stored(make_config, attention, window, disc
     same(agent, plain, native)
 
 
+def test_a_window_of_a_thousand_steps_runs_in_c(make_config, monkeypatch):
+    agent = make_agent(make_config, True, "sequence=gru_attention", "sequence.window=1024", *SMALL)
+    plain, native, calls = futures(agent, monkeypatch, 8, 4, stored=1023)
+    assert calls == 1
+    same(agent, plain, native)
+
+
 @pytest.mark.parametrize("attention", ["coherent", "born"])
 def test_futures_of_any_start_and_length(make_config, attention, monkeypatch):
     settings = f"attention={attention}", *SMALL, "world_model.width=48"

@@ -222,7 +222,8 @@ def test_memory_in_c_equals_the_modules(
     if past:
         segments = torch.zeros(rows, past, dtype=torch.long)
         segments[1, : past // 2] = -1
-        stored = torch.randn(rows, past, deter).tanh(), *inputs(rows, past)[:2], segments
+        classes, action_before = torch.randint(STOCH // 3, (rows, past, 3)), inputs(rows, past)[1]
+        stored = torch.randn(rows, past, deter).tanh(), classes, action_before, segments
     data = h, stoch, action, is_first
 
     def exactly(tensors):

@@ -81,8 +81,15 @@ class EpisodicMemory(nn.Module):
     def stored(self, state: Tensor, stoch: Tensor, action: Tensor, segments: Tensor) -> StoredPast | KVCache:
         if not self.filled:
             return self.initial(len(state))
-        steps = torch.cat([state, stoch, bounded(action)], -1)
-        return StoredPast(steps[:, 1 - self.window :], segments[:, 1 - self.window :])
+        state, stoch, action, segments = (x[:, 1 - self.window :] for x in (state, stoch, action, segments))
+        (rows, columns, latents), like = stoch.shape, self.norm.scale
+        widths = self.deter_in.in_features, self.stoch_in.in_features, self.action_in.in_features
+        steps = like.new_zeros(rows, columns, sum(widths))  # at once: copies of one-hot latents are large
+        h, z, a = steps.split(widths, -1)
+        h.copy_(state)
+        z.unflatten(-1, (latents, -1)).scatter_(-1, stoch.long().unsqueeze(-1), 1.0)
+        a.copy_(bounded(action))
+        return StoredPast(steps, segments)
 
     def observe(
         self, h: Tensor, stoch: Tensor, before: Tensor, action: Tensor, is_first: Tensor,

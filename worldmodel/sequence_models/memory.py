@@ -23,7 +23,8 @@ class Memory(Protocol):
         """Return the state after c steps as replay keeps them: (B, c, ·) each.
 
         Args:
-            state: packed h. action: what led to each step, zero for an episode's first.
+            state: packed h. stoch: (B, c, S), classes. action: what led to each step, zero for an episode's
+                first.
             segments: (B, c), 0 for steps of the episode that goes on, −1 for others.
         """
 

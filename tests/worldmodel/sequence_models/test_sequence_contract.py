@@ -105,9 +105,9 @@ def random_carry(model, normal, stoch):
     """A carry with more past than a window holds: what replay kept, or a transformer's keys and values."""
     sequence, steps = model.rssm.sequence, WINDOW + 1
     if isinstance(sequence, BlockGRU):
-        past = torch.nn.functional.one_hot(normal(BATCH, steps, 3, 4).argmax(-1), 4).double().flatten(2)
+        past = normal(BATCH, steps, 3, 4).argmax(-1)
         h, segments = torch.tanh(normal(BATCH, steps, 16)), torch.zeros(BATCH, steps, dtype=torch.long)
-        segments[0, :2] = -1
+        segments[0, :-1] = -1  # rows of another episode, within the window too
         memory = sequence.memory.stored(h, past, normal(BATCH, steps, ACTION), segments)
         return Carry(h[:, -1], stoch, memory)
     first = torch.zeros(BATCH, steps, dtype=torch.float64)
@@ -273,6 +273,56 @@ def imagine(rssm, moves, carry, noise):
         features, carry = rssm.imagine(action, carry, numbers)
         found.append(features)
     return torch.stack(found, 1)
+
+
+def stored_steps(seed, steps):
+    """h, classes, latents and actions of some steps."""
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn(BATCH, steps, 16, dtype=torch.float64, generator=generator).tanh()
+    classes = torch.randint(4, (BATCH, steps, 3), generator=generator)
+    action = torch.randn(BATCH, steps, ACTION, dtype=torch.float64, generator=generator)
+    return h, classes, torch.nn.functional.one_hot(classes, 4).double().flatten(2), action
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+@given(seeds, resets)
+def test_a_filled_memory_is_one_that_has_observed(models, kind, seed, is_first):
+    memory = models[kind].rssm.sequence.memory
+    h, classes, stoch, action = stored_steps(seed, WINDOW - 1)
+    zeros = torch.zeros(BATCH, WINDOW - 1)
+    with torch.no_grad():
+        states = memory.observe(h, stoch, stoch[:, 0], action, zeros.double(), memory.initial(BATCH))[2]
+        filled = memory.stored(h, classes, action, zeros.long())
+        now, _, then, moves = stored_steps(seed + 1, STEPS)
+        reads = [
+            memory.observe(now, then, stoch[:, -1], moves, is_first, state)[:2]
+            for state in (memory.last(states), filled)
+        ]
+    assert_close(reads[1], reads[0], **CLOSE)
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+@given(seeds, st.integers(0, WINDOW - 1), st.sampled_from(["h", "classes", "action"]))
+def test_stored_steps_count_in_their_own_episode_only(models, kind, seed, foreign, what):
+    """The first `foreign` of WINDOW − 1 stored steps are of another episode."""
+    memory = models[kind].rssm.sequence.memory
+    now, _, then, moves = stored_steps(seed + 1, STEPS)
+    segments = torch.zeros(BATCH, WINDOW - 1, dtype=torch.long)
+    segments[:, :foreign] = -1
+    h, classes, _, action = stored_steps(seed, WINDOW - 1)
+
+    def reads(steps):
+        past = {"h": h.clone(), "classes": classes.clone(), "action": action.clone()}
+        past[what][:, steps] = (past[what][:, steps] + 1) % 4
+        state = memory.stored(past["h"], past["classes"], past["action"], segments)
+        none = torch.zeros(BATCH, STEPS, dtype=torch.float64)
+        with torch.no_grad():
+            return torch.cat(memory.observe(now, then, then[:, 0], moves, none, state)[:2], -1)
+
+    before = reads(slice(0, 0))
+    assert torch.equal(reads(slice(0, foreign)), before)
+    if foreign < WINDOW - 1:
+        assert not torch.equal(reads(slice(foreign, None)), before)
 
 
 @pytest.mark.parametrize("kind", MEMORIES)
