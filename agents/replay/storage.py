@@ -36,8 +36,8 @@ class Replay:
         capacity: rows over all environments. length: T.
         fields: name → (shape, dtype) of one row's entries.
         context: rows before a sequence whose `state` and `stoch` it comes with; with the `action` that led
-            to each, zero for an episode's first, and whether it is `known`: stored like the row whose action led
-            to it, and of the episode of row −1.
+            to each, zero for an episode's first, and whether it is `known`: of the episode of row −1, and
+            stored like the row whose action led to it.
         mapped: name → file, for fields that stay on disk. They are no part of `state_dict`, and not
             to be changed by `write`.
         spare: with mapped fields, slots of each ring beyond its size. Rows added after a checkpoint
