@@ -144,7 +144,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.load(tmp_path)
     torch.save({"format": 1}, path)
-    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 2"):
+    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 3"):
         checkpoint.load(tmp_path)
     torch.save({"format": checkpoint.FORMAT, "code": os.system}, path)  # pickled code is never run
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):

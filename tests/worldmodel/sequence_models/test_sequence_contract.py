@@ -48,10 +48,7 @@ SETTINGS = {
     "memory-coherent": (*MEMORY, "attention=coherent"),
     "memory-coherent-decoupled": (*MEMORY, "attention=coherent", "world_model.posterior=decoupled"),
     "memory-coherent-mixed": (*MEMORY, "attention=coherent", CURRICULUM),
-    "memory-uniform": (*MEMORY, "attention=uniform"),
     "memory-born": (*MEMORY, "attention=born"),
-    "memory-born-complex": (*MEMORY, "attention=born", "attention.complex=true", "attention.decay=false"),
-    "memory-born-mixed": (*MEMORY, "attention=born", CURRICULUM),
 }
 KINDS = list(SETTINGS)
 MEMORIES = [name for name in KINDS if name.startswith("memory")]
