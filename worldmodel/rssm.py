@@ -86,7 +86,7 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, Carry]:
         """Take one step of the prior: action (B, A), noise (B, S) → features (B, F), carry.
 
-        Without gradients the features may be written to `out`.
+        Without gradients, which alone a memory is made for, the features may be written to `out`.
         """
         sequence, memory = self.sequence, self.sequence.memory
         embedding = sequence.action_embedding(action, None)

@@ -5,8 +5,7 @@ futures share those of their row and append their own. `RecurrentAttention`, for
 in time, keeps one state of constant size. `mixed_attention.py` runs two kinds side by side.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -48,10 +47,16 @@ class Visibility:
     segments: Tensor  # (B, c + T), episode numbers: 0 goes on with the past, −1 is seen by nobody
     steps: int  # T
     window: int  # steps that a step sees at most, itself included
+    _made: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
-    @cached_property
+    @property
     def mask(self) -> Tensor:
         """(B, 1, T, c + T), True = attend. Made when it is first wanted: kernels do without."""
+        if not self._made:  # not cached_property: its lock is nothing that torch.compile knows
+            self._made.append(self._mask())
+        return self._made[0]
+
+    def _mask(self) -> Tensor:
         columns = self.segments.shape[1]
         m = torch.arange(columns, device=self.segments.device)
         distance = m[columns - self.steps :].unsqueeze(-1) - m  # (T, c + T)
@@ -59,12 +64,12 @@ class Visibility:
         own = self.segments[:, columns - self.steps :]
         return (near & (own.unsqueeze(-1) == self.segments.unsqueeze(1))).unsqueeze(1)
 
-    @cached_property
+    @property
     def mask_before(self) -> Tensor:
         """(B, 1, T, c + T): the same without the step itself."""
         return self.mask.tril(self.segments.shape[1] - self.steps - 1)
 
-    @cached_property
+    @property
     def follows(self) -> Tensor:
         """(B, T), whether a step has another of its episode before it."""
         first = self.segments.new_full((len(self.segments), 1), -1)
