@@ -16,6 +16,9 @@ from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 
 Rows = dict[str, NDArray[Any]]
 
+PAST = ("state", "stoch")
+"""Fields that are wanted of the rows before a sequence, and of no others."""
+
 COLUMNS = 16
 """Rows before a sequence come in multiples of so many."""
 
@@ -111,9 +114,10 @@ class Replay:
         return Sample(self._gather(starts)[0], self._past(starts), starts, np.ones(count, np.float32))
 
     def _gather(self, starts: Starts) -> tuple[Rows, NDArray[np.int64]]:
-        """The rows from one before each start, and their slots, (B, T + 1)."""
+        """The rows from one before each start, and their slots, (B, T + 1). States come with the past."""
         slots = (starts.row[:, None] + self._offsets) % self._slots
-        return {name: data[starts.env[:, None], slots] for name, data in self._data.items()}, slots
+        names = self._data.keys() - (PAST if self.context else ())
+        return {name: self._data[name][starts.env[:, None], slots] for name in names}, slots
 
     def _past(self, starts: Starts) -> Rows:
         if not self.context:
@@ -128,7 +132,7 @@ class Replay:
         columns = min(self.context, -(-int(known.sum(1).max()) // COLUMNS) * COLUMNS or 1)
         absolute, is_first, known = (x[:, -columns:] for x in (absolute, is_first, known))
         slots = absolute % self._slots
-        past = {name: self._data[name][env, slots] for name in ("state", "stoch")}
+        past = {name: self._data[name][env, slots] for name in PAST}
         action = self._data["action"][env, (absolute - 1) % self._slots] * ~is_first[..., None]
         return past | {"action": action, "known": known}
 
