@@ -68,7 +68,7 @@ class Replay:
             name: _column(self._mapped.get(name), (num_envs, self._slots, *shape), dtype)
             for name, (shape, dtype) in fields.items()
         }
-        self._coverage = Coverage(num_envs, self._slots)
+        self._seen = np.zeros((num_envs, self._slots), np.bool_)  # rows that were ever replayed
         self._added = np.zeros(num_envs, np.int64)  # rows ever stored, per environment
         self._offsets = np.arange(-1, length)
 
@@ -83,7 +83,7 @@ class Replay:
         slot = row % self._slots
         for name, column in self._data.items():
             column[env, slot] = rows[name]
-        self._coverage.forget(env, (row - self.size) % self._slots)  # the row that falls out
+        self._seen[env, (row - self.size) % self._slots] = False  # the row that falls out
         self._added[env] += 1
         self.sampler.added(env, row)
 
@@ -104,7 +104,7 @@ class Replay:
             raise RuntimeError(f"the replay buffer holds no sequence of {self.length} rows yet")
         starts, weights = self.sampler.draw(count, eligible)
         rows, slots = self._gather(starts)
-        self._coverage.mark(starts.env[:, None], slots[:, 1:])
+        self._seen[starts.env[:, None], slots[:, 1:]] = True
         return Sample(rows, self._past(starts), starts, weights)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:
@@ -151,7 +151,7 @@ class Replay:
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the log; the sampler's are over the draws since the last call."""
-        coverage = self._coverage.share(self.rows)
+        coverage = np.count_nonzero(self._seen) / max(self.rows, 1)
         return {"replay/rows": self.rows, "replay/coverage": coverage, **self.sampler.metrics()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Replay:
             "slots": self._slots,
             "data": data,
             "added": self._added.tolist(),
-            "coverage": self._coverage.state_dict(filled),
+            "coverage": {"seen": torch.from_numpy(self._seen[:, :filled].copy())},
             "sampler": self.sampler.state_dict(),
         }
 
@@ -182,7 +182,8 @@ class Replay:
         for name, tensor in state["data"].items():
             self._data[name][:, : tensor.shape[1]] = tensor.numpy()
         self._added[:] = state["added"]
-        self._coverage.load_state_dict(state["coverage"])
+        seen = state["coverage"]["seen"].numpy()
+        self._seen[:, : seen.shape[1]] = seen
         self.sampler.load_state_dict(state["sampler"])
 
 
@@ -203,35 +204,3 @@ def start_at(eligible: Eligible, number: NDArray[np.int64]) -> Starts:
     ends = counts.cumsum()
     env = ends.searchsorted(number, side="right")
     return Starts(env, eligible.low[env] + number - (ends - counts)[env])
-
-
-class Coverage:
-    """One flag per row of the ring (N, size) that says if it was ever replayed, and their number."""
-
-    def __init__(self, num_envs: int, size: int) -> None:
-        self._seen = np.zeros((num_envs, size), np.bool_)
-        self._count = 0
-
-    def forget(self, env: NDArray[np.int64], slot: NDArray[np.int64]) -> None:
-        """New rows have come into these slots (n,), each named once."""
-        self._count -= int(self._seen[env, slot].sum())
-        self._seen[env, slot] = False
-
-    def mark(self, env: NDArray[np.int64], slot: NDArray[np.int64]) -> None:
-        """Rows (B, T) were replayed; overlapping sequences may name some twice."""
-        flat = np.unique((env * self._seen.shape[1] + slot).ravel())
-        seen = self._seen.reshape(-1)
-        self._count += len(flat) - int(seen[flat].sum())
-        seen[flat] = True
-
-    def share(self, rows: int) -> float:
-        """Of `rows` stored rows, those that were replayed at least once."""
-        return self._count / max(rows, 1)
-
-    def state_dict(self, filled: int) -> dict[str, Any]:
-        return {"seen": torch.from_numpy(self._seen[:, :filled].copy())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        stored = state["seen"].numpy()
-        self._seen[:, : stored.shape[1]] = stored
-        self._count = int(self._seen.sum())
