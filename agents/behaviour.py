@@ -1,4 +1,4 @@
-"""The critic; losses of actor and critic on imagined and replayed trajectories (DreamerV3, eqs. 4–7)."""
+"""How the agent learns to act: imagination, the critic, losses of actor and critic (DreamerV3, eqs. 4–7)."""
 
 import copy
 from collections.abc import Sequence
@@ -7,11 +7,53 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qdreamer import native
+from qdreamer.agents.actor import Actor, Policy
 from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
-from qdreamer.agents.imagination import Rollout
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.heads import TwoHot, TwoHotHead
+from qdreamer.worldmodel.rssm import RSSM, Carry
+
+
+class Rollout(NamedTuple):
+    """N imagined trajectories of H steps."""
+
+    features: Tensor  # (H + 1, N, F), the start included; time first, as it is written
+    actions: Tensor  # (H, N, A), chosen at features[:-1]
+    policy: Policy  # (H, N), what chose them; it alone carries gradients, to the actor
+
+
+def imagine(
+    rssm: RSSM,
+    actor: Actor,
+    features: Tensor,
+    carry: Carry,
+    horizon: int,
+    generator: torch.Generator | None = None,
+    ranks: SingleProcess = SINGLE_PROCESS,
+) -> Rollout:
+    """Imagine `horizon` steps from start features (N, F) and their carries.
+
+    REINFORCE needs log-probabilities of the chosen actions, never the dynamics' gradients, so the
+    rollout is gradient-free but for the actor: the pass that acts is the one that learns.
+    """
+    noise = ranks.draw(rssm.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, S)
+    choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
+    out = features.new_empty(horizon + 1, *features.shape)
+    out[0] = features.detach()
+
+    loop = native.RolloutLoop(
+        act=actor.body, act_again=actor.body.from_activations,
+        sample=lambda output, choices: actor.policy(output).sample(choices),
+        step=lambda action, carry, noise, out: rssm.imagine(action, carry, noise, out)[1],
+    )  # fmt: skip
+    weights = native.RolloutWeights(
+        rssm.sequence.native_rollout(carry.state, carry.memory, horizon), rssm.prior.native_weights(),
+        actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch,
+    )  # fmt: skip
+    actions, output = native.rollout(loop, weights, carry, noise, choices, out)
+    return Rollout(out, actions, actor.policy(output))
 
 
 class Critic(nn.Module):

@@ -12,13 +12,14 @@ from qdreamer.agents.actor import Actor
 from qdreamer.agents.behaviour import (
     Critic,
     ReturnNormalizer,
+    Rollout,
     behaviour_losses,
     ema_update,
+    imagine,
     replay_value_loss,
 )
 from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
-from qdreamer.agents.imagination import Rollout, imagine
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence

@@ -74,6 +74,17 @@ class RSSM(nn.Module):
             carry: state and latent before the first step. noise: (B, T, S); or (B, T, S, K), draws held
                 as they are (`categorical.frozen_sample`).
         """
+        h, states, stoch, posterior = self._filter(embed, action, is_first, carry, noise)
+        before, after, memories = self.sequence.memory.observe(
+            h, stoch, carry.stoch, action, is_first, carry.memory
+        )
+        prior = self._probs(self.prior(before))
+        return Trajectory(torch.cat([after, stoch], -1), posterior, prior, states, memories)
+
+    def _filter(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
+    ) -> tuple[Tensor, State, Tensor, Tensor]:
+        """Return h (B, T, D), states, z (B, T, S·K) and its probabilities (B, T, S, K); see `observe`."""
         raise NotImplementedError
 
     def last(self, trajectory: Trajectory) -> Carry:
@@ -129,17 +140,6 @@ class RSSM(nn.Module):
         memory = self.sequence.memory.stored(state, stoch, action, segments)
         return Carry(self.sequence.unpack(state[:, -1].to(dtype)), one_hot, memory)
 
-    def _trajectory(
-        self, h: Tensor, states: State, posterior: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor,
-        carry: Carry,
-    ) -> Trajectory:  # fmt: skip
-        """Return what was observed, with what memory and prior say of it."""
-        before, after, memories = self.sequence.memory.observe(
-            h, stoch, carry.stoch, action, is_first, carry.memory
-        )
-        prior = self._probs(self.prior(before))
-        return Trajectory(torch.cat([after, stoch], -1), posterior, prior, states, memories)
-
     def _probs(self, logits: Tensor) -> Tensor:
         return unimix_probs(logits.unflatten(-1, (self.stoch, self.classes)), self.unimix)
 
@@ -177,16 +177,16 @@ class CoupledRSSM(RSSM):
         super().__init__(config, sequence)
         self.posterior = CoupledPosterior(sequence.deter, self.latents, config)
 
-    def observe(
+    def _filter(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
-    ) -> Trajectory:
+    ) -> tuple[Tensor, State, Tensor, Tensor]:
         weights = native.ScanWeights(
             self.sequence.native_weights(), self.posterior.native_weights(), self.unimix
         )
         prepared, actions = self.posterior.from_embed(embed), self.sequence.action_embedding(action, is_first)
         inputs = native.ScanInputs(prepared, actions, is_first, noise)
         h, stoch, posterior = native.scan(self._step, weights, inputs, carry.state, carry.stoch)
-        return self._trajectory(h, h, posterior, stoch, action, is_first, carry)
+        return h, h, stoch, posterior
 
     def _step(
         self, state: State, stoch: Tensor, now: native.ScanInputs
@@ -204,14 +204,14 @@ class DecoupledRSSM(RSSM):
         super().__init__(config, sequence)
         self.posterior = MLPHead(config.units, config.units, config.posterior_layers, self.latents)
 
-    def observe(
+    def _filter(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
-    ) -> Trajectory:
+    ) -> tuple[Tensor, State, Tensor, Tensor]:
         posterior = self._probs(self.posterior(embed))  # (B, T, S, K)
         stoch = sample_straight_through(posterior, noise).flatten(-2)  # (B, T, S·K)
         previous = torch.cat([carry.stoch.unsqueeze(1), stoch[:, :-1]], 1)
         h, states = self.sequence.observe(previous, action, is_first, carry.state)
-        return self._trajectory(h, states, posterior, stoch, action, is_first, carry)
+        return h, states, stoch, posterior
 
 
 RSSMS: dict[Posterior, type[RSSM]] = {"coupled": CoupledRSSM, "decoupled": DecoupledRSSM}

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from qdreamer.agents.actor import Actor
-from qdreamer.agents.behaviour import Critic, ReturnNormalizer, behaviour_losses, replay_value_loss
-from qdreamer.agents.imagination import Rollout, imagine
+from qdreamer.agents.behaviour import (
+    Critic,
+    ReturnNormalizer,
+    Rollout,
+    behaviour_losses,
+    imagine,
+    replay_value_loss,
+)
 from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.model import Batch

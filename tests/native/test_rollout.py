@@ -4,13 +4,13 @@ import sys
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
 from qdreamer import native
-from qdreamer.agents.imagination import imagine
+from qdreamer.agents.behaviour import imagine
 from qdreamer.agents.training.training import make_dreamer
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec
-from qdreamer.worldmodel.networks.categorical import one_hot
 from qdreamer.worldmodel.rssm import Carry
 
 rollout_module = sys.modules["qdreamer.native.rollout"]
@@ -41,7 +41,7 @@ def make_agent(make_config, discrete, *settings):
 def starts(rssm, rows):
     """Features of all sorts, and the carry of which they are made."""
     h = torch.randn(rows, rssm.sequence.deter).tanh()
-    z = one_hot(torch.randint(rssm.classes, (rows, rssm.stoch)), h, rssm.classes).flatten(1)
+    z = one_hot(torch.randint(rssm.classes, (rows, rssm.stoch)), rssm.classes).to(h).flatten(1)
     return torch.cat([h, z], 1), Carry(h, z)
 
 

@@ -74,9 +74,9 @@ def sample_index(probs: Tensor, uniform: Tensor) -> Tensor:
     return below.sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
-def one_hot(index: Tensor, like: Tensor, classes: int | None = None) -> Tensor:
+def one_hot(index: Tensor, like: Tensor) -> Tensor:
     """Return class indices (…) as one-hot vectors (…, K) of the type of `like` and its number of classes."""
-    eye = _eye(classes or like.shape[-1], like.dtype, like.device)
+    eye = _eye(like.shape[-1], like.dtype, like.device)
     return eye.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
