@@ -5,35 +5,30 @@ device and in every precision, with gradients recorded by autograd; `call` compu
 `supports` says for which arguments it can. Callers write `native.mlp(x, layers)` and never ask whether C is
 there. Without a compiler, on a GPU, in float64 and under torch.compile the reference runs.
 
-The library is called by ctypes. torch's `cpp_extension` needs a C++ compiler, ninja and Python's headers
-where any C compiler serves here, and compiles for a minute. Operators registered by `torch.library` would
-serve torch.compile alone, which makes better code of the reference than of an opaque call; each needs a
-fake and an autograd implementation, and costs 2 to 3 µs more a call (11.5 against 8.9 µs for RMSNorm with
-SiLU of 16 rows). So nothing is registered: a compiled function sees no C, and `fullgraph=True` holds.
+The library (`native/library.py`) is called by ctypes. torch's `cpp_extension` needs a C++ compiler, ninja and
+Python's headers where any C compiler serves here, and compiles for a minute. Operators registered by
+`torch.library` would serve torch.compile alone, which makes better code of the reference than of an opaque
+call; each needs a fake and an autograd implementation, and costs 2 to 3 µs more a call (11.5 against 8.9 µs
+for RMSNorm with SiLU of 16 rows). So nothing is registered: a compiled function sees no C, and
+`fullgraph=True` holds.
 """
 
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from qdreamer.native.compiler import load
+from qdreamer.native.library import load_library
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INT32, INT64, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-
-SOURCES = Path(__file__).parent / "c"
-
 _on = False
 _switched_off: frozenset[str] = frozenset()
-_library: ctypes.CDLL | None = None
 
 KERNELS: dict[str, "Kernel[Any, Any]"] = {}
 """All kernels by name."""
@@ -96,26 +91,12 @@ def fits(*tensors: Tensor | None) -> bool:
     )
 
 
-class LayoutError(RuntimeError):
-    """A struct of Python's and its counterpart in C do not lie alike in memory."""
-
-
 class TENSOR:
     """An argument that C sees as a pointer to a tensor's first number, or as null for None."""
 
     @classmethod
     def from_param(cls, tensor: Tensor | None) -> ctypes.c_void_p:
         return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-class Struct(ctypes.Structure):
-    """A struct that C has too: `class Scan(Struct, name="scan")`. C lists its members by LAYOUT(scan, …)."""
-
-    known: ClassVar[dict[str, type["Struct"]]] = {}
-
-    def __init_subclass__(cls, name: str, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        Struct.known[name] = cls
 
 
 class Function:
@@ -132,26 +113,3 @@ class Function:
 
     def __call__(self, *arguments: Any) -> None:
         self._function(*arguments)
-
-
-def load_library(announce: Callable[[], None] = lambda: None) -> ctypes.CDLL:
-    """Return the library of native/c, compiled if need be. Raises CompileError, LayoutError.
-
-    Gradients end in C what began there, also after the kernels were switched off.
-    """
-    global _library
-    if _library is None:
-        files = sorted(file for file in SOURCES.iterdir() if file.suffix in (".c", ".h"))
-        library = load(files, announce)
-        for name, struct in Struct.known.items():
-            check_layout(library, name, struct)
-        _library = library
-    return _library
-
-
-def check_layout(library: ctypes.CDLL, name: str, struct: type[ctypes.Structure]) -> None:
-    """Compare size and offsets of a struct with the table that C made. Raises LayoutError."""
-    ours = [ctypes.sizeof(struct), *(getattr(struct, field[0]).offset for field in struct._fields_), -1]
-    theirs = list((INT64 * len(ours)).in_dll(library, f"{name}_layout"))
-    if ours != theirs:
-        raise LayoutError(f"struct {name}: size and offsets are {ours} in Python, {theirs} in C")

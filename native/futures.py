@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qdreamer.native.dispatch import FLOAT, INT64, POINTER, Struct
-from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, members
+from qdreamer.native.library import FLOAT, INT64, POINTER, Struct, members
+from qdreamer.native.structs import ActionWeights, CallMemory, CLayer
 from qdreamer.native.transformer_block import AttentionForm, BlockWeights
 
 FUTURES = 32

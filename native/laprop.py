@@ -9,7 +9,8 @@ Tensors are many and small, and torch makes a pass over memory for each operatio
 import torch
 from torch import Tensor
 
-from qdreamer.native.dispatch import FLOAT, INT32, INT64, POINTER, Function, Kernel, fits
+from qdreamer.native.dispatch import Function, Kernel, fits
+from qdreamer.native.library import FLOAT, INT32, INT64, POINTER
 
 Tensors = list[Tensor]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from qdreamer.native.dispatch import INT32, INT64, TENSOR, Function, Kernel, fits
+from qdreamer.native.dispatch import TENSOR, Function, Kernel, fits
+from qdreamer.native.library import INT32, INT64
 from qdreamer.native.products import affine, linear, product
 
 EPS = 1e-4

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import FLOAT, INT64, POINTER, Function, Kernel, Struct, fits
+from qdreamer.native.dispatch import Function, Kernel, fits
+from qdreamer.native.library import FLOAT, INT64, POINTER, Struct, members
 from qdreamer.native.products import product
-from qdreamer.native.structs import CallMemory, GRUStruct, GRUWeights, members
+from qdreamer.native.structs import CallMemory, GRUStruct, GRUWeights
 
 
 class PosteriorWeights(NamedTuple):

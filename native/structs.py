@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from qdreamer.native.dispatch import INT64, POINTER, Struct
+from qdreamer.native.library import INT64, POINTER, Struct, members
 from qdreamer.native.mlp import Activations, Layer
 
 PANEL = 32
@@ -19,11 +19,6 @@ class ActionWeights(NamedTuple):
     hidden: Layer
     mix: Tensor  # (D, hidden)
     bias: Tensor  # (D,)
-
-
-def members(kind: Any, names: str) -> list[tuple[str, Any]]:
-    """Return the members of a struct that have one type."""
-    return [(name, kind) for name in names.split()]
 
 
 class CLayer(Struct, name="layer"):

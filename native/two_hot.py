@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import INT32, INT64, TENSOR, Function, Kernel, fits
+from qdreamer.native.dispatch import TENSOR, Function, Kernel, fits
+from qdreamer.native.library import INT32, INT64
 from qdreamer.native.products import affine, linear, product
 
 ROWS_AT_ONCE = 1024

@@ -11,7 +11,7 @@ from hypothesis import settings
 from qdreamer import native
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.config import Config
-from qdreamer.native import compiler, products
+from qdreamer.native import library, products
 
 torch.set_num_threads(1)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)
@@ -31,8 +31,8 @@ def as_before_a_run() -> Iterator[None]:
 def compiled() -> None:
     """Tests of the kernels are skipped where there is no C compiler."""
     try:
-        compiler.find_compiler()
-    except compiler.CompileError as error:
+        library.find_compiler()
+    except library.CompileError as error:
         pytest.skip(str(error))
     native.use(True)
     native.use(False)

@@ -27,7 +27,7 @@ from qdreamer.agents.training.observer import Observer, passed
 from qdreamer.envs.factory import make_env
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 from qdreamer.native import products
-from qdreamer.native.compiler import CompileError
+from qdreamer.native.library import CompileError
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.worldmodel.model import WorldModel
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from qdreamer import native
 from qdreamer.agents.training.training import Run, use_kernels
-from qdreamer.native import compiler
+from qdreamer.native import library
 
 SMALL = (
     "agent=classical",
@@ -57,7 +57,7 @@ def test_losses_and_gradients_stay_the_same(make_config, tmp_path, env, posterio
 
 def test_without_a_compiler_one_line_warns(make_config, monkeypatch, capsys):
     def fail(_):
-        raise compiler.CompileError("no C compiler (cc, gcc, clang) is installed")
+        raise library.CompileError("no C compiler (cc, gcc, clang) is installed")
 
     monkeypatch.setattr("qdreamer.native.dispatch.load_library", fail)
     use_kernels(make_config())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qdreamer.native import compiler
-from qdreamer.native.dispatch import SOURCES, LayoutError, Struct, check_layout, load_library
+from qdreamer.native import library
+from qdreamer.native.library import SOURCES, LayoutError, Struct, check_layout, load_library
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -18,14 +18,14 @@ def test_a_library_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sources = sorted(SOURCES.iterdir())
     told = []
-    compiler.load(sources, lambda: told.append("begins"))
+    library.load(sources, lambda: told.append("begins"))
     (made,) = (tmp_path / "qdreamer").iterdir()  # and nothing else is left there
-    monkeypatch.setattr(compiler, "build", lambda *_: pytest.fail("built again"))
-    compiler.load(sources, lambda: told.append("begins"))
+    monkeypatch.setattr(library, "build", lambda *_: pytest.fail("built again"))
+    library.load(sources, lambda: told.append("begins"))
     assert told == ["begins"]
     (changed := tmp_path / "kernels.c").write_text("int changed;")
-    flags = [*compiler.FLAGS, "-fopenmp"]
-    names = {compiler.fingerprint(files, compiler.find_compiler(), flags) for files in (sources, [changed])}
+    flags = [*library.FLAGS, "-fopenmp"]
+    names = {library.fingerprint(files, library.find_compiler(), flags) for files in (sources, [changed])}
     assert made.stem in names
     assert len(names) == 2
 
@@ -44,8 +44,8 @@ def test_without_a_library_it_says_why(tmp_path, monkeypatch, trouble):
     else:
         sources = [tmp_path / "wrong.c"]
         sources[0].write_text("int f(void) { return x; }")
-    with pytest.raises(compiler.CompileError) as caught:
-        compiler.load(sources)
+    with pytest.raises(library.CompileError) as caught:
+        library.load(sources)
     assert "\n" not in str(caught.value)
     assert {"no compiler": "no C compiler", "wrong code": "wrong.c"}.get(trouble, "made no library") in str(
         caught.value
@@ -72,8 +72,8 @@ def test_threads_of_the_library_are_those_of_torch():
 
 @pytest.mark.parametrize("name", list(Struct.known))
 def test_structs_lie_in_memory_as_c_has_them(name):
-    library, struct = load_library(), Struct.known[name]
-    check_layout(library, name, struct)
+    loaded, struct = load_library(), Struct.known[name]
+    check_layout(loaded, name, struct)
     first, second, *rest = struct._fields_
     wrong = {
         "longer": [first, second, *rest, ("more", ctypes.c_int64)],
@@ -83,4 +83,4 @@ def test_structs_lie_in_memory_as_c_has_them(name):
     for fields in wrong.values():
         changed = type("Changed", (ctypes.Structure,), {"_fields_": fields})
         with pytest.raises(LayoutError, match=name):
-            check_layout(library, name, changed)
+            check_layout(loaded, name, changed)

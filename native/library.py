@@ -1,6 +1,6 @@
-"""C sources of this package, compiled once on each machine by its own compiler.
+"""The library of native/c: compiled once on each machine by its own compiler, loaded, its structs compared.
 
-A library is kept under ~/.cache/qdreamer (XDG_CACHE_HOME if set), named for what it was made from:
+It is kept under ~/.cache/qdreamer (XDG_CACHE_HOME if set), named for what it was made from:
 source, compiler, flags and processor. It is written beside its place and renamed, so that runs
 which start together do not meet half of one.
 """
@@ -15,6 +15,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, ClassVar
+
+SOURCES = Path(__file__).parent / "c"
+
+INT32, INT64, FLOAT, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC"]
 THREADS: tuple[list[str], ...] = ["-fopenmp"], ["-fopenmp-simd"], []
@@ -22,8 +27,53 @@ THREADS: tuple[list[str], ...] = ["-fopenmp"], ["-fopenmp-simd"], []
 Where that does not succeed, it runs on one thread."""
 
 
+_library: ctypes.CDLL | None = None
+
+
 class CompileError(RuntimeError):
     """No library can be made here; the message says why in one line."""
+
+
+class LayoutError(RuntimeError):
+    """A struct of Python's and its counterpart in C do not lie alike in memory."""
+
+
+class Struct(ctypes.Structure):
+    """A struct that C has too: `class Scan(Struct, name="scan")`. C lists its members by LAYOUT(scan, …)."""
+
+    known: ClassVar[dict[str, type["Struct"]]] = {}
+
+    def __init_subclass__(cls, name: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Struct.known[name] = cls
+
+
+def members(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Return the members of a struct that have one type."""
+    return [(name, kind) for name in names.split()]
+
+
+def load_library(announce: Callable[[], None] = lambda: None) -> ctypes.CDLL:
+    """Return the library of native/c, compiled if need be. Raises CompileError, LayoutError.
+
+    Gradients end in C what began there, also after the kernels were switched off.
+    """
+    global _library
+    if _library is None:
+        files = sorted(file for file in SOURCES.iterdir() if file.suffix in (".c", ".h"))
+        library = load(files, announce)
+        for name, struct in Struct.known.items():
+            check_layout(library, name, struct)
+        _library = library
+    return _library
+
+
+def check_layout(library: ctypes.CDLL, name: str, struct: type[ctypes.Structure]) -> None:
+    """Compare size and offsets of a struct with the table that C made. Raises LayoutError."""
+    ours = [ctypes.sizeof(struct), *(getattr(struct, field[0]).offset for field in struct._fields_), -1]
+    theirs = list((INT64 * len(ours)).in_dll(library, f"{name}_layout"))
+    if ours != theirs:
+        raise LayoutError(f"struct {name}: size and offsets are {ours} in Python, {theirs} in C")
 
 
 def load(sources: list[Path], announce: Callable[[], None] = lambda: None) -> ctypes.CDLL:
