@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import INT64, POINTER, Function, Kernel, Struct, fits
+from qdreamer.native.dispatch import Function, Kernel, fits
+from qdreamer.native.library import INT64, POINTER, Struct, members
 from qdreamer.native.mlp import Layer
-from qdreamer.native.structs import PANEL, members
+from qdreamer.native.structs import PANEL
 
 
 class AttentionForm(NamedTuple):
@@ -112,23 +113,12 @@ def supports(
 def call(
     modules: Modules, keep: Keep, x: Tensor, weights: BlockWeights, phases: Phases, sight: Sight
 ) -> tuple[Tensor, Any]:
-    heads, form, norm, qkv, qkv_bias, out, mlp, mlp_out = weights
+    heads, form, *maps, mlp, mlp_out = weights
     assert form is not None
     first, last = sight.ends()
     constants = {"first": first, "last": last, "cosine": phases[0], "sine": phases[1]}
     tokens, asked = _TransformerBlock.apply(
-        heads,
-        form.normalized,
-        sight.skip,
-        constants,
-        x,
-        form.sharpness,
-        norm,
-        qkv,
-        qkv_bias,
-        out,
-        *mlp,
-        mlp_out,
+        heads, form.normalized, sight.skip, constants, x, form.sharpness, *maps, *mlp, mlp_out
     )
     parts = asked.unflatten(-1, (3 * heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
     return tokens[:, sight.skip :], keep(*parts.split([2 * heads, heads], 1))

@@ -56,7 +56,8 @@ class QAOA:
 
     def task(self, ising: Ising, generator: torch.Generator) -> IsingTask:
         fit = self.fit(ising)
-        ising = sparsified(ising, fit.share)
+        if fit.share < 1.0:
+            ising = sparsified(ising, fit.share)
         return IsingTask(ising, self._choose(ising, fit.layers, generator))
 
     def finish(self, ising: Ising, measurement: Measurement) -> Solution:
