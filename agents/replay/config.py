@@ -1,16 +1,21 @@
-"""What every sampler is registered with. Values live in configs/replay."""
+"""What samplers are registered with, and the settings that they share. Values live in configs/replay."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.sampler import Sampler
+from qdreamer.agents.replay.signals import SIGNALS
+from qdreamer.agents.replay.transforms import TRANSFORMS
 from qdreamer.configs.registry import PartConfig, Registry
-from qdreamer.configs.schema import Bool, Int, settings
+from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
 from qdreamer.quantum.circuits.backend import Backend
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.dry_run import Planned
+
+Share = Annotated[Float, Field(ge=0.0, le=1.0)]
 
 
 @settings
@@ -43,6 +48,31 @@ class ReplayConfig(PartConfig):
     def planned(self, root: Any, backend: Backend) -> list[Planned]:
         """The jobs that it submits in the whole run `root`, for a dry run."""
         return []
+
+
+@settings
+class PriorityConfig(ReplayConfig):
+    """What prioritized and quantum replay share: how sequences are weighed."""
+
+    signal: Annotated[str, one_of(lambda: SIGNALS)]
+    transform: Annotated[str, TRANSFORMS]
+    alpha: Float = Field(ge=0.0, le=4.0)  # exponent of power and rank
+    offset: Float = Field(gt=0.0)  # of power and rotation: none is ever forgotten
+    temperature: Float = Field(gt=0.0)  # of boltzmann, in deviations of the errors
+    prepare: tuple[Annotated[Float, Field(gt=0.0)], Annotated[Float, Field(gt=0.0)]]  # ζ₁, ζ₂ of rotation
+    depreciate: tuple[Annotated[Float, Field(ge=0.0)], Annotated[Float, Field(ge=0.0)]]  # its τ₁, τ₂
+    bonus: Float = Field(ge=0.0)  # c of c·decay^visits, added to the weight
+    decay: Float = Field(gt=0.0, le=1.0)
+    beta: tuple[Share, Share]  # first and last
+    beta_updates: Int = Field(ge=0)  # from the first to the last
+
+    @property
+    def measured(self) -> str | None:
+        return self.signal
+
+    def make_priorities(self, num_envs: int) -> Priorities:
+        size = self.capacity // num_envs
+        return Priorities(num_envs, size, TRANSFORMS[self.transform].part.make(self), self.bonus, self.decay)
 
 
 SAMPLERS: Registry[type[Sampler]] = Registry("replay", "qdreamer.agents.replay", "uniform")

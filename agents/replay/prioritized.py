@@ -2,47 +2,18 @@
 
 import json
 from collections import deque
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
+from qdreamer.agents.replay.config import SAMPLERS, PriorityConfig
 from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
-from qdreamer.agents.replay.signals import SIGNALS
 from qdreamer.agents.replay.sum_tree import TreeDistribution
-from qdreamer.agents.replay.transforms import TRANSFORMS
-from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
+from qdreamer.configs.schema import Bool, settings
 
 HISTOGRAM = 10_000  # values
-Share = Annotated[Float, Field(ge=0.0, le=1.0)]
-
-
-@settings
-class PriorityConfig(ReplayConfig):
-    """What prioritized and quantum replay share: how sequences are weighed."""
-
-    signal: Annotated[str, one_of(lambda: SIGNALS)]
-    transform: Annotated[str, TRANSFORMS]
-    alpha: Float = Field(ge=0.0, le=4.0)  # exponent of power and rank
-    offset: Float = Field(gt=0.0)  # of power and rotation: none is ever forgotten
-    temperature: Float = Field(gt=0.0)  # of boltzmann, in deviations of the errors
-    prepare: tuple[Annotated[Float, Field(gt=0.0)], Annotated[Float, Field(gt=0.0)]]  # ζ₁, ζ₂ of rotation
-    depreciate: tuple[Annotated[Float, Field(ge=0.0)], Annotated[Float, Field(ge=0.0)]]  # its τ₁, τ₂
-    bonus: Float = Field(ge=0.0)  # c of c·decay^visits, added to the weight
-    decay: Float = Field(gt=0.0, le=1.0)
-    beta: tuple[Share, Share]  # first and last
-    beta_updates: Int = Field(ge=0)  # from the first to the last
-
-    @property
-    def measured(self) -> str | None:
-        return self.signal
-
-    def make_priorities(self, num_envs: int) -> Priorities:
-        size = self.capacity // num_envs
-        return Priorities(num_envs, size, TRANSFORMS[self.transform].part.make(self), self.bonus, self.decay)
 
 
 @settings

@@ -6,9 +6,9 @@ from typing import Any, Self
 import torch
 from pydantic import Field
 
-from qdreamer.agents.replay.config import SAMPLERS
+from qdreamer.agents.replay.config import SAMPLERS, PriorityConfig
 from qdreamer.agents.replay.pool import ShotPool
-from qdreamer.agents.replay.prioritized import PrioritizedSampler, PriorityConfig
+from qdreamer.agents.replay.prioritized import PrioritizedSampler
 from qdreamer.agents.replay.sum_tree import TreeDistribution
 from qdreamer.configs.schema import Bool, Float, Int, settings
 from qdreamer.quantum.backends.factory import open_backend
