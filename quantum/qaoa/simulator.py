@@ -14,7 +14,6 @@ products over whole pieces.
 
 import functools
 import math
-import threading
 from collections.abc import Iterator
 
 import torch
@@ -27,8 +26,6 @@ from qdreamer.quantum.qaoa.ising import Ising, energies
 _CHUNK = 2**22  # amplitudes of all rows that are simulated together
 _PIECE = 16  # qubits of a piece: what a layer does to it takes 1.8 MB
 _BLOCK = 4  # qubits per product: 16×16 matrices are the fastest
-_KEEP = 2**26  # bytes of memory that a thread keeps: 21 qubits in float32
-_kept = threading.local()
 
 
 def piece_qubits(n: int) -> int:
@@ -80,35 +77,15 @@ def tables(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return ones.to(dtype) - n / 2, quarter, (ones & 1).to(dtype) * math.pi
 
 
-def _memory(size: int, dtype: torch.dtype) -> Tensor:
-    """Return a tensor (size,), the same memory as the last time if the size is the same.
-
-    Memory fresh from the system costs as much time as a layer.
-    """
-    memory: Tensor | None = getattr(_kept, "memory", None)
-    if memory is None or memory.numel() != size or memory.dtype != dtype:
-        memory = torch.empty(size, dtype=dtype)
-        _kept.memory = memory if memory.nbytes <= _KEEP else None
-    return memory
-
-
 class State:
-    """R states of n qubits; R = 1 where there are several pieces.
-
-    Only one lives at a time in a thread: the next one takes the same memory.
-    """
+    """R states of n qubits; R = 1 where there are several pieces."""
 
     def __init__(self, rows: int, n: int, dtype: torch.dtype) -> None:
         low = piece_qubits(n)
         self._n, self._length, self._count = n, 2**low, 2 ** (n - low)
-        piece, whole = rows * self._length, 2 * rows * 2**n
-        spare = whole if self._count > 1 else 0
-        memory = _memory(whole + spare + 7 * piece, dtype)
-        shape = (self._count, rows, 2, self._length)
-        self._parts, rest = memory[:whole].view(shape), memory[whole:]
-        self._other = rest[:spare].view(shape) if spare else None
-        self._scratch = rest[spare : spare + 4 * piece].view(2, rows, 2, self._length)
-        self._cos, self._sin, self._phase = rest[spare + 4 * piece :].view(3, rows, self._length)
+        self._parts = torch.empty(self._count, rows, 2, self._length, dtype=dtype)
+        self._scratch = torch.empty(2, rows, 2, self._length, dtype=dtype)
+        self._cos, self._sin, self._phase = torch.empty(3, rows, self._length, dtype=dtype)
 
     @property
     def parts(self) -> Tensor:
@@ -185,12 +162,9 @@ class State:
 
     def _over(self, block: Tensor, below: int) -> None:
         """Apply a product (1, K, K) to the bits of the pieces' numbers that count `below`, 2·`below`, …"""
-        assert self._other is not None
         k = block.shape[-1]
-        groups = self._count // (below * k)
-        pieces = self._parts.view(groups, k, -1)
-        torch.bmm(block.expand(groups, k, k), pieces, out=self._other.view(groups, k, -1))
-        self._parts, self._other = self._other, self._parts
+        pieces = self._parts.view(self._count // (below * k), k, -1)
+        self._parts = torch.bmm(block.expand(len(pieces), k, k), pieces).view_as(self._parts)
 
 
 class Simulator:
@@ -209,10 +183,7 @@ class Simulator:
 
     @torch.no_grad()
     def _state(self, angles: Angles) -> State:
-        """Simulate a few sets of angles, but for a phase that no measurement sees: see `amplitudes`.
-
-        The next call takes the same memory.
-        """
+        """Simulate a few sets of angles, but for a phase that no measurement sees: see `amplitudes`."""
         n, rows = self.ising.qubits, len(angles.gamma)
         gamma, beta = angles.gamma.to(self.dtype), angles.beta.double()  # (R, p)
         state = State(rows, n, self.dtype)
