@@ -3,6 +3,12 @@
 It is kept under ~/.cache/qdreamer (XDG_CACHE_HOME if set), named for what it was made from:
 source, compiler, flags and processor. It is written beside its place and renamed, so that runs
 which start together do not meet half of one.
+
+It is called by ctypes. torch's `cpp_extension` needs a C++ compiler, ninja and Python's headers where any C
+compiler serves here, and compiles for a minute. Operators registered by `torch.library` would serve
+torch.compile alone, which makes better code of the reference than of an opaque call; each needs a fake and
+an autograd implementation, and costs 2 to 3 µs more a call (11.5 against 8.9 µs for RMSNorm with SiLU of 16
+rows). So nothing is registered.
 """
 
 import ctypes

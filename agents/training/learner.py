@@ -120,9 +120,8 @@ class Learner:
         self.agent.world_model.rssm.sequence.schedule(self.updates)
         with self.watch("replay"):
             self.replay_writer.flush()
-            # A rank weighs its draws by its own shard's number of starts. Shards are equally large (but for
-            # the final rows of episodes) and give B/W sequences each: the mean of their estimates is one of
-            # the mean over the whole buffer.
+            # A rank weighs its draws by its own shard. Shards are equally large, so the mean over ranks
+            # estimates the mean over the whole buffer.
             sample = self.replay.sample(self.rows)
             batch = self.drop_context(self.to_batch(sample))
             self.agent.world_model.obs_normalizer.update(self.ranks.gather(batch.observation))
