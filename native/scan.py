@@ -43,7 +43,7 @@ class ScanInputs(NamedTuple):
     prepared: Tensor  # (B, T, U), the embedding's half of the posterior
     action_embedding: Tensor  # (B, T, D), the action's part of the GRU's hidden layer
     is_first: Tensor  # (B, T)
-    noise: Tensor  # (B, T, S), U[0, 1); or (B, T, S, K), frozen draws
+    noise: Tensor  # (B, T, S), U[0, 1); or (B, T, S, K), held draws: z = q + noise
 
 
 Step = Callable[[Any, Tensor, ScanInputs], tuple[Any, Tensor, Tensor, Tensor]]
@@ -65,7 +65,7 @@ def reference(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, 
 
 
 def supports(step: Step, weights: ScanWeights, inputs: ScanInputs, state: Any, z: Tensor) -> bool:
-    known = isinstance(weights.gru, GRUWeights) and weights.posterior is not None and inputs.noise.dim() == 3
+    known = isinstance(weights.gru, GRUWeights) and weights.posterior is not None
     return known and fits(*inputs, state, z)
 
 
@@ -88,7 +88,8 @@ class _Scan(torch.autograd.Function):
         state: Tensor, z: Tensor, *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         gru, posterior = GRUWeights(*weights[:-4]), PosteriorWeights(*weights[-4:])
-        (steps, rows, latents), hidden, units = noise.shape, len(gru.w_h), len(posterior.w_q)
+        steps, rows, latents = noise.shape[:3]
+        hidden, units = len(gru.w_h), len(posterior.w_q)
         deter, width = gru.w_h.shape[1], len(posterior.b_out)
         shapes: dict[str, tuple[int, ...]] = {
             "h_in": (deter,), "z_in": (width,),
@@ -103,7 +104,8 @@ class _Scan(torch.autograd.Function):
             "state": state, "stoch": z, "w_q": posterior.w_q.t(), "s_q": posterior.s_q,
             "w_out": posterior.w_out.t(), "b_out": posterior.b_out,
         }  # fmt: skip
-        _run(_scan, unimix, gru._replace(w_z=gru.w_z.t()), inputs | kept)
+        held = noise.dim() == 4
+        _run(_scan, unimix, gru._replace(w_z=gru.w_z.t()), inputs | kept, held)
         outputs = kept["h"], kept.pop("z"), kept.pop("posterior")
         ctx.unimix, ctx.names = unimix, list(kept)
         ctx.save_for_backward(keep, *weights, *kept.values())
@@ -161,7 +163,7 @@ class ScanStruct(Struct, name="scan"):
     """See native/c/scan.c."""
 
     _fields_ = (
-        *members(INT64, "threads T B U S K"),
+        *members(INT64, "threads T B U S K held"),
         *members(POINTER, "gru prepared action_embedding keep noise state stoch w_q s_q w_out b_out"),
         *members(POINTER, "h_in z_in x_hat x_rstd x y_hat y_rstd y slopes stay"),
         *members(POINTER, "q_hat q_rstd q pure posterior h z grad_h grad_z grad_posterior"),
@@ -173,13 +175,16 @@ class ScanStruct(Struct, name="scan"):
 _scan, _scan_backward = (Function(name, ctypes.POINTER(ScanStruct)) for name in ("scan", "scan_backward"))
 
 
-def _run(function: Function, unimix: float, gru: GRUWeights, tensors: dict[str, Tensor]) -> None:
+def _run(
+    function: Function, unimix: float, gru: GRUWeights, tensors: dict[str, Tensor], held: bool = False
+) -> None:
     memory = CallMemory(tensors["keep"])
     pointers = {name: memory.pointer(tensor) for name, tensor in tensors.items()}
     cell = memory.address(GRUStruct(memory, gru))
     (steps, rows, latents, classes), units = tensors["pure"].shape, tensors["q_hat"].shape[-1]
     threads = min(torch.get_num_threads(), rows)
-    function(ScanStruct(threads, steps, rows, units, latents, classes, gru=cell, unimix=unimix, **pointers))
+    sizes = threads, steps, rows, units, latents, classes, held
+    function(ScanStruct(*sizes, gru=cell, unimix=unimix, **pointers))
 
 
 scan = Kernel("scan", reference, call, supports)

@@ -14,7 +14,7 @@
 
 /* native/scan.py has the same names in the same order. Tensors are contiguous. */
 struct scan {
-    int64_t threads, T, B, U, S, K;
+    int64_t threads, T, B, U, S, K, held; /* held: noise is (T, B, S, K), what z differs from q by */
     const struct gru *gru;
     const float *prepared, *action_embedding, *keep, *noise, *state, *stoch, *w_q, *s_q, *w_out, *b_out;
     /* kept: (T, B, ·) */
@@ -28,12 +28,13 @@ struct scan {
 };
 
 LAYOUT(gru, D, hidden, blocks, w_h, b_h, s_h, w_z, b_z, s_z, w_recur, w_mix, s_y, w_gates, b_gates, packed)
-LAYOUT(scan, threads, T, B, U, S, K, gru, prepared, action_embedding, keep, noise, state, stoch, w_q, s_q, w_out,
-       b_out, h_in, z_in, x_hat, x_rstd, x, y_hat, y_rstd, y, slopes, stay, q_hat, q_rstd, q, pure, posterior, h, z,
-       grad_h, grad_z, grad_posterior, g_logits, g_q_pre, g_gates, g_y_pre, g_x_pre, g_s_x, g_s_y, g_s_q, next_h,
+LAYOUT(scan, threads, T, B, U, S, K, held, gru, prepared, action_embedding, keep, noise, state, stoch, w_q, s_q,
+       w_out, b_out, h_in, z_in, x_hat, x_rstd, x, y_hat, y_rstd, y, slopes, stay, q_hat, q_rstd, q, pure, posterior,
+       h, z, grad_h, grad_z, grad_posterior, g_logits, g_q_pre, g_gates, g_y_pre, g_x_pre, g_s_x, g_s_y, g_s_q, next_h,
        next_z, wide, unimix)
 
-/* Logits (S, K) become their softmax in place; the posterior has unimix, z is drawn from it. */
+/* Logits (S, K) become their softmax in place; the posterior has unimix, z is drawn from it, or
+ * differs from it as a held draw did. */
 static void draw_row(const struct scan *s, float *pure, const float *noise, float *posterior, float *z) {
     int64_t K = s->K;
     float keep = 1.0f - s->unimix, floor = s->unimix / (float)K;
@@ -56,7 +57,10 @@ static void draw_row(const struct scan *s, float *pure, const float *noise, floa
             below += mixed;
             index += noise[v] >= below;
         }
-        z[v * K + (index < K ? index : K - 1)] = 1.0f;
+        if (s->held)
+            for (int64_t i = v * K; i < (v + 1) * K; i++) z[i] = posterior[i] + noise[i];
+        else
+            z[v * K + (index < K ? index : K - 1)] = 1.0f;
     }
 }
 
@@ -86,7 +90,7 @@ static void scan_rows(const struct scan *s, int64_t first, int64_t rows) {
         for (int64_t r = 0; r < rows; r++) memcpy(pure + r * Z, s->b_out, Z * sizeof *pure);
         multiply(rows, U, Z, q, U, s->w_out, pure, Z, 1);
         for (int64_t r = 0; r < rows; r++)
-            draw_row(s, pure + r * Z, s->noise + (at + r) * s->S, s->posterior + (at + r) * Z,
+            draw_row(s, pure + r * Z, s->noise + (at + r) * (s->held ? Z : s->S), s->posterior + (at + r) * Z,
                      s->z + (at + r) * Z);
     }
 }
