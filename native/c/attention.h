@@ -10,8 +10,9 @@
 struct head {
     int64_t T, d, stride;         /* rows of q, k, v lie so far apart */
     int64_t skip;                 /* the first so many steps do not ask */
+    int64_t begin;                /* the number of the first step */
     const float *q, *k, *v;       /* (T, d) */
-    const int64_t *first, *last;  /* (T): the first and the last key that each query sees, none after itself */
+    const int64_t *first, *last;  /* (T): the first and the last key that each query sees, none after itself; numbers */
     float scale;            /* of products of queries and keys */
     float *work;            /* head_room numbers */
 };
@@ -25,7 +26,7 @@ static inline int64_t head_room(int64_t T, int64_t d) {
 /* Products s of query n with keys lo … hi − 1 become weights before normalisation; returns their sum. *kept is
  * its logarithm with the scores' maximum: what the way back needs. */
 static inline float weigh(const struct head *h, int64_t n, int64_t lo, int64_t hi, float *s, float *kept) {
-    int32_t first = (int32_t)h->first[n], last = (int32_t)h->last[n];
+    int32_t first = (int32_t)(h->first[n] - h->begin), last = (int32_t)(h->last[n] - h->begin);
     float top = -INFINITY, scale = h->scale, sum = 0.0f;
 #pragma omp simd reduction(max : top)
     for (int32_t m = (int32_t)lo; m < (int32_t)hi; m++) {
@@ -47,8 +48,8 @@ static inline float weigh(const struct head *h, int64_t n, int64_t lo, int64_t h
 static inline int64_t seen(const struct head *h, int64_t n, int64_t rows, int64_t *lo, int64_t *hi) {
     int64_t first = n, end = 0;
     for (int64_t r = 0; r < rows; r++) {
-        first = smaller(first, h->first[n + r]);
-        end = larger(end, h->last[n + r] + 1);
+        first = smaller(first, h->first[n + r] - h->begin);
+        end = larger(end, h->last[n + r] - h->begin + 1);
     }
     *lo = first / PANEL * PANEL;
     *hi = larger(*lo, full_panels(end));
@@ -116,7 +117,8 @@ static void attend_backward(const struct head *h, const float *out, const float 
             pairs(h, rows, lo, hi, grad + n * out_stride, out_stride, v, ds_here);
             for (int64_t r = 0; r < rows; r++) {
                 float *weights = p_here + r * keys, *to_row = ds_here + r * keys, mean = 0.0f, scale = h->scale;
-                int32_t first = (int32_t)h->first[n + r], last = (int32_t)h->last[n + r];
+                int32_t first = (int32_t)(h->first[n + r] - h->begin);
+                int32_t last = (int32_t)(h->last[n + r] - h->begin);
                 for (int64_t c = 0; c < d; c++)
                     mean += grad[(n + r) * out_stride + c] * out[(n + r) * out_stride + c];
 #pragma omp simd

@@ -54,33 +54,45 @@ static struct weights pack_weights(const struct block *s, int forward) {
     return (struct weights){to[0], to[1], to[2], to[3]};
 }
 
+/* The steps of a sequence, but for those at its beginning that nobody sees. */
+struct part {
+    int64_t at, begin, T, skip; /* the first of them in (B·T) and in (T), their number, those that are seen only */
+};
+
+static struct part part_of(const struct block *s, int64_t b) {
+    int64_t begin = smaller(s->first[b * s->T + s->skip], s->skip);
+    return (struct part){b * s->T + begin, begin, s->T - begin, s->skip - begin};
+}
+
 /* The queries and keys of a sequence turned by their phases and, if `normalized`, made unit vectors. */
-INLINE void turn_all(int64_t d, const struct block *s, int64_t at, float *asked) {
+INLINE void turn_all(int64_t d, const struct block *s, struct part p, float *asked) {
     int64_t heads = 2 * s->heads;
-    for (int64_t t = 0; t < s->T; t++)
-        for (int64_t i = t < s->skip ? s->heads : 0; i < heads; i++) {
-            float *x = asked + (t * 3 * s->heads + i) * d, square = turn(d, x, s->cosine + t * d, s->sine + t * d);
+    const float *cosine = s->cosine + p.begin * d, *sine = s->sine + p.begin * d;
+    for (int64_t t = 0; t < p.T; t++)
+        for (int64_t i = t < p.skip ? s->heads : 0; i < heads; i++) {
+            float *x = asked + (t * 3 * s->heads + i) * d, square = turn(d, x, cosine + t * d, sine + t * d);
             if (!s->normalized) continue;
-            float factor = s->rstds[(at + t) * heads + i] = 1.0f / sqrtf(square + SMALLEST);
+            float factor = s->rstds[(p.at + t) * heads + i] = 1.0f / sqrtf(square + SMALLEST);
             for (int64_t e = 0; e < d; e++) x[e] *= factor;
         }
 }
 
 /* Gradients of what turn_all made, (T, ·), become those of what it was given. */
-INLINE void turn_all_back(int64_t d, const struct block *s, int64_t at, float *grad) {
+INLINE void turn_all_back(int64_t d, const struct block *s, struct part p, float *grad) {
     int64_t heads = 2 * s->heads;
-    for (int64_t t = 0; t < s->T; t++)
-        for (int64_t i = t < s->skip ? s->heads : 0; i < heads; i++) {
+    const float *cosine = s->cosine + p.begin * d, *sine = s->sine + p.begin * d;
+    for (int64_t t = 0; t < p.T; t++)
+        for (int64_t i = t < p.skip ? s->heads : 0; i < heads; i++) {
             float *g = grad + (t * 3 * s->heads + i) * d, along = 0.0f;
-            const float *u = s->asked + ((at + t) * 3 * s->heads + i) * d;
+            const float *u = s->asked + ((p.at + t) * 3 * s->heads + i) * d;
             if (s->normalized) {
-                float factor = s->rstds[(at + t) * heads + i];
+                float factor = s->rstds[(p.at + t) * heads + i];
 #pragma omp simd reduction(+ : along)
                 for (int64_t e = 0; e < d; e++) along += g[e] * u[e];
 #pragma omp simd
                 for (int64_t e = 0; e < d; e++) g[e] = (g[e] - u[e] * along) * factor;
             }
-            turn_back(d, g, s->cosine + t * d, s->sine + t * d);
+            turn_back(d, g, cosine + t * d, sine + t * d);
         }
 }
 
@@ -90,33 +102,35 @@ static inline void norm_row(int64_t width, const float *x, float rstd, const flo
     for (int64_t i = 0; i < width; i++) y[i] = x[i] * rstd * scale[i];
 }
 
-static struct head head_of(const struct block *s, int64_t b, int64_t head, float *work) {
+static struct head head_of(const struct block *s, struct part p, int64_t head, float *work) {
     int64_t A = s->heads * s->d;
-    const float *q = s->asked + b * s->T * 3 * A + head * s->d;
+    const float *q = s->asked + p.at * 3 * A + head * s->d;
     return (struct head){
-        .T = s->T, .d = s->d, .stride = 3 * A, .skip = s->skip, .q = q, .k = q + A, .v = q + 2 * A,
-        .first = s->first + b * s->T, .last = s->last + b * s->T, .scale = s->scale[head], .work = work,
+        .T = p.T, .d = s->d, .stride = 3 * A, .skip = p.skip, .begin = p.begin, .q = q, .k = q + A,
+        .v = q + 2 * A, .first = s->first + p.at, .last = s->last + p.at, .scale = s->scale[head], .work = work,
     };
 }
 
 static void forward_sequence(const struct block *s, struct weights w, int64_t b, float *work) {
-    int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H, at = b * T;
+    struct part p = part_of(s, b);
+    int64_t T = p.T, skip = p.skip, E = s->E, A = s->heads * s->d, H = s->H, at = p.at;
     const float *x = s->x + at * E;
     float *asked = s->asked + at * 3 * A;
+    memset(asked - p.begin * 3 * A, 0, p.begin * 3 * A * sizeof *asked);
     for (int64_t t = 0; t < T; t++) {
         float rstd = s->rstd[at + t] = rstd_row(E, x + t * E, 0);
         norm_row(E, x + t * E, rstd, s->norm, work + t * E);
         memcpy(asked + t * 3 * A, s->qkv_bias, 3 * A * sizeof *asked);
     }
-    int64_t keys = A / PANEL * PANEL, skip = s->skip; /* keys and values begin in this panel: nobody asks there */
+    int64_t keys = A / PANEL * PANEL; /* keys and values begin in this panel: nobody asks there */
     multiply_packed(skip, E, 3 * A - keys, work, E, w.qkv + E * keys, asked + keys, 3 * A, 1);
     multiply_packed(T - skip, E, 3 * A, work + skip * E, E, w.qkv, asked + skip * 3 * A, 3 * A, 1);
-    KNOWING_WIDTH(turn_all, s->d, s, at, asked)
+    KNOWING_WIDTH(turn_all, s->d, s, p, asked)
     for (int64_t head = 0; head < s->heads; head++) {
-        struct head h = head_of(s, b, head, work);
-        attend(&h, s->attended + at * A + head * s->d, A, s->marks + (b * s->heads + head) * T);
+        struct head h = head_of(s, p, head, work);
+        attend(&h, s->attended + at * A + head * s->d, A, s->marks + (b * s->heads + head) * s->T);
     }
-    int64_t on = at + s->skip, steps = T - s->skip; /* what goes on */
+    int64_t on = at + skip, steps = T - skip; /* what goes on */
     float *middle = s->middle + on * E, *tokens = s->tokens + on * E;
     memcpy(middle, s->x + on * E, steps * E * sizeof *x);
     multiply_packed(steps, A, E, s->attended + on * A, A, w.out, middle, E, 1);
@@ -135,8 +149,9 @@ static void add_outer(int64_t T, int64_t n, int64_t m, const float *grad, const 
 }
 
 static void backward_sequence(const struct block *s, struct weights w, int64_t b, int64_t portion, float *work) {
-    int64_t T = s->T, E = s->E, A = s->heads * s->d, H = s->H, at = b * T;
-    int64_t on = at + s->skip, steps = T - s->skip; /* what went on */
+    struct part p = part_of(s, b);
+    int64_t T = p.T, skip = p.skip, E = s->E, A = s->heads * s->d, H = s->H, at = p.at;
+    int64_t on = at + skip, steps = T - skip; /* what went on */
     const float *grad = s->grad + on * E, *x = s->x + at * E, *middle = s->middle + on * E;
     float *g_x = s->g_x + at * E, *g_norm = s->g_norm + portion * E, *g_bias = s->g_qkv_bias + portion * 3 * A;
     float *hidden = work, *asked = hidden + whole(T * (H > A ? H : A)), *room = asked + whole(T * 3 * A);
@@ -147,24 +162,24 @@ static void backward_sequence(const struct block *s, struct weights w, int64_t b
         norm_silu_backward_row(H, hidden + t * H, s->x_hat + (on + t) * H, s->mlp_rstd[on + t], s->mlp_norm,
                                hidden + t * H, s->g_mlp_norm + portion * H, s->g_mlp_bias + portion * H);
     add_outer(steps, H, E, hidden, middle, room, s->g_mlp + portion * H * E);
-    float *g_on = g_x + s->skip * E;
-    memset(g_x, 0, s->skip * E * sizeof *g_x);
+    float *g_on = g_x + skip * E;
+    memset(g_x - p.begin * E, 0, (p.begin + skip) * E * sizeof *g_x);
     memcpy(g_on, grad, steps * E * sizeof *g_x);
     multiply_packed(steps, H, E, hidden, H, w.mlp, g_on, E, 1);
 
     const float *attended = s->attended + at * A;
-    add_outer(steps, E, A, g_on, attended + s->skip * A, room, s->g_out + portion * E * A);
-    multiply_packed(steps, E, A, g_on, E, w.out, hidden + s->skip * A, A, 0);
+    add_outer(steps, E, A, g_on, attended + skip * A, room, s->g_out + portion * E * A);
+    multiply_packed(steps, E, A, g_on, E, w.out, hidden + skip * A, A, 0);
     for (int64_t head = 0; head < s->heads; head++) {
-        struct head h = head_of(s, b, head, room);
+        struct head h = head_of(s, p, head, room);
         float *g = asked + head * s->d, along = 0.0f;
-        attend_backward(&h, attended + head * s->d, hidden + head * s->d, A, s->marks + (b * s->heads + head) * T, g,
-                        g + A, g + 2 * A);
+        attend_backward(&h, attended + head * s->d, hidden + head * s->d, A,
+                        s->marks + (b * s->heads + head) * s->T, g, g + A, g + 2 * A);
         for (int64_t t = 0; t < T; t++)
             for (int64_t i = 0; i < s->d; i++) along += g[t * 3 * A + i] * h.q[t * 3 * A + i];
         s->g_scale[portion * s->heads + head] += along / h.scale;
     }
-    KNOWING_WIDTH(turn_all_back, s->d, s, at, asked)
+    KNOWING_WIDTH(turn_all_back, s->d, s, p, asked)
 
     for (int64_t t = 0; t < T; t++)
         for (int64_t i = 0; i < 3 * A; i++) g_bias[i] += asked[t * 3 * A + i];
