@@ -16,8 +16,8 @@ from qdreamer.quantum.qaoa.ansatz import (
     warm_start,
 )
 from qdreamer.quantum.qaoa.ising import Ising, energies
-from qdreamer.quantum.qaoa.qaoa import optimized
 from qdreamer.quantum.qaoa.simulator import Simulator
+from qdreamer.quantum.qaoa.variational import optimized
 
 
 def two_sets(ising, layers, warm=None):
