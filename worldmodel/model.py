@@ -88,18 +88,14 @@ class WorldModel(nn.Module):
         return self.rssm.observe(embed, previous_action, is_first, carry, noise)
 
     def loss(
-        self,
-        batch: Batch,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        targets: Trajectory | None = None,
+        self, batch: Batch, noise: Tensor, targets: Trajectory | None = None
     ) -> tuple[dict[str, Tensor], Trajectory]:
-        """Return every loss, (B, T) and unscaled, and the trajectory.
+        """Return every loss, (B, T) and unscaled, and the trajectory; `noise` as of `RSSM.observe`.
 
         `targets` takes the place of stopped gradients, see `kl_losses`.
         """
         trajectory = self.observe(
-            batch.observation, batch.previous_action, batch.is_first, batch.carry, noise, generator
+            batch.observation, batch.previous_action, batch.is_first, batch.carry, noise
         )
         features = trajectory.features
         # An infinite episode ends with probability 1/horizon at every step, so that imagination

@@ -152,7 +152,8 @@ def test_world_model_losses_do_not_reach_the_behaviour(agent, batch):
 
 
 def test_rollouts_start_at_the_last_steps_of_every_sequence(agent, batch):
-    _, trajectory = agent.world_model.loss(batch, generator=torch.Generator().manual_seed(2))
+    noise = agent.world_model.rssm.noise(*batch.reward.shape, generator=torch.Generator().manual_seed(2))
+    _, trajectory = agent.world_model.loss(batch, noise)
     rollout = agent.imagine(trajectory, STEPS - STARTS, torch.Generator().manual_seed(3))
     assert rollout.features.shape == (HORIZON + 1, BATCH * STARTS, agent.world_model.features)
     assert rollout.actions.shape == (HORIZON, BATCH * STARTS, ACTIONS)

@@ -165,7 +165,8 @@ def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
         torch.randn(rows, steps).double(), first, torch.zeros_like(first), torch.zeros_like(first),
         torch.tensor([0.5, 1.0, 2.0]).double(), model.rssm.initial(rows),
     )  # fmt: skip
-    losses, trajectory = model.loss(batch, generator=torch.Generator().manual_seed(0))
+    noise = model.rssm.noise(rows, steps, generator=torch.Generator().manual_seed(0))
+    losses, trajectory = model.loss(batch, noise)
     scales = model.config.loss_scales
     total = sum((losses[k] * batch.weight[:, None]).mean() * scale for k, scale in scales.items())
     objective = frozen_loss(model, batch, trajectory)
