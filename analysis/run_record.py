@@ -15,6 +15,7 @@ import yaml
 
 from qdreamer.analysis.aggregates import Floats
 from qdreamer.configs.console import one_line
+from qdreamer.configs.sealed_file import read_json
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: ten times faster
 _SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
@@ -167,9 +168,11 @@ def _read_summary(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CompareError(f"{path} cannot be read: run the same training command again") from error
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise CompareError(
+            f"{path} cannot be read ({one_line(error)}): run the same training command again"
+        ) from error
 
 
 def _costs(summary: dict[str, Any], updates: int, seconds: float) -> Costs:

@@ -1,8 +1,8 @@
 """The library of native/c: compiled once on each machine by its own compiler, loaded, its structs compared.
 
 It is kept under ~/.cache/qdreamer (XDG_CACHE_HOME if set), named for what it was made from:
-source, compiler, flags and processor. It is written beside its place and renamed, so that runs
-which start together do not meet half of one.
+source, compiler, flags and processor. It is sealed (`configs.sealed_file`), so that nobody meets half
+of one: a library that is cut short would end the process without a word.
 
 It is called by ctypes. torch's `cpp_extension` needs a C++ compiler, ninja and Python's headers where any C
 compiler serves here, and compiles for a minute. Operators registered by `torch.library` would serve
@@ -15,13 +15,17 @@ import ctypes
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar
+
+from qdreamer.configs.sealed_file import DamagedError, verify, write_sealed
 
 SOURCES = Path(__file__).parent / "c"
 
@@ -32,6 +36,11 @@ THREADS: tuple[list[str], ...] = ["-fopenmp"], ["-fopenmp-simd"], []
 """Threads are torch's own: the library leaves them open and finds them in what torch has loaded.
 Where that does not succeed, it runs on one thread."""
 
+
+LIMIT = 60.0
+"""Seconds that the compiler has for a library."""
+ANSWER = 10.0
+"""Seconds in which it must say which version it is."""
 
 _library: ctypes.CDLL | None = None
 
@@ -88,21 +97,33 @@ def load(sources: list[Path], announce: Callable[[], None] = lambda: None) -> ct
     `announce` is called before anything is compiled, which takes some ten seconds.
     """
     compiler = find_compiler()
-    error = ""
+    deadline, error = time.monotonic() + LIMIT, ""
     for threads in THREADS:
         flags = [*FLAGS, *threads]
         try:
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             path = cache / "qdreamer" / f"{fingerprint(sources, compiler, flags)}.so"
-            if not path.exists():
+            if not _is_sound(path):
                 announce()
-                build(sources, compiler, flags, path)
+                build(sources, compiler, flags, path, deadline)
             return ctypes.CDLL(str(path))
         except subprocess.CalledProcessError as failure:
             error = failure.stderr.strip().partition("\n")[0]
-        except (OSError, RuntimeError, subprocess.TimeoutExpired) as failure:  # or there is no home
+        except subprocess.TimeoutExpired as failure:
+            waited = time.monotonic() - deadline + LIMIT
+            raise CompileError(f"{compiler} was stopped after {waited:.0f} s") from failure
+        except (OSError, RuntimeError) as failure:  # or there is no home
             error = str(failure)
     raise CompileError(f"{compiler} made no library: {error or 'it says nothing'}")
+
+
+def _is_sound(path: Path) -> bool:
+    """Tell whether the library is there, whole."""
+    try:
+        verify(path)
+    except (FileNotFoundError, DamagedError):
+        return False
+    return True
 
 
 def find_compiler() -> str:
@@ -115,7 +136,7 @@ def find_compiler() -> str:
 
 def fingerprint(sources: list[Path], compiler: str, flags: list[str]) -> str:
     """Return a name for everything that the machine code depends on."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    version = _ask([compiler, "--version"], ANSWER)
     texts = [source.read_text() for source in sorted(sources)]
     parts = [*texts, version, *flags, platform.platform(), processor()]
     return sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -130,15 +151,33 @@ def processor() -> str:
     return "\n".join(line for line in first.splitlines() if line.startswith(("model", "flags", "Features")))
 
 
-def build(sources: list[Path], compiler: str, flags: list[str], path: Path) -> None:
+def _ask(command: list[str], seconds: float, environment: dict[str, str] | None = None) -> str:
+    """Return what a command prints. Raises CalledProcessError, TimeoutExpired or OSError.
+
+    What runs too long goes with all that it has started, which would keep its pipes open.
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            out, error = process.communicate(timeout=max(seconds, 0.0))
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, error)
+    return out
+
+
+def build(sources: list[Path], compiler: str, flags: list[str], path: Path, deadline: float) -> None:
     """Compile and link to `path`. Raises CalledProcessError, TimeoutExpired or OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         environment = os.environ | {"TMPDIR": directory}
 
         def run(*arguments: str) -> None:
-            command = [compiler, *arguments]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
+            _ask([compiler, *arguments], deadline - time.monotonic(), environment)
 
         def compiled(source: Path) -> str:
             run(*flags, "-c", str(source), "-o", made := f"{directory}/{source.stem}.o")
@@ -149,4 +188,5 @@ def build(sources: list[Path], compiler: str, flags: list[str], path: Path) -> N
         linked = Path(directory) / "library.so"
         # Linked without -fopenmp: that would bring a second pool of threads beside torch's.
         run("-shared", *objects, "-o", str(linked), "-lm")
-        linked.replace(path)
+        content = linked.read_bytes()
+        write_sealed(path, lambda file: file.write(content))

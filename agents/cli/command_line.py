@@ -23,6 +23,7 @@ from qdreamer.agents.cli.composition import SWEEP_FILE, compose_all, default_cho
 from qdreamer.agents.cli.help import help_text
 from qdreamer.agents.cli.overrides import (
     HELP,
+    REPAIR,
     RESOLVE,
     SHOW,
     SWEEP,
@@ -36,6 +37,7 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, Single
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
+from qdreamer.agents.runs.repair import repair
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
 from qdreamer.agents.sweeps.sweep import LAUNCHERS, LauncherConfig, Member, Sweep, SweepConfig, refuse_doubles
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
     text: str | None = None
     members: tuple[Member, ...] = ()
     launcher: LauncherConfig | None = None  # of a sweep
+    repair: bool = False  # before the run goes on
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,7 +83,7 @@ def _main(arguments: list[str], ranks: SingleProcess) -> None:
             print(plan.text)
         return
     try:
-        if code := _train(plan.members[0], ranks) if sweep is None else sweep.run():
+        if code := _train(plan, ranks) if sweep is None else sweep.run():
             sys.exit(code)
     except KeyboardInterrupt:
         fail("interrupted twice; what was saved before is kept", 130)
@@ -97,8 +100,13 @@ def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan
         warnings.simplefilter("always")
         found = tuple(_checked(member, ranks, checked) for member in runs)
     _pass_on(caught)
+    repairs = REPAIR in flags
+    if repairs and ranks.size > 1:
+        raise ConfigError("--repair works on one process: leave out torchrun, or --repair")
     if not any(flag in SWEEP for flag in flags):
-        return Plan(members=found)
+        return Plan(members=found, repair=repairs)
+    if repairs:
+        raise ConfigError("--repair speaks of one run: leave out -m")
     if ranks.size > 1:
         raise ConfigError("a sweep starts its runs itself: leave out torchrun, or -m")
     if any(member.config.quantum.dry_run for member in found):
@@ -165,9 +173,12 @@ def _pass_on(caught: list[warnings.WarningMessage]) -> None:
             print(f"warning: {one_line(text[6:])}", file=sys.stderr)
 
 
-def _train(member: Member, ranks: SingleProcess) -> int:
+def _train(plan: Plan, ranks: SingleProcess) -> int:
     """Run a session and return its exit code. What ends it early is one line."""
+    (member,) = plan.members
     try:
+        if plan.repair:
+            repair(member.directory)
         return run_session(member.config, member.directory, ranks)
     except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:
         fail(error)

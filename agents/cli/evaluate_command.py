@@ -12,7 +12,7 @@ from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
-from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.agents.runs.run_directory import origin, read_config
 from qdreamer.agents.training.training import make_agent
 from qdreamer.configs.console import Parser, fail
 from qdreamer.configs.schema import ConfigError
@@ -51,6 +51,7 @@ def load_agent(directory: Path, config: Config) -> Dreamer:
     """Return the agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
     torch.set_num_threads(config.threads)
     state = checkpoint.load(directory)
+    checkpoint.check_origin(directory, state, origin(config), resume=False)
     agent = make_agent(config, "cpu")
     with checkpoint.translate_load_errors(directory):
         agent.load_state_dict(state["learner"]["agent"])

@@ -27,7 +27,8 @@ Groups and their choices (group=choice):
 {groups}
 
 Settings are written key=value, as in optimizer.lr=3e-4. Each run is kept in
-runs/<env>/<agent>[+settings]/seed_<k>; the same command again resumes it."""
+runs/<env>/<agent>[+settings]/seed_<k>; the same command again resumes it, and with --repair
+also when a file of it was damaged."""
 
 
 def help_text() -> str:

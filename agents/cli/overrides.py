@@ -30,7 +30,8 @@ SWEEP = ("-m", "--multirun")
 SHOW = ("-c", "--cfg")  # followed by `job`, as Hydra's option of that name
 HELP = ("-h", "--help")
 RESOLVE = "--resolve"
-_FLAGS = (*SWEEP, *SHOW, *HELP, RESOLVE)
+REPAIR = "--repair"
+_FLAGS = (*SWEEP, *SHOW, *HELP, RESOLVE, REPAIR)
 
 
 def read(arguments: list[str]) -> tuple[list[str], list[Override]]:

@@ -1,11 +1,15 @@
-"""Checkpoints: written atomically, loaded with weights only (no pickled code).
+"""Checkpoints: the last two, sealed (`configs.sealed_file`), loaded with weights only (no pickled code).
 
-One process writes one file. With several ranks each writes its shard of what only it has (replay and
+A file whose bytes are not those that were written is never loaded: the one before takes its place. One
+process writes one file. With several ranks each writes its shard of what only it has (replay and
 environments) into a file of its own, named for the step, before rank 0 replaces the checkpoint that names
 them: a kill at any instant leaves a checkpoint all of whose shards exist.
 """
 
+import math
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +19,10 @@ import torch
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.configs.console import one_line
+from qdreamer.configs.sealed_file import DamagedError, verify, write_sealed
 
-FORMAT = 3
-NAME = "checkpoint.pt"
+FORMAT = 4
+NAME, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
 
 
 class CheckpointError(RuntimeError):
@@ -34,27 +39,31 @@ def save(
         shard: what only this rank has.
     """
     if ranks.size == 1:
-        _write(directory / NAME, {**state, **shard})
+        _replace(directory, {**state, **shard})
         return
     names = [f"shard_{rank}_step_{state['step']}.pt" for rank in range(ranks.size)]
     with ranks.collective_errors():
         _write(directory / names[ranks.rank], shard)
     if ranks.rank == 0:
-        _write(directory / NAME, {**state, "shards": names})
-        for old in {path.name for path in directory.glob("shard_*.pt*")} - set(names):
+        _replace(directory, {**state, "shards": names})
+        kept = {*names, *_shards(directory / PREVIOUS)}
+        for old in {path.name for path in directory.glob("shard_*.pt*")} - kept:
             (directory / old).unlink()
+
+
+def rewrite(directory: Path, state: dict[str, Any]) -> None:
+    """Replace the newest checkpoint by a state that `restore` returned, as it was or mended."""
+    _write(directory / NAME, state)
 
 
 def exists(directory: Path) -> bool:
     """Tell whether a run can go on from a checkpoint there."""
-    return (directory / NAME).exists()
+    return any((directory / name).exists() for name in (NAME, PREVIOUS))
 
 
 def load(directory: Path) -> dict[str, Any]:
-    """Read the directory's checkpoint, without its shards, onto the CPU. Raises CheckpointError."""
-    path = directory / NAME
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint in {directory}: is it a run directory?")
+    """Read the newest sound checkpoint, without its shards, onto the CPU. Raises CheckpointError."""
+    path = _newest_sound(directory)
     state: dict[str, Any] = _read(path)
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
@@ -63,6 +72,17 @@ def load(directory: Path) -> dict[str, Any]:
             "start the run afresh elsewhere"
         )
     return state
+
+
+def restore(directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> dict[str, Any]:
+    """`load`, for a run that goes on: a damaged file makes room for the one before, and is kept aside."""
+    with ranks.collective_errors():
+        if ranks.rank == 0 and _newest_sound(directory).name == PREVIOUS:
+            if (directory / NAME).exists():
+                (directory / NAME).replace(directory / DAMAGED)
+            (directory / PREVIOUS).replace(directory / NAME)
+    ranks.maximum(0)  # waits for rank 0
+    return load(directory)
 
 
 def load_shard(
@@ -79,6 +99,46 @@ def load_shard(
     return state if ranks.size == 1 else _read(directory / names[ranks.rank])
 
 
+def check_origin(directory: Path, state: dict[str, Any], origin: dict[str, str], resume: bool = True) -> None:
+    """Compare what made a checkpoint, its `origin`, with the run that it is to serve.
+
+    Raises CheckpointError for other settings; other code is warned of where training goes on.
+    """
+    made = state.get("origin")
+    if not isinstance(made, dict) or made.get("settings") != origin["settings"]:
+        raise CheckpointError(
+            f"the checkpoint in {directory} was made with other settings than its config.yaml: "
+            "it belongs to another run"
+        )
+    if resume and made.get("code") != origin["code"]:
+        print(
+            f"warning: {directory} was begun by another version of the code ({made.get('code')}, now "
+            f"{origin['code']}): it may differ from an unbroken run",
+            file=sys.stderr,
+        )
+
+
+def check_counters(state: dict[str, Any], stride: int) -> None:
+    """Raises ValueError for a state that no run can have. `stride`: environment steps of an iteration."""
+    step, observer = state["step"], state["observer"]
+    positions, solved = observer["log_offset"], observer["solved_at"]
+    sound = {
+        "step": _counts(step) and step % stride == 0,
+        "credit": isinstance(state["credit"], float) and 0.0 <= state["credit"] < 1.0,
+        "updates": _counts(state["learner"]["updates"]),
+        "seconds": isinstance(observer["seconds"], float) and 0.0 <= observer["seconds"] < math.inf,
+        "evaluated_at": _counts(observer["evaluated_at"]) and observer["evaluated_at"] <= step,
+        "solved_at": solved is None or (_counts(solved) and solved <= step),
+        "log_offset": isinstance(positions, dict) and all(_counts(place) for place in positions.values()),
+    }
+    if wrong := [name for name, right in sound.items() if not right]:
+        raise ValueError(f"no run has such a {' and such a '.join(wrong)}")
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @contextmanager
 def translate_load_errors(directory: Path) -> Iterator[None]:
     """Raise CheckpointError when a loaded state does not fit where this context puts it."""
@@ -91,25 +151,63 @@ def translate_load_errors(directory: Path) -> Iterator[None]:
         ) from error
 
 
+def _replace(directory: Path, state: dict[str, Any]) -> None:
+    """Write the newest checkpoint, and keep the one before under its other name."""
+    now, previous, aside = directory / NAME, directory / PREVIOUS, directory / f"{PREVIOUS}.tmp"
+    aside.unlink(missing_ok=True)
+    # One file under both names: a kill came between here and the new one.
+    if now.exists() and not (previous.exists() and now.samefile(previous)):
+        try:
+            os.link(now, aside)
+        except OSError:  # a file system without links
+            shutil.copyfile(now, aside)
+        aside.replace(previous)
+    _write(now, state)
+
+
 def _write(path: Path, state: dict[str, Any]) -> None:
     """Replace a file. A kill at any instant leaves the old or the new one."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    if os.name == "posix":  # the rename itself must reach the disk too
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _read(path: Path) -> Any:
+    checks = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)  # torch never looks at its own sums; the seal is one for all
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        write_sealed(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+    finally:
+        torch.serialization.set_crc32_options(checks)
+
+
+def _newest_sound(directory: Path) -> Path:
+    """Return the newest checkpoint that is as it was written, with its shards. Raises CheckpointError."""
+    if not exists(directory):
+        raise CheckpointError(f"no checkpoint in {directory}: is it a run directory?")
+    problems = []
+    for path in (directory / NAME, directory / PREVIOUS):
+        file = path
+        try:
+            verify(path)
+            for file in (directory / name for name in _shards(path)):
+                verify(file)
+        except FileNotFoundError as error:
+            problems.append(f"{error.filename} is missing")
+        except DamagedError as error:
+            problems.append(f"{file} is damaged ({error})")
+        else:
+            if problems:
+                print(f"warning: {problems[0]}; {path} takes its place", file=sys.stderr)
+            return path
+    raise CheckpointError(
+        f"{problems[0]} and cannot be used, and there is no sound one before it; "
+        f"moving {directory / NAME} away lets the run start afresh"
+    )
+
+
+def _shards(path: Path) -> list[str]:
+    """Return the names of the files that belong to a checkpoint, without reading its tensors."""
+    return list(_read(path, mmap=True).get("shards", [])) if path.exists() else []
+
+
+def _read(path: Path, mmap: bool = False) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for damaged files; none of them names a fix
         raise CheckpointError(
             f"{path} is damaged ({type(error).__name__}) and cannot be used; "

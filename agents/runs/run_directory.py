@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from qdreamer.agents.runs.config import Config
+from qdreamer.agents.runs.provenance import provenance
 from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import ConfigError, build, dotted, show
+from qdreamer.configs.sealed_file import read_json
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
@@ -56,6 +58,11 @@ def fingerprint(config: Config) -> str:
     return hashlib.sha256(json.dumps(_learning(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def origin(config: Config) -> dict[str, str]:
+    """Return what a checkpoint is made by: hashes of the settings that matter and of the code."""
+    return {"settings": fingerprint(config), "code": provenance()["versions"]["code"]}
+
+
 def _learning(config: Config) -> dict[str, Any]:
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
     values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
@@ -91,12 +98,11 @@ def read_config(directory: Path) -> Config:
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
-    """Read the run's summary; empty if there is none that can be read."""
+    """Read the run's summary; empty if there is none that can be believed."""
     try:
-        values = json.loads((directory / SUMMARY_NAME).read_text(encoding="utf-8"))
+        return read_json(directory / SUMMARY_NAME)
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def check_same_run(directory: Path, config: Config) -> None:

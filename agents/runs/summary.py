@@ -4,14 +4,14 @@
 the end of every session, and holds nothing that training reads again.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.provenance import provenance
-from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary, replace_file
+from qdreamer.agents.runs.run_directory import SUMMARY_NAME, read_summary
+from qdreamer.configs.sealed_file import write_json
 from qdreamer.quantum.jobs.budget import Spending
 
 # Parts of a run's time that are spent on circuits and what surrounds them (time/… of the log): jobs of
@@ -63,7 +63,7 @@ class Summary:
             },
             "sessions": self._sessions,
         }
-        replace_file(self._path, json.dumps(values, indent=1))
+        write_json(self._path, values)
 
 
 def parameters(agent: Dreamer) -> dict[str, int]:

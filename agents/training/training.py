@@ -20,6 +20,7 @@ from qdreamer.agents.replay.storage import Replay
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
+from qdreamer.agents.runs.run_directory import origin
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
@@ -27,7 +28,7 @@ from qdreamer.agents.training.observer import Observer, passed
 from qdreamer.envs.factory import make_env
 from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 from qdreamer.native import products
-from qdreamer.native.library import CompileError
+from qdreamer.native.library import LIMIT, CompileError
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.worldmodel.model import WorldModel
 
@@ -71,8 +72,8 @@ def make_learner(
         fields,
         make_sampler(shard, config.env.num_envs, train.batch_length, seed, circuits),
         {"observation": file} if config.replay.mapped else None,
-        # A step stores two rows at most; one checkpoint may be skipped.
-        spare=4 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
+        # A step stores two rows at most; a run may go back by two checkpoints, and one may be skipped.
+        spare=6 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
         context=agent.world_model.rssm.sequence.memory.context,
     )
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
@@ -91,10 +92,11 @@ def prepare_torch(config: Config) -> None:
 
 def use_kernels(config: Config) -> None:
     """Switch the fused kernels on, or warn that torch does their work."""
+    waiting = f"compiling kernels, once on this machine (at most {LIMIT:.0f} s) …"
     try:
         native.use(
             config.kernels and config.device == "cpu",
-            lambda: print("compiling kernels, once on this machine …", file=sys.stderr, flush=True),
+            lambda: print(waiting, file=sys.stderr, flush=True),
         )
     except CompileError as error:
         native.use(False)
@@ -181,7 +183,8 @@ class Run:
         if not all(bool(torch.isfinite(p).all()) for p in self.agent.parameters()):
             raise FloatingPointError(f"weights are not finite at step {self.step}")
         self.ranks.check_equal(self.agent, self.step)
-        state = {"step": self.step, "credit": self.credit, "learner": self.learner.state_dict()}
+        state = {"origin": origin(self.config), "step": self.step, "credit": self.credit}
+        state["learner"] = self.learner.state_dict()
         if self.observer is not None:
             state["observer"] = self.observer.state_dict()
         shard = {"replay": self.replay.state_dict(), "collector": self.collector.state_dict()}
@@ -189,9 +192,11 @@ class Run:
 
     def _restore(self) -> dict[str, Any]:
         """Go on from the directory's checkpoint; return the observer's part of it."""
-        state = checkpoint.load(self.directory)
+        state = checkpoint.restore(self.directory, self.ranks)
+        checkpoint.check_origin(self.directory, state, origin(self.config))
         shard = checkpoint.load_shard(self.directory, state, self.ranks)
         with checkpoint.translate_load_errors(self.directory):
+            checkpoint.check_counters(state, self.stride)
             self.learner.load_state_dict(state["learner"])
             self.replay.load_state_dict(shard["replay"])
             self.same_episodes = self.collector.load_state_dict(shard["collector"])

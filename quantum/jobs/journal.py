@@ -4,14 +4,14 @@ Written atomically after every change, so a kill at any instant leaves the old o
 restarted run finds the jobs that it paid for. Holds ids and numbers: no angles, no credentials.
 """
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-FORMAT = 1
+from qdreamer.configs.sealed_file import read_json, write_json
+
+FORMAT = 2
 NAME = "quantum_jobs.json"
 
 
@@ -58,12 +58,12 @@ class Journal:
         if self._path is None or not self._path.exists():
             return
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
+            content = read_json(self._path)
             if content["format"] != FORMAT:
                 raise ValueError("another format")
             self.entries = {item["job_id"]: JobEntry(**item) for item in content["jobs"]}
             self.shots, self.seconds = int(content["shots"]), float(content["seconds"])
-        except (ValueError, KeyError, TypeError):  # not ours, or damaged by hand
+        except (ValueError, KeyError, TypeError):  # not ours, or damaged
             self.damaged = True
             self._path.replace(self._path.with_suffix(".damaged"))
 
@@ -73,10 +73,4 @@ class Journal:
             return
         jobs = [asdict(entry) for entry in self.entries.values()]
         content = {"format": FORMAT, "shots": self.shots, "seconds": self.seconds, "jobs": jobs}
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(self._path)
+        write_json(self._path, content, lasting)

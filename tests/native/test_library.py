@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,33 @@ def test_without_a_library_it_says_why(tmp_path, monkeypatch, trouble):
     assert {"no compiler": "no C compiler", "wrong code": "wrong.c"}.get(trouble, "made no library") in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize("trouble", ["short", "empty", "other byte"])
+def test_a_damaged_library_is_made_anew(tmp_path, monkeypatch, trouble):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (source := tmp_path / "answer.c").write_text("int answer(void) { return 42; }")
+    told = []
+    library.load([source])
+    (made,) = (tmp_path / "qdreamer").iterdir()
+    content = made.read_bytes()
+    other = content[:100] + bytes([content[100] ^ 1]) + content[101:]
+    made.unlink()  # what is loaded stays as it is
+    made.write_bytes({"short": content[: len(content) // 2], "empty": b"", "other byte": other}[trouble])
+    assert library.load([source], lambda: told.append("begins")).answer() == 42
+    assert told == ["begins"]
+
+
+def test_a_compiler_that_hangs_is_stopped_with_all_it_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "LIMIT", 1.0)
+    (tmp_path / "slow").write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nsleep 600\n')
+    (tmp_path / "slow").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "slow"))
+    begin = time.monotonic()
+    with pytest.raises(library.CompileError, match="stopped after 1 s"):
+        library.load(sorted(SOURCES.iterdir()))
+    assert time.monotonic() - begin < 20  # not ten minutes, and not three times
 
 
 @pytest.mark.processes

@@ -43,7 +43,9 @@ class Killer:
 
     def __init__(self, patch: pytest.MonkeyPatch, fatal: int) -> None:
         self.changes, self._fatal = 0, fatal
-        for owner, name in ((Path, "replace"), (Path, "unlink"), (torch, "save"), (os, "fsync")):
+        for owner, name in (
+            (Path, "replace"), (Path, "unlink"), (torch, "save"), (os, "fsync"), (os, "link"),
+        ):  # fmt: skip
             patch.setattr(owner, name, self._counted(getattr(owner, name)))
 
     def _counted(self, change: Any) -> Any:
@@ -70,14 +72,48 @@ def test_a_kill_at_any_instant_leaves_a_checkpoint_with_all_its_shards(tmp_path:
         found.append(load_all(directory))
         save_all(directory, 3)
         assert load_all(directory) == 3
-        assert sorted(path.name for path in directory.iterdir()) == [
-            "checkpoint.pt", "shard_0_step_3.pt", "shard_1_step_3.pt",
-        ]  # fmt: skip
+        before = found[-1]  # the step that the previous checkpoint, or the newest, was of
+        shards = {f"shard_{rank}_step_{step}.pt" for rank in (0, 1) for step in (before, 3)}
+        assert {path.name for path in directory.iterdir()} == {checkpoint.NAME, checkpoint.PREVIOUS} | shards
         if finished:
             break
     assert found == sorted(found)
     assert set(found) == {1, 2}
     assert len(found) > 10
+
+
+@pytest.mark.parametrize("file", [checkpoint.NAME, "shard_1_step_2.pt"])
+@pytest.mark.parametrize("trouble", ["other byte", "short", "longer", "missing"])
+def test_a_damaged_file_gives_way_to_the_checkpoint_before(
+    tmp_path: Path, file: str, trouble: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_all(tmp_path, 1)
+    save_all(tmp_path, 2)
+    damage(tmp_path / file, trouble)
+    assert load_all(tmp_path) == 1
+    assert capsys.readouterr().err.count("warning") == 1
+    for ranks in reversed(RANKS):
+        assert checkpoint.restore(tmp_path, ranks)["step"] == 1
+    save_all(tmp_path, 3)
+    damage(tmp_path / checkpoint.NAME, "other byte")
+    assert load_all(tmp_path) == 1  # the damaged one was not kept as the one before
+
+
+def damage(path: Path, trouble: str) -> None:
+    content = bytearray(path.read_bytes())
+    if trouble == "missing":
+        path.unlink()
+        return
+    if trouble == "other byte":
+        content[len(content) // 3] ^= 4
+    path.write_bytes({"short": content[:-1], "longer": content + b"\0"}.get(trouble, content))
+
+
+def test_without_a_sound_checkpoint_it_says_so(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, {"step": 1}, {})
+    damage(tmp_path / checkpoint.NAME, "short")
+    with pytest.raises(checkpoint.CheckpointError, match=r"damaged .* no sound one before it; moving"):
+        checkpoint.load(tmp_path)
 
 
 def test_another_number_of_ranks_is_refused(tmp_path: Path) -> None:

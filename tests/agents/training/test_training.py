@@ -1,5 +1,6 @@
 """Runs as a whole: reproducible, resumable after any kill, and able to learn."""
 
+import functools
 import json
 import os
 import random
@@ -15,11 +16,14 @@ import torch
 
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.reporting.progress import Progress
-from qdreamer.agents.runs import checkpoint
+from qdreamer.agents.runs import checkpoint, run_directory
+from qdreamer.agents.runs.provenance import provenance
+from qdreamer.agents.runs.repair import repair
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.session import exclusive, run_session
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
+from qdreamer.configs.sealed_file import write_sealed
 
 ROOT = Path(__file__).parents[3]
 SMALL = [
@@ -143,12 +147,102 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no checkpoint at all")
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.load(tmp_path)
-    torch.save({"format": 1}, path)
-    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 3"):
+    write_sealed(path, lambda file: torch.save({"format": 1}, file))
+    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 4"):
         checkpoint.load(tmp_path)
-    torch.save({"format": checkpoint.FORMAT, "code": os.system}, path)  # pickled code is never run
+    foreign = {"format": checkpoint.FORMAT, "code": os.system}  # pickled code is never run
+    write_sealed(path, lambda file: torch.save(foreign, file))
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.load(tmp_path)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    unbroken: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_whole(tmp_path)
+    path = tmp_path / checkpoint.NAME
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert run_whole(tmp_path) == unbroken  # from the older checkpoint on, to the same end
+    warning = capsys.readouterr().err
+    assert warning.count("warning") == 1
+    assert f"{path} is damaged" in warning
+    assert (tmp_path / checkpoint.DAMAGED).read_bytes() == content
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    run_whole(one, "steps=100")
+    run_whole(other, "steps=100", "seed=5", "optimizer.lr=0.1")
+    (one / checkpoint.NAME).write_bytes((other / checkpoint.NAME).read_bytes())
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another run"):
+        run_whole(one, "steps=200")
+
+
+def test_other_code_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_whole(tmp_path, "steps=100")
+    versions = {**provenance(), "versions": {**provenance()["versions"], "code": "another"}}
+    monkeypatch.setattr(run_directory, "provenance", lambda: versions)
+    run_whole(tmp_path, "steps=200")
+    assert "another version of the code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["step"], -5), (["step"], 1.5), (["credit"], float("nan")), (["credit"], 3.0),
+        (["learner", "updates"], -1), (["observer", "log_offset"], {"jsonl": -1}),
+        (["observer", "seconds"], float("inf")), (["observer", "solved_at"], 10**9),
+    ],
+)  # fmt: skip
+def test_impossible_counters_are_refused(place: list[str], value: object, finished: Path) -> None:
+    state = checkpoint.load(finished)
+    *path, last = place
+    inner = functools.reduce(dict.__getitem__, path, state)
+    before, inner[last] = inner[last], value
+    checkpoint.rewrite(finished, state)
+    with pytest.raises(checkpoint.CheckpointError, match=f"no run has such a {last}"):
+        run_whole(finished, "steps=200")
+    inner[last] = before
+    checkpoint.rewrite(finished, state)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("finished")
+    run_whole(directory, "steps=100")
+    return directory
+
+
+@pytest.mark.parametrize("trouble", ["missing", "short", "other bytes", "half a line"])
+def test_a_log_that_lost_lines_is_refused_and_repaired(
+    trouble: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_whole(tmp_path, "steps=200")
+    log = tmp_path / "metrics.jsonl"
+    whole = log.read_bytes()
+    half = whole[: len(whole) // 2]
+    kept = half[: half.rfind(b"\n") + 1]
+    if trouble == "missing":
+        log.unlink()
+        kept = b""
+    elif trouble == "other bytes":  # as long, but no line ends where the checkpoint goes on
+        log.write_bytes(half + b"x" * (len(whole) - len(half)))
+    else:
+        log.write_bytes(kept if trouble == "short" else half)
+    with pytest.raises(ConfigError, match="--repair"):
+        run_whole(tmp_path, "steps=300")
+    repair(tmp_path)
+    assert "bytes are lost" in capsys.readouterr().err
+    assert log.read_bytes() == kept
+    lines = run_whole(tmp_path, "steps=300")  # every line is JSON
+    assert lines[-1]["step"] == 300
+    assert b"\0" not in log.read_bytes()
+    repair(tmp_path)
+    assert not capsys.readouterr().err
 
 
 def test_finished_run_is_skipped_and_a_longer_one_goes_on(

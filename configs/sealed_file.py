@@ -1,0 +1,100 @@
+"""Files that are verified before they are believed, and that a kill leaves whole.
+
+A file is written beside its place, synced and renamed: at any instant the old or the new one is there. The
+last 32 bytes of a sealed file are the SHA-256 of all before them; readers that go by a format's own tables
+(torch's archives, shared libraries) do not notice them. JSON has the hash of its other entries as `sha256`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+SIZE = hashlib.sha256().digest_size
+_ENTRY = "sha256"
+
+
+class DamagedError(ValueError):
+    """A file whose content is not what was written; the message says so in a few words."""
+
+
+def write_sealed(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace a file by what `write` writes, and its hash. Raises OSError, and leaves nothing half made."""
+    with _replacing(path) as file:
+        write(file)
+        file.flush()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
+        file.seek(0, os.SEEK_END)
+        file.write(digest)
+
+
+def verify(path: Path) -> None:
+    """Raises DamagedError unless the file is as `write_sealed` left it, OSError if it cannot be read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = os.fstat(file.fileno()).st_size - SIZE
+        if left < 0:
+            raise DamagedError("it is cut short")
+        while left:
+            block = file.read(min(left, 1 << 20))
+            if not block:
+                raise DamagedError("it is cut short")
+            digest.update(block)
+            left -= len(block)
+        if file.read() != digest.digest():
+            raise DamagedError("its content is not what was written")
+
+
+def write_json(path: Path, values: dict[str, Any], lasting: bool = False) -> None:
+    """Replace a JSON file. `lasting` waits for the disk, so that a power failure loses nothing."""
+    text = json.dumps({**values, _ENTRY: _hash(values)}, indent=1)
+    with _replacing(path, lasting) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `write_json` wrote, or another file's object that has no hash.
+
+    Raises DamagedError for anything else, OSError if the file cannot be read.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedError("it is no JSON") from error
+    if not isinstance(values, dict):
+        raise DamagedError("it is no JSON object")
+    wanted = values.pop(_ENTRY, None)
+    if wanted is not None and wanted != _hash(values):
+        raise DamagedError("its content is not what was written")
+    return values
+
+
+def _hash(values: dict[str, Any]) -> str:
+    # Through JSON once, as a reader has them: there tuples are lists and keys are words.
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(values)), sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("w+b") as file:
+            yield file
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    temporary.replace(path)
+    if lasting and os.name == "posix":  # the rename itself must reach the disk too
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
