@@ -13,7 +13,8 @@ from qdreamer.analysis.bootstrap import Interval, curve_band, interval
 from qdreamer.analysis.learning_curves import on_grid
 from qdreamer.analysis.matching import check
 from qdreamer.analysis.metric import METRICS, Metric, ceiling, failed, margin, primary
-from qdreamer.analysis.run_record import CompareError, RunRecord
+from qdreamer.analysis.run_form import CompareError
+from qdreamer.analysis.run_record import RunRecord
 from qdreamer.analysis.verdict import Difference, Verdict, decide, decide_all, difference
 
 CANDIDATE = "hybrid"

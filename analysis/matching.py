@@ -1,10 +1,11 @@
 """Which runs may stand side by side. What does not match is refused, by name."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from qdreamer.analysis.run_record import CompareError, RunRecord
+from qdreamer.analysis.run_form import CompareError
+from qdreamer.analysis.run_record import RunRecord
 from qdreamer.configs.schema import dotted
 
 # Settings that every run of a comparison must share: the task, the budget, the examination.
@@ -43,9 +44,9 @@ def _check_agents(runs: Sequence[RunRecord]) -> None:
     for agent, members in agents.items():
         configs = [{k: v for k, v in m.config.items() if k not in PER_SEED} for m in members]
         _refuse_other_settings(members, configs, f"{agent} was trained with different settings")
-        seeds = [run.seed for run in members]
-        if len(set(seeds)) < len(seeds):
-            raise CompareError(f"{agent} has the same seed twice: {_names(members)}")
+        times = Counter(run.seed for run in members)
+        if doubled := [str(run.directory) for run in members if times[run.seed] > 1]:
+            raise CompareError(f"{agent} has the same seed twice: {', '.join(doubled)}: remove one of them")
 
 
 def _check_streams(runs: Sequence[RunRecord]) -> None:

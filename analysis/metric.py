@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from qdreamer.analysis.aggregates import Floats
 from qdreamer.analysis.learning_curves import area, reached
-from qdreamer.analysis.run_record import CompareError, RunRecord
+from qdreamer.analysis.run_form import CompareError
+from qdreamer.analysis.run_record import RunRecord
 
 MARGIN_SHARE = 0.1  # of the budget: less than that is no difference in steps to the threshold
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -14,16 +15,14 @@ import numpy as np
 import yaml
 
 from qdreamer.analysis.aggregates import Floats
+from qdreamer.analysis.run_form import CONFIG, LINE, SUMMARY, CompareError, formed
 from qdreamer.configs.console import one_line
 from qdreamer.configs.sealed_file import read_json
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: ten times faster
 _SEED = re.compile(r"^seed: (\d+)$", re.MULTILINE)
 CLOCK = "time/"  # names that depend on the machine
-
-
-class CompareError(ValueError):
-    """Runs that cannot be read or compared; one line that names them and the fix."""
+_AGAIN = "run the same training command again"
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,20 @@ def read_run(directory: Path) -> RunRecord:
         _check_finite(line, directory)
         digest.update(repr([(k, v) for k, v in line.items() if not k.startswith(CLOCK)]).encode())
         if "eval/return" in line:
-            steps.append(line["step"])
+            steps.append(int(line["step"]))
             returns.append(line["eval/return"])
             seconds.append(line.get("time/eval_at", math.nan))
         updates = line.get("updates", updates)
         elapsed = line.get("time/seconds", elapsed)
     if not steps:
         raise CompareError(f"{directory} has no evaluations: train it to the end")
+    if any(late <= early for early, late in itertools.pairwise(steps)):
+        raise CompareError(f"{directory} has evaluations that go back in steps: train it anew")
+    if len(steps) > 1 and steps[-2] >= config["steps"]:
+        raise CompareError(
+            f"{directory} has evaluations up to step {steps[-1]}, beyond its budget of {config['steps']} "
+            f"steps: set steps in its config.yaml back to {steps[-1]}"
+        )
     if steps[-1] < config["steps"]:
         raise CompareError(
             f"{directory} is not finished ({steps[-1]} of {config['steps']} steps): "
@@ -117,7 +123,7 @@ def read_run(directory: Path) -> RunRecord:
         _costs(summary, int(updates), float(max(elapsed, seconds[-1]))),
         tuple({item: None for s in sessions for item in sorted(s["versions"].items())}) or None,
         tuple(sorted({s["commit"] for s in sessions if s["commit"]})),
-        tuple(sorted({s["machine"]["processor"] for s in sessions})),
+        tuple(sorted({str(s["machine"].get("processor")) for s in sessions})),
         digest.hexdigest(),
     )
 
@@ -130,15 +136,15 @@ def _read_config(directory: Path) -> dict[str, Any]:
             raise ValueError("it has no seed")
         # Runs of one agent differ in nothing else, and reading YAML is slow: once for all seeds.
         rest = _SEED.sub("", "\n".join(line for line in text.splitlines() if not line.startswith("#")))
-        return {**_parse(rest), "seed": int(seed[1])}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        values = {**_parse(rest), "seed": int(seed[1])}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise CompareError(f"{directory}/config.yaml cannot be read: {one_line(error)}") from error
+    return formed(CONFIG, values, directory / "config.yaml", "put it back, or leave the run out")
 
 
 @functools.cache
 def _parse(text: str) -> dict[str, Any]:
-    values = yaml.load(text, _Loader)
-    return {**values, "steps": int(values["steps"])}
+    return dict(yaml.load(text, _Loader))
 
 
 def _lines(directory: Path) -> Iterator[dict[str, Any]]:
@@ -147,10 +153,12 @@ def _lines(directory: Path) -> Iterator[dict[str, Any]]:
     try:
         for text in path.read_text(encoding="utf-8").splitlines():
             number += 1
-            yield json.loads(text)
+            yield formed(LINE, json.loads(text), f"{path}, line {number},", "train the run anew")
+    except CompareError:
+        raise
     except OSError as error:
         raise CompareError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CompareError(f"{path} is damaged in line {number}: train the run anew") from error
 
 
@@ -168,11 +176,10 @@ def _read_summary(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise CompareError(
-            f"{path} cannot be read ({one_line(error)}): run the same training command again"
-        ) from error
+        values = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CompareError(f"{path} cannot be read ({one_line(error)}): {_AGAIN}") from error
+    return formed(SUMMARY, values, path, _AGAIN)
 
 
 def _costs(summary: dict[str, Any], updates: int, seconds: float) -> Costs:

@@ -10,7 +10,7 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, Single
 from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import exclusive
-from qdreamer.agents.runs.run_directory import check_same_run, write_config
+from qdreamer.agents.runs.run_directory import check_same_run, read_summary, write_config
 from qdreamer.agents.training.observer import Observer
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
@@ -68,7 +68,8 @@ def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_P
             if ranks.rank == 0:
                 stack.enter_context(exclusive(directory))
                 check_same_run(directory, config)
-                write_config(directory, config)
+                if read_summary(directory).get("step", 0) < config.steps:  # else nothing is done, or changed
+                    write_config(directory, config)
             run = Run(config, directory, ranks)
             stack.callback(run.close)
         try:
@@ -94,11 +95,11 @@ def _dry_run(config: Config, ranks: SingleProcess) -> int:
 
 def _train(run: Run, config: Config, directory: Path) -> int | None:
     """Train and tell about it; return the signal that interrupted the run."""
-    if run.observer is not None:
-        run.observer.summarise(run.step)
     if run.step >= config.steps:
         print(f"{directory} already has {run.step} steps: nothing to do (more with steps=…)")
         return None
+    if run.observer is not None:
+        run.observer.summarise(run.step)
     parameters = sum(p.numel() for p in run.agent.trainable())
     begin = f"resuming at step {run.step}" if run.step else "starting"
     on = f" · {run.ranks.size} processes" if run.ranks.size > 1 else ""

@@ -6,6 +6,7 @@ finite and runs whose metrics are identical.
 """
 
 import argparse
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 from qdreamer.analysis.comparison import Settings, compare
 from qdreamer.analysis.metric import METRICS
 from qdreamer.analysis.report import board, pictures, report
-from qdreamer.analysis.run_record import CompareError, find_runs, read_run
+from qdreamer.analysis.run_form import CompareError
+from qdreamer.analysis.run_record import find_runs, read_run
 from qdreamer.configs.console import Parser, fail
 
 OUTPUT = "compare"
@@ -57,10 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         help="metric that decides; name it before you look (default: steps to the threshold where the "
         "environment has one, else the area under the curve)",
     )
-    out.add_argument("--threshold", type=float, help="return to be reached (default: env.solved)")
+    out.add_argument("--threshold", type=_finite, help="return to be reached (default: env.solved)")
     out.add_argument(
         "--margin",
-        type=float,
+        type=_margin,
         help="difference that counts as none, in units of the metric (default: a tenth of the budget for "
         "steps; for other metrics there is none, and 'no difference shown' is never said)",
     )
@@ -69,6 +71,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--output", type=Path, help="folder of the report (default: <folder>/compare)")
     return out
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _margin(text: str) -> float:
+    if (value := _finite(text)) < 0.0:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
 
 
 def _only(found: list[Path], agents: list[str]) -> list[Path]:

@@ -18,7 +18,8 @@ from benchmarks.comparison import AGENTS, write_runs
 from qdreamer.analysis.ablation import classify
 from qdreamer.analysis.comparison import Settings, choose, compare
 from qdreamer.analysis.report.compare_command import main
-from qdreamer.analysis.run_record import CompareError, find_runs, read_run
+from qdreamer.analysis.run_form import CompareError
+from qdreamer.analysis.run_record import find_runs, read_run
 
 Refused = Callable[..., str]
 FAST = {**AGENTS, "hybrid": (AGENTS["hybrid"][0], 1500)}  # far ahead
@@ -196,7 +197,10 @@ def test_refuses_other_budgets_evaluations_and_environments(runs: Path, refused:
     edit(config, lambda values: values["env"].update(steps=6000 + values["env"]["steps"]))
     compare(runs, [read_run(path) for path in find_runs(runs)], Settings())
     for seed in range(10):
-        edit(runs / "hybrid" / f"seed_{seed}" / "config.yaml", lambda values: values.update(steps=5000))
+        run = runs / "hybrid" / f"seed_{seed}"
+        edit(run / "config.yaml", lambda values: values.update(steps=5000))
+        lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (run / "metrics.jsonl").write_text("".join(x for x in lines if json.loads(x)["step"] <= 5000))
     line = refused(runs)
     assert "other budgets: steps" in line and "5000" in line and "and 7 more" in line
 
@@ -267,6 +271,63 @@ def test_refuses_unfinished_and_broken_runs(runs: Path, refused: Refused, tmp_pa
     assert "choose one environment" in refused(tmp_path)
     assert "is not a folder" in refused(tmp_path / "nothing")
     assert "--baseline random is not one of classical, hybrid" in refused(runs, "--baseline", "random")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("[1, 2]", "all of it"), ("3", "all of it"), ("null", "all of it"), ('"a"', "all of it"),
+        ('{"eval/return": 1.0}', "a line needs a step"), ('{"step": -1}', "a line needs a step"),
+        ('{"step": 1.5}', "a line needs a step"), ('{"step": null}', "a line needs a step"),
+        ('{"step": "12"}', "step ('12')"), ('{"step": 1, "eval/return": true}', "eval/return (True)"),
+        ('{"step": 1, "eval/return": "9"}', "eval/return ('9')"), ('{"step": 1, "a": [1]}', "a ([1])"),
+        ('{"step": 1, "a": {"b": 1}}', "a ({'b': 1})"), ("[" * 100_000, "damaged in line 2"),
+    ],
+)  # fmt: skip
+def test_lines_of_another_form_are_refused(line: str, words: str, runs: Path, refused: Refused) -> None:
+    path = runs / "classical" / "seed_0" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[1:]]))
+    said = refused(runs)
+    assert words in said
+    assert "line 2" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("summary.json", {"updates": "7"}), ("summary.json", {"seconds": None}),
+        ("summary.json", {"quantum": 3}), ("summary.json", {"sessions": {"a": 1}}),
+        ("summary.json", {"sessions": [1]}), ("summary.json", {"parameters": {"classical": True}}),
+        ("config.yaml", {"steps": "many"}), ("config.yaml", {"steps": 0}), ("config.yaml", {"env": "A"}),
+        ("config.yaml", {"env": {"id": 3, "solved": None}}), ("config.yaml", {"world_model": None}),
+        ("config.yaml", {"sequence": []}),
+    ],
+)  # fmt: skip
+def test_settings_and_costs_of_another_form_are_refused(
+    file: str, change: dict[str, Any], runs: Path, refused: Refused
+) -> None:
+    edit(runs / "hybrid" / "seed_1" / file, lambda values: values.update(change))
+    said = refused(runs)
+    assert f"hybrid/seed_1/{file} is damaged: {next(iter(change))}" in said
+
+
+def test_evaluations_beyond_the_budget_are_refused(runs: Path, refused: Refused) -> None:
+    for seed in range(10):
+        edit(runs / "hybrid" / f"seed_{seed}" / "config.yaml", lambda values: values.update(steps=5000))
+    assert "beyond its budget of 5000 steps: set steps in its config.yaml back to 6000" in refused(runs)
+
+
+def test_doubled_seeds_are_named(runs: Path, refused: Refused) -> None:
+    shutil.copytree(runs / "hybrid" / "seed_3", runs / "hybrid" / "seed_33")
+    said = refused(runs)
+    assert said.count("seed_") == 2
+    assert "hybrid/seed_3," in said and "hybrid/seed_33" in said
+
+
+@pytest.mark.parametrize("option", ["--margin=nan", "--margin=inf", "--margin=-1", "--threshold=nan"])
+def test_impossible_options_are_refused(option: str, runs: Path, refused: Refused) -> None:
+    assert option.split("=")[0] in refused(runs, option)
 
 
 def test_choice_of_baseline_and_candidate() -> None:

@@ -251,6 +251,9 @@ def test_finished_run_is_skipped_and_a_longer_one_goes_on(
     run_whole(tmp_path)
     assert run_whole(tmp_path) == unbroken
     assert "nothing to do" in capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run_whole(tmp_path, "steps=200")  # fewer than it has: nothing is done, and nothing changes
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert run_whole(tmp_path, "steps=450")[: len(unbroken)] == unbroken
 
 
