@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
-from qdreamer.quantum.qaoa.ising import Ising
+from qdreamer.quantum.qaoa.ising import Ising, normalized
 
 # Optimal angles of the Sherrington–Kirkpatrick model at infinite size, p = 1 … 8: γ, then β
 # (Farhi et al. 1910.08472; Basso et al. 2110.14206, table 4; p = 3 with a digit more).
@@ -54,9 +54,10 @@ def scale(ising: Ising) -> float:
 
     0 where all fields and couplings are 0.
     """
-    strength = math.sqrt(float((ising.h**2).sum() + (ising.J**2).sum()))
+    unit, power = normalized(ising)  # squares of 1e-160 would be 0
+    strength = math.sqrt(float((unit.h**2).sum() + (unit.J**2).sum()))
     # A single qubit has no SK counterpart; two are the least.
-    return math.sqrt(max(ising.qubits - 1, 1) / 2) / strength if strength > 0 else 0.0
+    return math.sqrt(max(ising.qubits - 1, 1) / 2) / strength / power if strength > 0 else 0.0
 
 
 def angles(ising: Ising, layers: int, kind: str = "fixed", warm: Tensor | None = None) -> Angles:

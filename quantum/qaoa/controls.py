@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.sampling import index_to_bits
-from qdreamer.quantum.qaoa.ising import Ising, Solution, all_bits, best_of, energies
+from qdreamer.quantum.qaoa.ising import Ising, Solution, all_bits, best_of, energies, normalized
 from qdreamer.quantum.qaoa.solver import SOLVERS, SolverSetup
 
 MAX_EXACT = 20  # qubits
@@ -36,7 +36,8 @@ class Exact(ClassicalSolver):
     def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
         if ising.qubits > MAX_EXACT:
             raise ValueError(f"2^{ising.qubits} energies are too many: exact takes n ≤ {MAX_EXACT}")
-        return best_of(ising, index_to_bits(energies(ising).argmin(), ising.qubits)[None])
+        lowest = energies(normalized(ising)[0], torch.float64).argmin()
+        return best_of(ising, index_to_bits(lowest, ising.qubits)[None])
 
 
 @SOLVERS.register("random")
@@ -62,7 +63,7 @@ class Greedy(ClassicalSolver):
             change = -2 * z * (ising.h + z @ couplings)  # (R, n), of flipping each spin
             best, which = change.min(1)
             # A change that is only rounding would go back and forth.
-            falls = best < -1e-12 * (1 + change.abs().amax(1))
+            falls = best < -1e-12 * change.abs().amax(1)
             if not falls.any():
                 return best_of(ising, ((1 - z) / 2).to(torch.uint8))
             z[rows, which] = torch.where(falls, -1.0, 1.0) * z[rows, which]

@@ -4,7 +4,7 @@ Bits b_i ∈ {0, 1} and spins are tied by z = 1 − 2b: bit 0 is spin +1 is |0�
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,6 +65,17 @@ def from_qubo(quadratic: Tensor, constant: float = 0.0) -> Ising:
     return Ising(-diagonal / 2 - pairs.sum(1), couplings, constant)
 
 
+def normalized(ising: Ising) -> tuple[Ising, float]:
+    """Return the problem without its constant and divided by a power of two, and that power.
+
+    Its largest number lies in [1, 2), so that single precision holds its energies whatever the scale and
+    the constant; a power of two rounds nothing.
+    """
+    largest = float(torch.maximum(ising.h.abs().max(), ising.J.abs().max()))
+    power = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+    return Ising(ising.h / power, ising.J / power), power
+
+
 def energy(ising: Ising, bits: Tensor) -> Tensor:
     """Return E of bit strings (…, n) → (…,), float64."""
     return energy_of_spins(ising, 1.0 - 2.0 * bits.to(torch.float64))
@@ -121,10 +132,11 @@ def cvar(values: Tensor, share: float = CVAR) -> float:
 
 def best_of(ising: Ising, bits: Tensor, mean: float | None = None, usage: Usage | None = None) -> Solution:
     """Return the solution among sampled bits (S, n)."""
-    values = energy(ising, bits)
+    values, constant = energy(replace(ising, constant=0.0), bits), ising.constant
     lowest, which = values.min(0)
-    mean = float(values.mean()) if mean is None else mean
-    return Solution(bits[which], float(lowest), mean, cvar(values), len(bits), usage or Usage())
+    mean = float(values.mean()) + constant if mean is None else mean
+    tail = cvar(values) + constant
+    return Solution(bits[which], float(lowest) + constant, mean, tail, len(bits), usage or Usage())
 
 
 def approximation_ratio(table: Tensor, value: float) -> float:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from qdreamer.quantum.circuits.sampling import draw
 from qdreamer.quantum.qaoa.ansatz import Angles
-from qdreamer.quantum.qaoa.ising import Ising, energies
+from qdreamer.quantum.qaoa.ising import Ising, energies, normalized
 
 _CHUNK = 2**22  # amplitudes of all rows that are simulated together
 _PIECE = 16  # qubits of a piece: what a layer does to it takes 1.8 MB
@@ -176,8 +176,9 @@ class Simulator:
 
     def __init__(self, ising: Ising, dtype: torch.dtype = torch.float32) -> None:
         self.ising, self.dtype = ising, dtype
+        unit, self._power = normalized(ising)
         # Phases count from the lowest energy: where amplitudes are large, phases are small and precise.
-        table = energies(ising, dtype)
+        table = energies(unit, dtype)
         self._lowest = table.min()
         self._above = table.sub_(self._lowest)  # (2^n,)
 
@@ -185,7 +186,8 @@ class Simulator:
     def _state(self, angles: Angles) -> State:
         """Simulate a few sets of angles, but for a phase that no measurement sees: see `amplitudes`."""
         n, rows = self.ising.qubits, len(angles.gamma)
-        gamma, beta = angles.gamma.to(self.dtype), angles.beta.double()  # (R, p)
+        gamma = (angles.gamma.double() * self._power).to(self.dtype)  # (R, p)
+        beta = angles.beta.double()
         state = State(rows, n, self.dtype)
         centred, quarter, half = tables(n, self.dtype)
         if angles.warm is None:
@@ -223,7 +225,7 @@ class Simulator:
         for few, state in self._states(angles):
             re, im = state.parts.unbind(1)
             # Phases were counted from the lowest energy, and the last mixer still lacks its D.
-            offset = few.gamma.double().sum(1, keepdim=True) * (float(self._lowest) - self.ising.constant)
+            offset = few.gamma.double().sum(1, keepdim=True) * (self._power * float(self._lowest))
             phase = (offset % (2 * math.pi)).to(self.dtype)
             if few.warm is None:
                 phase = phase + tables(self.ising.qubits, self.dtype)[1]
@@ -235,13 +237,13 @@ class Simulator:
         return torch.cat([state.probabilities() for _, state in self._states(angles)])
 
     def expectation(self, angles: Angles) -> Tensor:
-        """Return ⟨E⟩ (R,)."""
+        """Return ⟨E⟩ (R,), float64."""
         tables = self._above.split(2 ** piece_qubits(self.ising.qubits))
         means = [
             torch.stack([piece @ table for piece, table in zip(state.pieces(), tables, strict=True)]).sum(0)
             for _, state in self._states(angles)
         ]
-        return torch.cat(means) + self._lowest
+        return self.ising.constant + self._power * (torch.cat(means).double() + self._lowest)
 
     def sample(self, angles: Angles, shots: int, source: torch.Generator) -> Tensor:
         """Draw indices (R, S) of measured states."""

@@ -33,6 +33,20 @@ def test_solutions_are_consistent_and_reproducible(quantum_config, random_ising,
     assert solution.bits.dtype == torch.uint8 and solution.bits.shape == (8,)
 
 
+@pytest.mark.parametrize("factor", [1e-160, 1e-13, 7.0, 1e38, 1e150])
+@pytest.mark.parametrize("shift", [0.0, 1e5])
+@pytest.mark.parametrize("kind", ["qaoa", "exact", "greedy", "annealing", "scalar"])
+def test_scale_and_constant_change_nothing(quantum_config, random_ising, kind, factor, shift):
+    """A problem in other units, far from zero, is the same problem."""
+    ising = random_ising(9, 4)
+    other = Ising(ising.h * factor, ising.J * factor, (ising.constant + shift) * factor)
+    solver = SOLVERS[kind].part.make(SolverSetup(Statevector(), quantum_config("statevector")))
+    found, again = (solver.solve(problem, 64, source(3)) for problem in (ising, other))
+    assert torch.equal(found.bits, again.bits)
+    assert again.energy == pytest.approx((found.energy + shift) * factor, rel=1e-9)
+    assert again.mean == pytest.approx((found.mean + shift) * factor, rel=1e-9)
+
+
 def test_exact_is_brute_force(random_ising):
     for n in (1, 5, 12):
         ising = random_ising(n, n)
