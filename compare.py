@@ -1,6 +1,8 @@
 """Compare runs: python compare.py runs/CartPole (see --help)."""
 
-from qdreamer.analysis.report.compare_command import main
+import sys
+
+from qdreamer.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("compare", sys.argv[1:])

@@ -1,6 +1,8 @@
 """Evaluate a trained run on unseen episodes: python evaluate.py runs/CartPole/classical/seed_0."""
 
-from qdreamer.agents.cli.evaluate_command import main
+import sys
+
+from qdreamer.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("evaluate", sys.argv[1:])

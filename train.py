@@ -1,6 +1,8 @@
 """Train an agent: python train.py env=CartPole (see --help)."""
 
-from qdreamer.agents.cli.command_line import main
+import sys
+
+from qdreamer.cli import run
 
 if __name__ == "__main__":
-    main()
+    run("train", sys.argv[1:])

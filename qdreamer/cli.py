@@ -5,6 +5,7 @@ from importlib import import_module
 
 from qdreamer import __version__
 from qdreamer.configs.console import fail
+from qdreamer.configs.streams import settle
 
 COMMANDS = {
     "train": "qdreamer.agents.cli.command_line",
@@ -20,6 +21,15 @@ USAGE = f"""usage: qdreamer {{{",".join(COMMANDS)}}} …
 qdreamer <command> --help says more; qdreamer --version prints {__version__}."""
 
 
+def run(word: str, arguments: list[str]) -> None:
+    """Run a command; whatever becomes of its terminal, and whenever Ctrl-C comes, it ends with one line."""
+    settle()
+    try:
+        import_module(COMMANDS[word]).main(arguments)
+    except KeyboardInterrupt:
+        fail("interrupted before anything began", 130)
+
+
 def main() -> None:
     """Hand the rest of the command line to the command that its first word names."""
     word, *rest = sys.argv[1:] or ["--help"]
@@ -28,6 +38,6 @@ def main() -> None:
     elif word == "--version":
         print(__version__)
     elif word in COMMANDS:
-        import_module(COMMANDS[word]).main(rest)
+        run(word, rest)
     else:
         fail(f"{word} is not one of {', '.join(COMMANDS)}; see qdreamer --help")

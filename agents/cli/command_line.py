@@ -40,6 +40,7 @@ from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.repair import repair
 from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
 from qdreamer.agents.sweeps.sweep import LAUNCHERS, LauncherConfig, Member, Sweep, SweepConfig, refuse_doubles
+from qdreamer.agents.training.interrupt import InterruptedTwice
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
 from qdreamer.configs.console import fail, one_line
 from qdreamer.configs.schema import ConfigError, build
@@ -85,8 +86,10 @@ def _main(arguments: list[str], ranks: SingleProcess) -> None:
     try:
         if code := _train(plan, ranks) if sweep is None else sweep.run():
             sys.exit(code)
-    except KeyboardInterrupt:
+    except InterruptedTwice:
         fail("interrupted twice; what was saved before is kept", 130)
+    except KeyboardInterrupt:
+        fail("interrupted; what was saved before is kept", 130)
 
 
 def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan:

@@ -1,7 +1,6 @@
 """python evaluate.py <run directory>: returns over unseen episodes, and a video."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -44,7 +43,7 @@ def main(words: list[str] | None = None) -> None:
     except (ConfigError, CheckpointError, EnvError) as error:
         fail(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        fail("interrupted", 130)
 
 
 def load_agent(directory: Path, config: Config) -> Dreamer:

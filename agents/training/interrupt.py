@@ -1,20 +1,27 @@
-"""Ctrl-C and SIGTERM ask a run to save and leave; a second Ctrl-C leaves at once."""
+"""Ctrl-C, SIGTERM and SIGHUP ask a run to save and leave; a second Ctrl-C leaves at once."""
 
 import signal
 from types import FrameType
 from typing import Any
 
+NUMBERS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+class InterruptedTwice(KeyboardInterrupt):
+    """Ctrl-C, while an earlier signal is being answered."""
+
 
 class Interrupt:
-    """Context manager; `signal` is the number received, or None."""
+    """Context manager; `signal` is the number received, or None. What is ignored stays so, as by nohup."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._received)
+        for number in NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._received)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -23,5 +30,5 @@ class Interrupt:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise InterruptedTwice
         self.signal = number

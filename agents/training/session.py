@@ -58,7 +58,7 @@ def check_ranks(config: Config, ranks: SingleProcess) -> None:
 
 
 def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> int:
-    """Train in `directory`; return the exit code (130 after Ctrl-C, 143 after SIGTERM)."""
+    """Train in `directory`; return the exit code (130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP)."""
     if config.quantum.dry_run:
         return _dry_run(config, ranks)
     with ExitStack() as stack:

@@ -20,6 +20,7 @@ from qdreamer.agents.runs import checkpoint, run_directory
 from qdreamer.agents.runs.provenance import provenance
 from qdreamer.agents.runs.repair import repair
 from qdreamer.agents.runs.run_directory import write_config
+from qdreamer.agents.training.interrupt import Interrupt, InterruptedTwice
 from qdreamer.agents.training.session import exclusive, run_session
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
@@ -72,7 +73,7 @@ class StopAt(Progress):
             os.kill(os.getpid(), self._number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_runs_end_like_the_unbroken_one(
     number: int, unbroken: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -85,6 +86,20 @@ def test_interrupted_runs_end_like_the_unbroken_one(
         assert run.step == stop
     assert run_session(config, tmp_path) == 0
     assert metrics(tmp_path) == unbroken
+
+
+def test_a_run_that_ignores_hangups_goes_on_ignoring_them() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupt.signal is None
+        with Interrupt() as interrupt, pytest.raises(InterruptedTwice):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("env", ["Pendulum", "gym env.id=FrozenLake-v1 env.num_envs=3"])

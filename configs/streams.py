@@ -1,0 +1,52 @@
+"""Standard output and error of a command: they never decide whether it goes on."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def settle() -> None:
+    """Make the process's streams bear any terminal, and none.
+
+    Signs that the terminal's encoding lacks are replaced. Where nobody reads any more, because the terminal
+    has gone, a pipe was closed or there never was a stream, what is written vanishes.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, Sturdy):
+            continue
+        if stream is None:
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (for good)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+        setattr(sys, name, Sturdy(stream))
+
+
+class Sturdy:
+    """A text stream that falls silent when writing to it fails; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._fall_silent()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        """Put the null device in the stream's place, also for what it still holds."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
