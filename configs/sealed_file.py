@@ -24,12 +24,36 @@ class DamagedError(ValueError):
 def write_sealed(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace a file by what `write` writes, and its hash. Raises OSError, and leaves nothing half made."""
     with _replacing(path) as file:
-        write(file)
+        noting = _Noting(file)
+        try:
+            write(noting)  # type: ignore[arg-type]
+        except Exception:
+            if noting.error is None:
+                raise
+            raise noting.error from None
         file.flush()
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").digest()  # type: ignore[arg-type]
         file.seek(0, os.SEEK_END)
         file.write(digest)
+
+
+class _Noting:
+    """A file that keeps the first error of writing: torch turns "no space left" into thirty lines."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def verify(path: Path) -> None:
@@ -87,7 +111,7 @@ def _replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
             file.flush()
             if lasting:
                 os.fsync(file.fileno())
-    except OSError:
+    except Exception:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -1,7 +1,8 @@
 """Metrics: running means without waiting for the device, and the log that passes values on to writers."""
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qdreamer.agents.reporting.writers.writer import WRITERS
+from qdreamer.agents.reporting.writers.writer import WRITERS, Writer
+from qdreamer.configs.console import one_line
 
 
 class RunningMeans:
@@ -69,13 +71,11 @@ class MetricsLog:
 
     def begin(self, settings: dict[str, Any]) -> None:
         """Log the settings of a run that begins."""
-        for writer in self._writers.values():
-            writer.begin(settings)
+        self._each(lambda writer: writer.begin(settings))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log values. Raises FloatingPointError, once they are written, when one is not finite."""
-        for writer in self._writers.values():
-            writer.scalars(step, values)
+        self._each(lambda writer: writer.scalars(step, values))
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise FloatingPointError(f"{', '.join(bad)} is not finite at step {step}")
@@ -83,23 +83,33 @@ class MetricsLog:
     def histogram(self, step: int, name: str, values: NDArray[Any]) -> None:
         """Log the distribution of values (n,); none are left out."""
         if len(values):
-            for writer in self._writers.values():
-                writer.histogram(step, name, values)
+            self._each(lambda writer: writer.histogram(step, name, values))
 
     def image(self, step: int, name: str, image: NDArray[Any]) -> None:
         """Log an RGB picture (H, W, 3) of bytes."""
-        for writer in self._writers.values():
-            writer.image(step, name, image)
+        self._each(lambda writer: writer.image(step, name, image))
 
     def video(self, step: int, name: str, gif: bytes, size: tuple[int, int]) -> None:
         """Log an encoded GIF of `size` (width, height)."""
-        for writer in self._writers.values():
-            writer.video(step, name, gif, size)
+        self._each(lambda writer: writer.video(step, name, gif, size))
+
+    def _each(self, call: Callable[[Writer], None]) -> None:
+        """Let each writer do something. One that fails, and that the run can do without, is left out."""
+        for name, writer in list(self._writers.items()):
+            try:
+                call(writer)
+            except Exception as error:
+                if writer.essential:
+                    raise
+                del self._writers[name]
+                print(
+                    f"warning: {name} is left out from here on: {one_line(error) or type(error).__name__}",
+                    file=sys.stderr,
+                )
 
     def positions(self) -> dict[str, int]:
         """Return how much each writer has written, safely on disk."""
         return {name: writer.position() for name, writer in self._writers.items()}
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        self._each(lambda writer: writer.close())

@@ -1,5 +1,7 @@
 """Sealed files: no other byte is believed, and a kill leaves the old file or the new one."""
 
+import errno
+import io
 import json
 from pathlib import Path
 
@@ -64,16 +66,19 @@ def test_objects_without_a_hash_are_read(tmp_path):
     assert read_json(path) == {"step": 3}
 
 
-def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path: Path):
+@pytest.mark.parametrize("save", [lambda file: file.write(b"new"), lambda file: torch.save({"new": 1}, file)])
+def test_a_full_disk_is_one_error_and_leaves_the_old_file_alone(tmp_path: Path, save, monkeypatch):
     path = tmp_path / "file"
     write_sealed(path, lambda file: file.write(b"old"))
-
-    def full(file):
-        file.write(b"new")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space"):
-        write_sealed(path, full)
+    monkeypatch.setattr(Path, "open", lambda path, mode: Full(io.FileIO(path, mode.replace("b", ""))))
+    with pytest.raises(OSError, match="No space left"):
+        write_sealed(path, save)
+    monkeypatch.undo()
     verify(path)
     assert path.read_bytes().startswith(b"old")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+class Full(io.BufferedRandom):
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")

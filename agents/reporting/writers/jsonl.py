@@ -19,6 +19,8 @@ class JsonLines(Writer):
     ConfigError when the file does not hold what the checkpoint says was written.
     """
 
+    essential = True
+
     def __init__(self, directory: Path, resume_at: int | None, position: int) -> None:
         path = directory / FILE
         if (sound := sound_length(path, position)) < position:

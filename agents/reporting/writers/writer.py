@@ -20,6 +20,8 @@ class Writer:
 
     pictures: ClassVar[bool] = False  # takes images and videos; where no writer does, none are made
 
+    essential: ClassVar[bool] = False  # a run does not go on without it; others are left out when they fail
+
     def __init__(self, directory: Path, resume_at: int | None, position: int) -> None:
         self.directory = directory
 

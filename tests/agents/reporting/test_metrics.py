@@ -16,7 +16,9 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
 from qdreamer.agents.reporting.progress import Progress, duration
 from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.reporting.writers.jsonl import JsonLines
 from qdreamer.agents.reporting.writers.monitor import LAYOUT
+from qdreamer.agents.reporting.writers.writer import Writer
 from qdreamer.agents.training.session import run_session
 from qdreamer.configs.schema import ConfigError
 
@@ -198,3 +200,56 @@ def test_histograms_of_nothing_are_left_out(tmp_path, make_config):
     (events,) = tmp_path.glob("events*")
     assert b"full" in events.read_bytes()
     assert b"empty" not in events.read_bytes()
+
+
+class Failing(Writer):
+    """An output whose every call fails."""
+
+    def __init__(self, directory: Path, resume_at: int | None, position: int) -> None:
+        self.calls = 0
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.calls += 1
+        raise OSError("no space left on device")
+
+
+def test_an_output_that_fails_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But not the source of truth."""
+    log = MetricsLog(tmp_path, ["jsonl"])
+    failing = Failing(tmp_path, None, 0)
+    log._writers["failing"] = failing
+    log.scalars(1, {"a": 1.0})
+    log.scalars(2, {"a": 2.0})
+    assert failing.calls == 1
+    assert capsys.readouterr().err.count("warning: failing is left out") == 1
+    monkeypatch.setattr(Failing, "essential", True)
+    log._writers["failing"] = failing
+    with pytest.raises(OSError, match="no space"):
+        log.scalars(3, {"a": 3.0})
+    log.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, ["jsonl"])
+    log.scalars(1, {"a": 1.0})
+    writer = log._writers["jsonl"]
+    assert isinstance(writer, JsonLines)
+    whole, inner = (tmp_path / "metrics.jsonl").read_bytes(), writer._file
+
+    class Short:
+        """A disk with room for three more bytes."""
+
+        def write(self, text: bytes) -> int:
+            return inner.write(text[:3])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+    writer._file = Short()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="no space for another line"):
+        log.scalars(2, {"a": 2.0})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
