@@ -82,11 +82,16 @@ class RandomKeys(Coherent):
 class _Clamp(torch.autograd.Function):
     """Clamp whose gradient vanishes only where descent would lead further out: nothing gets stuck."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.range = low, high
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
         return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, *ctx.range = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     @once_differentiable

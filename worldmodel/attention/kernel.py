@@ -218,22 +218,32 @@ SMALLEST = 1e-12
 
 def unit(x: Tensor, length: Tensor | None = None) -> Tensor:
     """x/|x| along the last axis, times `length` (broadcastable to (…, 1)). The zero vector stays zero."""
-    return _Unit.apply(x, length)
+    return _Unit.apply(x, length)[0]
 
 
 class _Unit(torch.autograd.Function):
-    """y = ℓu, u = x/|x|: ∂L/∂x = ℓ(g − u(u·g))/|x|, ∂L/∂ℓ = u·g. Two passes less than autograd takes."""
+    """y = ℓu, u = x/|x|: ∂L/∂x = ℓ(g − u(u·g))/|x|, ∂L/∂ℓ = u·g. Two passes less than autograd takes.
+
+    Returns what only the way back needs as well: u, where y is another, and 1/|x|.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, length: Tensor | None) -> Tensor:
+    def forward(x: Tensor, length: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(SMALLEST).rsqrt_()
         u = x * inverse
-        ctx.save_for_backward(u, inverse, length)
-        return u if length is None else u * length
+        return (u, u.new_empty(0), inverse) if length is None else (u * length, u, inverse)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        y, u, inverse = output
+        ctx.mark_non_differentiable(u, inverse)
+        ctx.save_for_backward(y if inputs[1] is None else u, inverse, inputs[1])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None]:
         u, inverse, length = ctx.saved_tensors
         along = (u * grad).sum(-1, keepdim=True)
         grad_length = None if length is None else along.sum_to_size(length.shape)

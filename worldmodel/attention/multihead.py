@@ -124,7 +124,13 @@ class QuantumMultiheadAttention(nn.MultiheadAttention):
         Returns:
             The output, and with `need_weights` the weights that were applied (dropout included),
             (B, N, M), or (B, h, N, M) unless averaged over heads.
+        Raises ValueError for shapes that do not fit together. Nested tensors are taken where they are query,
+        key and value at once, as nn.TransformerEncoder makes them of padding masks.
         """
+        if query.is_nested:
+            mask = (attn_mask, average_attn_weights, is_causal)
+            return self._forward_nested(query, key, value, need_weights, *mask, generator)
+        self._check_shapes(query, key, value)
         inputs: tuple[Tensor, ...] = query, key, value
         if query is key and key is value and self.in_proj_weight is not None:
             inputs = inputs[:1]
@@ -167,6 +173,44 @@ class QuantumMultiheadAttention(nn.MultiheadAttention):
         if not batched:
             return output.squeeze(0), None if weights is None else weights.squeeze(0)
         return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _forward_nested(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool,
+        attn_mask: Tensor | None,
+        average_attn_weights: bool,
+        is_causal: bool,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        if not (query is key and key is value and self.batch_first):
+            raise ValueError("nested tensors are taken for self-attention with batch_first=True only")
+        lengths = [len(row) for row in query.unbind()]
+        padded = query.to_padded_tensor(0.0)  # (B, N, E)
+        steps = torch.arange(padded.shape[1], device=padded.device)
+        padding = steps >= torch.tensor(lengths, device=padded.device).unsqueeze(1)  # (B, N)
+        out, weights = self.forward(
+            padded, padded, padded, padding, need_weights, attn_mask, average_attn_weights, is_causal,
+            generator=generator,
+        )  # fmt: skip
+        rows = [row[:length] for row, length in zip(out, lengths, strict=True)]
+        return torch.nested.as_nested_tensor(rows), weights
+
+    def _check_shapes(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        shown = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+        dims = {query.dim(), key.dim(), value.dim()}
+        if len(dims) > 1 or not dims <= {2, 3}:
+            raise ValueError(f"{shown}: all must have two axes, (N, E), or three")
+        widths = self.embed_dim, self.kdim, self.vdim
+        if (query.shape[-1], key.shape[-1], value.shape[-1]) != widths:
+            raise ValueError(f"{shown}: their last axes must be {', '.join(map(str, widths))}")
+        batch = 0 if self.batch_first else 1
+        if key.shape[:-1] != value.shape[:-1] or (
+            query.dim() == 3 and query.shape[batch] != key.shape[batch]
+        ):
+            raise ValueError(f"{shown}: batches must be equal, and as many values as keys")
 
     def begin(self, batch: int, room: int) -> Cache:
         """An empty cache for `step`; `room` steps at most for kinds that keep keys and values."""

@@ -85,3 +85,6 @@ class Uniform(Softmax):
     def __init__(self, heads: int, width: int) -> None:
         super().__init__(heads, width)
         self.factor = 0.0
+
+    def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
+        return torch.zeros_like(q), k, 1.0  # SDPA's own mask times a factor of 0 would be no number

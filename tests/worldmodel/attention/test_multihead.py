@@ -15,6 +15,12 @@ from qdreamer.worldmodel.attention.multihead import QuantumMultiheadAttention
 BATCH, QUERIES, KEYS, WIDTH, HEADS = 3, 5, 7, 12, 2
 ATTN_MASKS = ("none", "bool", "float", "bool-per-head", "float-per-head")
 PADDINGS = ("none", "bool", "float")
+KINDS = ("softmax", "coherent", "born", "uniform")
+
+
+def make(kind):
+    torch.manual_seed(0)
+    return QuantumMultiheadAttention(16, 2, batch_first=True, kind=kind)
 
 
 def attn_mask(form, queries, keys):
@@ -280,3 +286,61 @@ def test_state_dict_goes_both_ways():
     missing = coherent.load_state_dict(torchs.state_dict(), strict=False)
     assert missing.missing_keys == ["kind.log_photons"]
     assert not missing.unexpected_keys
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_causal_without_a_mask(kind):
+    attention = make(kind).eval()
+    x = torch.randn(2, 5, 16)
+    whole = attention(x, x, x, is_causal=True, need_weights=False)[0]
+    assert whole.isfinite().all()
+    part = attention(x[:, :3], x[:, :3], x[:, :3], is_causal=True, need_weights=False)[0]
+    assert_close(whole[:, :3], part)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_in_an_encoder_whose_attention_was_swapped(kind):
+    """The encoder decided for nested tensors when it was built."""
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    encoder = torch.nn.TransformerEncoder(layer, 1).eval()
+    encoder.layers[0].self_attn = make(kind).eval()
+    x, padding = torch.randn(2, 5, 16), torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    with torch.no_grad():
+        got = encoder(x, src_key_padding_mask=padding)
+        rows = [encoder(x[:1]), encoder(x[1:, :3])]
+    assert_close(got[:1], rows[0])
+    assert_close(got[1:, :3], rows[1])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([(16,)] * 3, "two axes"), ([(2, 3, 5, 16)] * 3, "two axes"),
+        ([(2, 5, 16), (5, 16), (5, 16)], "two axes"), ([(2, 5, 16), (1, 5, 16), (1, 5, 16)], "batches"),
+        ([(2, 5, 16), (2, 6, 16), (2, 5, 16)], "as many values"), ([(2, 5, 15)] * 3, "last axes must be 16"),
+    ],
+)  # fmt: skip
+def test_shapes_that_do_not_fit_are_refused(shapes, words):
+    with pytest.raises(ValueError, match=words):
+        make("coherent")(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "coherent", "born", "uniform"])
+def test_gradients_of_single_examples_by_vmap(kind):
+    attention = make(kind).double()
+    parameters = dict(attention.named_parameters())
+    x = torch.randn(3, 5, 16, dtype=torch.float64)
+
+    def loss(parameters, row):
+        inputs = (row[None],) * 3
+        out, _ = torch.func.functional_call(
+            attention, parameters, inputs, {"is_causal": True, "need_weights": False}
+        )
+        return out.square().sum()
+
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i, row in enumerate(x):
+        alone = torch.autograd.grad(loss(parameters, row), list(parameters.values()))
+        for name, gradient in zip(parameters, alone, strict=True):
+            assert_close(together[name][i], gradient, rtol=1e-9, atol=1e-12)
