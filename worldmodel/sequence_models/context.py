@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer import native
-from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.decay import running_total
-from qdreamer.worldmodel.attention.kernel import AttentionKernel
+from qdreamer.worldmodel.attention.kernel import AttentionKernel, RecurrentKernel
 
 
 class QKV(NamedTuple):
@@ -241,15 +240,15 @@ def _with_room(x: Tensor, keys: int) -> Tensor:
 
 class RecurrentTrail(NamedTuple):
     heads: QKV
-    before: Tensor  # (B, h, φ, d + 1), or nothing if there was no past
+    before: Tensor  # the kind's state, or nothing if there was no past
 
 
 class RecurrentAttention(nn.Module):
     """For kinds that are linear in time: no window, the past fades by decay."""
 
-    def __init__(self, kind: Born) -> None:
+    def __init__(self, kind: RecurrentKernel) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind: RecurrentKernel = kind
 
     def empty(self, batch: int, like: Tensor) -> Tensor:
         return like.new_zeros(batch, 0)
@@ -264,23 +263,10 @@ class RecurrentAttention(nn.Module):
         return self.kind.attend_causal(q, k, v, segments, None, log_decay, state=self._before(trail))
 
     def recall(self, heads: QKV, asking: QKV, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
-        # In turns, asking first; whoever only asks is seen by nobody, and nothing fades meanwhile.
-        steps, stored = visibility.steps, heads.v.shape[2] - visibility.steps
-
-        def turns(asks: Tensor, stays: Tensor, dim: int = 2) -> Tensor:
-            old, new = stays.split([stored, steps], dim)
-            return torch.cat([old, torch.stack([asks, new], dim + 1).flatten(dim, dim + 1)], dim)
-
-        q, k, v = turns(asking.q, heads.q), turns(asking.k, heads.k), turns(asking.v, heads.v)
-        segments, decay = visibility.segments[:, -(stored + steps) :], heads.log_decay
-        valid = turns(torch.zeros_like(segments[:, stored:]), torch.ones_like(segments), 1).bool()
-        if decay is not None:
-            decay = turns(torch.zeros_like(decay[..., stored:]), decay)
-        segments = turns(segments[:, stored:], segments, 1)
+        segments = visibility.segments[:, -heads.v.shape[2] :]
         self.kind.train(torch.is_grad_enabled())
-        out = self.kind.attend_causal(q, k, v, segments, valid, decay, state=self._before(trail))
-        before, itself = out[:, :, stored:].unflatten(2, (steps, 2)).unbind(3)
-        return torch.cat([itself, before], 2)
+        before = self._before(trail)
+        return self.kind.recall(heads.q, asking.q, heads.k, heads.v, segments, heads.log_decay, before)
 
     def truncate(self, trail: RecurrentTrail, visibility: Visibility, window: int) -> Tensor:
         b = torch.arange(len(trail.heads.v), device=trail.heads.v.device)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from qdreamer import native
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.config import AttentionConfig, make_kind
 from qdreamer.worldmodel.attention.curriculum import mix_at
-from qdreamer.worldmodel.attention.kernel import AttentionKernel
+from qdreamer.worldmodel.attention.kernel import AttentionKernel, RecurrentKernel
 from qdreamer.worldmodel.sequence_models.context import (
     QKV,
     CausalAttention,
@@ -105,8 +104,8 @@ def make_attention(
 ) -> CausalAttention:
     """One layer's attention with h heads of d features, which looks at most `window` steps back."""
     kind = make_kind(config.name, heads, head, **config.arguments(quantum))
-    attention: CausalAttention = (  # linear kinds have Born's recurrent form
-        RecurrentAttention(cast(Born, kind)) if kind.linear else KeyValueAttention(kind, window)
+    attention: CausalAttention = (
+        RecurrentAttention(cast(RecurrentKernel, kind)) if kind.linear else KeyValueAttention(kind, window)
     )
     if (schedule := config.schedule) is None:
         return attention

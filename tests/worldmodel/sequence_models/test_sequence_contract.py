@@ -43,12 +43,14 @@ SETTINGS = {
     "uniform": (*TRANSFORMER, "attention=uniform"),
     "born": (*TRANSFORMER, "attention=born"),
     "born-complex": (*TRANSFORMER, "attention=born", "attention.complex=true", "attention.decay=false"),
+    "ffm": (*TRANSFORMER, "attention=ffm", "attention.frequencies=2"),
     "born-mixed": (*TRANSFORMER, "attention=born", CURRICULUM),
     "memory-softmax": (*MEMORY, "attention=softmax"),
     "memory-coherent": (*MEMORY, "attention=coherent"),
     "memory-coherent-decoupled": (*MEMORY, "attention=coherent", "world_model.posterior=decoupled"),
     "memory-coherent-mixed": (*MEMORY, "attention=coherent", CURRICULUM),
     "memory-born": (*MEMORY, "attention=born"),
+    "memory-ffm": (*MEMORY, "attention=ffm"),
 }
 KINDS = list(SETTINGS)
 MEMORIES = [name for name in KINDS if name.startswith("memory")]
