@@ -167,6 +167,7 @@ class Born(RecurrentKernel):
         segments: Tensor | None = None,
         log_decay: Tensor | None = None,
         state: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """States after steps t (n,) of rows b (n,), (n, h, φ, dv + 1); other shapes as in `attend_causal`."""
         steps = Steps(self.encode(k), v, segments, None, log_decay)

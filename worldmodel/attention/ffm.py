@@ -91,10 +91,11 @@ class FFM(RecurrentKernel):
         log_decay: Tensor | None = None,
         state: Tensor | None = None,
     ) -> Tensor:
-        states, steps = self._states(k, v, segments, None, state), asking.shape[2]
+        steps = asking.shape[2]
+        traces = self._states(k, v, segments, None, state, v.shape[2] - steps)
         goes_on = F.pad(segments, (1, 0)).diff(dim=1)[:, -steps:] == 0  # (B, T)
-        before = states[:, :, -steps - 1 : -1] * goes_on[:, None, :, None, None]
-        both = torch.cat([q[:, :, -steps:], asking], 2), torch.cat([states[:, :, -steps:], before], 2)
+        before = traces[:, :, :-1] * goes_on[:, None, :, None, None]
+        both = torch.cat([q[:, :, -steps:], asking], 2), torch.cat([traces[:, :, 1:], before], 2)
         return self._read(*both)
 
     def step(
@@ -109,7 +110,7 @@ class FFM(RecurrentKernel):
         traces = torch.view_as_complex(state)  # (B, h, d, c)
         if is_first is not None:
             traces = traces * (is_first <= 0.5)[:, None, None, None]
-        traces = traces * self._kept(1) + (v * k.sigmoid()).unsqueeze(-1)
+        traces = traces * self._kept(v.new_ones(1)) + (v * k.sigmoid()).unsqueeze(-1)
         state = torch.view_as_real(traces)
         return self.read(q, state), state
 
@@ -125,38 +126,59 @@ class FFM(RecurrentKernel):
         segments: Tensor | None = None,
         log_decay: Tensor | None = None,
         state: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
-        return torch.view_as_real(self._states(k, v, segments, None, state)[b, :, t + 1])
+        return torch.view_as_real(self._states(k, v, segments, None, state, first)[b, :, t + 1 - first])
 
     def _read(self, q: Tensor, traces: Tensor) -> Tensor:
         """Queries (B, h, N, d), traces (B, h, N, d, c) → outputs (B, h, N, d)."""
         found = torch.view_as_real(traces).flatten(-3) @ self.weight + self.bias
         return F.layer_norm(found, (self.width,)) * q.sigmoid()
 
-    def _kept(self, steps: int) -> Tensor:
-        """γ to the power of `steps`, (h, d, c)."""
+    def _kept(self, steps: Tensor) -> Tensor:
+        """γ to the power of so many steps (n,), (n, h, d, c)."""
         rate, frequency = self.log_rate.exp(), self.log_frequency.exp()
-        return torch.polar((-steps * rate).exp().expand(-1, -1, len(frequency)), -steps * frequency)
+        steps = steps.view(-1, 1, 1, 1)
+        return torch.polar((-steps * rate).exp().expand(-1, -1, -1, len(frequency)), -steps * frequency)
 
     def _states(
-        self, k: Tensor, v: Tensor, segments: Tensor | None, valid: Tensor | None, state: Tensor | None
+        self,
+        k: Tensor,
+        v: Tensor,
+        segments: Tensor | None,
+        valid: Tensor | None,
+        state: Tensor | None,
+        first: int = 0,
     ) -> Tensor:
-        """Return the traces before N steps and after each, (B, h, 1 + N, d, c).
+        """Return the traces before step `first` of N and after it and all later ones, (B, h, …, d, c).
 
         A scan (Hillis & Steele 1986): with every pass the sums reach twice as far back, within the episode.
         """
         written = v * k.sigmoid()
         if valid is not None:
             written = written * valid[:, None, :, None]
+        if segments is None:
+            segments = torch.zeros(v.shape[0], v.shape[2], dtype=torch.long, device=v.device)
+        number = F.pad(segments, (1, 0))[:, first:]  # (B, 1 + N − first)
         before = self.initial(len(v), self.width, v) if state is None else state
-        number = torch.zeros(v.shape[0], v.shape[2], device=v.device) if segments is None else segments
-        number = F.pad(number, (1, 0))  # (B, 1 + N)
-        traces = written.unsqueeze(-1).expand(*written.shape, before.shape[-2])
-        traces = torch.cat([torch.view_as_complex(before).unsqueeze(2), traces], 2)
+        before = torch.view_as_complex(before)
+        if first:
+            before = self._sum(written[:, :, :first], segments[:, :first], before)
+        traces = written[:, :, first:].unsqueeze(-1).expand(-1, -1, -1, -1, before.shape[-1])
+        traces = torch.cat([before.unsqueeze(2), traces], 2)
         reach = 1
         while reach < traces.shape[2]:
             same = (number[:, reach:] == number[:, :-reach])[:, None, :, None, None]
-            older = traces[:, :, :-reach] * self._kept(reach).unsqueeze(1) * same
+            older = traces[:, :, :-reach] * self._kept(v.new_tensor([reach])).transpose(0, 1) * same
             traces = torch.cat([traces[:, :, :reach], traces[:, :, reach:] + older], 2)
             reach *= 2
         return traces
+
+    def _sum(self, written: Tensor, segments: Tensor, before: Tensor) -> Tensor:
+        """Return the traces (B, h, d, c) after N steps, of which (B, h, N, d) was written."""
+        ages = torch.arange(written.shape[2], -1, -1, device=written.device).to(written)  # one more: `before`
+        kept = self._kept(ages)
+        written = written * (segments == segments[:, -1:])[:, None, :, None]
+        new = torch.einsum("bhnd,nhdl->bhdl", written, torch.view_as_real(kept[1:]).flatten(-2))
+        old = before * kept[0] * (segments[:, -1] == 0)[:, None, None, None]
+        return torch.view_as_complex(new.unflatten(-1, (-1, 2))) + old

@@ -231,8 +231,9 @@ class RecurrentKernel(AttentionKernel):
         segments: Tensor | None = None,
         log_decay: Tensor | None = None,
         state: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
-        """Return the states after steps t (n,) of rows b (n,), (n, h, …)."""
+        """Return the states after steps t (n,) of rows b (n,), (n, h, …); no t is less than `first`."""
         raise NotImplementedError
 
 

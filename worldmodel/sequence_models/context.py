@@ -110,7 +110,12 @@ class CausalAttention(Protocol):
         """
         ...
 
-    def truncate(self, trail: Any, visibility: Visibility, window: int) -> Any:
+    @property
+    def reach(self) -> int:
+        """How many steps of the past it must know the episode of, at least one."""
+        ...
+
+    def truncate(self, trail: Any, visibility: Visibility) -> Any:
         """The past of the step after the last one."""
         ...
 
@@ -179,8 +184,12 @@ class KeyValueAttention(nn.Module):
         q = torch.cat([heads.q[:, :, -visibility.steps :], asking.q], 2)
         return self.kind.attend(q, trail.k, trail.v, mask)
 
-    def truncate(self, trail: KeyValues, visibility: Visibility, window: int) -> KeyValues:
-        return KeyValues(*(x[:, :, -window:] for x in trail))
+    @property
+    def reach(self) -> int:
+        return self.window - 1
+
+    def truncate(self, trail: KeyValues, visibility: Visibility) -> KeyValues:
+        return KeyValues(*(x[:, :, -self.reach :] for x in trail))
 
     def select(self, trail: KeyValues, visibility: Visibility, b: Tensor, t: Tensor) -> KeyValues:
         return self._with_room(trail.k[b], trail.v[b], t.shape[1])
@@ -268,7 +277,11 @@ class RecurrentAttention(nn.Module):
         before = self._before(trail)
         return self.kind.recall(heads.q, asking.q, heads.k, heads.v, segments, heads.log_decay, before)
 
-    def truncate(self, trail: RecurrentTrail, visibility: Visibility, window: int) -> Tensor:
+    @property
+    def reach(self) -> int:
+        return 1
+
+    def truncate(self, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
         b = torch.arange(len(trail.heads.v), device=trail.heads.v.device)
         return self.select(trail, visibility, b, torch.full_like(b, visibility.steps - 1).unsqueeze(1))
 
@@ -276,7 +289,7 @@ class RecurrentAttention(nn.Module):
         _, v, log_decay = trail.heads
         segments, stored = visibility.segments[:, -v.shape[2] :], v.shape[2] - visibility.steps
         b, t = b.repeat_interleave(t.shape[1]), t.flatten() + stored
-        return self.kind.state_at(trail.heads.k, v, b, t, segments, log_decay, self._before(trail))
+        return self.kind.state_at(trail.heads.k, v, b, t, segments, log_decay, self._before(trail), stored)
 
     @staticmethod
     def _before(trail: RecurrentTrail) -> Tensor | None:

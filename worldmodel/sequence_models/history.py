@@ -51,12 +51,12 @@ class ObservedStates(NamedTuple):
     @torch.no_grad()
     def last(self, layers: Iterable[CausalAttention]) -> KVCache:
         """Return the state after the last step."""
-        segments, steps, window = self.visibility.segments, self.visibility.steps, self.visibility.window
+        segments, steps, layers = self.visibility.segments, self.visibility.steps, list(layers)
         pasts = tuple(
-            attention.truncate(trail, self.visibility, window - 1)
+            attention.truncate(trail, self.visibility)
             for attention, trail in zip(layers, self.layers, strict=True)
         )
-        near = segments[:, max(0, segments.shape[1] - window + 1) :]
+        near = segments[:, -max(attention.reach for attention in layers) :]
         # As the next step sees them: 0 for its own episode, −1 for others.
         return KVCache(pasts, (near == segments[:, -1:]).long() - 1, self.position + steps)
 

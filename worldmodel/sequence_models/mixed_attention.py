@@ -61,9 +61,13 @@ class MixedAttention(nn.Module):
     def recall(self, heads: QKV, asking: QKV, trail: tuple[Any, ...], visibility: Visibility) -> Tensor:
         return self._mixed([part.recall(heads, asking, trail[i], visibility) for i, part in self.active()])
 
-    def truncate(self, trail: tuple[Any, ...], visibility: Visibility, window: int) -> tuple[Any, ...]:
+    @property
+    def reach(self) -> int:
+        return max(self.exact.reach, self.approximate.reach)
+
+    def truncate(self, trail: tuple[Any, ...], visibility: Visibility) -> tuple[Any, ...]:
         parts = (self.exact, self.approximate)
-        return tuple(part.truncate(kept, visibility, window) for part, kept in zip(parts, trail, strict=True))
+        return tuple(part.truncate(kept, visibility) for part, kept in zip(parts, trail, strict=True))
 
     def select(self, trail: tuple[Any, ...], visibility: Visibility, b: Tensor, t: Tensor) -> tuple[Any, ...]:
         return tuple(part.select(trail[i], visibility, b, t) for i, part in self.active())

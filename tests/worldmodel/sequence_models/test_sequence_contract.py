@@ -324,6 +324,21 @@ def test_stored_steps_count_in_their_own_episode_only(models, kind, seed, foreig
         assert not torch.equal(reads(slice(foreign, None)), before)
 
 
+@pytest.mark.parametrize("kind", ["memory-born", "memory-ffm"])
+def test_a_sum_of_the_past_never_grows(models, kind):
+    """Numbers that acting keeps after one step, and after more than a window."""
+    memory = models[kind].rssm.sequence.memory
+    state, sizes = memory.initial(BATCH), []
+    h, _, stoch, moves = stored_steps(0, 3 * WINDOW)
+    with torch.no_grad():
+        for t in range(3 * WINDOW):
+            h_t, z, action = (x[:, t : t + 1] for x in (h, stoch, moves))
+            first = torch.zeros(BATCH, 1, dtype=torch.float64)
+            state = memory.last(memory.observe(h_t, z, stoch[:, t - 1], action, first, state)[2])
+            sizes.append(sum(x.numel() for x in leaves(state)))
+    assert set(sizes) == {sizes[0]}
+
+
 @pytest.mark.parametrize("kind", MEMORIES)
 def test_with_nobody_to_see_memory_gives_nothing(models, kind):
     model = models[kind]
