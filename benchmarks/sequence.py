@@ -16,7 +16,7 @@ from N = 128 starts, by the number of steps that lie behind them.
 import argparse
 from collections.abc import Callable, Sequence
 from statistics import median
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
@@ -237,14 +237,14 @@ def imagining(model: WorldModel, context: int) -> Callable[[], None]:
 
 
 def in_turns(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, all taken in turns."""
+    """Median milliseconds of processor time of each, all taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats + 2):
         for name, run in runs.items():
-            begin = perf_counter()
+            begin = process_time()
             run()
             if i >= 2:
-                times[name].append(perf_counter() - begin)
+                times[name].append(process_time() - begin)
     return {name: median(values) * 1e3 for name, values in times.items()}
 
 

@@ -79,11 +79,14 @@ class Starts(NamedTuple):
     def begin(self, layers: Iterable[CausalAttention], window: int) -> "RolloutState":
         """Return the state of futures with memories that their steps can be written to."""
         (trails, visibility, position), b, t = self
+        layers = list(layers)
         memories = tuple(
             attention.select(trail, visibility, b, t) for attention, trail in zip(layers, trails, strict=True)
         )
-        columns = visibility.segments.shape[1]
-        segments, at = visibility.segments[b], t + (columns - visibility.steps)  # (R, C), (R, G)
+        reach = max(attention.reach for attention in layers) + visibility.steps
+        segments = visibility.segments[b, -reach:]  # (R, C)
+        columns = segments.shape[1]
+        at = t + (columns - visibility.steps)  # (R, G)
         distance = at.unsqueeze(-1) - torch.arange(columns, device=t.device)  # (R, G, C)
         same = segments.gather(1, at).unsqueeze(-1) == segments.unsqueeze(1)
         distance = distance.masked_fill(~same | (distance < 0), window)
