@@ -23,7 +23,7 @@ from qdreamer.configs.console import Parser, fail
 from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, make_env
-from qdreamer.envs.spaces import action_spec, observation_spec
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 
 
 def main(words: list[str] | None = None) -> None:
@@ -91,14 +91,15 @@ def changed(config: Config, words: list[str]) -> Config:
 def check_spaces(agent: Dreamer, config: EnvConfig) -> None:
     """Raises ConfigError unless the environment shows and accepts what the agent was made for."""
     env = make_env(config)
-    found = observation_spec(env.observation_space), action_spec(env.action_space)
+    pairs: list[tuple[str, ObservationSpec | ActionSpec, ObservationSpec | ActionSpec]] = [
+        ("observations", observation_spec(env.observation_space), agent.observation),
+        ("actions", action_spec(env.action_space), agent.action),
+    ]
     env.close()
-    for name, space, known in zip(
-        ("observations", "actions"), found, (agent.observation, agent.action), strict=True
-    ):
-        if space != known:
+    for name, found, known in pairs:
+        if found != known:
             raise ConfigError(
-                f"with {config.kwargs} there are {space.size} {name}, not the {known.size} trained on"
+                f"with {config.kwargs} there are {found.size} {name}, not the {known.size} trained on"
             )
 
 
