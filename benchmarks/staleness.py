@@ -207,7 +207,8 @@ def losses(
         )
         batch = replace(batch, carry=batch.carry._replace(memory=other.carry.memory))
         goes_on = (batch.is_first.cumsum(1) == 0).to(batch.reward)  # (n, T)
-        for name, loss in model.loss(batch, generator=generator)[0].items():
+        noise = model.rssm.noise(*batch.is_first.shape, generator=generator)
+        for name, loss in model.loss(batch, noise)[0].items():
             if name == "representation":  # the same number as `dynamics`
                 continue
             found.setdefault(name, []).append((loss * goes_on).sum(1) / goes_on.sum(1))
