@@ -51,7 +51,7 @@ def main(words: list[str] | None = None) -> None:
         if arguments.seed is None:
             arguments.seed = config.evaluation.seed + 1
         other = changed(config, arguments.changes)
-        agent = load_agent(arguments.run, dataclasses.replace(other, env=config.env))
+        agent = load_agent(arguments.run, config, dataclasses.replace(other, env=config.env))
         check_spaces(agent, other.env)
         report(agent, other, arguments)
     except (ConfigError, CheckpointError, EnvError) as error:
@@ -60,12 +60,15 @@ def main(words: list[str] | None = None) -> None:
         fail("interrupted", 130)
 
 
-def load_agent(directory: Path, config: Config) -> Dreamer:
-    """Return the agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
+def load_agent(directory: Path, config: Config, made: Config | None = None) -> Dreamer:
+    """Return the agent of a run's checkpoint, on the CPU, `made` by settings that its weights fit.
+
+    Raises CheckpointError.
+    """
     torch.set_num_threads(config.threads)
     state = checkpoint.load(directory)
     checkpoint.check_origin(directory, state, origin(config), resume=False)
-    agent = make_agent(config, "cpu")
+    agent = make_agent(made or config, "cpu")
     with checkpoint.translate_load_errors(directory):
         agent.load_state_dict(state["learner"]["agent"])
     return agent.eval()
