@@ -1,10 +1,16 @@
-"""python evaluate.py <run directory>: returns over unseen episodes, and a video."""
+"""python evaluate.py <run directory>: returns over unseen episodes, and a video.
+
+Also on other episodes than those trained on: env.kwargs.asks=40, with sequence.window=128 steps of memory.
+"""
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 import torch
 
+from qdreamer.agents.cli.overrides import OPEN_SECTION, parse
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
@@ -14,8 +20,10 @@ from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import origin, read_config
 from qdreamer.agents.training.training import make_agent
 from qdreamer.configs.console import Parser, fail
-from qdreamer.configs.schema import ConfigError
-from qdreamer.envs.factory import EnvError
+from qdreamer.configs.schema import ConfigError, build
+from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.factory import EnvError, make_env
+from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 
 
 def main(words: list[str] | None = None) -> None:
@@ -30,7 +38,10 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
     parser.add_argument("--no-video", action="store_true")
-    arguments = parser.parse_args(words)
+    parser.add_argument(
+        "changes", nargs="*", help="what may differ from training: env.kwargs.<key>=…, sequence.window=…"
+    )
+    arguments = parser.parse_intermixed_args(words)
     if arguments.episodes < 1:
         parser.error("--episodes must be at least 1")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
@@ -39,22 +50,60 @@ def main(words: list[str] | None = None) -> None:
         config = read_config(arguments.run)
         if arguments.seed is None:
             arguments.seed = config.evaluation.seed + 1
-        report(load_agent(arguments.run, config), config, arguments)
+        other = changed(config, arguments.changes)
+        agent = load_agent(arguments.run, config, dataclasses.replace(other, env=config.env))
+        check_spaces(agent, other.env)
+        report(agent, other, arguments)
     except (ConfigError, CheckpointError, EnvError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
 
-def load_agent(directory: Path, config: Config) -> Dreamer:
-    """Return the agent of a run's checkpoint, on the CPU. Raises CheckpointError."""
+def load_agent(directory: Path, config: Config, made: Config | None = None) -> Dreamer:
+    """Return the agent of a run's checkpoint, on the CPU, `made` by settings that its weights fit.
+
+    Raises CheckpointError.
+    """
     torch.set_num_threads(config.threads)
     state = checkpoint.load(directory)
     checkpoint.check_origin(directory, state, origin(config), resume=False)
-    agent = make_agent(config, "cpu")
+    agent = make_agent(made or config, "cpu")
     with checkpoint.translate_load_errors(directory):
         agent.load_state_dict(state["learner"]["agent"])
     return agent.eval()
+
+
+def changed(config: Config, words: list[str]) -> Config:
+    """Return a run's config with settings that no weight depends on. Raises ConfigError for others."""
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    for override in map(parse, words):
+        key = str(override.key_or_group)
+        section, _, name = key.rpartition(".")
+        if section != OPEN_SECTION and key != "sequence.window":
+            raise ConfigError(
+                f"{key} is as it was in training: change {OPEN_SECTION}.<key> or sequence.window"
+            )
+        part = values
+        for word in section.split("."):
+            part = part[word]
+        part[name] = override.value()
+    return build(Config, values)
+
+
+def check_spaces(agent: Dreamer, config: EnvConfig) -> None:
+    """Raises ConfigError unless the environment shows and accepts what the agent was made for."""
+    env = make_env(config)
+    pairs: list[tuple[str, ObservationSpec | ActionSpec, ObservationSpec | ActionSpec]] = [
+        ("observations", observation_spec(env.observation_space), agent.observation),
+        ("actions", action_spec(env.action_space), agent.action),
+    ]
+    env.close()
+    for name, found, known in pairs:
+        if found != known:
+            raise ConfigError(
+                f"with {config.kwargs} there are {found.size} {name}, not the {known.size} trained on"
+            )
 
 
 def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> None:
@@ -71,7 +120,8 @@ def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> Non
     print(f"lengths: {min(e.length for e in episodes)} to {max(e.length for e in episodes)} steps")
     print(
         f"mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] over {len(scores)} unseen episodes "
-        f"of {config.env.id} (episode set {arguments.seed}, {'mode' if deterministic else 'sampled'} actions)"
+        f"of {' '.join([config.env.id, *arguments.changes])} "
+        f"(episode set {arguments.seed}, {'mode' if deterministic else 'sampled'} actions)"
     )
     if arguments.no_video:
         return

@@ -377,7 +377,8 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
         "hybrid_without_optimizer": "hybrid − optimizer", "classical_with_attention": "classical + attention",
         "classical_with_replay": "classical + replay", "classical_with_optimizer": "classical + optimizer",
         "hybrid_softmax": "control of attention", "hybrid_uniform_attention": "control of attention",
-        "hybrid_random_keys": "control of attention", "hybrid_prioritized": "control of replay",
+        "hybrid_random_keys": "control of attention", "hybrid_born": "control of attention",
+        "hybrid_ffm": "control of attention", "hybrid_prioritized": "control of replay",
         "hybrid_random_search": "control of optimizer", "hybrid_exact_search": "control of optimizer",
         "hybrid_scalar_search": "control of optimizer",
     }  # fmt: skip

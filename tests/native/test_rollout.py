@@ -248,6 +248,13 @@ def test_a_recurrent_state_takes_the_loop(make_config, monkeypatch):
     same(agent, plain, native)
 
 
+def test_traces_that_decay_take_the_loop(make_config, monkeypatch):
+    agent = make_agent(make_config, True, "world_model=tiny", "sequence=gru_attention", "attention=ffm")
+    plain, native, calls = futures(agent, monkeypatch, stored=11)
+    assert calls == 0
+    same(agent, plain, native)
+
+
 def test_starts_of_any_kind(make_config, monkeypatch):
     """Neither is a start's latent one-hot, nor has it to be what the features show."""
     agent = make_agent(make_config, True, *SMALL)

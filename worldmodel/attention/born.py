@@ -20,7 +20,7 @@ from qdreamer.worldmodel.attention import born_forms
 from qdreamer.worldmodel.attention.born_forms import Steps, lengths, ratio, with_one
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 from qdreamer.worldmodel.attention.encodings import ComplexAmplitudes, Encoding, Overlaps, RealAmplitudes
-from qdreamer.worldmodel.attention.kernel import AttentionKernel, unit
+from qdreamer.worldmodel.attention.kernel import RecurrentKernel, unit
 
 LEAST_FLOOR = 1e-3
 
@@ -38,7 +38,7 @@ class BornConfig(ScheduledConfig):
 
 
 @ATTENTION.register("born", BornConfig)
-class Born(AttentionKernel):
+class Born(RecurrentKernel):
     """See the module's docstring.
 
     Args:
@@ -48,7 +48,6 @@ class Born(AttentionKernel):
     Raises ValueError for f < 1e-3, or an odd width when complex.
     """
 
-    linear = True
     quantum = True
 
     def __init__(
@@ -95,9 +94,7 @@ class Born(AttentionKernel):
         Raises ValueError when dropout or measured overlaps, which need all pairs, meet a state.
         """
         if dropout or self.measured:
-            if state is not None:
-                raise ValueError("dropout and measured overlaps need all pairs: leave out `state`")
-            return super().attend_causal(q, k, v, segments, valid, log_decay, dropout, generator)
+            return super().attend_causal(q, k, v, segments, valid, log_decay, dropout, generator, state)
         steps = Steps(self.encode(k), v, segments, valid, log_decay)
         out = born_forms.chunked(self.encode(q), steps, self.encoding, state)
         if self.training and self.noise:
@@ -105,6 +102,32 @@ class Born(AttentionKernel):
             mean = born_forms.chunked(ones, Steps(ones, v, segments, valid), RealAmplitudes(1, 0.0))
             out = out.lerp(mean, self.noise)
         return out
+
+    def recall(
+        self,
+        q: Tensor,
+        asking: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Tensor,
+        log_decay: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        # In turns, asking first; whoever only asks is seen by nobody, and nothing fades meanwhile.
+        steps, stored = asking.shape[2], v.shape[2] - asking.shape[2]
+
+        def turns(asks: Tensor, stays: Tensor, dim: int = 2) -> Tensor:
+            old, new = stays.split([stored, steps], dim)
+            return torch.cat([old, torch.stack([asks, new], dim + 1).flatten(dim, dim + 1)], dim)
+
+        q, k, v = turns(asking, q), turns(k[:, :, stored:], k), turns(v[:, :, stored:], v)
+        valid = turns(torch.zeros_like(segments[:, stored:]), torch.ones_like(segments), 1).bool()
+        if log_decay is not None:
+            log_decay = turns(torch.zeros_like(log_decay[..., stored:]), log_decay)
+        segments = turns(segments[:, stored:], segments, 1)
+        out = self.attend_causal(q, k, v, segments, valid, log_decay, state=state)
+        before, itself = out[:, :, stored:].unflatten(2, (steps, 2)).unbind(3)
+        return torch.cat([itself, before], 2)
 
     def initial(self, batch: int, values: int, like: Tensor) -> Tensor:
         """The recurrent form's state of no past, (B, h, φ, values + 1), with the type of `like`."""
@@ -144,6 +167,7 @@ class Born(AttentionKernel):
         segments: Tensor | None = None,
         log_decay: Tensor | None = None,
         state: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """States after steps t (n,) of rows b (n,), (n, h, φ, dv + 1); other shapes as in `attend_causal`."""
         steps = Steps(self.encode(k), v, segments, None, log_decay)

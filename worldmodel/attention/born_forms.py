@@ -13,6 +13,7 @@ chunks, so time and memory are linear in N.
 Queries and keys are unit vectors here (`Born.encode`).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -68,13 +69,13 @@ def chunked(
     return outs[0] if len(outs) == 1 else torch.cat(outs, -2)
 
 
-def state_at(
-    steps: Steps, encoding: Encoding, b: Tensor, t: Tensor, state: Tensor | None = None, chunk: int = 16
-) -> Tensor:
+def state_at(steps: Steps, encoding: Encoding, b: Tensor, t: Tensor, state: Tensor | None = None) -> Tensor:
     """The states after steps t (n,) of rows b (n,): (n, h, φ, dv + 1), to go on with `step`.
 
-    Only those and one state for each chunk are made, not all N.
+    Only those and one state for each chunk are made, not all N. Chunks see each other in pairs: of a long row
+    there are about √N.
     """
+    chunk = max(16, math.isqrt(steps.k.shape[-2]))
     chunks = _cut(steps, None, chunk)
     g, now = t // chunk, t % chunk
     k, w, before = chunks.k[b, :, g], chunks.w[b, :, g], _carry(chunks, encoding, state)[b, :, g]

@@ -32,13 +32,18 @@ def running_total(log_decay: Tensor, segments: Tensor | None = None) -> Tensor:
     """Σ log γ (…, N) over the steps of the same episode up to each, in float64.
 
     Sums begin anew with every episode (`segments`, broadcastable to log γ): if they went on, differences
-    within one would depend in their last bits on what came before it, and their gradients likewise.
+    within one would depend in their last bits on what came before it, and their gradients likewise. With
+    every pass they reach twice as far back.
     """
-    exact = log_decay.double()
+    total = log_decay.double()
     if segments is None:
-        return exact.cumsum(-1)
-    same = (segments.unsqueeze(-1) == segments.unsqueeze(-2)).tril()  # (…, N, N)
-    return (same.double() @ exact.unsqueeze(-1)).squeeze(-1)
+        return total.cumsum(-1)
+    reach = 1
+    while reach < total.shape[-1]:
+        same = segments[..., reach:] == segments[..., :-reach]
+        total = torch.cat([total[..., :reach], total[..., reach:] + total[..., :-reach] * same], -1)
+        reach *= 2
+    return total
 
 
 def remains(lost: Tensor, dtype: torch.dtype) -> Tensor:

@@ -29,7 +29,10 @@ class AttentionKernel(nn.Module):
     """
 
     linear = False
-    """True when `attend_causal` is linear in N, and the kind has `step` and `state_at` as Born has."""
+    """True when `attend_causal` is linear in N; the kind is a `RecurrentKernel`."""
+
+    compares = True
+    """Whether queries are compared with keys, which rotary phases then turn."""
 
     quantum = False
     """True when the kind's own parameters describe quantum states or channels; costs count them apart."""
@@ -152,6 +155,86 @@ class AttentionKernel(nn.Module):
         Every query must see some key.
         """
         return masked_softmax(self.scores(q, k), None, bias) @ v
+
+
+class RecurrentKernel(AttentionKernel):
+    """A kind that sums its past up in a state of constant size, any tensor (B, h, …).
+
+    Arguments that its methods share: log_decay (B, h, N), log γ; segments (B, N), episode numbers, 0 for the
+    episode that `state` belongs to.
+    """
+
+    linear = True
+
+    def initial(self, batch: int, values: int, like: Tensor) -> Tensor:
+        """Return the state of no past, for values of so many features, with the type of `like`."""
+        raise NotImplementedError
+
+    def attend_causal(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Tensor | None = None,
+        valid: Tensor | None = None,
+        log_decay: Tensor | None = None,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        """As every kind's; `state` is what went before, and episode 0 continues it.
+
+        This one looks at all pairs. Raises ValueError for a state, which has none.
+        """
+        if state is not None:
+            raise ValueError("dropout and measured overlaps need all pairs: leave out `state`")
+        return super().attend_causal(q, k, v, segments, valid, log_decay, dropout, generator)
+
+    def recall(
+        self,
+        q: Tensor,
+        asking: Tensor,
+        k: Tensor,
+        v: Tensor,
+        segments: Tensor,
+        log_decay: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        """`attend_causal` for the last T of N steps, then for queries that see the steps before theirs only.
+
+        q, k, v (B, h, N, ·), asking (B, h, T, d) → (B, h, 2·T, dv).
+        """
+        raise NotImplementedError
+
+    def step(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        log_decay: Tensor | None = None,
+        is_first: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One step: (B, h, ·) each, log γ (B, h), is_first (B) → output (B, h, dv), new state."""
+        raise NotImplementedError
+
+    def read(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return what queries (B, h, d) find in a state: outputs (B, h, dv)."""
+        raise NotImplementedError
+
+    def state_at(
+        self,
+        k: Tensor,
+        v: Tensor,
+        b: Tensor,
+        t: Tensor,
+        segments: Tensor | None = None,
+        log_decay: Tensor | None = None,
+        state: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """Return the states after steps t (n,) of rows b (n,), (n, h, …); no t is less than `first`."""
+        raise NotImplementedError
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:

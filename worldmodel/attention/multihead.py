@@ -96,8 +96,10 @@ class QuantumMultiheadAttention(nn.MultiheadAttention):
         self._qkv_same_embed_dim = False  # so that nn.TransformerEncoderLayer's fused softmax keeps off
         self.rotary = rotary
         self.kind = make_kind(kind, num_heads, self.head_dim, **settings).to(device=device, dtype=dtype)
-        if not self.kind.learned_keys:
-            raise ValueError(f"{kind} is a control in sequence models: here its keys would learn")
+        if not (self.kind.learned_keys and self.kind.compares):
+            raise ValueError(
+                f"{kind} is a control in sequence models only: here its keys would learn, or have no use"
+            )
         self.gate = DecayGate(embed_dim, num_heads, device=device, dtype=dtype) if decay else None
 
     def forward(

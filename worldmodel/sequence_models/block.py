@@ -51,7 +51,7 @@ class Block(nn.Module):
         parts = self.qkv(y).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # (B, 3·h, T, d)
         qk, v = parts.split([2 * self.heads, self.heads], 1)
         log_decay = None if self.decay is None else self.decay(y)  # (B, h, T)
-        return QKV(rotate_by(qk, turn), v, log_decay)
+        return QKV(rotate_by(qk, turn) if self.attention.kind.compares else qk, v, log_decay)
 
     def residual(self, x: Tensor, attended: Tensor) -> Tensor:
         """Tokens (B, T, E) and what was attended to (B, h, T, d) → tokens."""

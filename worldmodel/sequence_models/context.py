@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer import native
-from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.decay import running_total
-from qdreamer.worldmodel.attention.kernel import AttentionKernel
+from qdreamer.worldmodel.attention.kernel import AttentionKernel, RecurrentKernel
 
 
 class QKV(NamedTuple):
@@ -111,7 +110,12 @@ class CausalAttention(Protocol):
         """
         ...
 
-    def truncate(self, trail: Any, visibility: Visibility, window: int) -> Any:
+    @property
+    def reach(self) -> int:
+        """How many steps of the past it must know the episode of, at least one."""
+        ...
+
+    def truncate(self, trail: Any, visibility: Visibility) -> Any:
         """The past of the step after the last one."""
         ...
 
@@ -180,8 +184,12 @@ class KeyValueAttention(nn.Module):
         q = torch.cat([heads.q[:, :, -visibility.steps :], asking.q], 2)
         return self.kind.attend(q, trail.k, trail.v, mask)
 
-    def truncate(self, trail: KeyValues, visibility: Visibility, window: int) -> KeyValues:
-        return KeyValues(*(x[:, :, -window:] for x in trail))
+    @property
+    def reach(self) -> int:
+        return self.window - 1
+
+    def truncate(self, trail: KeyValues, visibility: Visibility) -> KeyValues:
+        return KeyValues(*(x[:, :, -self.reach :] for x in trail))
 
     def select(self, trail: KeyValues, visibility: Visibility, b: Tensor, t: Tensor) -> KeyValues:
         return self._with_room(trail.k[b], trail.v[b], t.shape[1])
@@ -241,15 +249,15 @@ def _with_room(x: Tensor, keys: int) -> Tensor:
 
 class RecurrentTrail(NamedTuple):
     heads: QKV
-    before: Tensor  # (B, h, φ, d + 1), or nothing if there was no past
+    before: Tensor  # the kind's state, or nothing if there was no past
 
 
 class RecurrentAttention(nn.Module):
     """For kinds that are linear in time: no window, the past fades by decay."""
 
-    def __init__(self, kind: Born) -> None:
+    def __init__(self, kind: RecurrentKernel) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind: RecurrentKernel = kind
 
     def empty(self, batch: int, like: Tensor) -> Tensor:
         return like.new_zeros(batch, 0)
@@ -264,25 +272,16 @@ class RecurrentAttention(nn.Module):
         return self.kind.attend_causal(q, k, v, segments, None, log_decay, state=self._before(trail))
 
     def recall(self, heads: QKV, asking: QKV, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
-        # In turns, asking first; whoever only asks is seen by nobody, and nothing fades meanwhile.
-        steps, stored = visibility.steps, heads.v.shape[2] - visibility.steps
-
-        def turns(asks: Tensor, stays: Tensor, dim: int = 2) -> Tensor:
-            old, new = stays.split([stored, steps], dim)
-            return torch.cat([old, torch.stack([asks, new], dim + 1).flatten(dim, dim + 1)], dim)
-
-        q, k, v = turns(asking.q, heads.q), turns(asking.k, heads.k), turns(asking.v, heads.v)
-        segments, decay = visibility.segments[:, -(stored + steps) :], heads.log_decay
-        valid = turns(torch.zeros_like(segments[:, stored:]), torch.ones_like(segments), 1).bool()
-        if decay is not None:
-            decay = turns(torch.zeros_like(decay[..., stored:]), decay)
-        segments = turns(segments[:, stored:], segments, 1)
+        segments = visibility.segments[:, -heads.v.shape[2] :]
         self.kind.train(torch.is_grad_enabled())
-        out = self.kind.attend_causal(q, k, v, segments, valid, decay, state=self._before(trail))
-        before, itself = out[:, :, stored:].unflatten(2, (steps, 2)).unbind(3)
-        return torch.cat([itself, before], 2)
+        before = self._before(trail)
+        return self.kind.recall(heads.q, asking.q, heads.k, heads.v, segments, heads.log_decay, before)
 
-    def truncate(self, trail: RecurrentTrail, visibility: Visibility, window: int) -> Tensor:
+    @property
+    def reach(self) -> int:
+        return 1
+
+    def truncate(self, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
         b = torch.arange(len(trail.heads.v), device=trail.heads.v.device)
         return self.select(trail, visibility, b, torch.full_like(b, visibility.steps - 1).unsqueeze(1))
 
@@ -290,7 +289,7 @@ class RecurrentAttention(nn.Module):
         _, v, log_decay = trail.heads
         segments, stored = visibility.segments[:, -v.shape[2] :], v.shape[2] - visibility.steps
         b, t = b.repeat_interleave(t.shape[1]), t.flatten() + stored
-        return self.kind.state_at(trail.heads.k, v, b, t, segments, log_decay, self._before(trail))
+        return self.kind.state_at(trail.heads.k, v, b, t, segments, log_decay, self._before(trail), stored)
 
     @staticmethod
     def _before(trail: RecurrentTrail) -> Tensor | None:

@@ -51,12 +51,12 @@ class ObservedStates(NamedTuple):
     @torch.no_grad()
     def last(self, layers: Iterable[CausalAttention]) -> KVCache:
         """Return the state after the last step."""
-        segments, steps, window = self.visibility.segments, self.visibility.steps, self.visibility.window
+        segments, steps, layers = self.visibility.segments, self.visibility.steps, list(layers)
         pasts = tuple(
-            attention.truncate(trail, self.visibility, window - 1)
+            attention.truncate(trail, self.visibility)
             for attention, trail in zip(layers, self.layers, strict=True)
         )
-        near = segments[:, max(0, segments.shape[1] - window + 1) :]
+        near = segments[:, -max(attention.reach for attention in layers) :]
         # As the next step sees them: 0 for its own episode, −1 for others.
         return KVCache(pasts, (near == segments[:, -1:]).long() - 1, self.position + steps)
 
@@ -79,11 +79,14 @@ class Starts(NamedTuple):
     def begin(self, layers: Iterable[CausalAttention], window: int) -> "RolloutState":
         """Return the state of futures with memories that their steps can be written to."""
         (trails, visibility, position), b, t = self
+        layers = list(layers)
         memories = tuple(
             attention.select(trail, visibility, b, t) for attention, trail in zip(layers, trails, strict=True)
         )
-        columns = visibility.segments.shape[1]
-        segments, at = visibility.segments[b], t + (columns - visibility.steps)  # (R, C), (R, G)
+        reach = max(attention.reach for attention in layers) + visibility.steps
+        segments = visibility.segments[b, -reach:]  # (R, C)
+        columns = segments.shape[1]
+        at = t + (columns - visibility.steps)  # (R, G)
         distance = at.unsqueeze(-1) - torch.arange(columns, device=t.device)  # (R, G, C)
         same = segments.gather(1, at).unsqueeze(-1) == segments.unsqueeze(1)
         distance = distance.masked_fill(~same | (distance < 0), window)

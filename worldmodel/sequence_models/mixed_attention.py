@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from qdreamer import native
 from qdreamer.quantum.config import QuantumConfig
-from qdreamer.worldmodel.attention.born import Born
 from qdreamer.worldmodel.attention.config import AttentionConfig, make_kind
 from qdreamer.worldmodel.attention.curriculum import mix_at
-from qdreamer.worldmodel.attention.kernel import AttentionKernel
+from qdreamer.worldmodel.attention.kernel import AttentionKernel, RecurrentKernel
 from qdreamer.worldmodel.sequence_models.context import (
     QKV,
     CausalAttention,
@@ -62,9 +61,13 @@ class MixedAttention(nn.Module):
     def recall(self, heads: QKV, asking: QKV, trail: tuple[Any, ...], visibility: Visibility) -> Tensor:
         return self._mixed([part.recall(heads, asking, trail[i], visibility) for i, part in self.active()])
 
-    def truncate(self, trail: tuple[Any, ...], visibility: Visibility, window: int) -> tuple[Any, ...]:
+    @property
+    def reach(self) -> int:
+        return max(self.exact.reach, self.approximate.reach)
+
+    def truncate(self, trail: tuple[Any, ...], visibility: Visibility) -> tuple[Any, ...]:
         parts = (self.exact, self.approximate)
-        return tuple(part.truncate(kept, visibility, window) for part, kept in zip(parts, trail, strict=True))
+        return tuple(part.truncate(kept, visibility) for part, kept in zip(parts, trail, strict=True))
 
     def select(self, trail: tuple[Any, ...], visibility: Visibility, b: Tensor, t: Tensor) -> tuple[Any, ...]:
         return tuple(part.select(trail[i], visibility, b, t) for i, part in self.active())
@@ -105,8 +108,8 @@ def make_attention(
 ) -> CausalAttention:
     """One layer's attention with h heads of d features, which looks at most `window` steps back."""
     kind = make_kind(config.name, heads, head, **config.arguments(quantum))
-    attention: CausalAttention = (  # linear kinds have Born's recurrent form
-        RecurrentAttention(cast(Born, kind)) if kind.linear else KeyValueAttention(kind, window)
+    attention: CausalAttention = (
+        RecurrentAttention(cast(RecurrentKernel, kind)) if kind.linear else KeyValueAttention(kind, window)
     )
     if (schedule := config.schedule) is None:
         return attention

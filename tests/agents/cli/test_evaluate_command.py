@@ -47,6 +47,24 @@ def test_report_and_video(
     assert re.findall(r"returns: (.*)", capsys.readouterr().out)[0].split() == [f"{x:g}" for x in returns]
 
 
+def test_other_episodes_than_those_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Longer ones with more pairs, and a longer memory; but nothing that the agent cannot see."""
+    memory = ["env=pairs", "agent=classical_with_attention", "world_model.core=8", "world_model.memory=16"]
+    settings = [*memory, *(word for word in SMALL if "deter" not in word), "env.num_envs=2"]
+    assert run_session(load_config(settings), tmp_path) == 0
+    capsys.readouterr()
+    changes = "env.kwargs.pairs=8", "env.kwargs.asks=3", "env.kwargs.delay=30", "sequence.window=48"
+    evaluate(monkeypatch, str(tmp_path), "--no-video", "--episodes", "2", *changes)
+    out = capsys.readouterr().out
+    assert "lengths: 44 to 44 steps" in out
+    assert " ".join(changes) in out
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch, str(tmp_path), "--no-video", "env.kwargs.key_bits=4")
+    assert "there are 8 observations, not the 7 trained on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -54,6 +72,9 @@ def test_report_and_video(
         (["RUN", "--episodes", "0"], "--episodes must be at least 1"),
         (["RUN", "--seed", "-1"], "--seed must be from 0"),
         (["RUN", "--frames", "3"], "unrecognized arguments"),
+        (["RUN", "train.batch_size=3"], "train.batch_size is as it was in training"),
+        (["RUN", "sequence.window=one"], "sequence.window"),
+        (["RUN", "env.kwargs.wings=2"], "wings"),
         ([], "required"),
     ],
 )

@@ -43,12 +43,14 @@ SETTINGS = {
     "uniform": (*TRANSFORMER, "attention=uniform"),
     "born": (*TRANSFORMER, "attention=born"),
     "born-complex": (*TRANSFORMER, "attention=born", "attention.complex=true", "attention.decay=false"),
+    "ffm": (*TRANSFORMER, "attention=ffm", "attention.frequencies=2"),
     "born-mixed": (*TRANSFORMER, "attention=born", CURRICULUM),
     "memory-softmax": (*MEMORY, "attention=softmax"),
     "memory-coherent": (*MEMORY, "attention=coherent"),
     "memory-coherent-decoupled": (*MEMORY, "attention=coherent", "world_model.posterior=decoupled"),
     "memory-coherent-mixed": (*MEMORY, "attention=coherent", CURRICULUM),
     "memory-born": (*MEMORY, "attention=born"),
+    "memory-ffm": (*MEMORY, "attention=ffm"),
 }
 KINDS = list(SETTINGS)
 MEMORIES = [name for name in KINDS if name.startswith("memory")]
@@ -320,6 +322,21 @@ def test_stored_steps_count_in_their_own_episode_only(models, kind, seed, foreig
     assert torch.equal(reads(slice(0, foreign)), before)
     if foreign < WINDOW - 1:
         assert not torch.equal(reads(slice(foreign, None)), before)
+
+
+@pytest.mark.parametrize("kind", ["memory-born", "memory-ffm"])
+def test_a_sum_of_the_past_never_grows(models, kind):
+    """Numbers that acting keeps after one step, and after more than a window."""
+    memory = models[kind].rssm.sequence.memory
+    state, sizes = memory.initial(BATCH), []
+    h, _, stoch, moves = stored_steps(0, 3 * WINDOW)
+    with torch.no_grad():
+        for t in range(3 * WINDOW):
+            h_t, z, action = (x[:, t : t + 1] for x in (h, stoch, moves))
+            first = torch.zeros(BATCH, 1, dtype=torch.float64)
+            state = memory.last(memory.observe(h_t, z, stoch[:, t - 1], action, first, state)[2])
+            sizes.append(sum(x.numel() for x in leaves(state)))
+    assert set(sizes) == {sizes[0]}
 
 
 @pytest.mark.parametrize("kind", MEMORIES)
