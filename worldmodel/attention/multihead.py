@@ -130,8 +130,9 @@ class QuantumMultiheadAttention(nn.MultiheadAttention):
         key and value at once, as nn.TransformerEncoder makes them of padding masks.
         """
         if query.is_nested:
-            mask = (attn_mask, average_attn_weights, is_causal)
-            return self._forward_nested(query, key, value, need_weights, *mask, generator)
+            return self._forward_nested(
+                query, key, value, need_weights, attn_mask, average_attn_weights, is_causal, generator
+            )
         self._check_shapes(query, key, value)
         inputs: tuple[Tensor, ...] = query, key, value
         if query is key and key is value and self.in_proj_weight is not None:
