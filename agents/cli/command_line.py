@@ -47,6 +47,9 @@ from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.factory import EnvError, check_env
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
 
+REFUSALS = (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError)
+"""What `prepare` raises; each is one line."""
+
 
 class Plan(NamedTuple):
     """What a command line asks for: to print something, one run, or a sweep."""
@@ -75,7 +78,7 @@ def _main(arguments: list[str], ranks: SingleProcess) -> None:
         with ranks.collective_errors():
             plan = prepare(arguments, ranks)
             sweep = None if plan.launcher is None else _sweep(plan.members, plan.launcher)
-    except (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError) as error:
+    except REFUSALS as error:
         fail(error)
     # `prepare` has passed Gymnasium's warnings on, once; every copy of the environment repeats them.
     gymnasium.logger.min_level = gymnasium.logger.ERROR

@@ -1,0 +1,1 @@
+"""A storm over the whole program: kills, damaged bytes, fuzzed input. See `python -m tests.storm --help`."""

@@ -1,0 +1,27 @@
+"""The storm, for a few seconds: the long one is `python -m tests.storm --minutes 60`."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.storm import damage, fuzz, kills
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(300)
+def test_a_run_survives_kills(tmp_path: Path) -> None:
+    kind = kills.Kind(["agent=classical", "steps=500"])
+    expected, seconds = kills.unbroken(kind, tmp_path / "unbroken")
+    tally = kills.batter(kind, tmp_path / "battered", expected, seconds, random.Random(0))
+    assert tally.kills > 0
+    assert (tally.corrupt, tally.lost, tally.failed, tally.unequal) == (0, 0, 0, 0)
+
+
+def test_no_damaged_checkpoint_is_loaded(tmp_path: Path) -> None:
+    assert damage.damaged_loads(tmp_path, 300, random.Random(1)) == 0
+
+
+def test_a_fuzzed_command_line_gets_one_line() -> None:
+    told: list[str] = []
+    assert fuzz.tracebacks(60, random.Random(2), told.append) == 0, told
