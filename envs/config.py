@@ -1,10 +1,22 @@
 """Typed settings of the environment. Values live in configs/env."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from qdreamer.configs.schema import Float, Int, settings
+from qdreamer.envs.entries import LARGEST, SMALLEST, Choice
+
+
+def _flat(choices: Any, path: str = "") -> Any:
+    """Return choices by path: {a: {b: ignore}}, which env.entries.a.b=ignore gives, → {a/b: ignore}."""
+    if not isinstance(choices, Mapping):
+        return choices
+    flat: dict[str, Any] = {}
+    for key, value in choices.items():
+        flat |= _flat(value, f"{path}{key}/") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
 
 
 @settings
@@ -16,6 +28,10 @@ class EnvConfig:
     num_envs: Int = Field(ge=1)
     vectorization: Literal["sync", "async"]
     max_episode_steps: Int | None = Field(ge=1)  # null: the registered limit
-    hide: tuple[Annotated[Int, Field(ge=0)], ...]  # observation entries that the agent cannot see
+    repeat: Int = Field(ge=1)  # times that each action is taken
+    wrappers: tuple[str, ...]  # module:Name each, innermost first; modules of the current folder, too
+    entries: Annotated[dict[str, Choice], BeforeValidator(_flat)]  # what entries are taken for
+    image_size: Int = Field(ge=SMALLEST, le=LARGEST)  # sides of images that were larger than 96
+    hide: tuple[Annotated[Int, Field(ge=0)], ...]  # indices of a vector that the agent cannot see
     steps: Int = Field(ge=1)  # default length of a run
     solved: Float | None  # a mean evaluation return worth marking in the summary

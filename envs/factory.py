@@ -1,24 +1,31 @@
 """One place that makes environments."""
 
+import importlib
 import inspect
 import os
 import re
 import signal
-from collections.abc import Iterable
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import RescaleAction
 
 from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import closest, did_you_mean
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.spaces import UnsupportedSpaceError, action_spec, observation_spec
-from qdreamer.envs.wrappers import RestoreByReplay, hide_entries
+from qdreamer.envs.entries import ACTION_MASK, ENTRY
+from qdreamer.envs.interface import Interface, NamedEntries, make_interface
+from qdreamer.envs.leaves import UnsupportedSpaceError
+from qdreamer.envs.repeated import Repeated
+from qdreamer.envs.wrappers import hide_entries
 
 # Arguments of gymnasium.make that are not the environment's own.
 _NOT_KWARGS = {
@@ -33,43 +40,73 @@ class EnvError(ValueError):
     """An environment that cannot be made; the message is one line and names the fix."""
 
 
-def make_env(config: EnvConfig, index: int = 0, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
-    """Make one environment: with hidden entries, actions rescaled to [−1, 1], and re-creatable.
+def make_raw(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """Make one environment in its own terms, with all wrappers that the config asks for.
 
-    Raises EnvError for unknown ids, missing simulators, wrong arguments and spaces
-    that the agent cannot use.
+    Raises EnvError for unknown ids, missing simulators and wrong arguments.
     """
     if render_mode == "rgb_array":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame must not look for a screen
     env = _make(config, render_mode)
-    try:
+    with _closed_on_error(config, env):
+        for name in config.wrappers:
+            env = _wrapper(name)(env)
+        if config.repeat > 1:
+            env = Repeated(env, config.repeat)
         if config.hide:
             env = hide_entries(env, config.hide)
-        observation_spec(env.observation_space)
-        if not action_spec(env.action_space).discrete:
-            env = RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    except UnsupportedSpaceError as error:
+    return env
+
+
+def make_env(
+    config: EnvConfig, index: int = 0, render_mode: str | None = None, interface: Interface | None = None
+) -> NamedEntries:
+    """Make one environment in the agent's terms (`interface.NamedEntries`).
+
+    `interface` is that of another copy, if there is one; `index` its place in a vector. Raises EnvError as
+    `make_raw`, and for spaces that the agent cannot use.
+    """
+    env = make_raw(config, render_mode)
+    with _closed_on_error(config, env):
+        interface = interface or make_interface(env, config.entries, config.image_size)
+    return NamedEntries(env, interface, index)
+
+
+@contextmanager
+def _closed_on_error(config: EnvConfig, env: gymnasium.Env[Any, Any]) -> Iterator[None]:
+    """Close an environment for which something fails, and raise EnvError that says what."""
+    try:
+        yield
+    except Exception as error:  # wrappers may raise anything, and so may the reset that looks for masks
         env.close()
-        raise EnvError(f"env.id={config.id}: {error}") from error
-    except ValueError as error:
-        env.close()
-        raise EnvError(f"env.id={config.id} cannot be used: {one_line(error)}") from error
-    return RestoreByReplay(env, index)
+        if isinstance(error, EnvError):
+            raise
+        ours = isinstance(error, UnsupportedSpaceError)
+        text = str(error) if ours else f"{_named(error)}{_with(config)}"
+        raise EnvError(f"env.id={config.id}: {text}") from error
+
+
+def describe(config: EnvConfig) -> Interface:
+    """Return what the agent sees and does in an environment. Raises EnvError."""
+    env = make_env(config)
+    env.close()
+    return env.interface
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:
     """Make `num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
+    interface = describe(config)
     if config.vectorization == "async":
-        workers = [partial(_worker_env, config, i) for i in range(num_envs)]
+        workers = [partial(_worker_env, config, i, interface) for i in range(num_envs)]
         return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
-    makers = [partial(make_env, config, i) for i in range(num_envs)]
+    makers = [partial(make_env, config, i, interface=interface) for i in range(num_envs)]
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def _worker_env(config: EnvConfig, index: int) -> gymnasium.Env[Any, Any]:
+def _worker_env(config: EnvConfig, index: int, interface: Interface) -> gymnasium.Env[Any, Any]:
     """Make an environment in a process of its own: Ctrl-C reaches it too, but the parent decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make_env(config, index)
+    return make_env(config, index, interface=interface)
 
 
 def check_env(config: EnvConfig) -> None:
@@ -79,17 +116,44 @@ def check_env(config: EnvConfig) -> None:
     """
     env = make_env(config)
     try:
-        env.action_space.seed(0)
         observation, _ = env.reset(seed=0)
-        env.step(env.action_space.sample())
+        mask = observation.get(ACTION_MASK)
+        action = env.interface.action.random(
+            1, np.random.default_rng(0), None if mask is None else mask[None]
+        )
+        env.step(action[0])
     except Exception as error:  # environments may raise anything for arguments they did not check
         raise EnvError(
             f"env.id={config.id} fails in its first step{_with(config)}: {_named(error)}"
         ) from error
     finally:
         env.close()
-    if not np.all(np.isfinite(observation)):
-        raise EnvError(f"env.id={config.id} begins with an observation that is not finite{_with(config)}")
+    for name, values in observation.items():
+        if not np.all(np.isfinite(values)):
+            at = "" if name == ENTRY else f" in entry {name}"
+            raise EnvError(
+                f"env.id={config.id} begins with an observation that is not finite{at}{_with(config)}"
+            )
+
+
+def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
+    """Return what env.wrappers calls module:Name. Raises EnvError."""
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise EnvError(f"env.wrappers={name} must name a module and a wrapper in it, as my.module:MyWrapper")
+    _look_in_current_folder()
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the user's module raises
+        raise EnvError(f"env.wrappers={name} cannot be imported: {_named(error)}") from error
+    return typing.cast(Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]], found)
+
+
+def _look_in_current_folder() -> None:
+    """Let modules of the current folder be imported, after all others."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -98,6 +162,7 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
             raise EnvError(f"env.kwargs.{key} is not an argument of the environment: {fix}")
     rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every maker takes it
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
+    _look_in_current_folder()
     try:
         return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     except gymnasium.error.DependencyNotInstalled as error:

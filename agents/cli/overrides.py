@@ -23,7 +23,7 @@ from qdreamer.configs.schema import ConfigError, closest, did_you_mean, not_one_
 
 CONFIGS = Path(configs.__file__).parent
 LAUNCHER = "launcher"  # the section of a sweep's own settings
-OPEN_SECTION = "env.kwargs"  # its keys are known to the environment only
+OPEN_SECTIONS = ("env.kwargs", "env.entries")  # their keys are known to the environment only
 MAX_SWEEP = 1000  # runs; all of them are checked beforehand
 _PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
 SWEEP = ("-m", "--multirun")
@@ -104,13 +104,14 @@ def parse(text: str) -> Override:
 
 
 def format_override(override: Override) -> str:
-    """Return key=value for Hydra, which wants `++` before keys of env.kwargs, which no config can know."""
+    """Return key=value for Hydra, which wants `++` before keys of open sections, which no config can know."""
     text = str(override.input_line).lstrip("+")
     return f"++{text}" if is_open(override.key_or_group) else text
 
 
 def is_open(key: str) -> bool:
-    return key.startswith(f"{OPEN_SECTION}.")
+    """Return whether a key is an open section or in one."""
+    return key.startswith(tuple(f"{section}." for section in OPEN_SECTIONS)) or key in OPEN_SECTIONS
 
 
 @functools.cache

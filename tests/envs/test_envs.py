@@ -1,7 +1,9 @@
 """Environments: spaces, wrappers, seeds, errors, and that every config in configs/env works."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,15 +16,8 @@ from hypothesis import strategies as st
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.cli.overrides import CONFIGS
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.factory import EnvError, check_env, make_env, make_vector
+from qdreamer.envs.factory import EnvError, check_env, make_env, make_raw, make_vector
 from qdreamer.envs.seeds import evaluation_seed, training_seed
-from qdreamer.envs.spaces import (
-    ActionSpec,
-    ObservationSpec,
-    UnsupportedSpaceError,
-    action_spec,
-    observation_spec,
-)
 from qdreamer.envs.wrappers import hide_entries
 
 NAMED = sorted(path.stem for path in (CONFIGS / "env").glob("*.yaml") if path.stem != "gym")
@@ -83,67 +78,6 @@ def registered() -> Iterator[None]:
     del gymnasium.registry["Echo-v0"], gymnasium.registry["Raises-v0"]
 
 
-# --- spaces
-
-
-@pytest.mark.parametrize(
-    ("space", "spec"),
-    [
-        (spaces.Discrete(5), ObservationSpec(5, True)),
-        (spaces.Discrete(5, start=-2), ObservationSpec(5, True, -2)),
-        (spaces.Box(-np.inf, np.inf, (4,)), ObservationSpec(4, False)),
-        (spaces.Box(0, 1, (2, 3)), ObservationSpec(6, False)),
-        (spaces.Box(0, 1, ()), ObservationSpec(1, False)),
-        (spaces.Box(0, 255, (128,), np.uint8), ObservationSpec(128, False)),
-    ],
-)
-def test_observation_spaces(space: Any, spec: ObservationSpec) -> None:
-    assert observation_spec(space) == spec
-
-
-@pytest.mark.parametrize(
-    ("space", "word"),
-    [
-        (spaces.Box(0, 255, (64, 64, 3), np.uint8), "images"),
-        (spaces.Box(0, 255, (64, 64), np.uint8), "images"),
-        (spaces.Dict(a=spaces.Discrete(2)), "Dict is not supported"),
-        (spaces.Tuple([spaces.Discrete(2)]), "FlattenObservation"),
-        (spaces.MultiBinary(3), "MultiBinary"),
-        (spaces.Text(3), "Text"),
-    ],
-)
-def test_observation_spaces_that_are_refused(space: Any, word: str) -> None:
-    with pytest.raises(UnsupportedSpaceError, match=word):
-        observation_spec(space)
-
-
-@pytest.mark.parametrize(
-    ("space", "spec"),
-    [
-        (spaces.Discrete(3), ActionSpec(3, True)),
-        (spaces.Discrete(3, start=1), ActionSpec(3, True, 1)),
-        (spaces.Box(-2, 2, (1,)), ActionSpec(1, False)),
-        (spaces.Box(0, 1, (2, 2), np.float64), ActionSpec(4, False)),
-    ],
-)
-def test_action_spaces(space: Any, spec: ActionSpec) -> None:
-    assert action_spec(space) == spec
-
-
-@pytest.mark.parametrize(
-    ("space", "word"),
-    [
-        (spaces.Box(-np.inf, 1, (2,)), "no finite bounds"),
-        (spaces.Box(0, 9, (2,), np.int64), "Box is not supported"),
-        (spaces.MultiDiscrete([2, 3]), "MultiDiscrete is not supported"),
-        (spaces.Dict(a=spaces.Discrete(2)), "Dict is not supported"),
-    ],
-)
-def test_action_spaces_that_are_refused(space: Any, word: str) -> None:
-    with pytest.raises(UnsupportedSpaceError, match=word):
-        action_spec(space)
-
-
 # --- hidden observations
 
 
@@ -168,7 +102,7 @@ def test_hiding_refuses_all_else(hide: list[int]) -> None:
 
 
 def test_hidden_bounds_follow_their_entries() -> None:
-    full, part = make_env(env_config()), make_env(env_config(hide=(1, 3)))
+    full, part = make_raw(env_config()), make_raw(env_config(hide=(1, 3)))
     for bound in ("low", "high"):
         whole = getattr(full.observation_space, bound)
         np.testing.assert_array_equal(getattr(part.observation_space, bound), whole[[0, 2]])
@@ -186,9 +120,7 @@ def test_hidden_bounds_follow_their_entries() -> None:
 )
 def test_actions_are_rescaled_to_one(low: float, span: float, action: list[float]) -> None:
     env = make_env(env_config("Echo-v0", kwargs={"low": low, "high": low + span}))
-    space = env.action_space
-    assert isinstance(space, spaces.Box)
-    np.testing.assert_array_equal((space.low, space.high), ([-1, -1], [1, 1]))
+    assert env.action_space == spaces.Box(-1.0, 1.0, (2,), np.float32)
     env.reset(seed=0)
     env.step(np.float32(action))
     expected = low + (np.float64(action) + 1.0) / 2.0 * span
@@ -201,12 +133,15 @@ def test_actions_of_any_shape_and_bounds_per_entry() -> None:
     )
     env.reset(seed=0)
     for action, expected in ((-1.0, [[0.0, -4.0]]), (0.0, [[0.5, 2.0]]), (1.0, [[1.0, 8.0]])):
-        env.step(np.full((1, 2), action, np.float32))
+        env.step(np.full(2, action, np.float32))
         np.testing.assert_allclose(env.unwrapped.got, expected, atol=1e-5)
 
 
-def test_discrete_actions_are_left_alone() -> None:
-    assert make_env(env_config()).action_space == spaces.Discrete(2)
+def test_actions_beyond_one_are_clipped() -> None:
+    env = make_env(env_config("Echo-v0", kwargs={"low": -3.0, "high": 5.0}))
+    env.reset(seed=0)
+    env.step(np.array([7.0, -1.5], np.float32))
+    np.testing.assert_array_equal(env.unwrapped.got, [5.0, -3.0])
 
 
 # --- seeds
@@ -239,7 +174,7 @@ def test_seeds_are_the_ones_of_earlier_versions() -> None:
 
 def _state(env: Any, action: Any) -> tuple[Any, ...]:
     observation, reward, terminal, truncated, _ = env.step(action)
-    return observation, reward, terminal, truncated
+    return observation["observation"], reward, terminal, truncated
 
 
 @pytest.mark.parametrize("steps", [0, 1, 37])
@@ -265,15 +200,15 @@ def test_recreate_is_exact(env_id: str, steps: int) -> None:
     observation, _ = old.reset(seed=20)
     actions: list[Any] = []
     for _ in range(steps):
-        action = np.asarray(old.action_space.sample())
-        observation, _, terminal, truncated, _ = old.step(action[()])
+        action = old.action_space.sample()
+        observation, _, terminal, truncated, _ = old.step(action)
         actions.append(action)
         if terminal or truncated:
             observation, _ = old.reset(seed=20)
             actions.clear()
     new = make_env(env_config(env_id), index=1)
     back = new.restore_by_replay([0, 20], [[], actions])
-    np.testing.assert_array_equal(back, observation)
+    np.testing.assert_array_equal(back["observation"], observation["observation"])
     for _ in range(20):
         action = old.action_space.sample()
         here, there = _state(old, action), _state(new, action)
@@ -293,7 +228,7 @@ def test_recreate_reaches_every_member_of_a_vector() -> None:
     for action in taken:
         observation, *_ = old.step(action)
     back = new.call("restore_by_replay", seeds, [[action[i] for action in taken] for i in range(3)])
-    np.testing.assert_array_equal(np.stack(back), observation)
+    np.testing.assert_array_equal(np.stack([one["observation"] for one in back]), observation["observation"])
     old.close()
     new.close()
 
@@ -301,28 +236,61 @@ def test_recreate_reaches_every_member_of_a_vector() -> None:
 # --- the factory
 
 
+def test_wrappers_of_the_current_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_wrappers_of_a_test.py").write_text(
+        "from gymnasium.wrappers import TransformReward\n"
+        "def Tenfold(env):\n    return TransformReward(env, lambda reward: 10.0 * reward)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    env = make_env(env_config(wrappers=("my_wrappers_of_a_test:Tenfold",) * 2))
+    env.reset(seed=0)
+    assert env.step(np.array([1.0, 0.0], np.float32))[1] == 100.0
+
+
+def test_environments_of_the_current_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_env_of_a_test.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('MyOwn-v0', entry_point=CartPoleEnv)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    assert make_env(env_config("my_env_of_a_test:MyOwn-v0")).observation_space["observation"].shape == (4,)
+    del gymnasium.registry["MyOwn-v0"]
+
+
+def test_repeated_actions_add_up_their_rewards() -> None:
+    env = make_env(env_config(repeat=5))
+    plain = make_raw(env_config())
+    env.reset(seed=3), plain.reset(seed=3)
+    seen, reward, *_ = env.step(np.array([0.0, 1.0], np.float32))
+    for _ in range(5):
+        expected, *_ = plain.step(1)
+    np.testing.assert_array_equal(seen["observation"], expected)
+    assert reward == 5.0
+
+
 @pytest.mark.parametrize("choice", NAMED)
 def test_every_named_environment_runs(choice: str) -> None:
     config = load_config([f"env={choice}"]).env
     check_env(config)
     env = make_env(config)
-    observed, acted = observation_spec(env.observation_space), action_spec(env.action_space)
     env.action_space.seed(0)
     observation, _ = env.reset(seed=0)
     for _ in range(5):
-        assert np.shape(observation) == ((observed.size,) if not observed.discrete else ())
-        assert np.isfinite(observation).all()
-        action = env.action_space.sample()
-        assert np.size(action) == (1 if acted.discrete else acted.size)
-        observation, reward, *_ = env.step(action)
+        assert observation in env.observation_space
+        assert all(np.isfinite(values).all() for values in observation.values())
+        observation, reward, *_ = env.step(env.action_space.sample())
         assert np.isfinite(reward)
     env.close()
 
 
 def test_masked_cartpole_hides_the_velocities() -> None:
     config = load_config(["env=CartPoleMasked"]).env
-    observation, _ = make_env(config).reset(seed=1)
-    whole, _ = make_env(env_config()).reset(seed=1)
+    observation, _ = make_raw(config).reset(seed=1)
+    whole, _ = make_raw(env_config()).reset(seed=1)
     np.testing.assert_array_equal(observation, whole[[0, 2]])
 
 
@@ -339,13 +307,14 @@ def test_vectors_do_not_reset_themselves(vectorization: str) -> None:
     try:
         first, _ = envs.reset(seed=[6, 8])
         for i, seed in enumerate((6, 8)):
-            np.testing.assert_array_equal(first[i], make_env(env_config()).reset(seed=seed)[0])
-        envs.step(np.array([0, 0]))
-        ended, _, _, truncated, _ = envs.step(np.array([0, 0]))
+            np.testing.assert_array_equal(first["observation"][i], make_raw(env_config()).reset(seed=seed)[0])
+        left = np.array([[1, 0], [1, 0]], np.float32)
+        envs.step(left)
+        ended, _, _, truncated, _ = envs.step(left)
         assert truncated.all()
         again, _ = envs.reset(seed=[6, 8], options={"reset_mask": np.array([True, False])})
-        np.testing.assert_array_equal(again[0], first[0])
-        np.testing.assert_array_equal(again[1], ended[1])
+        np.testing.assert_array_equal(again["observation"][0], first["observation"][0])
+        np.testing.assert_array_equal(again["observation"][1], ended["observation"][1])
     finally:
         envs.close()
 
@@ -358,10 +327,13 @@ def test_vectors_do_not_reset_themselves(vectorization: str) -> None:
         ({"env_id": "gymnasium:Cartpole-v7"}, "did you mean CartPole-v1?"),
         ({"env_id": "gymnasium:Zzz-v0"}, "gymnasium registers no such name"),
         ({"env_id": "no spaces allowed"}, "cannot be made"),
-        ({"env_id": "Blackjack-v1"}, "Tuple"),
         ({"hide": (7,)}, "from 0 to 3"),
         ({"kwargs": {"id": "Acrobot-v1"}}, "set env.id instead"),
         ({"kwargs": {"sutton": 1}}, "it takes sutton_barto_reward"),
+        ({"wrappers": ("nothing",)}, "as my.module:MyWrapper"),
+        ({"wrappers": ("nowhere:Wrapper",)}, "env.wrappers=nowhere:Wrapper cannot be imported"),
+        ({"wrappers": ("math:pi",)}, "TypeError"),
+        ({"entries": {"pixels": "ignore"}}, "names no entry of the observation; they are observation"),
         ({"env_id": "Raises-v0", "kwargs": {"when": "init"}}, "when=init: AssertionError: no good"),
         ({"env_id": "Raises-v0", "kwargs": {"when": "reset"}}, "first step with env.kwargs.when=reset"),
         ({"env_id": "Raises-v0"}, "RuntimeError: stuck"),

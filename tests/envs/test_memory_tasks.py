@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 
 from qdreamer.agents.cli.command_line import main
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.envs.factory import EnvError, make_env, make_vector
+from qdreamer.envs.factory import EnvError, make_raw, make_vector
 
 TASKS = ["pairs", "pairs_long", "tmaze", "tmaze_long", "repeat_previous"]
 
@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 def preset(task: str, *overrides: str) -> Any:
-    return make_env(load_config([f"env={task}", *overrides]).env)
+    return make_raw(load_config([f"env={task}", *overrides]).env)
 
 
 def play(env: Any, seed: int, policy: Callable[[list[np.ndarray]], int]) -> tuple[list[Step], np.ndarray]:
@@ -274,7 +274,7 @@ def test_gymnasium_accepts_them(name: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_pictures_show_the_episode_so_far(task: str) -> None:
-    env = make_env(load_config([f"env={task}"]).env, render_mode="rgb_array")
+    env = make_raw(load_config([f"env={task}"]).env, render_mode="rgb_array")
     env.reset(seed=0)
     before = env.render()
     env.step(0)
@@ -291,12 +291,15 @@ def test_vectors_come_back_from_seeds_and_actions(task: str, vectorization: str)
     try:
         seeds = [4, 8, 2]
         old.reset(seed=seeds)
-        taken = [np.array([i % 4, 1, 2]) for i in range(7)]
+        taken = [np.eye(4, dtype=np.float32)[[i % 4, 1, 2]] for i in range(7)]
         for actions in taken:
             observation, *_ = old.step(actions)
         back = new.call("restore_by_replay", seeds, [[a[i] for a in taken] for i in range(3)])
-        np.testing.assert_array_equal(np.stack(back), observation)
-        for one, other in zip(old.step(taken[0])[:4], new.step(taken[0])[:4], strict=True):
+        observed = [one["observation"] for one in back]
+        np.testing.assert_array_equal(observed, observation["observation"])
+        (one, *others), (other, *ours) = old.step(taken[0])[:4], new.step(taken[0])[:4]
+        np.testing.assert_array_equal(one["observation"], other["observation"])
+        for one, other in zip(others, ours, strict=True):
             np.testing.assert_array_equal(one, other)
     finally:
         old.close()
@@ -351,7 +354,7 @@ def test_what_is_on_the_command_line_wins_over_a_preset() -> None:
 def test_velocities_can_be_hidden(task: str, parent: str, seen: list[int], steps: int) -> None:
     config, whole = load_config([f"env={task}"]).env, load_config([f"env={parent}"]).env
     assert (config.id, config.solved, config.steps) == (whole.id, whole.solved, steps)
-    np.testing.assert_array_equal(make_env(config).reset(seed=3)[0], make_env(whole).reset(seed=3)[0][seen])
+    np.testing.assert_array_equal(make_raw(config).reset(seed=3)[0], make_raw(whole).reset(seed=3)[0][seen])
 
 
 def test_classical_trains_on_pairs(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import gymnasium
 import pytest
 
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.envs.factory import make_env
+from qdreamer.envs.factory import make_raw
 
 
 def test_a_step_is_twelve_steps_and_the_limit_stays():
-    env = make_env(load_config(["env=MountainCarRepeated"]).env)
+    env = make_raw(load_config(["env=MountainCarRepeated"]).env)
     plain = gymnasium.make("MountainCar-v0")
     seen, expected = env.reset(seed=3)[0], plain.reset(seed=3)[0]
     total, ended = 0.0, False
@@ -27,7 +27,7 @@ def test_a_step_is_twelve_steps_and_the_limit_stays():
 
 
 def test_pushing_the_way_it_rolls_solves_it():
-    env = make_env(load_config(["env=MountainCarRepeated"]).env)
+    env = make_raw(load_config(["env=MountainCarRepeated"]).env)
     seen, score, ended = env.reset(seed=0)[0], 0.0, False
     while not ended:
         seen, reward, terminal, truncated, _ = env.step(2 if seen[1] >= 0 else 0)
