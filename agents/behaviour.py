@@ -13,7 +13,7 @@ from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.heads import TwoHot, TwoHotHead
-from qdreamer.worldmodel.rssm import RSSM, Carry
+from qdreamer.worldmodel.rssm import Carry
 
 
 class Rollout(NamedTuple):
@@ -25,7 +25,7 @@ class Rollout(NamedTuple):
 
 
 def imagine(
-    rssm: RSSM,
+    world_model: WorldModel,
     actor: Actor,
     features: Tensor,
     carry: Carry,
@@ -38,13 +38,15 @@ def imagine(
     REINFORCE needs log-probabilities of the chosen actions, never the dynamics' gradients, so the
     rollout is gradient-free but for the actor: the pass that acts is the one that learns.
     """
+    rssm = world_model.rssm
     noise = ranks.draw(rssm.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, S)
     choices = ranks.draw(actor.noise, horizon, len(features), generator=generator, dim=1)  # (H, N, ·)
     out = features.new_empty(horizon + 1, *features.shape)
     out[0] = features.detach()
 
     loop = native.RolloutLoop(
-        act=actor.body, act_again=actor.body.from_activations,
+        act=lambda features: actor.output(features, world_model.predict_mask(features)),
+        act_again=actor.body.from_activations,
         sample=lambda output, choices: actor.policy(output).sample(choices),
         step=lambda action, carry, noise, out: rssm.imagine(action, carry, noise, out)[1],
     )  # fmt: skip
@@ -174,13 +176,14 @@ def behaviour_losses(
     spread = normalizer.update(returns)  # (H, N) → ()
     advantage = (returns - value[:-1]) / spread  # (H, N)
 
-    log_prob, entropy = policy.log_prob(actions), policy.entropy()  # (H, N)
+    log_prob, entropies = policy.log_prob(actions), policy.entropy()  # (H, N)
+    bonus = sum(config.entropy[kind] * entropy for kind, entropy in entropies.items())
     losses = {
-        "policy": -weight * (log_prob * advantage + config.entropy[policy.kind] * entropy),
+        "policy": -weight * (log_prob * advantage + bonus),
         "value": weight * critic.loss(output, features[:-1], returns, config.slow_scale),
     }
     metrics = {
-        "actor/entropy": entropy.mean(),
+        "actor/entropy": torch.stack(list(entropies.values())).sum(0).mean(),
         "actor/advantage_abs": advantage.abs().mean(),
         "critic/value": value.mean(),
         "critic/return": returns.mean(),

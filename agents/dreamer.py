@@ -1,7 +1,7 @@
 """The agent: world model, actor and critic, and the joint loss of one update."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,7 +20,8 @@ from qdreamer.agents.behaviour import (
 )
 from qdreamer.agents.config import AgentConfig
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import ACTION_MASK, Spec
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence
 from qdreamer.worldmodel.rssm import Trajectory
@@ -43,7 +44,7 @@ class Dreamer(nn.Module):
     """DreamerV3 (Hafner et al., arXiv:2301.04104v2). One optimizer updates everything from one joint loss.
 
     Args:
-        observation, action: what the world model was made for.
+        observation, action: specs that the world model was made for.
         ranks: of joint training; a batch then holds this rank's rows of the joint batch.
     """
 
@@ -51,7 +52,7 @@ class Dreamer(nn.Module):
         self,
         config: AgentConfig,
         world_model: WorldModel,
-        observation: ObservationSpec,
+        observation: Mapping[str, Spec],
         action: ActionSpec,
         ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
@@ -59,12 +60,12 @@ class Dreamer(nn.Module):
         self.config, self.ranks = config, ranks
         self.observation, self.action = observation, action
         self.world_model = world_model
-        self.actor = Actor(action, world_model.features, config)
+        self.actor = Actor(action, world_model.features, config, masked=ACTION_MASK in observation)
         self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = Critic(world_model.features, world_model.config.bins, config)
         spread = config.return_rate, config.return_limit, config.return_percentiles
         self.return_normalizer = ReturnNormalizer(*spread, ranks)
-        self.loss_scales = world_model.config.loss_scales | config.loss_scales
+        self.loss_scales = world_model.loss_scales | config.loss_scales
 
     def update_averages(self) -> None:
         """Move, after every update, the slow critic and the averaged actor that evaluation plays.
@@ -122,7 +123,7 @@ class Dreamer(nn.Module):
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
         rows, length = trajectory.features.shape[:2]
         t = torch.arange(first, length, device=trajectory.features.device).expand(rows, -1)  # (B, K)
-        rssm, horizon = self.world_model.rssm, self.config.imagination_horizon
+        model, horizon = self.world_model, self.config.imagination_horizon
         with torch.no_grad():
-            starts, carry = rssm.start(trajectory, t)
-        return imagine(rssm, self.actor, starts, carry, horizon, generator, self.ranks)
+            starts, carry = model.rssm.start(trajectory, t)
+        return imagine(model, self.actor, starts, carry, horizon, generator, self.ranks)

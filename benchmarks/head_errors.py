@@ -22,6 +22,7 @@ from benchmarks.quality import train
 from benchmarks.quality_data import CARTPOLE, PENDULUM, Data, Stream
 from benchmarks.quality_models import build
 from qdreamer.agents.dreamer import Dreamer
+from qdreamer.envs.entries import ENTRY
 from qdreamer.worldmodel.attention.draws import (
     STRATEGIES,
     Budget,
@@ -96,7 +97,7 @@ def trained_heads(agent: Dreamer, data: Data, sequences: int = 8) -> dict[str, H
     model, count = agent.world_model, len(episodes)
     carry = model.rssm.initial(count)
     generator = torch.Generator().manual_seed(0)
-    trajectory = model.observe(observation, previous, is_first, carry, generator=generator)
+    trajectory = model.observe({ENTRY: observation}, previous, is_first, carry, generator=generator)
     stoch = torch.cat([carry.stoch.unsqueeze(1), trajectory.stoch()[:, :-1]], 1)
     sequence = model.rssm.sequence
     assert isinstance(sequence, Transformer)

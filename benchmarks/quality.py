@@ -28,6 +28,7 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.optim.laprop import LaProp, LaPropConfig
 from qdreamer.agents.reporting.openloop import open_loop
+from qdreamer.envs.entries import ENTRY
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 TUNING_SEED = 1000
@@ -81,8 +82,7 @@ def recalled(agent: Dreamer, data: Data) -> Scores:
     result = open_loop(agent, [e.for_evaluation() for e in data.test], 1, 1, max_starts=points)
     assert result is not None
     predicted, true = (  # (episodes, pairs, VALUE_BITS)
-        x[:, 0, :VALUE_BITS].reshape(len(data.test), -1, VALUE_BITS)[:, asked]
-        for x in (result.predicted, result.true)
+        x[:, 0, :VALUE_BITS].reshape(len(data.test), -1, VALUE_BITS)[:, asked] for x in result.entries[ENTRY]
     )
     return {
         "error": float(np.square(predicted - true).mean()),
@@ -199,7 +199,7 @@ def train(agent: Dreamer, stream: Stream, updates: int, batch: int, lr: float, s
     """
     model, settings = agent.world_model, load_config(["agent=classical"]).optimizer
     assert isinstance(settings, LaPropConfig)
-    scales = model.config.loss_scales
+    scales = model.loss_scales
     optimizer = LaProp(
         [p for p in model.parameters() if p.requires_grad],
         lr=lr,
@@ -213,7 +213,7 @@ def train(agent: Dreamer, stream: Stream, updates: int, batch: int, lr: float, s
     for update in range(updates):
         optimizer.param_groups[0]["lr"] = lr * (1.0 - update / updates)
         sequences = stream.batch(batch, model.rssm.initial(batch))
-        model.obs_normalizer.update(sequences.observation)
+        model.obs_normalizer.update(sequences.observation, lambda rows: rows)
         noise = model.rssm.noise(*sequences.reward.shape, generator=generator)
         losses, _ = model.loss(sequences, noise)
         optimizer.zero_grad(set_to_none=True)

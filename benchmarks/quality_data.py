@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.recall import Recall
+from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode
-from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.factory import make_env
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import ENTRY, Spec, Vector
+from qdreamer.envs.factory import make_raw
 from qdreamer.envs.seeds import evaluation_seed, training_seed
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry
 
@@ -35,11 +36,13 @@ class Episode(NamedTuple):
     terminal: bool
 
     def for_evaluation(self) -> EvaluationEpisode:
-        return EvaluationEpisode(float(self.rewards.sum()), self.observations, self.actions)
+        return EvaluationEpisode(
+            float(self.rewards.sum()), len(self.actions), {ENTRY: self.observations}, self.actions
+        )
 
 
 class Data(NamedTuple):
-    observation: ObservationSpec
+    observation: dict[str, Spec]
     action: ActionSpec
     train: list[Episode]
     test: list[Episode]
@@ -66,17 +69,9 @@ class Steered:
 
     def data(self, seed: int, rows: int, held_out: int) -> Data:
         """At least `rows` rows for training, `held_out` episodes for measuring."""
-        config = EnvConfig(
-            id=self.env,
-            kwargs={},
-            num_envs=1,
-            vectorization="sync",
-            max_episode_steps=self.longest,
-            hide=self.hide,
-            steps=1,
-            solved=None,
-        )
-        env = make_env(config)
+        hide = f"env.hide={list(self.hide)}"
+        config = load_config(["env=gym", f"env.id={self.env}", f"env.max_episode_steps={self.longest}", hide])
+        env = make_raw(config.env)
         train: list[Episode] = []
         random = np.random.default_rng(np.random.SeedSequence([seed, 0]))
         while sum(len(e.observations) for e in train) < rows:
@@ -84,7 +79,7 @@ class Steered:
         random = np.random.default_rng(np.random.SeedSequence([seed, 1]))
         test = [self._episode(env, evaluation_seed(seed, i), random) for i in range(held_out)]
         env.close()
-        return Data(ObservationSpec(self.observation, False), self.action, train, test)
+        return Data({ENTRY: Vector(self.observation)}, self.action, train, test)
 
     def _episode(self, env: Any, seed: int, random: np.random.Generator) -> Episode:
         observation, _ = env.reset(seed=seed)
@@ -98,7 +93,7 @@ class Steered:
                 held = self._random_action(random) if random.random() < share else None
             action = self.steer(np.asarray(env.unwrapped.state, np.float64)) if held is None else held
             observation, reward, terminal, truncated, _ = env.step(
-                int(action.argmax()) if self.action.discrete else action
+                int(action.argmax()) if self.action.leaves[0].kind == "discrete" else action
             )
             observations.append(observation)
             actions.append(action)
@@ -108,10 +103,7 @@ class Steered:
         )
 
     def _random_action(self, random: np.random.Generator) -> NDArray[np.float32]:
-        size = self.action.size
-        if self.action.discrete:
-            return np.eye(size, dtype=np.float32)[random.integers(size)]
-        return random.uniform(-1.0, 1.0, size).astype(np.float32)
+        return self.action.random(1, random)[0]
 
 
 def balance_cart(state: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -131,8 +123,8 @@ def swing_up(state: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.array([np.clip(torque / 2.0, -1.0, 1.0)], np.float32)
 
 
-CARTPOLE = Steered("CartPole-v1", (1, 3), 2, ActionSpec(2, True), balance_cart, wild=0.6)
-PENDULUM = Steered("Pendulum-v1", (2,), 2, ActionSpec(1, False), swing_up)
+CARTPOLE = Steered("CartPole-v1", (1, 3), 2, ActionSpec.discrete(2), balance_cart, wild=0.6)
+PENDULUM = Steered("Pendulum-v1", (2,), 2, ActionSpec.continuous(1), swing_up)
 
 
 def recall_data(recall: Recall, seed: int, rows: int, held_out: int) -> Data:
@@ -145,7 +137,7 @@ def recall_data(recall: Recall, seed: int, rows: int, held_out: int) -> Data:
 
     train = [episode() for _ in range(-(-rows // recall.rows))]
     test = [episode() for _ in range(held_out)]
-    return Data(ObservationSpec(recall.observation, False), ActionSpec(recall.action, False), train, test)
+    return Data({ENTRY: Vector(recall.observation)}, ActionSpec.continuous(recall.action), train, test)
 
 
 class Stream:
@@ -178,4 +170,5 @@ class Stream:
         starts = self._starts[self._random.integers(len(self._starts), size=count)]
         index = starts[:, None] + np.arange(self.length)  # (B, T)
         rows = {name: torch.from_numpy(column[index]) for name, column in self._rows.items()}
-        return Batch(**rows, weight=torch.ones(count), carry=carry)
+        observation = {ENTRY: rows.pop("observation")}
+        return Batch(observation=observation, **rows, weight=torch.ones(count), carry=carry)

@@ -5,6 +5,7 @@ and without attention memory, take the width D whose total is nearest to the sof
 `gru-narrow` is smaller: a GRU as wide as the one beside a memory.
 """
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -14,7 +15,8 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.training import make_dreamer
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import Spec
 from qdreamer.worldmodel.sequence_models.context import RecurrentAttention
 from qdreamer.worldmodel.sequence_models.transformer import Transformer
 
@@ -41,12 +43,12 @@ SETTINGS = {
 ATTENTIONS = ("softmax", "coherent", "born", "elu-linear")
 
 
-def build(kind: str, observation: ObservationSpec, action: ActionSpec, window: int, seed: int) -> Dreamer:
+def build(kind: str, observation: Mapping[str, Spec], action: ActionSpec, window: int, seed: int) -> Dreamer:
     """An agent whose world model is of the `kind`; its actor and critic are of no use here."""
     more = []
     if kind.startswith("gru"):
         like = "gru-attention" if kind == "gru-narrow" else kind
-        more.append(f"sequence.deter={_width(like, observation, action)}")
+        more.append(f"sequence.deter={_width(like, tuple(observation.items()), action)}")
     if not kind.startswith("gru") or "attention" in kind:
         more.append(f"sequence.window={window}")
     return _agent(kind, tuple(more), observation, action, seed)
@@ -58,7 +60,7 @@ def parameters(agent: Dreamer) -> int:
 
 
 def _agent(
-    kind: str, more: tuple[str, ...], observation: ObservationSpec, action: ActionSpec, seed: int
+    kind: str, more: tuple[str, ...], observation: Mapping[str, Spec], action: ActionSpec, seed: int
 ) -> Dreamer:
     config: Config = load_config([*SHARED, *SETTINGS[kind], *more])
     torch.manual_seed(seed)
@@ -72,13 +74,13 @@ def _agent(
 
 
 @cache
-def _width(kind: str, observation: ObservationSpec, action: ActionSpec) -> int:
+def _width(kind: str, observation: tuple[tuple[str, Spec], ...], action: ActionSpec) -> int:
     """D of the GRU with as many parameters as the softmax transformer."""
-    wanted = parameters(build("softmax", observation, action, 64, 0))
+    wanted = parameters(build("softmax", dict(observation), action, 64, 0))
     low, high = 32, 144
 
     def count(width: int) -> int:
-        return parameters(_agent(kind, (f"sequence.deter={width}",), observation, action, 0))
+        return parameters(_agent(kind, (f"sequence.deter={width}",), dict(observation), action, 0))
 
     while high - low > 4:
         middle = (low + high) // 8 * 4

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.quality import SEEDS, TASKS, Cells, log_ratio
 from benchmarks.quality_models import ATTENTIONS, SETTINGS, build
+from qdreamer.envs.entries import ENTRY
 
 SHOWN = 8
 """Heads of each kind in the picture of maps."""
@@ -106,7 +107,7 @@ def maps(cells: Cells, task: str, kind: str) -> list[tuple[str, Tensor]]:
     model.load_state_dict(torch.load(cells.weights(task, kind), weights_only=True))
     episode = max(data.test, key=lambda e: len(e.observations))
     length = min(spec.length, len(episode.observations))
-    observation = torch.from_numpy(episode.observations[None, :length])
+    observation = {ENTRY: torch.from_numpy(episode.observations[None, :length])}
     previous = torch.from_numpy(np.vstack([0 * episode.actions[:1], episode.actions])[None, :length])
     is_first = torch.zeros(1, length)
     is_first[:, 0] = 1.0

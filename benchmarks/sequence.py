@@ -28,7 +28,8 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.training import make_dreamer
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import ENTRY, Vector
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.rssm import Carry
 
@@ -126,7 +127,7 @@ def memories(windows: list[int], repeats: int, overrides: list[str]) -> None:
         for name in ("gru", *(f"gru + {kind}" for kind in MEMORIES)):
             config = load_config([*settings_of(MODELS[name], window), *overrides])
             torch.manual_seed(0)
-            agent = make_dreamer(config, ObservationSpec(4, False), ActionSpec(ACTIONS, True))
+            agent = make_dreamer(config, {ENTRY: Vector(4)}, ActionSpec.discrete(ACTIONS))
             act, acting_bytes = acting(agent.world_model, window)
             imagine, imagining_bytes = imagining_from_replay(agent, window)
             runs |= {f"{name}, acting": act, f"{name}, imagining": imagine}
@@ -187,7 +188,8 @@ def build(overrides: list[str], window: int) -> WorldModel:
     """A world model for CartPole whose window, if it has one, holds `window` steps."""
     config = load_config(settings_of(overrides, window))
     torch.manual_seed(0)
-    return WorldModel(config.world_model, config.sequence, config.attention, 4, False, ACTIONS)
+    parts = config.world_model, config.sequence, config.attention
+    return WorldModel(*parts, {ENTRY: Vector(4)}, ACTIONS)
 
 
 def settings_of(overrides: Sequence[str], window: int) -> list[str]:

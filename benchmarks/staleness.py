@@ -35,6 +35,7 @@ from qdreamer.agents.replay.storage import Sample
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.training import Run
+from qdreamer.envs.entries import field
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.rssm import Carry
 
@@ -170,17 +171,14 @@ def observed_past(learner: Learner, model: WorldModel, sample: Sample) -> dict[s
     columns = sample.past["known"].shape[1]
     env = torch.from_numpy(starts.env)[:, None]
     rows = torch.from_numpy(starts.row)[:, None] + torch.arange(-columns - 1, 0)  # one more for its action
-    is_first, observation, action = (
-        data[name][env, rows.clamp(min=0)] for name in ("is_first", "observation", "action")
-    )
-    if not learner.agent.observation.discrete:
-        observation = observation.float()
+    is_first, action = (data[name][env, rows.clamp(min=0)] for name in ("is_first", "action"))
+    entries = {name: data[field(name)][env, rows.clamp(min=0)][:, 1:] for name in learner.agent.observation}
     is_first = is_first[:, 1:].float()
     if not (is_first.any(1) | torch.from_numpy(~sample.past["known"][:, 0])).all():
         raise SystemExit("error: episodes are longer than the window: use a larger sequence.window")
     generator = torch.Generator().manual_seed(1)
     trajectory = model.observe(
-        observation[:, 1:],
+        entries,
         action[:, :-1].float(),
         is_first,
         model.rssm.initial(len(env)),

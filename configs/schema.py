@@ -59,6 +59,19 @@ Float = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidato
 Bool = Annotated[bool, Field(strict=True)]
 
 
+def _by_path(values: Any, path: str = "") -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _by_path(value, f"{path}{key}/") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
+
+
+ByPath = Annotated[dict[str, T], BeforeValidator(_by_path)]
+"""Values by path: {a: {b: 1}}, which section.a.b=1 on a command line gives, counts as {a/b: 1}."""
+
+
 def one_of(choices: Callable[[], Iterable[str]]) -> AfterValidator:
     """Validate a word, in `Annotated[str, one_of(…)]`, by what `choices` gives when it is asked."""
 

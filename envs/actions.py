@@ -50,7 +50,7 @@ class Numbers:
 
     size: int
 
-    kind = "continuous"
+    kind, count = "continuous", 1
 
     def random(
         self, count: int, random: np.random.Generator, mask: NDArray[Any] | None
@@ -103,7 +103,7 @@ class ActionSpec:
     def __str__(self) -> str:
         words = {"discrete": "one of {0.classes}", "continuous": "{0.size} in [−1, 1]"}
         each = [words[leaf.kind].format(leaf) for leaf in self.leaves]
-        counts = [getattr(leaf, "count", 1) for leaf in self.leaves]
+        counts = [leaf.count for leaf in self.leaves]
         return ", ".join(f"{n} × {text}" if n > 1 else text for n, text in zip(counts, each, strict=True))
 
 

@@ -1,22 +1,11 @@
 """Typed settings of the environment. Values live in configs/env."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from qdreamer.configs.schema import Float, Int, settings
+from qdreamer.configs.schema import ByPath, Float, Int, settings
 from qdreamer.envs.entries import LARGEST, SMALLEST, Choice
-
-
-def _flat(choices: Any, path: str = "") -> Any:
-    """Return choices by path: {a: {b: ignore}}, which env.entries.a.b=ignore gives, → {a/b: ignore}."""
-    if not isinstance(choices, Mapping):
-        return choices
-    flat: dict[str, Any] = {}
-    for key, value in choices.items():
-        flat |= _flat(value, f"{path}{key}/") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return flat
 
 
 @settings
@@ -30,7 +19,7 @@ class EnvConfig:
     max_episode_steps: Int | None = Field(ge=1)  # null: the registered limit
     repeat: Int = Field(ge=1)  # times that each action is taken
     wrappers: tuple[str, ...]  # module:Name each, innermost first; modules of the current folder, too
-    entries: Annotated[dict[str, Choice], BeforeValidator(_flat)]  # what entries are taken for
+    entries: ByPath[Choice]  # what entries are taken for
     image_size: Int = Field(ge=SMALLEST, le=LARGEST)  # sides of images that were larger than 96
     hide: tuple[Annotated[Int, Field(ge=0)], ...]  # indices of a vector that the agent cannot see
     steps: Int = Field(ge=1)  # default length of a run

@@ -31,7 +31,7 @@ class Vector:
     """`size` numbers."""
 
     size: int
-    dtype = np.dtype(np.float32)
+    dtype, observed = np.dtype(np.float32), True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,7 +48,7 @@ class Image:
     height: int
     width: int
     channels: int
-    dtype = np.dtype(np.uint8)
+    dtype, observed = np.dtype(np.uint8), True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,6 +63,7 @@ class Categorical:
     """Some variables, each one of so many classes, which are counted from 0."""
 
     sizes: tuple[int, ...]
+    observed = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,9 +79,10 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Binary:
-    """`size` zeros and ones."""
+    """`size` zeros and ones; all but unwanted masks are `observed`."""
 
     size: int
+    observed: bool = True
     dtype = np.dtype(np.uint8)
 
     @property
@@ -103,7 +105,7 @@ class Text(Binary):
 class Mask(Binary):
     """Which actions are allowed, a bit for each number of an action vector (`actions.ActionSpec`).
 
-    The world model predicts it for imagination; what it encodes of it is only what `observed` says.
+    The world model predicts it for imagination, and sees it only if it is `observed`.
     """
 
     observed: bool = False
@@ -113,6 +115,11 @@ class Mask(Binary):
 
 
 Spec = Vector | Image | Categorical | Binary
+
+
+def field(name: str) -> str:
+    """Return what replay and losses call an entry: "observation", or "observation/NAME" for all others."""
+    return ENTRY if name == ENTRY else f"{ENTRY}/{name}"
 
 
 class Entry(NamedTuple):
@@ -155,7 +162,7 @@ def read_entries(
         raise UnsupportedSpaceError(
             f"env.entries.{min(unknown)} names no entry of the observation; they are {', '.join(named)}"
         )
-    if not found:
+    if not any(entry.spec.observed for entry in found.values()):
         raise UnsupportedSpaceError("no entry of the observation is left to see: ignore fewer in env.entries")
     return found
 
@@ -199,7 +206,7 @@ def _entry(name: str, space: Space[Any], choice: Choice | None, image_size: int)
         size = int(np.prod(space.shape))
         return Entry(Vector(size), _numbers) if choice == "vector" else Entry(Binary(size), _bits)
     if space.dtype is not None and np.dtype(space.dtype).kind == "U" and choice is None:  # Text, missions
-        return Entry(Text(TEXT_SIZE), lambda text: bag_of_words(str(text), TEXT_SIZE))
+        return Entry(Text(TEXT_SIZE), lambda text: bag_of_words(str(text), TEXT_SIZE).copy())
     raise UnsupportedSpaceError(
         f"entry {name} of the observation is {shown(space)}, which the agent cannot read: leave it out by "
         f"env.entries.{name}=ignore, or make a Box of it in a gymnasium.wrappers.TransformObservation that "

@@ -94,13 +94,16 @@ def describe(config: EnvConfig) -> Interface:
 
 
 def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:
-    """Make `num_envs` copies that never reset themselves: the caller resets with a mask and seeds."""
+    """Make `num_envs` copies that never reset themselves: the caller resets with a mask and seeds.
+
+    The arrays that they show are overwritten by the next step.
+    """
     interface = describe(config)
     if config.vectorization == "async":
         workers = [partial(_worker_env, config, i, interface) for i in range(num_envs)]
-        return AsyncVectorEnv(workers, autoreset_mode=AutoresetMode.DISABLED)
+        return AsyncVectorEnv(workers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
     makers = [partial(make_env, config, i, interface=interface) for i in range(num_envs)]
-    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
 
 
 def _worker_env(config: EnvConfig, index: int, interface: Interface) -> gymnasium.Env[Any, Any]:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from qdreamer.envs.actions import ActionSpec, ToEnvironment, read_actions
-from qdreamer.envs.entries import ACTION_MASK, Choice, Entry, Mask, Spec, read_entries
+from qdreamer.envs.entries import ACTION_MASK, ENTRY, Choice, Entry, Mask, Spec, read_entries
 
 Observation = dict[str, NDArray[Any]]
 """Entry → its array, in the shape and type of its spec; vector environments put N first."""
@@ -35,10 +35,13 @@ class Interface(NamedTuple):
             found[ACTION_MASK] = self.info_mask(info)
         return found
 
-    def __str__(self) -> str:
-        """What was made of the spaces, for the user to check."""
-        seen = "; ".join(f"{name}: {spec}" for name, spec in self.observation.items())
-        return f"observation  {seen}\naction       {self.action}"
+
+def summary(observation: Mapping[str, Spec], action: ActionSpec) -> str:
+    """Return what the spaces were taken for, two lines for the user to check."""
+    entries = "; ".join(
+        str(spec) if name == ENTRY else f"{name}: {spec}" for name, spec in observation.items()
+    )
+    return f"observation: {entries}\naction: {action}"
 
 
 def make_interface(env: gymnasium.Env[Any, Any], choices: Mapping[str, Choice], image_size: int) -> Interface:

@@ -60,7 +60,7 @@ class RolloutWeights(NamedTuple):
 
     sequence: GRURollout | TransformerRollout | None
     prior: HeadWeights
-    actor: ActorWeights
+    actor: ActorWeights | None
     latents: int  # S
     unimix: float  # of the prior
     stoch: Tensor  # (N, S·K), the latents that futures begin with
@@ -99,7 +99,7 @@ def supports(
     loop: RolloutLoop, weights: RolloutWeights, carry: Any, noise: Tensor, choices: Tensor, features: Tensor
 ) -> bool:
     """Return whether C knows these networks and they are not too large for it."""
-    sequence, layers = weights.sequence, weights.actor.head.layers
+    sequence, layers = weights.sequence, weights.actor.head.layers if weights.actor else []
     if sequence is None or not layers or not fits(features, noise):
         return False
     blocks = sequence.futures if isinstance(sequence, TransformerRollout) else None
@@ -141,7 +141,7 @@ def _roll(
 ) -> tuple[Tensor, Activations]:
     """Fill `features`; return the actions and what the actor's layers made of features[:-1]."""
     sequence, prior, actor, latents, unimix, stoch = weights
-    assert sequence is not None
+    assert sequence is not None and actor is not None
     (steps, rows), width = noise.shape[:2], features.shape[-1] - stoch.shape[-1]  # W
     threads, discrete = torch.get_num_threads(), actor.unimix is not None
     actions = noise.new_empty(steps, rows, actor.actions)

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from qdreamer.configs.schema import Bool, Float, Int, check_keys, settings
+from qdreamer.configs.schema import Bool, ByPath, Float, Int, check_keys, settings
+from qdreamer.worldmodel.networks.image import ImageConfig
 from qdreamer.worldmodel.sequence_models.interface import Posterior
 
 LOSSES = ("observation", "reward", "continue", "dynamics", "representation")
@@ -39,6 +40,8 @@ class WorldModelConfig:
     free_nats: Float = Field(ge=0.0)
     horizon: Float = Field(gt=1.0)  # effective discount horizon, γ = 1 − 1/horizon
     loss_scales: dict[str, Annotated[Float, Field(ge=0.0)]]  # exactly the keys LOSSES
+    entry_scales: ByPath[Annotated[Float, Field(ge=0.0)]]  # of entries of the observation, beside each other
+    image: ImageConfig  # of entries that are images
 
     def __post_init__(self) -> None:
         check_keys("world_model.loss_scales", self.loss_scales, LOSSES)

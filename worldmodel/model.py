@@ -1,19 +1,22 @@
 """The world model: encoder, latent dynamics and heads, and their loss (DreamerV3, eqs. 1–3)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
+from qdreamer.configs.schema import ConfigError
+from qdreamer.envs.entries import ACTION_MASK, Spec, field
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import kl_divergence
-from qdreamer.worldmodel.networks.discrete import DiscreteEncoder, DiscreteHead, Unchanged
+from qdreamer.worldmodel.networks.entry import NETWORKS
 from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead
-from qdreamer.worldmodel.networks.vector import Standardize, Symlog, VectorEncoder, VectorHead
+from qdreamer.worldmodel.networks.observations import Decoders, Encoders, Entries, Normalizers, joined
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
-from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, make_sequence
+from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, leaves, make_sequence, rebuild
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Batch:
     observations that are no mere time-outs. `carry` is the stored state before the first row.
     """
 
-    observation: Tensor  # (B, T, O), or (B, T) class indices
+    observation: Entries  # (B, T, ·) each, as their specs say
     previous_action: Tensor  # (B, T, A)
     reward: Tensor  # (B, T)
     is_first: Tensor  # (B, T)
@@ -34,13 +37,21 @@ class Batch:
     weight: Tensor  # (B,), importance weights of the sequences
     carry: Carry
 
+    def first(self, rows: int) -> "Batch":
+        """Return the first of the sequences."""
+        carry = rebuild(self.carry, (leaf[:rows] if leaf.dim() else leaf for leaf in leaves(self.carry)))
+        entries = {name: values[:rows] for name, values in self.observation.items()}
+        others = [f.name for f in fields(self) if f.name not in ("carry", "observation")]
+        few = {name: getattr(self, name)[:rows] for name in others}
+        return Batch(observation=entries, carry=carry, **few)
+
 
 class WorldModel(nn.Module):
     """Predicts observations, rewards and continuation from latent dynamics.
 
     Args:
         config, sequence, attention: widths and choices.
-        observation_size, discrete: O numbers or O classes. action_size: A.
+        observation: spec of each entry. action_size: A.
         quantum: where circuits run, for attentions that have some.
     """
 
@@ -49,32 +60,40 @@ class WorldModel(nn.Module):
         config: WorldModelConfig,
         sequence: SequenceConfig,
         attention: AttentionConfig,
-        observation_size: int,
-        discrete: bool,
+        observation: Mapping[str, Spec],
         action_size: int,
         quantum: QuantumConfig | None = None,
     ) -> None:
         super().__init__()
         self.config = config
-        self.discrete = discrete
         units = config.units
-        self.obs_normalizer: Standardize | Symlog | Unchanged = Unchanged()
-        if not discrete:
-            self.obs_normalizer = Standardize(observation_size) if config.standardize else Symlog()
-        encoder, decoder = (DiscreteEncoder, DiscreteHead) if discrete else (VectorEncoder, VectorHead)
-        self.encoder: nn.Module = encoder(observation_size, units, config.encoder_layers)
+        self.obs_normalizer = Normalizers(observation, config)
+        self.encoder = Encoders(observation, config)
         latents = config.stoch * config.classes  # S·K
         self.rssm = RSSMS[config.posterior](
-            config, make_sequence(sequence, attention, latents, action_size, quantum)
+            config, make_sequence(sequence, attention, latents, action_size, quantum), self.encoder.width
         )
         self.features = self.rssm.features  # F
-        self.decoder: nn.Module = decoder(self.features, units, config.decoder_layers, observation_size)
+        self.decoder = Decoders(observation, config, self.features)
         self.reward = TwoHotHead(self.features, units, config.reward_layers, config.bins)
         self.continues = BernoulliHead(self.features, units, config.continue_layers)
+        unknown = set(config.entry_scales) - set(observation)
+        if unknown:
+            raise ConfigError(
+                f"world_model.entry_scales.{min(unknown)} names no entry of the observation; "
+                f"they are {', '.join(observation)}"
+            )
+        scales = dict(config.loss_scales)
+        shared = scales.pop("observation")
+        each = {
+            field(name): shared * config.entry_scales.get(name, NETWORKS[type(spec)].scale(config))
+            for name, spec in observation.items()
+        }
+        self.loss_scales = each | scales
 
     def observe(
         self,
-        observation: Tensor,
+        observation: Entries,
         previous_action: Tensor,
         is_first: Tensor,
         carry: Carry,
@@ -84,7 +103,7 @@ class WorldModel(nn.Module):
         """Filter sequences of observations, (B, T, ·) each; `noise` (B, T, S) fixes the draws."""
         if noise is None:
             noise = self.rssm.noise(*is_first.shape, generator=generator)
-        embed = self.encoder(self.obs_normalizer(observation))  # (B, T, E)
+        embed = joined(self.encoder.embed(self.obs_normalizer.scale(observation)))  # (B, T, E)
         return self.rssm.observe(embed, previous_action, is_first, carry, noise)
 
     def loss(
@@ -94,24 +113,38 @@ class WorldModel(nn.Module):
 
         `targets` takes the place of stopped gradients, see `kl_losses`.
         """
-        trajectory = self.observe(
-            batch.observation, batch.previous_action, batch.is_first, batch.carry, noise
+        scaled = self.obs_normalizer.scale(batch.observation)
+        embeddings = self.encoder.embed(scaled)
+        trajectory = self.rssm.observe(
+            joined(embeddings), batch.previous_action, batch.is_first, batch.carry, noise
         )
         features = trajectory.features
         # An infinite episode ends with probability 1/horizon at every step, so that imagination
         # multiplies by the predicted continuation alone and needs no second discount.
         continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self.config.horizon)
+        observed = self.decoder.losses(features, scaled, embeddings)
         losses = {
-            "observation": self.decoder(features).loss(self.obs_normalizer(batch.observation)),
+            **{field(name): loss for name, loss in observed.items()},
             "reward": self.reward(features).loss(batch.reward),
             "continue": self.continues(features).loss(continues),
             **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats, targets),
         }
         return losses, trajectory
 
-    def predict_observation(self, features: Tensor) -> Tensor:
-        """Return the expected observation (…, O) in the environment's units; probabilities if discrete."""
-        return self.obs_normalizer.invert(self.decoder(features).pred())
+    @torch.no_grad()
+    def predict_mask(self, features: Tensor) -> Tensor | None:
+        """Return which actions are likely to be allowed (…, A), or None where all always are."""
+        if ACTION_MASK not in self.decoder.names:
+            return None
+        return self.decoder.of(ACTION_MASK)(features).pred() > 0.5
+
+    def predict(self, features: Tensor) -> Entries:
+        """Return what is expected of each entry (…, ·), in the units of `Normalizer.target`.
+
+        Entries without a decoder are left out.
+        """
+        predicted = self.decoder.predict(features)
+        return {name: self.obs_normalizer.of(name).invert(value) for name, value in predicted.items()}
 
 
 def kl_losses(

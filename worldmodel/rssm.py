@@ -45,9 +45,10 @@ class Trajectory(NamedTuple):
 
 
 class RSSM(nn.Module):
-    """Base of both kinds; `noise` arguments are U[0, 1) variables, see `sample_straight_through`."""
+    """Base of both kinds, for embeddings of `embed` numbers; `noise` arguments are U[0, 1) variables, see
+    `sample_straight_through`."""
 
-    def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
+    def __init__(self, config: WorldModelConfig, sequence: SequenceModel, embed: int) -> None:
         super().__init__()
         self.sequence = sequence
         self.stoch, self.classes, self.unimix = config.stoch, config.classes, config.unimix
@@ -147,14 +148,14 @@ class RSSM(nn.Module):
 class CoupledPosterior(nn.Module):
     """Logits of q(z | h, o), h (B, D); `from_embed` does the embedding's half for all times at once."""
 
-    def __init__(self, deter: int, latents: int, config: WorldModelConfig) -> None:
+    def __init__(self, deter: int, latents: int, embed: int, config: WorldModelConfig) -> None:
         super().__init__()
-        units = config.units  # E, too
-        self.from_embed = Linear(units, units)
+        units = config.units
+        self.from_embed = Linear(embed, units)
         self.from_deter = nn.Linear(deter, units, bias=False)
         # One layer on [h, embed]: both halves share its fan-in.
-        init_weight(self.from_embed.weight, deter + units)
-        init_weight(self.from_deter.weight, deter + units)
+        init_weight(self.from_embed.weight, deter + embed)
+        init_weight(self.from_deter.weight, deter + embed)
         self.norm = NormSiLU(units)
         self.hidden = MLP(units, units, config.posterior_layers - 1)
         self.out = Linear(units, latents)
@@ -173,9 +174,9 @@ class CoupledPosterior(nn.Module):
 class CoupledRSSM(RSSM):
     """q(z_t | h_t, o_t): a scan of sequence step and posterior (the DreamerV3 baseline)."""
 
-    def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
-        super().__init__(config, sequence)
-        self.posterior = CoupledPosterior(sequence.deter, self.latents, config)
+    def __init__(self, config: WorldModelConfig, sequence: SequenceModel, embed: int) -> None:
+        super().__init__(config, sequence, embed)
+        self.posterior = CoupledPosterior(sequence.deter, self.latents, embed, config)
 
     def _filter(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -200,9 +201,9 @@ class CoupledRSSM(RSSM):
 class DecoupledRSSM(RSSM):
     """q(z_t | o_t): all posteriors at once, then one pass of the sequence model."""
 
-    def __init__(self, config: WorldModelConfig, sequence: SequenceModel) -> None:
-        super().__init__(config, sequence)
-        self.posterior = MLPHead(config.units, config.units, config.posterior_layers, self.latents)
+    def __init__(self, config: WorldModelConfig, sequence: SequenceModel, embed: int) -> None:
+        super().__init__(config, sequence, embed)
+        self.posterior = MLPHead(embed, config.units, config.posterior_layers, self.latents)
 
     def _filter(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor

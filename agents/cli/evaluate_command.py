@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from qdreamer.agents.cli.overrides import OPEN_SECTION, parse
+from qdreamer.agents.cli.overrides import KWARGS, parse
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
@@ -22,8 +22,8 @@ from qdreamer.agents.training.training import make_agent
 from qdreamer.configs.console import Parser, fail
 from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.factory import EnvError, make_env
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
+from qdreamer.envs.factory import EnvError, describe
+from qdreamer.envs.interface import summary
 
 
 def main(words: list[str] | None = None) -> None:
@@ -80,10 +80,8 @@ def changed(config: Config, words: list[str]) -> Config:
     for override in map(parse, words):
         key = str(override.key_or_group)
         section, _, name = key.rpartition(".")
-        if section != OPEN_SECTION and key != "sequence.window":
-            raise ConfigError(
-                f"{key} is as it was in training: change {OPEN_SECTION}.<key> or sequence.window"
-            )
+        if section != KWARGS and key != "sequence.window":
+            raise ConfigError(f"{key} is as it was in training: change {KWARGS}.<key> or sequence.window")
         part = values
         for word in section.split("."):
             part = part[word]
@@ -93,17 +91,10 @@ def changed(config: Config, words: list[str]) -> Config:
 
 def check_spaces(agent: Dreamer, config: EnvConfig) -> None:
     """Raises ConfigError unless the environment shows and accepts what the agent was made for."""
-    env = make_env(config)
-    pairs: list[tuple[str, ObservationSpec | ActionSpec, ObservationSpec | ActionSpec]] = [
-        ("observations", observation_spec(env.observation_space), agent.observation),
-        ("actions", action_spec(env.action_space), agent.action),
-    ]
-    env.close()
-    for name, found, known in pairs:
-        if found != known:
-            raise ConfigError(
-                f"with {config.kwargs} there are {found.size} {name}, not the {known.size} trained on"
-            )
+    found, known = describe(config), (agent.observation, agent.action)
+    if (found.observation, found.action) != known:
+        words = (summary(*both).replace("\n", "; ") for both in ((found.observation, found.action), known))
+        raise ConfigError("with {} there is {}, not {} as in training".format(config.kwargs, *words))
 
 
 def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> None:
@@ -117,7 +108,7 @@ def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> Non
     scores = [episode.score for episode in episodes]
     mean, low, high = mean_and_interval(scores)
     print("returns:", " ".join(f"{score:g}" for score in sorted(scores)))
-    print(f"lengths: {min(e.length for e in episodes)} to {max(e.length for e in episodes)} steps")
+    print(f"lengths: {min(e.steps for e in episodes)} to {max(e.steps for e in episodes)} steps")
     print(
         f"mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] over {len(scores)} unseen episodes "
         f"of {' '.join([config.env.id, *arguments.changes])} "

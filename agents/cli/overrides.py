@@ -23,7 +23,8 @@ from qdreamer.configs.schema import ConfigError, closest, did_you_mean, not_one_
 
 CONFIGS = Path(configs.__file__).parent
 LAUNCHER = "launcher"  # the section of a sweep's own settings
-OPEN_SECTIONS = ("env.kwargs", "env.entries")  # their keys are known to the environment only
+KWARGS = "env.kwargs"
+OPEN_SECTIONS = (KWARGS, "env.entries", "world_model.entry_scales")  # the environment alone knows their keys
 MAX_SWEEP = 1000  # runs; all of them are checked beforehand
 _PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
 SWEEP = ("-m", "--multirun")

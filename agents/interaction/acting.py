@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
+from qdreamer.envs.entries import ACTION_MASK
+from qdreamer.envs.interface import Observation
 from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
 
 
 class Decision(NamedTuple):
     """What was done at one step."""
 
-    action: NDArray[np.float32]  # (N, A), one-hot if discrete
+    action: NDArray[np.float32]  # (N, A)
     state: NDArray[np.float16]  # (N, ·), the sequence model's packed state
     stoch: NDArray[np.uint8]  # (N, S), class indices
 
@@ -47,25 +49,26 @@ class ActingLoop:
     @torch.no_grad()
     def act(
         self,
-        observation: NDArray[Any],
+        observation: Observation,
         is_first: NDArray[np.bool_],
         override: tuple[NDArray[np.bool_], NDArray[np.float32]] | None = None,
     ) -> Decision:
-        """Return the decision on observations (N, O) or (N,) with is_first (N,).
+        """Return the decision on observations (N, ·) with is_first (N,); a mask among them is honoured.
 
         `override` replaces the actions where its mask (N,) holds by its own (N, A).
         """
         world_model, count = self.agent.world_model, len(is_first)
         first = torch.from_numpy(is_first.astype(np.float32)).to(self.device).unsqueeze(1)
+        seen = {name: torch.from_numpy(values).to(self.device) for name, values in observation.items()}
         trajectory = world_model.observe(
-            torch.from_numpy(observation).to(self.device).unsqueeze(1),
+            {name: values.unsqueeze(1) for name, values in seen.items()},
             self._action.unsqueeze(1),
             first,
             self._carry,
             self.ranks.draw(world_model.rssm.noise, count, 1, generator=self.generator),
         )
         self._carry = world_model.rssm.last(trajectory)
-        policy = self.network(trajectory.features[:, 0])
+        policy = self.network(trajectory.features[:, 0], seen.get(ACTION_MASK))
         action = (
             policy.mode()
             if self.deterministic

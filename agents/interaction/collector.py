@@ -1,19 +1,21 @@
 """Collects experience: steps the training environments and stores every row."""
 
 import json
+import typing
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from qdreamer.agents.dreamer import Dreamer, Watch
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.replay.storage import Replay
 from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.entries import ACTION_MASK, field
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.seeds import training_seed
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
 
 
 class Episode(NamedTuple):
@@ -21,27 +23,6 @@ class Episode(NamedTuple):
 
     score: float  # undiscounted return
     length: int
-
-
-def random_actions(spec: ActionSpec, count: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Return uniform actions (count, A), one-hot if discrete."""
-    if spec.discrete:
-        return np.eye(spec.size, dtype=np.float32)[random.integers(spec.size, size=count)]
-    return random.uniform(-1.0, 1.0, (count, spec.size)).astype(np.float32)
-
-
-def to_env_actions(actions: NDArray[np.float32], spec: ActionSpec, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the agent's (N, A) actions as the environment's: class numbers, or clipped boxes."""
-    if spec.discrete:
-        return actions.argmax(-1) + spec.start
-    return np.clip(actions, -1.0, 1.0).reshape(len(actions), *shape)
-
-
-def to_agent_observations(observations: NDArray[Any], spec: ObservationSpec) -> NDArray[Any]:
-    """Return the environment's observations as the agent's: (N, O) floats or (N,) class numbers."""
-    if spec.discrete:
-        return np.asarray(observations, np.int64) - spec.start
-    return np.asarray(observations, np.float32).reshape(len(observations), -1)
 
 
 class Collector:
@@ -58,9 +39,7 @@ class Collector:
         self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
         self._ranks = actor.ranks
         self.envs = make_vector(env, env.num_envs)
-        self._observation_spec = observation_spec(self.envs.single_observation_space)
-        self._action_spec = action_spec(self.envs.single_action_space)
-        self._shape = self.envs.single_action_space.shape or ()
+        self._action_spec = actor.agent.action
         self._random = np.random.default_rng(np.random.SeedSequence([3, seed]))
         count = env.num_envs
         self._all = np.arange(count)
@@ -69,27 +48,23 @@ class Collector:
         self._reward = np.zeros(count, np.float32)
         self._first = np.ones(count, np.bool_)
         self._score = np.zeros(count, np.float64)
-        observations, _ = self.envs.reset(seed=self._seeds())
-        self._observation = to_agent_observations(observations, self._observation_spec)
+        self._observation, _ = self.envs.reset(seed=self._seeds())
 
     def step(self, random: bool) -> list[Episode]:
         """Take one step in every environment, with random or chosen actions; return the episodes that end."""
         override = None
         if random:
-            joint = random_actions(self._action_spec, self._ranks.size * len(self._all), self._random)
-            override = np.ones(len(self._all), np.bool_), self._ranks.own(joint)
+            override = np.ones(len(self._all), np.bool_), self._random_actions()
         with self._watch("acting"):
             decision = self._actor.act(self._observation, self._first, override)
         with self._watch("replay"):
             self._store(self._all, decision.action, decision.state, decision.stoch, False, False)
 
-        actions = to_env_actions(decision.action, self._action_spec, self._shape)
         with self._watch("env"):
-            observations, rewards, terminal, truncated, _ = self.envs.step(actions)
-        for log, action in zip(self._actions, actions, strict=True):
-            log.append(np.asarray(action))
+            self._observation, rewards, terminal, truncated, _ = self.envs.step(decision.action)
+        for log, action in zip(self._actions, decision.action, strict=True):
+            log.append(action)
         done = terminal | truncated
-        self._observation = to_agent_observations(observations, self._observation_spec)
         self._reward = rewards.astype(np.float32)
         self._score += rewards
         self._first = np.zeros_like(done)
@@ -101,8 +76,8 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         return {
             "episode": self._episode.tolist(),
-            "actions": [[a.tolist() for a in log] for log in self._actions],
-            "observation": self._observation.tolist(),
+            "actions": [torch.tensor(np.array(log)) for log in self._actions],  # (L, A) each
+            "observation": {name: torch.tensor(values) for name, values in self._observation.items()},
             "reward": self._reward.tolist(),
             "first": self._first.tolist(),
             "score": self._score.tolist(),
@@ -117,17 +92,16 @@ class Collector:
         re-created state, but it is not the unbroken one.
         """
         self._episode[:] = state["episode"]
-        dtype = self.envs.single_action_space.dtype
-        self._actions = [[np.asarray(a, dtype) for a in log] for log in state["actions"]]
+        self._actions = [list(log.numpy()) for log in state["actions"]]
         self._reward[:] = state["reward"]
         self._first[:] = state["first"]
         self._score[:] = state["score"]
         self._random.bit_generator.state = json.loads(state["random"])
         self._actor.load_state_dict(state["actor"])
-        observations = np.stack(self.envs.call("restore_by_replay", self._seeds(), self._actions))
-        self._observation = to_agent_observations(observations, self._observation_spec)
-        stored = np.asarray(state["observation"], self._observation.dtype)
-        return bool(np.array_equal(stored, self._observation))
+        back = self.envs.call("restore_by_replay", self._seeds(), self._actions)
+        self._observation = {name: np.stack([one[name] for one in back]) for name in self._observation}
+        stored = state["observation"]
+        return all(np.array_equal(stored[name], values) for name, values in self._observation.items())
 
     def _finish(self, done: NDArray[np.bool_], terminal: NDArray[np.bool_]) -> list[Episode]:
         """Store the final rows of the finished episodes and begin new ones."""
@@ -137,9 +111,7 @@ class Collector:
         self._episode[env] += 1
         for e in env:
             self._actions[e] = []
-        observations, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": done})
-        fresh = to_agent_observations(observations, self._observation_spec)
-        self._observation[env] = fresh[env]
+        self._observation, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": done})
         self._reward[env] = 0.0
         self._score[env] = 0.0
         self._first = done.copy()
@@ -148,10 +120,11 @@ class Collector:
     def _store(
         self, env: NDArray[Any], action: Any, state: Any, stoch: Any, last: Any, terminal: Any
     ) -> None:
+        entries = {field(name): values[env] for name, values in self._observation.items()}
         self._replay.add(
             env,
-            {
-                "observation": self._observation[env],
+            entries
+            | {
                 "action": action,
                 "reward": self._reward[env],
                 "is_first": self._first[env],
@@ -161,6 +134,14 @@ class Collector:
                 "stoch": stoch,
             },
         )
+
+    def _random_actions(self) -> NDArray[np.float32]:
+        """Return uniform actions (N, A) among those that are allowed, drawn for all ranks jointly."""
+        mask = self._observation.get(ACTION_MASK)
+        if mask is not None:  # every rank draws for all, and knows only its own masks
+            mask = np.tile(mask, (self._ranks.size, 1))
+        joint = self._action_spec.random(self._ranks.size * len(self._all), self._random, mask)
+        return typing.cast(NDArray[np.float32], self._ranks.own(joint))
 
     def _seeds(self) -> list[int | None]:
         first = self._ranks.rank * len(self._all)
@@ -175,9 +156,8 @@ def replay_state_shape(agent: Dreamer) -> tuple[int, ...]:
 
 def replay_fields(agent: Dreamer) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Return shapes and types of one row, for `Replay`."""
-    size = agent.observation.size
-    return {
-        "observation": ((), np.int64) if agent.observation.discrete else ((size,), np.float32),
+    entries = {field(name): (spec.shape, spec.dtype) for name, spec in agent.observation.items()}
+    return entries | {
         "action": ((agent.action.size,), np.float32),
         "reward": ((), np.float32),
         "is_first": ((), np.bool_),

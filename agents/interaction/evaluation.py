@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
-from qdreamer.agents.interaction.collector import random_actions, to_agent_observations, to_env_actions
 from qdreamer.analysis.bootstrap import interval
 from qdreamer.configs.schema import Bool, Int, settings
 from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.factory import make_vector
+from qdreamer.envs.interface import Observation
 from qdreamer.envs.seeds import evaluation_seed
-from qdreamer.envs.spaces import action_spec, observation_spec
 
 
 @settings
@@ -34,16 +33,22 @@ class EvaluationConfig:
     horizon: Int = Field(ge=1)  # open-loop steps
 
 
+KEPT = 2**28
+"""Bytes of observations that all episodes of an evaluation keep at most."""
+
+
 @dataclass(frozen=True)
 class EvaluationEpisode:
-    """One evaluation episode of L steps."""
+    """One evaluation episode, and what was seen in its first L steps: all, unless that is too much."""
 
     score: float  # undiscounted return
-    observations: NDArray[Any]  # (L + 1, O) or (L + 1,)
-    actions: NDArray[np.float32]  # (L, A), one-hot if discrete
+    steps: int
+    observations: Observation  # (L + 1, ·)
+    actions: NDArray[np.float32]  # (L, A)
 
     @property
     def length(self) -> int:
+        """L."""
         return len(self.actions)
 
 
@@ -66,8 +71,6 @@ class Evaluator:
         self._envs = make_vector(replace(env, vectorization="sync"), episodes)
         self._max_steps = max_steps
         self._episodes, self._seed, self._deterministic = episodes, seed, deterministic
-        self._observation_spec = observation_spec(self._envs.single_observation_space)
-        self._action_spec = action_spec(self._envs.single_action_space)
 
     def run(
         self, agent: Dreamer, exploration: float = 0.0, stop: Callable[[], bool] = lambda: False
@@ -79,36 +82,41 @@ class Evaluator:
         count = self._episodes
         actor = ActingLoop(agent, count, self._seed, self._deterministic, averaged=True)
         random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
-        shape = self._envs.single_action_space.shape or ()
         seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]
-        raw, _ = self._envs.reset(seed=seeds)
+        observation, _ = self._envs.reset(seed=seeds)
         first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
         score = np.zeros(count)
-        observations = [to_agent_observations(raw, self._observation_spec)]
+        observations = [_copy(observation)]
+        most = max(KEPT // sum(values.nbytes for values in observation.values()), 1)  # steps
         actions: list[NDArray[np.float32]] = []
         length = np.zeros(count, np.int64)
-        while running.any() and len(actions) != self._max_steps:
+        step = 0
+        while running.any() and step != self._max_steps:
             if stop():
                 raise Stopped
             override = None
             if exploration > 0.0:
                 mask = random.random(count) < exploration
-                override = mask, random_actions(self._action_spec, count, random)
-            decision = actor.act(observations[-1], first, override)
-            chosen = to_env_actions(decision.action, self._action_spec, shape)
-            raw, reward, terminal, truncated, _ = self._envs.step(chosen)
+                override = mask, agent.action.random(count, random, observation.get(ACTION_MASK))
+            decision = actor.act(observation, first, override)
+            observation, reward, terminal, truncated, _ = self._envs.step(decision.action)
+            step += 1
             score += np.where(running, reward, 0.0)
             length += running
-            observations.append(to_agent_observations(raw, self._observation_spec))
-            actions.append(decision.action)
+            if step < most:
+                observations.append(_copy(observation))
+                actions.append(decision.action)
             done = terminal | truncated
             running &= ~done
             first = np.zeros_like(first)
             if done.any() and running.any():  # the vector refuses to step finished members
-                self._envs.reset(seed=seeds, options={"reset_mask": done})
-        all_observations, all_actions = np.stack(observations, 1), np.stack(actions, 1)
+                observation, _ = self._envs.reset(seed=seeds, options={"reset_mask": done})
+        seen = {name: np.stack([step[name] for step in observations], 1) for name in observation}
+        chosen = np.stack(actions, 1)
         return [
-            EvaluationEpisode(float(score[i]), all_observations[i, : n + 1], all_actions[i, :n])
+            EvaluationEpisode(
+                float(score[i]), int(n), {k: values[i, : n + 1] for k, values in seen.items()}, chosen[i, :n]
+            )
             for i, n in enumerate(length)
         ]
 
@@ -116,20 +124,31 @@ class Evaluator:
         self._envs.close()
 
 
-def side_by_side(episodes: Sequence[EvaluationEpisode], steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def _copy(observation: Observation) -> Observation:
+    return {name: values.copy() for name, values in observation.items()}
+
+
+def side_by_side(
+    episodes: Sequence[EvaluationEpisode], steps: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Return episodes as a batch, zeros behind their ends, with steps + 1 = L rows each.
 
     These are observations (E, L, ·), previous actions (E, L, A) and is_first (E, L).
     """
     first, shape = episodes[0], (len(episodes), steps + 1)
-    observation = np.zeros((*shape, *first.observations.shape[1:]), first.observations.dtype)
+    observation = {
+        name: np.zeros((*shape, *values.shape[1:]), values.dtype)
+        for name, values in first.observations.items()
+    }
     previous = np.zeros((*shape, first.actions.shape[1]), np.float32)
     for e, episode in enumerate(episodes):
-        observation[e, : episode.length + 1] = episode.observations
+        for name, values in episode.observations.items():
+            observation[name][e, : episode.length + 1] = values
         previous[e, 1 : episode.length + 1] = episode.actions
     is_first = torch.zeros(shape)
     is_first[:, 0] = 1.0
-    return torch.from_numpy(observation), torch.from_numpy(previous), is_first
+    entries = {name: torch.from_numpy(values) for name, values in observation.items()}
+    return entries, torch.from_numpy(previous), is_first
 
 
 def mean_and_interval(scores: list[float]) -> tuple[float, float, float]:

@@ -15,7 +15,6 @@ a second-order model of this loss is one.
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ from qdreamer.agents.randomness import shard_seed
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import frozen_sample
 from qdreamer.worldmodel.rssm import Trajectory
-from qdreamer.worldmodel.sequence_models.interface import leaves, rebuild
 
 
 class WorldModelObjective:
@@ -56,11 +54,8 @@ class WorldModelObjective:
         batch = self._batch
         if rows >= len(batch.reward):
             return self.full_batch()
-        carry = rebuild(batch.carry, (leaf[:rows] if leaf.dim() else leaf for leaf in leaves(batch.carry)))
-        names = [field.name for field in fields(batch) if field.name != "carry"]
-        few = replace(batch, carry=carry, **{name: getattr(batch, name)[:rows] for name in names})
         seen = {name: getattr(self._trajectory, name)[:rows] for name in ("features", "posterior", "prior")}
-        return frozen_loss(self._model, few, self._trajectory._replace(**seen))
+        return frozen_loss(self._model, batch.first(rows), self._trajectory._replace(**seen))
 
     @torch.no_grad()
     def fresh(self, rows: int, seed: int) -> Objective:
@@ -88,7 +83,7 @@ def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Obje
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             losses, _ = model.loss(batch, noise, targets=targets)  # (B, T) each
-        scales = model.config.loss_scales
+        scales = model.loss_scales
         return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()
 
     return loss

@@ -22,7 +22,7 @@ class PriorityInputs(NamedTuple):
 
 def model_loss(evidence: PriorityInputs) -> Tensor:
     """The scaled world-model loss, mean over T."""
-    scales = evidence.world_model.config.loss_scales
+    scales = evidence.world_model.loss_scales
     return torch.stack([evidence.losses[name].mean(1) * scale for name, scale in scales.items()]).sum(0)
 
 

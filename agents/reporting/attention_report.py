@@ -10,17 +10,21 @@ from torch import Tensor
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode, side_by_side
 from qdreamer.agents.reporting.pictures import rgb
+from qdreamer.envs.interface import Observation
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 STEPS = 64
+NUMBERS = 64  # of an observation that are shown at most
 
 
 def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerView]:
     """Return each layer's view of the episode's first steps; none for models without attention."""
     rssm = agent.world_model.rssm
     device = next(agent.parameters()).device
-    batch = side_by_side([episode], episode.length)
-    observation, action, is_first = (x[:, : min(STEPS, episode.length)].to(device) for x in batch)
+    steps = min(STEPS, episode.length)
+    seen, *others = side_by_side([episode], episode.length)
+    observation = {name: values[:, :steps].to(device) for name, values in seen.items()}
+    action, is_first = (x[:, :steps].to(device) for x in others)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         trajectory = agent.world_model.observe(
@@ -44,8 +48,8 @@ def attention_numbers(views: list[LayerView], batch_length: int) -> dict[str, fl
     }  # fmt: skip
 
 
-def attention_picture(views: list[LayerView], observation: NDArray[Any], title: str) -> NDArray[np.uint8]:
-    """Draw the maps of all heads below the observations (L, ·): RGB (H, W, 3).
+def attention_picture(views: list[LayerView], observation: Observation, title: str) -> NDArray[np.uint8]:
+    """Draw the maps of all heads below the observations (L, ·), some of their numbers: RGB (H, W, 3).
 
     Row n of a map is what step n attends to; the columns are the steps that the observations stand at.
     """
@@ -58,10 +62,12 @@ def attention_picture(views: list[LayerView], observation: NDArray[Any], title: 
         len(views) + 1, heads, squeeze=False, sharex=True, gridspec_kw={"height_ratios": ratios}
     )
     steps = views[0].weights.shape[-1]
-    observation = observation[:steps].reshape(steps, -1).astype(np.float32)  # (T, O)
-    scale = np.abs(observation).max(0).clip(min=1e-6)  # of each number
+    entries = [values[:steps].reshape(steps, -1).astype(np.float32) for values in observation.values()]
+    numbers = np.concatenate(entries, 1)  # (T, O)
+    numbers = numbers[:, np.unique(np.linspace(0, numbers.shape[1] - 1, NUMBERS).astype(int))]
+    scale = np.abs(numbers).max(0).clip(min=1e-6)  # of each number
     for axis in axes[0]:
-        axis.imshow((observation / scale).T, cmap="RdBu", vmin=-1.0, vmax=1.0, aspect="auto")
+        axis.imshow((numbers / scale).T, cmap="RdBu", vmin=-1.0, vmax=1.0, aspect="auto")
         axis.set_title("observation", fontsize=8)
         axis.set_yticks([])
     for i, view in enumerate(views):

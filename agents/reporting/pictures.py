@@ -10,37 +10,39 @@ from PIL import Image
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
-from qdreamer.agents.interaction.collector import to_agent_observations, to_env_actions
-from qdreamer.agents.reporting.openloop import OpenLoop
+from qdreamer.agents.reporting.openloop import OpenLoop, Prediction
 from qdreamer.configs.console import one_line
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, make_env
 from qdreamer.envs.seeds import evaluation_seed
 
 MAX_TRACES = 6
+SHOWN = 3  # predictions
+ENLARGED = 192  # least height of an image in a video
 
 
 def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
-    """Draw three predictions beside the truth, and the error against the horizon: RGB (H, W, 3)."""
+    """Draw three predictions beside the truth, and the error against the horizon: RGB (H, W, 3).
+
+    Images have videos instead, see `open_loop_videos`.
+    """
     from matplotlib.figure import Figure  # lazily: half a second
 
-    entries = min(result.true.shape[-1], MAX_TRACES)
-    lengths = np.isfinite(result.true[..., 0]).sum(1)
-    longest = np.argsort(-lengths, kind="stable")
-    shown = longest[np.linspace(0, max(np.sum(lengths == lengths.max()) - 1, 0), 3).astype(int)]
-    figure = Figure(figsize=(10, 1.6 * entries + 2.2), layout="constrained")
-    axes = figure.subplots(entries + 1, 3, squeeze=False, sharex=True)
-    steps = np.arange(1, result.true.shape[1] + 1)
-    for column, m in enumerate(shown):
-        for entry in range(entries):
-            axis = axes[entry][column]
-            axis.plot(steps, result.true[m, :, entry], color="black", lw=1.2, label="true")
-            axis.plot(steps, result.predicted[m, :, entry], color="tab:red", lw=1.2, label="predicted")
-            axis.set_ylabel(f"o[{entry}]" if column == 0 else "")
-    axes[0][0].legend(frameon=False, fontsize=8)
-    for axis in axes[-2]:
-        axis.set_xlabel("steps ahead")
-        axis.tick_params(labelbottom=True)
+    traces = _traces(result)
+    figure = Figure(figsize=(10, 1.6 * len(traces) + 2.2), layout="constrained")
+    axes = figure.subplots(len(traces) + 1, SHOWN, squeeze=False, sharex=True)
+    steps = np.arange(1, len(result.model_error) + 1)
+    for column, m in enumerate(_longest(result)):
+        for row, (label, predicted, true) in enumerate(traces):
+            axis = axes[row][column]
+            axis.plot(steps, true[m], color="black", lw=1.2, label="true")
+            axis.plot(steps, predicted[m], color="tab:red", lw=1.2, label="predicted")
+            axis.set_ylabel(label if column == 0 else "")
+    if traces:
+        axes[0][0].legend(frameon=False, fontsize=8)
+        for axis in axes[-2]:
+            axis.set_xlabel("steps ahead")
+            axis.tick_params(labelbottom=True)
     for axis in axes[-1][1:]:
         axis.set_visible(False)
     axes[-1][0].plot(steps, result.model_error, color="tab:red", label="model")
@@ -51,6 +53,54 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
     axes[-1][0].legend(frameon=False, fontsize=8)
     figure.suptitle(title)
     return rgb(figure)
+
+
+def _longest(result: OpenLoop) -> NDArray[np.int64]:
+    """Return the numbers of some predictions among those that go on longest."""
+    first = next(iter(result.entries.values())).true
+    lengths = np.isfinite(first.reshape(*first.shape[:2], -1)[..., 0]).sum(1)
+    longest = np.argsort(-lengths, kind="stable")
+    return longest[np.linspace(0, max(np.sum(lengths == lengths.max()) - 1, 0), SHOWN).astype(int)]
+
+
+def _traces(result: OpenLoop) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+    """Return label, prediction and truth (M, H) of the first numbers of each entry that is not an image."""
+    vectors = {name: entry for name, entry in result.entries.items() if entry.true.ndim == 3}
+    each = max(MAX_TRACES // max(len(vectors), 1), 1)
+    return [
+        (f"{name}[{i}]", entry.predicted[..., i], entry.true[..., i])
+        for name, entry in list(vectors.items())[:MAX_TRACES]
+        for i in range(min(entry.true.shape[-1], each))
+    ]
+
+
+def open_loop_videos(result: OpenLoop) -> dict[str, list[Image.Image]]:
+    """Return a video of each entry that is an image: true, predicted and their difference, some starts."""
+    shown = _longest(result)
+    return {
+        name: [_rows_of_frames(entry, shown, step) for step in range(entry.true.shape[1])]
+        for name, entry in result.entries.items()
+        if entry.true.ndim == 5
+    }
+
+
+def _rows_of_frames(entry: Prediction, shown: NDArray[np.int64], step: int) -> Image.Image:
+    """Return one frame: a column for each of the starts that are shown, black where its episode is over."""
+    predicted, true = (np.nan_to_num(x[shown, step]) for x in entry)  # (3, H, W, C)
+    rows = [np.concatenate(list(in_colours(x)), 1) for x in (true, predicted, np.abs(true - predicted))]
+    picture = np.rint(255.0 * np.concatenate(rows).clip(0.0, 1.0)).astype(np.uint8)
+    times = -(-ENLARGED // true.shape[1]) if true.shape[1] < ENLARGED // 2 else 1
+    return Image.fromarray(picture.repeat(times, 0).repeat(times, 1))
+
+
+def in_colours(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return images (…, C) as RGB: one channel is grey; of many, each has a hue of its own."""
+    count = images.shape[-1]
+    if count == 3:
+        return images
+    hues = np.arange(count)[:, None] / count + np.array([0.0, 1 / 3, 2 / 3])
+    colours = np.ones((1, 3)) if count == 1 else 0.5 + 0.5 * np.cos(2.0 * np.pi * hues)
+    return (images @ colours.astype(np.float32)).clip(0.0, 1.0)
 
 
 def rgb(figure: Any) -> NDArray[np.uint8]:
@@ -73,10 +123,8 @@ def record_video(
         first = np.ones(1, np.bool_)
         images, done = [_thumbnail(env, width)], False
         while len(images) < frames and not done:
-            seen = to_agent_observations(np.asarray(observation)[None], agent.observation)
-            decision = actor.act(seen, first)
-            action = to_env_actions(decision.action, agent.action, env.action_space.shape or ())[0]
-            observation, _, terminal, truncated, _ = env.step(action)
+            decision = actor.act({name: values[None] for name, values in observation.items()}, first)
+            observation, _, terminal, truncated, _ = env.step(decision.action[0])
             first, done = np.zeros(1, np.bool_), terminal or truncated
             images.append(_thumbnail(env, width))
         return images

@@ -13,7 +13,13 @@ from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.reporting.attention_report import attention_numbers, attention_picture, attention_views
 from qdreamer.agents.reporting.metrics import MetricsLog
 from qdreamer.agents.reporting.openloop import open_loop
-from qdreamer.agents.reporting.pictures import gif, open_loop_picture, record_video, save_gif
+from qdreamer.agents.reporting.pictures import (
+    gif,
+    open_loop_picture,
+    open_loop_videos,
+    record_video,
+    save_gif,
+)
 from qdreamer.agents.reporting.writers.writer import WRITERS
 from qdreamer.configs.schema import Int, settings
 from qdreamer.envs.config import EnvConfig
@@ -76,7 +82,7 @@ class Reporter:
         values |= {
             "eval/return_min": min(scores),
             "eval/return_max": max(scores),
-            "eval/length": float(np.mean([episode.length for episode in episodes])),
+            "eval/length": float(np.mean([episode.steps for episode in episodes])),
             "time/eval_at": seconds,
         }
         horizon, logging = self._evaluation.horizon, self._logging
@@ -98,6 +104,11 @@ class Reporter:
         if result is not None and self._due(step, logging.pictures_every):
             picture = open_loop_picture(result, f"open-loop prediction at step {step}")
             self._log.image(step, "open_loop/traces", picture)
+            for name, frames in open_loop_videos(result).items():
+                data = gif(frames, fps=5.0)
+                file = f"open_loop_{name.replace('/', '_')}_step_{step}.gif"
+                save_gif(self._directory / "videos", file, data)
+                self._log.video(step, f"open_loop/{name}", data, frames[0].size)
         if self._due(step, logging.video_every):
             self._video(step, agent)
 

@@ -21,7 +21,7 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.configs.console import one_line
 from qdreamer.configs.sealed_file import DamagedError, verify, write_sealed
 
-FORMAT = 4
+FORMAT = 5
 NAME, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
 
 

@@ -17,6 +17,7 @@ from qdreamer.agents.randomness import LEARNING, generator_state, make_generator
 from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.replay.signals import PriorityInputs, Signal
 from qdreamer.agents.replay.storage import Replay, Sample
+from qdreamer.envs.entries import field
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
 
@@ -124,7 +125,7 @@ class Learner:
             # estimates the mean over the whole buffer.
             sample = self.replay.sample(self.rows)
             batch = self.drop_context(self.to_batch(sample))
-            self.agent.world_model.obs_normalizer.update(self.ranks.gather(batch.observation))
+            self.agent.world_model.obs_normalizer.update(batch.observation, self.ranks.gather)
         outcome = self.agent.loss(batch, self.generator, self.watch)
         with self.watch("replay"):
             self._write_back(sample.starts, batch, outcome)
@@ -160,9 +161,9 @@ class Learner:
         )
         dtype = next(self.agent.parameters()).dtype
         flag = {name: rows[name][:, 1:].to(dtype) for name in ("is_first", "is_last", "is_terminal")}
-        observation = rows["observation"][:, 1:]
+        entries = {name: rows[field(name)][:, 1:] for name in self.agent.observation}
         return Batch(
-            observation=observation if self.agent.observation.discrete else observation.to(dtype),
+            observation={n: x.to(dtype) if x.is_floating_point() else x for n, x in entries.items()},
             previous_action=rows["action"][:, :-1].to(dtype),
             reward=rows["reward"][:, 1:].to(dtype),
             weight=torch.from_numpy(sample.weights).to(self.device, dtype),

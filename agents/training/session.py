@@ -14,6 +14,7 @@ from qdreamer.agents.runs.run_directory import check_same_run, read_summary, wri
 from qdreamer.agents.training.observer import Observer
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
+from qdreamer.envs.interface import summary
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.jobs.dry_run import report
 
@@ -103,7 +104,8 @@ def _train(run: Run, config: Config, directory: Path) -> int | None:
     parameters = sum(p.numel() for p in run.agent.trainable())
     begin = f"resuming at step {run.step}" if run.step else "starting"
     on = f" · {run.ranks.size} processes" if run.ranks.size > 1 else ""
-    print(f"{directory} · {config.env.id} · {parameters:,} parameters{on} · {begin}", flush=True)
+    print(f"{directory} · {config.env.id} · {parameters:,} parameters{on} · {begin}")
+    print(summary(run.agent.observation, run.agent.action), flush=True)
     if run.step and run.ranks.maximum(int(not run.same_episodes)) and run.observer is not None:
         print(
             "warning: this environment did not come back to the same state from its seed and actions; "

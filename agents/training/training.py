@@ -1,6 +1,7 @@
 """The training loop: collect, learn at the replay ratio, evaluate, log, checkpoint."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.observer import Observer, passed
-from qdreamer.envs.factory import make_env
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec, action_spec, observation_spec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import Spec, field
+from qdreamer.envs.factory import describe
 from qdreamer.native import products
 from qdreamer.native.library import LIMIT, CompileError
 from qdreamer.quantum.jobs.access import CircuitAccess
@@ -34,21 +36,19 @@ from qdreamer.worldmodel.model import WorldModel
 
 
 def make_dreamer(
-    config: Config, observation: ObservationSpec, action: ActionSpec, ranks: SingleProcess = SINGLE_PROCESS
+    config: Config, observation: Mapping[str, Spec], action: ActionSpec, ranks: SingleProcess = SINGLE_PROCESS
 ) -> Dreamer:
     """Make the agent of a run's config for such observations and actions."""
     parts = config.world_model, config.sequence, config.attention
-    model = WorldModel(*parts, observation.size, observation.discrete, action.size, config.quantum)
+    model = WorldModel(*parts, observation, action.size, config.quantum)
     return Dreamer(config.agent, model, observation, action, ranks)
 
 
 def make_agent(config: Config, device: str | None = None, ranks: SingleProcess = SINGLE_PROCESS) -> Dreamer:
     """Make the untrained agent for the configured environment; its weights follow from config.seed."""
-    env = make_env(config.env)
-    observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
-    env.close()
+    interface = describe(config.env)
     torch.manual_seed(stream_seed(WEIGHTS, config.seed))
-    agent = make_dreamer(config, observation, action, ranks)
+    agent = make_dreamer(config, interface.observation, interface.action, ranks)
     return agent.to(device or ranks.device(config.device))
 
 
@@ -64,14 +64,13 @@ def make_learner(
     shard = replace(config.replay, capacity=config.replay.capacity // ranks.size)
     seed = shard_seed(config.seed, ranks.rank)
     fields = replay_fields(agent)
-    file = directory / "replay" / f"observation{f'_{ranks.rank}' * (ranks.size > 1)}.bin"
     replay = Replay(
         shard.capacity,
         config.env.num_envs,
         train.batch_length,
         fields,
         make_sampler(shard, config.env.num_envs, train.batch_length, seed, circuits),
-        {"observation": file} if config.replay.mapped else None,
+        _files(directory, agent, ranks) if config.replay.mapped else None,
         # A step stores two rows at most; a run may go back by two checkpoints, and one may be skipped.
         spare=6 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
         context=agent.world_model.rssm.sequence.memory.context,
@@ -79,6 +78,15 @@ def make_learner(
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
     signal = None if config.replay.measured is None else SIGNALS[config.replay.measured]
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed, signal)
+
+
+def _files(directory: Path, agent: Dreamer, ranks: SingleProcess) -> dict[str, Path]:
+    """Return where this rank's shard keeps each entry of observations that stay on disk."""
+    of_rank = f"_{ranks.rank}" * (ranks.size > 1)
+    return {
+        field(name): directory / "replay" / f"observation_{i}{of_rank}.bin"
+        for i, name in enumerate(agent.observation)
+    }
 
 
 def prepare_torch(config: Config) -> None:

@@ -18,7 +18,8 @@ from qdreamer.agents.behaviour import (
     replay_value_loss,
 )
 from qdreamer.agents.training.training import make_dreamer
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import Vector
 from qdreamer.worldmodel.model import Batch
 
 BATCH, STEPS, STARTS, HORIZON, ACTIONS = 3, 6, 4, 5, 2
@@ -39,7 +40,7 @@ def config(make_config):
 def agent(config):
     """A tiny agent, all parameters random (also those that start at zero)."""
     torch.manual_seed(0)
-    agent = make_dreamer(config, ObservationSpec(4, False), ActionSpec(ACTIONS, True))
+    agent = make_dreamer(config, {"observation": Vector(4)}, ActionSpec.discrete(ACTIONS))
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -55,7 +56,7 @@ def batch(agent):
     is_terminal[1, 4] = 0.0
     is_first = torch.cat([torch.ones(BATCH, 1), is_last[:, :-1]], 1)
     return Batch(
-        observation=torch.randn(BATCH, STEPS, 4),
+        observation={"observation": torch.randn(BATCH, STEPS, 4)},
         previous_action=torch.eye(ACTIONS)[torch.randint(ACTIONS, (BATCH, STEPS))],
         reward=torch.randn(BATCH, STEPS),
         is_first=is_first,
@@ -179,7 +180,7 @@ def test_imagination_has_no_gradient_and_is_reproducible(agent):
 
     def roll(seed):
         generator = torch.Generator().manual_seed(seed)
-        return imagine(rssm, agent.actor, features, rssm.initial(7), HORIZON, generator)
+        return imagine(agent.world_model, agent.actor, features, rssm.initial(7), HORIZON, generator)
 
     rollout = roll(0)
     assert not rollout.features.requires_grad
@@ -194,10 +195,12 @@ def test_imagination_has_no_gradient_and_is_reproducible(agent):
 def test_rollouts_follow_their_actions(config, discrete):
     """Each step is the world model's under the action of the rollout, looked up or not."""
     torch.manual_seed(0)
-    agent = make_dreamer(config, ObservationSpec(4, False), ActionSpec(3, discrete))
+    spec = ActionSpec.discrete(3) if discrete else ActionSpec.continuous(3)
+    agent = make_dreamer(config, {"observation": Vector(4)}, spec)
     rssm = agent.world_model.rssm
     seed = torch.Generator().manual_seed(5)
-    rollout = imagine(rssm, agent.actor, torch.randn(7, rssm.features), rssm.initial(7), HORIZON, seed)
+    features, initial = torch.randn(7, rssm.features), rssm.initial(7)
+    rollout = imagine(agent.world_model, agent.actor, features, initial, HORIZON, seed)
     assert not discrete or rollout.actions.sum((0, 1)).gt(0).all()  # every row of the table is used
     noise, carry = rssm.noise(HORIZON, 7, generator=torch.Generator().manual_seed(5)), rssm.initial(7)
     with torch.no_grad():
@@ -230,7 +233,7 @@ def parts(config):
     """ActingLoop, critic and scale on four features."""
     torch.manual_seed(0)
     settings = replace(config.agent, units=8, actor_layers=1, critic_layers=1)
-    actor = Actor(ActionSpec(ACTIONS, True), 4, settings)
+    actor = Actor(ActionSpec.discrete(ACTIONS), 4, settings)
     critic = Critic(4, 21, settings)
     return actor, critic, ReturnNormalizer(1.0, settings.return_limit, settings.return_percentiles)
 
@@ -269,7 +272,7 @@ def test_entropy_weighs_by_kind_of_action(config, parts):
     features, weight = torch.rand(7, HORIZON + 1, 4), {"discrete": 1.0, "continuous": 100.0}
     actors = {
         "discrete": (parts[0], torch.eye(ACTIONS)[torch.zeros(7, HORIZON, dtype=torch.long)]),
-        "continuous": (Actor(ActionSpec(1, False), 4, config.agent), torch.rand(7, HORIZON, 1)),
+        "continuous": (Actor(ActionSpec.continuous(1), 4, config.agent), torch.rand(7, HORIZON, 1)),
     }
     for kind, (actor, actions) in actors.items():
         state = copy.deepcopy(scale.state_dict())
@@ -280,7 +283,7 @@ def test_entropy_weighs_by_kind_of_action(config, parts):
             arguments = (rollout(actor, features, actions), Stub(), critic, scale, settings)
             losses.append(behaviour_losses(*arguments).losses["policy"])
         reached = torch.cumprod(features[..., 1], 1)[:, :-1].T  # the probability of each step
-        expected = -reached * weight[kind] * actor(features[:, :-1]).entropy().T
+        expected = -reached * weight[kind] * actor(features[:, :-1]).entropy()[kind].T
         torch.testing.assert_close(losses[0] - losses[1], expected, rtol=1e-4, atol=1e-4)
 
 

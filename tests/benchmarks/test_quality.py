@@ -12,9 +12,10 @@ from benchmarks.quality_data import Stream, recall_data
 from benchmarks.quality_models import SETTINGS, build, parameters
 from benchmarks.recall import VALUE_BITS, Recall
 from qdreamer import native
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import Vector
 
-OBSERVATION, ACTION = ObservationSpec(2, False), ActionSpec(2, True)
+OBSERVATION, ACTION = {"observation": Vector(2)}, ActionSpec.discrete(2)
 
 
 def test_all_kinds_have_as_many_parameters():

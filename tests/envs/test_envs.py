@@ -1,5 +1,6 @@
 """Environments: spaces, wrappers, seeds, errors, and that every config in configs/env works."""
 
+import copy
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -305,12 +306,12 @@ def test_episodes_end_at_the_given_step() -> None:
 def test_vectors_do_not_reset_themselves(vectorization: str) -> None:
     envs = make_vector(env_config(vectorization=vectorization, max_episode_steps=2), 2)
     try:
-        first, _ = envs.reset(seed=[6, 8])
+        first = copy.deepcopy(envs.reset(seed=[6, 8])[0])
         for i, seed in enumerate((6, 8)):
             np.testing.assert_array_equal(first["observation"][i], make_raw(env_config()).reset(seed=seed)[0])
         left = np.array([[1, 0], [1, 0]], np.float32)
         envs.step(left)
-        ended, _, _, truncated, _ = envs.step(left)
+        ended, _, _, truncated, _ = copy.deepcopy(envs.step(left))
         assert truncated.all()
         again, _ = envs.reset(seed=[6, 8], options={"reset_mask": np.array([True, False])})
         np.testing.assert_array_equal(again["observation"][0], first["observation"][0])

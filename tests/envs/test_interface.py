@@ -13,6 +13,7 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.entries import Mask
 from qdreamer.envs.factory import describe, make_env, make_vector
+from qdreamer.envs.interface import summary
 
 LIMIT = 4
 
@@ -119,11 +120,14 @@ def test_vectors_show_all_entries_side_by_side(vectorization: str) -> None:
 
 
 def test_what_an_environment_was_taken_for_is_said() -> None:
-    assert str(describe(env_config("Everything-v0", **EVERYTHING))).splitlines() == [
-        "observation  frame: image 8×7×3; task: text, by 64 hashes of words; more/0: classes 9; "
+    interface = describe(env_config("Everything-v0", **EVERYTHING))
+    assert summary(interface.observation, interface.action).splitlines() == [
+        "observation: frame: image 8×7×3; task: text, by 64 hashes of words; more/0: classes 9; "
         "more/1: 2 bits; more/2: vector of 2",
-        "action       2 × one of 2, one of 3",
+        "action: 2 × one of 2, one of 3",
     ]
+    plain = describe(env_config("Pendulum-v1"))
+    assert summary(plain.observation, plain.action) == "observation: vector of 3\naction: 1 in [−1, 1]"
 
 
 @pytest.mark.parametrize("place", ["info", "entry"])

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from qdreamer import native
 from qdreamer.agents.behaviour import imagine
 from qdreamer.agents.training.training import make_dreamer
-from qdreamer.envs.spaces import ActionSpec, ObservationSpec
+from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.entries import Vector
 from qdreamer.worldmodel.rssm import Carry
 
 rollout_module = sys.modules["qdreamer.native.rollout"]
@@ -29,9 +30,8 @@ SMALL = (
 
 def make_agent(make_config, discrete, *settings):
     torch.manual_seed(0)
-    agent = make_dreamer(
-        make_config("agent=classical", *settings), ObservationSpec(4, False), ActionSpec(3, discrete)
-    )
+    spec = ActionSpec.discrete(3) if discrete else ActionSpec.continuous(3)
+    agent = make_dreamer(make_config("agent=classical", *settings), {"observation": Vector(4)}, spec)
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -59,8 +59,7 @@ def rollouts(agent, features, carry, monkeypatch):
     for on in (False, True):
         native.use(on)
         generator = torch.Generator().manual_seed(4)
-        rssm = agent.world_model.rssm
-        results.append(imagine(rssm, agent.actor, features, carry, HORIZON, generator))
+        results.append(imagine(agent.world_model, agent.actor, features, carry, HORIZON, generator))
     native.use(False)
     return *results, len(calls)
 
@@ -75,7 +74,7 @@ def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None, stored=0):
     generator = torch.Generator().manual_seed(2)
     batch, rssm = 9, agent.world_model.rssm
     is_first = (torch.rand(batch, past + steps, generator=generator) < 0.2).float()
-    actions = torch.randn(batch, past + steps, agent.actor.actions, generator=generator)
+    actions = torch.randn(batch, past + steps, agent.action.size, generator=generator)
     embed = torch.randn(batch, past + steps, agent.world_model.config.units, generator=generator)
     noise = torch.rand(batch, past + steps, rssm.stoch, generator=generator)
     t = torch.arange(steps - starts, steps).expand(batch, -1) if b is None else starts
@@ -89,7 +88,8 @@ def futures(agent, monkeypatch, steps=7, starts=6, past=0, b=None, stored=0):
                 trajectory = rssm.observe(*inputs, carry, noise[:, part])
                 carry = rssm.last(trajectory)
             features, carry = rssm.start(trajectory, t, b)
-        results.append(imagine(rssm, agent.actor, features, carry, HORIZON, torch.Generator().manual_seed(4)))
+        generator = torch.Generator().manual_seed(4)
+        results.append(imagine(agent.world_model, agent.actor, features, carry, HORIZON, generator))
     native.use(False)
     return *results, len(calls)
 
@@ -110,7 +110,7 @@ def same(agent, plain, native):
     """A number on the border of two classes, to rounding, may draw either: such rows are left out."""
     latents = agent.world_model.rssm.latents
     alike = (native.features[1:, :, -latents:] == plain.features[1:, :, -latents:]).all(-1).all(0)  # (N,)
-    if agent.action.discrete:
+    if agent.action.leaves[0].kind == "discrete":
         alike &= (native.actions == plain.actions).all(-1).all(0)
     assert (~alike).sum() <= 0.05 * len(alike)
     assert_close(native.features[:, alike], plain.features[:, alike], rtol=1e-4, atol=1e-4)
@@ -118,7 +118,7 @@ def same(agent, plain, native):
     parameters = list(agent.actor.parameters())
     gradients = []
     for rollout in (plain, native):
-        log_prob, entropy = rollout.policy.log_prob(plain.actions), rollout.policy.entropy()
+        log_prob, entropy = rollout.policy.log_prob(plain.actions), sum(rollout.policy.entropy().values())
         weight = torch.randn(log_prob.shape, generator=torch.Generator().manual_seed(1))
         loss = ((log_prob * weight + entropy) * alike).sum()
         gradients.append(torch.autograd.grad(loss, parameters))

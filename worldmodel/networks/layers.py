@@ -94,6 +94,7 @@ class MLP(nn.Sequential):
                 nn.init.trunc_normal_(linear.bias, std=bias_std, a=-2 * bias_std, b=2 * bias_std)
             parts += [linear, NormSiLU(units)]
         super().__init__(*parts)
+        self.width = units if layers else in_features
 
     def layers(self) -> list[native.Layer]:
         """Return the weights of every layer, without a walk through all modules."""

@@ -1,4 +1,4 @@
-"""Observations that are vectors: how they are scaled, encoded and predicted.
+"""Entries that are vectors: how they are scaled, encoded and predicted.
 
 DreamerV3 feeds symlog(o) and pays squared error on it. That leaves small signals almost unseen:
 CartPole's angle varies by 0.05, its share of the loss is 0.0025 nats beside a KL of 1. So every
@@ -8,15 +8,17 @@ matters most, the rare states near the edge (five deviations become 1.8): so it 
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from qdreamer.envs.entries import Vector
+from qdreamer.worldmodel.networks.entry import NETWORKS, EntryNetworks, Gather, Normalizer
 from qdreamer.worldmodel.networks.heads import symexp, symlog
 from qdreamer.worldmodel.networks.layers import MLP, MLPHead
 
 LINEAR = 10.0  # deviations
 
 
-class Standardize(nn.Module):
+class Standardize(Normalizer):
     """c·symlog((o − mean)/(c·deviation)) with running moments, per entry of a vector (…, O).
 
     The moments are exact averages over the first `memory` batches, then exponential averages with
@@ -41,8 +43,9 @@ class Standardize(nn.Module):
         return symexp(standardized / LINEAR) * (LINEAR * self.deviation()) + self.mean
 
     @torch.no_grad()
-    def update(self, observation: Tensor) -> None:
+    def update(self, observation: Tensor, gather: Gather) -> None:
         """Take in a batch (B, T, O)."""
+        observation = gather(observation)
         self.count.add_(1.0)
         rate = (1.0 / self.count).clamp(min=1.0 / self.memory)
         variance, mean = torch.var_mean(observation, (0, 1), correction=0)
@@ -57,7 +60,7 @@ class Standardize(nn.Module):
         return self.variance.sqrt().clamp(min=self.floor)
 
 
-class Symlog(nn.Module):
+class Symlog(Normalizer):
     """The paper's map, without moments: symlog(o)."""
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -65,13 +68,6 @@ class Symlog(nn.Module):
 
     def invert(self, prediction: Tensor) -> Tensor:
         return symexp(prediction)
-
-    def update(self, observation: Tensor) -> None:
-        """Learn nothing."""
-
-    def deviation(self) -> Tensor:
-        """Return 1, the unit of everything."""
-        return torch.ones(())
 
 
 class VectorEncoder(MLP):
@@ -99,3 +95,12 @@ class VectorHead(MLPHead):
 
     def forward(self, features: Tensor) -> MeanSquare:
         return MeanSquare(super().forward(features))
+
+
+NETWORKS[Vector] = EntryNetworks(
+    normalizer=lambda spec, config: Standardize(spec.size) if config.standardize else Symlog(),
+    encoder=lambda spec, config: VectorEncoder(spec.size, config.units, config.encoder_layers),
+    decoder=lambda spec, config, features: VectorHead(
+        features, config.units, config.decoder_layers, spec.size
+    ),
+)

@@ -100,7 +100,14 @@ MALFORMED = [
     ("agent.return_percentiles=[5]", ["agent.return_percentiles=[5] must have 2 entries"]),
     ("train=3", ["train=3 replaces a whole section", "as train.batch_size=…"]),
     ("train={batch_size:8}", ["replaces a whole section", "as train.batch_size=…"]),
-    ("env.kwargs={sutton_barto_reward:true}", ["replaces a whole section", "env.kwargs.<key>=…"]),
+    ("env.kwargs={sutton_barto:true}", ["did you mean sutton_barto_reward?"]),
+    ("env.entries.observation=picture", ["picture is not one of image, vector, ignore"]),
+    ("env.entries.observations=ignore", ["names no entry of the observation; they are observation"]),
+    ("env.entries.observation=image", ["is not an image"]),
+    ("env.entries.observation=ignore", ["no entry of the observation is left"]),
+    ("env.image_size=200", ["env.image_size=200 must be at most 96"]),
+    ("env.wrappers=[nothing]", ["as my.module:MyWrapper"]),
+    ("world_model.image.depth=0", ["world_model.image.depth=0 must be at least 1"]),
     # syntax and options
     ("foo", ["cannot read 'foo'", "key=value"]),
     ("CartPole", ["did you mean env=CartPole?"]),
@@ -129,8 +136,6 @@ MALFORMED = [
     ("env.id=LunarLander-v2", ["did you mean LunarLander-v3?"]),
     ("env.id=Foo", ["env.id=Foo is not a registered environment"]),
     ("env.id=no_such_module:Foo-v0", ["cannot be imported", "no_such_module"]),
-    ("env.id=Blackjack-v1", ["observation space Tuple", "FlattenObservation"]),
-    ("env.id=CarRacing-v3", ["images (96, 96, 3)", "state-based"]),
     ("env.hide=[4]", ["env.hide=[4]", "from 0 to 3"]),
     ("env.hide=[-1]", ["env.hide[0]=-1 must be at least 0"]),
     ("env.hide=[0,1,2,3]", ["leave at least one"]),
@@ -178,6 +183,9 @@ VALID = [
     "env=CartPole env.hide=[1,3]",
     "env=CartPole env.kwargs.sutton_barto_reward=true",
     "++env.kwargs.sutton_barto_reward=true",
+    "env.kwargs={sutton_barto_reward:true} env.repeat=2",
+    "env=gym env.id=Blackjack-v1 env.entries.0=vector env.entries.2=ignore",
+    "env=gym env.id=CarRacing-v3 world_model.entry_scales.observation=0.2 world_model.image.depth=2",
     "env=gym env.id=FrozenLake-v1",
     "env=gym env.id=FrozenLake-v1 env.kwargs.map_name=8x8 env.kwargs.is_slippery=false",
     "world_model=1M world_model.posterior=decoupled",
@@ -309,7 +317,7 @@ def odd() -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("kwarg", "word"),
-    [("high=inf", "finite low and high"), ("first=nan", "not finite"), ("frist=1", "did you mean first?")],
+    [("high=inf", "without finite bounds"), ("first=nan", "not finite"), ("frist=1", "did you mean first?")],
 )
 def test_own_environments(odd: str, kwarg: str, word: str, run_main: Outcome) -> None:
     assert run_main([f"env.id={odd}"]) == (None, "")

@@ -62,7 +62,10 @@ def test_other_episodes_than_those_trained_on(
     assert " ".join(changes) in out
     with pytest.raises(SystemExit):
         evaluate(monkeypatch, str(tmp_path), "--no-video", "env.kwargs.key_bits=4")
-    assert "there are 8 observations, not the 7 trained on" in capsys.readouterr().err
+    assert (
+        "there is observation: vector of 8; action: one of 4, not observation: vector of 7"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_the_same_episodes_every_time(agent: Dreamer, episodes: list[EvaluationE
     for _ in range(2):
         again = evaluator.run(agent, exploration=0.5)
         assert [e.score for e in again] == [e.score for e in episodes]
-        np.testing.assert_array_equal(again[3].observations, episodes[3].observations)
+        np.testing.assert_array_equal(
+            again[3].observations["observation"], episodes[3].observations["observation"]
+        )
     evaluator.close()
 
 
@@ -53,13 +55,13 @@ def test_episodes_replay_in_the_plain_environment(episodes: list[EvaluationEpiso
         observation, _ = env.reset(seed=evaluation_seed(0, i))
         score, done = 0.0, False
         for t, action in enumerate(episode.actions):
-            np.testing.assert_array_equal(observation, episode.observations[t])
+            np.testing.assert_array_equal(observation, episode.observations["observation"][t])
             assert not done
             observation, reward, terminal, truncated, _ = env.step(int(action.argmax()))
             score += float(reward)
             done = terminal or truncated
         assert done
-        assert score == episode.score == episode.length
+        assert score == episode.score == episode.length == episode.steps
 
 
 def test_evaluation_does_not_disturb_training(tmp_path: Path) -> None:
@@ -94,13 +96,15 @@ def test_open_loop_persistence_and_ends(agent: Dreamer) -> None:
     steps = np.arange(21, dtype=np.float32)[:, None]
     observations = np.repeat(steps, 4, 1)
     actions = np.tile(np.array([[1.0, 0.0]], np.float32), (20, 1))
-    result = open_loop(agent, [EvaluationEpisode(20.0, observations, actions)], context=5, horizon=10)
+    episode = EvaluationEpisode(20.0, 20, {"observation": observations}, actions)
+    result = open_loop(agent, [episode], context=5, horizon=10)
     assert result is not None
     variance = steps.var()
     np.testing.assert_allclose(result.persistence_error, np.arange(1, 11) ** 2 / variance, rtol=1e-5)
-    assert len(result.true) == 16  # starts at steps 4 … 19
-    assert np.isfinite(result.true).sum() == 4 * sum(min(10, 20 - t) for t in range(4, 20))
-    np.testing.assert_array_equal(result.true[0, :, 0], np.arange(5, 15))
+    true = result.entries["observation"].true
+    assert len(true) == 16  # starts at steps 4 … 19
+    assert np.isfinite(true).sum() == 4 * sum(min(10, 20 - t) for t in range(4, 20))
+    np.testing.assert_array_equal(true[0, :, 0], np.arange(5, 15))
 
 
 def test_open_loop_needs_long_enough_episodes(agent: Dreamer, episodes: list[EvaluationEpisode]) -> None:

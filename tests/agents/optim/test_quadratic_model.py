@@ -161,13 +161,13 @@ def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
     first = torch.zeros(rows, steps).double()
     first[1, 2] = 1.0
     batch = Batch(
-        torch.randn(rows, steps, 4).double(), torch.randn(rows, steps, 2).double(),
+        {"observation": torch.randn(rows, steps, 4).double()}, torch.randn(rows, steps, 2).double(),
         torch.randn(rows, steps).double(), first, torch.zeros_like(first), torch.zeros_like(first),
         torch.tensor([0.5, 1.0, 2.0]).double(), model.rssm.initial(rows),
     )  # fmt: skip
     noise = model.rssm.noise(rows, steps, generator=torch.Generator().manual_seed(0))
     losses, trajectory = model.loss(batch, noise)
-    scales = model.config.loss_scales
+    scales = model.loss_scales
     total = sum((losses[k] * batch.weight[:, None]).mean() * scale for k, scale in scales.items())
     objective = frozen_loss(model, batch, trajectory)
     parameters = list(model.parameters())

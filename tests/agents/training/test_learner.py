@@ -77,6 +77,6 @@ def test_errors_of_sequences_are_measured_for_a_sampler_that_uses_them(
     if replay == "replay=uniform":
         assert told == []
         return
-    scales = run.config.world_model.loss_scales
+    scales = run.agent.world_model.loss_scales
     expected = sum(scale * outcomes[0].losses[name].mean(1) for name, scale in scales.items())
     assert told[0].tolist() == pytest.approx(expected.tolist())

@@ -163,7 +163,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         checkpoint.load(tmp_path)
     write_sealed(path, lambda file: torch.save({"format": 1}, file))
-    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 4"):
+    with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 5"):
         checkpoint.load(tmp_path)
     foreign = {"format": checkpoint.FORMAT, "code": os.system}  # pickled code is never run
     write_sealed(path, lambda file: torch.save(foreign, file))

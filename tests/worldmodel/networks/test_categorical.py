@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from qdreamer.envs.entries import Vector
 from qdreamer.worldmodel.model import WorldModel, kl_losses
 from qdreamer.worldmodel.networks.categorical import (
     entropy,
@@ -34,7 +35,8 @@ def gradient(loss, x):
 def draw_noise(make_config):
     """Noise for `count` draws of S = 2 variables with K = 5 classes, as the world model makes it."""
     config = make_config("world_model.stoch=2", "world_model.classes=5")
-    rssm = WorldModel(config.world_model, config.sequence, config.attention, 3, False, 2).rssm
+    parts = config.world_model, config.sequence, config.attention
+    rssm = WorldModel(*parts, {"observation": Vector(3)}, 2).rssm
 
     def draw(count, seed):
         return rssm.noise(count, generator=torch.Generator().manual_seed(seed))

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.worldmodel.networks.discrete import OneHot
 from qdreamer.worldmodel.networks.heads import Bernoulli, TwoHot, symexp_bins, two_hot_position
 from qdreamer.worldmodel.networks.vector import MeanSquare
 
@@ -177,14 +176,6 @@ def test_bernoulli_golden():
     logit = double([math.log(y / (1 - y))]).requires_grad_()
     (grad,) = torch.autograd.grad(Bernoulli(logit).loss(double([y])), logit)
     assert abs(grad.item()) < 1e-14
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32])
-def test_one_hot(dtype):
-    output = OneHot(torch.log(double([[1, 2, 3, 4], [4, 3, 2, 1]])) - 5.0)
-    torch.testing.assert_close(output.pred(), double([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]]))
-    loss = output.loss(torch.tensor([2, 3], dtype=dtype))
-    torch.testing.assert_close(loss, double([-math.log(0.3), -math.log(0.1)]))
 
 
 def test_two_hot_with_its_layer_is_two_hot_of_the_logits():

@@ -14,7 +14,7 @@ from qdreamer.worldmodel.networks.vector import LINEAR, Standardize, Symlog
 def fed(data: torch.Tensor, batches: int, memory: int = 1000) -> Standardize:
     scale = Standardize(data.shape[-1], memory=memory)
     for part in data.chunk(batches):
-        scale.update(part.unsqueeze(0))
+        scale.update(part.unsqueeze(0), lambda rows: rows)
     return scale
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from qdreamer.envs.entries import Vector
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.networks.categorical import sample_straight_through
 from qdreamer.worldmodel.rssm import Carry
@@ -76,7 +77,11 @@ def models(make_config):
         )
         torch.manual_seed(1)
         model = WorldModel(
-            config.world_model, config.sequence, config.attention, OBSERVATION, False, ACTION
+            config.world_model,
+            config.sequence,
+            config.attention,
+            {"observation": Vector(OBSERVATION)},
+            ACTION,
         ).double()
         with torch.no_grad():
             for parameter in model.parameters():
@@ -115,9 +120,14 @@ def random_carry(model, normal, stoch):
         return Carry(sequence.last(sequence.observe(*arguments, sequence.initial(BATCH))[1]), stoch)
 
 
+def seen(model, inputs):
+    """The trajectory of the world model."""
+    return model.observe({"observation": inputs[0]}, *inputs[1:])
+
+
 def observe(model, inputs):
     """Everything `observe` returns per step (B, T, ·), and the carry."""
-    trajectory = model.observe(*inputs)
+    trajectory = seen(model, inputs)
     outputs = [trajectory.features, trajectory.posterior, trajectory.prior]
     return outputs, model.rssm.last(trajectory)
 
@@ -228,7 +238,7 @@ def test_imagination_continues_the_trajectory(models, kind, seed, is_first):
     model = models[kind]
     is_first[:, -1] = 0.0
     inputs = random_inputs(model, seed, is_first)
-    trajectory = model.observe(*inputs)
+    trajectory = seen(model, inputs)
     b, t = torch.arange(BATCH), torch.full((BATCH,), STEPS - 2)
     features, carry = model.rssm.start(trajectory, t, b)
     assert torch.equal(features, trajectory.features[:, -2])
@@ -249,12 +259,12 @@ def test_imagination_remembers_as_observation_does(models, kind, seed, is_first,
     moves = torch.randn(steps, 2 * BATCH, ACTION, dtype=torch.float64, generator=generator)
     noise = rssm.noise(steps, 2 * BATCH, generator=generator)
     with torch.no_grad():
-        trajectory = models[kind].observe(*inputs)
+        trajectory = seen(models[kind], inputs)
         carry = rssm.start(trajectory, torch.tensor(starts).expand(BATCH, 2))[1]
         shared = imagine(rssm, moves, carry, noise)  # (2·B, steps, F)
         for n in range(2):
             rows = slice(n, None, 2)
-            past = rssm.last(models[kind].observe(*part(inputs, 0, starts[n] + 1, inputs[3])))
+            past = rssm.last(seen(models[kind], part(inputs, 0, starts[n] + 1, inputs[3])))
             assert_close(imagine(rssm, moves[:, rows], past, noise[:, rows]), shared[rows], **CLOSE)
             h, stoch = shared[rows, :, :16], shared[rows, :, -12:]
             actions, none = moves[:, rows].transpose(0, 1), torch.zeros(BATCH, steps, dtype=torch.float64)
@@ -343,7 +353,7 @@ def test_a_sum_of_the_past_never_grows(models, kind):
 def test_with_nobody_to_see_memory_gives_nothing(models, kind):
     model = models[kind]
     inputs = random_inputs(model, 0, torch.ones(BATCH, STEPS, dtype=torch.float64))
-    h, stoch = model.observe(*inputs).features.split([24, 12], -1)
+    h, stoch = seen(model, inputs).features.split([24, 12], -1)
     rest = inputs[1], inputs[2], inputs[3].memory
     before, after, _ = model.rssm.sequence.memory.observe(h[..., :16], stoch, inputs[3].stoch, *rest)
     assert not before[..., 16:].any()
