@@ -17,9 +17,9 @@ from statistics import median
 from typing import Any
 
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.agents.cli.evaluate_command import load_agent
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.runs.run_directory import read_config, run_directory
+from qdreamer.agents.training.loading import load_agent
 
 ROOT = Path(__file__).parent.parent
 

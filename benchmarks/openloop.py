@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qdreamer.agents.cli.evaluate_command import load_agent
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode, Evaluator
 from qdreamer.agents.reporting.openloop import open_loop
 from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.agents.training.loading import load_agent
 
 HORIZONS = (1, 5, 15, 50)
 

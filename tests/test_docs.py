@@ -31,6 +31,16 @@ def test_files_and_benchmarks_exist(name: str) -> None:
     assert missing == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["docs/api.md"])
+def test_snippets_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {}
+    for code in re.findall(r"^```python\n(.*?)^```", TEXTS[name], re.MULTILINE | re.DOTALL):
+        exec(compile(code, name, "exec"), found)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_accepted(command: str) -> None:
     with suppress(CredentialsError):  # well written, and there is no account here

@@ -14,11 +14,10 @@ from qdreamer.agents.cli.overrides import KWARGS, parse
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
-from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
-from qdreamer.agents.runs.run_directory import origin, read_config
-from qdreamer.agents.training.training import make_agent
+from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.agents.training.loading import load_agent
 from qdreamer.configs.console import Parser, fail
 from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.config import EnvConfig
@@ -51,6 +50,7 @@ def main(words: list[str] | None = None) -> None:
         if arguments.seed is None:
             arguments.seed = config.evaluation.seed + 1
         other = changed(config, arguments.changes)
+        torch.set_num_threads(config.threads)
         agent = load_agent(arguments.run, config, dataclasses.replace(other, env=config.env))
         check_spaces(agent, other.env)
         report(agent, other, arguments)
@@ -58,20 +58,6 @@ def main(words: list[str] | None = None) -> None:
         fail(error)
     except KeyboardInterrupt:
         fail("interrupted", 130)
-
-
-def load_agent(directory: Path, config: Config, made: Config | None = None) -> Dreamer:
-    """Return the agent of a run's checkpoint, on the CPU, `made` by settings that its weights fit.
-
-    Raises CheckpointError.
-    """
-    torch.set_num_threads(config.threads)
-    state = checkpoint.load(directory)
-    checkpoint.check_origin(directory, state, origin(config), resume=False)
-    agent = make_agent(made or config, "cpu")
-    with checkpoint.translate_load_errors(directory):
-        agent.load_state_dict(state["learner"]["agent"])
-    return agent.eval()
 
 
 def changed(config: Config, words: list[str]) -> Config:

@@ -1,6 +1,7 @@
 """Acting: filter the newest observations and choose actions for N environments."""
 
-from typing import Any, NamedTuple
+import copy
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -43,7 +44,9 @@ class ActingLoop:
         self.network = agent.average_actor if averaged else agent.actor
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, EVALUATION if averaged else ACTING, seed)
-        self._carry = agent.world_model.rssm.initial(num_envs)
+        self.count = num_envs
+        self.carry = agent.world_model.rssm.initial(num_envs)
+        self.features = torch.empty(0)  # (N, F), of the newest observations
         self._action = torch.zeros(num_envs, agent.action.size, device=self.device)
 
     @torch.no_grad()
@@ -64,11 +67,12 @@ class ActingLoop:
             {name: values.unsqueeze(1) for name, values in seen.items()},
             self._action.unsqueeze(1),
             first,
-            self._carry,
+            self.carry,
             self.ranks.draw(world_model.rssm.noise, count, 1, generator=self.generator),
         )
-        self._carry = world_model.rssm.last(trajectory)
-        policy = self.network(trajectory.features[:, 0], seen.get(ACTION_MASK))
+        self.carry = world_model.rssm.last(trajectory)
+        self.features = trajectory.features[:, 0]
+        policy = self.network(self.features, seen.get(ACTION_MASK))
         action = (
             policy.mode()
             if self.deterministic
@@ -78,17 +82,24 @@ class ActingLoop:
             mask, other = (torch.from_numpy(array).to(self.device) for array in override)
             action = torch.where(mask.unsqueeze(-1), other, action)
         self._action = action
-        state, stoch = world_model.rssm.pack(self._carry)
+        state, stoch = world_model.rssm.pack(self.carry)
         return Decision(action.cpu().numpy(), state.cpu().numpy(), stoch.cpu().numpy())
+
+    def clone(self) -> Self:
+        """Return a copy that goes its own way from here on."""
+        other = copy.copy(self)
+        other.generator = torch.Generator(self.device)
+        other.generator.set_state(self.generator.get_state())
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "carry": leaves(self._carry),
+            "carry": leaves(self.carry),
             "action": self._action,
             "generator": generator_state(self.generator),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._carry = rebuild(self._carry, (tensor.to(self.device) for tensor in state["carry"]))
+        self.carry = rebuild(self.carry, (tensor.to(self.device) for tensor in state["carry"]))
         self._action = state["action"].to(self.device)
         restore_generator(self.generator, state["generator"])

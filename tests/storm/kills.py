@@ -34,7 +34,7 @@ class Kind:
     runs: int = 1  # runs of the command
 
 
-_FAKE = ["quantum=fake", "quantum.device=FakeManilaV2", "replay.wait=true", "optimizer.wait=true"]
+_FAKE = ["quantum=ibm", "quantum.device=FakeManilaV2", "replay.wait=true", "optimizer.wait=true"]
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 KINDS = {
     "vectors": Kind(["agent=classical", "steps=2000"]),

@@ -1,0 +1,104 @@
+"""What the commands do, as functions."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import torch
+
+from qdreamer.agents.cli import command_line
+from qdreamer.agents.cli.composition import compose_all, typed
+from qdreamer.agents.cli.overrides import parse
+from qdreamer.agents.interaction.player import Player
+from qdreamer.agents.runs.config import Config
+from qdreamer.agents.training.loading import load
+from qdreamer.agents.training.session import run_session
+from qdreamer.analysis.comparison import Report, Settings
+from qdreamer.analysis.comparison import compare as compare_runs
+from qdreamer.analysis.run_record import RunRecord, find_runs, read_run
+from qdreamer.quantum.backends.factory import make_backend
+from qdreamer.quantum.qaoa.ising import Solution, from_qubo
+from qdreamer.quantum.qaoa.solver import SOLVERS, SolverSetup
+
+
+class TrainedRun(NamedTuple):
+    """A run that was trained, or had been already."""
+
+    directory: Path
+
+    def load(self) -> Player:
+        """Return its agent."""
+        return load(self.directory)
+
+    def record(self) -> RunRecord:
+        """Return its evaluations, settings and costs. Raises CompareError."""
+        return read_run(self.directory)
+
+
+def train(
+    *overrides: str, env: str | Callable[..., gymnasium.Env[Any, Any]] = "CartPole", **groups: Any
+) -> TrainedRun:
+    """Train an agent, or go on where the same call stopped; Ctrl-C saves.
+
+    Args:
+        overrides: settings as on the command line, "train.batch_size=8". groups: the same for keys without a
+            dot: agent="hybrid", steps=3000, seed=1, runs="somewhere".
+        env: a preset's name, or a callable that makes environments: its run is kept under its name. Training
+            with it in processes of their own (env.vectorization=async) is not possible.
+
+    Raises ConfigError, EnvError, … of one line each for what cannot run.
+    """
+    words = [*overrides, *(f"{key}={value}" for key, value in groups.items())]
+    if callable(env):
+        name = re.sub(r"\W", "", getattr(env, "__name__", type(env).__name__)) + "-v0"
+        gymnasium.registry.pop(name, None)  # an earlier call's
+        gymnasium.register(name, entry_point=env)  # type: ignore[arg-type]
+        words += ["env=gym", f"env.id={name}"]
+    else:
+        words.append(f"env={env}")
+    (member,) = command_line.prepare(words).members
+    if run_session(member.config, member.directory):
+        raise KeyboardInterrupt
+    return TrainedRun(member.directory)
+
+
+def compare(folder: str | Path, **settings: Any) -> Report:
+    """Return what compare.py finds in the runs of one environment, as data.
+
+    `settings` are those of `analysis.comparison.Settings`: baseline, primary, threshold, margin,
+    allow_versions. Raises CompareError for runs that do not match.
+    """
+    return compare_runs(
+        Path(folder), [read_run(path) for path in find_runs(Path(folder))], Settings(**settings)
+    )
+
+
+def solve_qubo(
+    quadratic: Any,
+    solver: str = "qaoa",
+    backend: str = "statevector",
+    shots: int = 1024,
+    layers: int = 3,
+    seed: int = 0,
+    **settings: Any,
+) -> Solution:
+    """Minimise bᵀQb over bits b.
+
+    Args:
+        quadratic: Q (n, n), any array of numbers.
+        solver: qaoa, or a control: exact, greedy, random, annealing.
+        backend: where circuits run, as `quantum=…` on the command line: statevector, aer, aer_noisy,
+            pennylane, ibm (a device, or with device="FakeManilaV2" a local one). shots: samples.
+        layers: of QAOA. settings: of the backend, as that device.
+
+    Raises ConfigError for unknown words, ValueError for a Q that is not square.
+    """
+    words = [f"quantum={backend}", *(f"quantum.{key}={value}" for key, value in settings.items())]
+    quantum = typed(Config, compose_all([parse(word) for word in words])).quantum
+    setup = SolverSetup(make_backend(quantum), quantum, layers=layers)
+    made = SOLVERS[solver].part.make(setup)
+    problem = from_qubo(torch.as_tensor(quadratic, dtype=torch.float64))
+    found: Solution = made.solve(problem, shots, torch.Generator().manual_seed(seed))
+    return found

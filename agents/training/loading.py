@@ -1,0 +1,46 @@
+"""A trained agent, read from its run's directory."""
+
+from pathlib import Path
+
+import torch
+
+from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.player import Player
+from qdreamer.agents.runs import checkpoint
+from qdreamer.agents.runs.config import Config
+from qdreamer.agents.runs.run_directory import origin, read_config
+from qdreamer.agents.training.training import make_agent
+from qdreamer.envs.factory import make_raw
+from qdreamer.envs.interface import make_interface
+
+
+def load(directory: str | Path, device: str = "cpu", seed: int | None = None) -> Player:
+    """Return the agent of a run, ready to play and to dream.
+
+    Args:
+        directory: of the run, as train.py prints it. device: where it computes.
+        seed: of its draws; by default evaluate.py's, whose episodes it then plays exactly.
+
+    Raises ConfigError, CheckpointError or EnvError, each of one line, for what cannot be read or made.
+    """
+    config = read_config(Path(directory))
+    env = make_raw(config.env)
+    interface = make_interface(env, config.env.entries, config.env.image_size)
+    spaces = env.observation_space, env.action_space
+    env.close()
+    agent = load_agent(Path(directory), config, device=device)
+    return Player(agent, interface, *spaces, config.evaluation.seed + 1 if seed is None else seed)
+
+
+def load_agent(directory: Path, config: Config, made: Config | None = None, device: str = "cpu") -> Dreamer:
+    """Return the agent of a run's checkpoint, `made` by settings that its weights fit.
+
+    Raises CheckpointError.
+    """
+    state = checkpoint.load(directory)
+    checkpoint.check_origin(directory, state, origin(config), resume=False)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
+        agent = make_agent(made or config, device)
+    with checkpoint.translate_load_errors(directory):
+        agent.load_state_dict(state["learner"]["agent"])
+    return agent.eval()
