@@ -54,7 +54,7 @@ def train(
     if callable(env):
         name = re.sub(r"\W", "", getattr(env, "__name__", type(env).__name__)) + "-v0"
         gymnasium.registry.pop(name, None)  # an earlier call's
-        gymnasium.register(name, entry_point=env)  # type: ignore[arg-type]
+        gymnasium.register(name, entry_point=env)
         words += ["env=gym", f"env.id={name}"]
     else:
         words.append(f"env={env}")

@@ -93,7 +93,7 @@ class Player:
         actions = [self.interface.to_environment(action) for action in decision.action]
         if alone:
             return actions[0], state
-        room = create_empty_array(self.action_space, len(rows))
+        room: Any = create_empty_array(self.action_space, len(rows))
         return concatenate(self.action_space, actions, room), state
 
     @torch.no_grad()

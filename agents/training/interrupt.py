@@ -12,7 +12,7 @@ class InterruptedTwice(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Context manager; `signal` is the number received, or None. What is ignored stays so, as by nohup."""
+    """Context manager; `signal` is the number received, or None. Under nohup a hangup stays ignored."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -20,7 +20,8 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         for number in NUMBERS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if not ignored or number in (signal.SIGINT, signal.SIGTERM):  # background jobs start without them
                 self._previous[number] = signal.signal(number, self._received)
         return self
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from qdreamer import native
+from qdreamer.envs.entries import Vector
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.networks.heads import TwoHotHead
 from qdreamer.worldmodel.networks.layers import MLP
@@ -53,7 +54,7 @@ def test_filtering_and_imagining(make_config, settings):
     sizes = [f"world_model.{name}=8" for name in ("units", "deter", "core", "memory", "hidden")]
     config = make_config("agent=classical", *sizes, *settings)
     torch.manual_seed(0)
-    model = WorldModel(config.world_model, config.sequence, config.attention, 4, False, 2)
+    model = WorldModel(config.world_model, config.sequence, config.attention, {"observation": Vector(4)}, 2)
     rssm, embed, action, is_first = model.rssm, torch.randn(2, 2, 8), torch.randn(2, 2, 2), torch.zeros(2, 2)
     carry, noise = rssm.initial(2), torch.rand(2, 3, rssm.stoch)
     native.use(True)

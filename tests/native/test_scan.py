@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer import native
+from qdreamer.envs.entries import Vector
 from qdreamer.native import products
 from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.networks.categorical import frozen_sample
@@ -25,7 +26,7 @@ def make_model(make_config, stoch, classes, deter, hidden, blocks, *settings):
         *settings,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = WorldModel(config.world_model, config.sequence, config.attention, 4, False, 2)
+    model = WorldModel(config.world_model, config.sequence, config.attention, {"observation": Vector(4)}, 2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -16,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 INTERVAL = 20 + 2  # steps from one checkpoint to the next, and those of an iteration
+_BEGIN = r"(?:resuming at step (\d+)|starting|already has (\d+) steps.*)$"
 PATIENCE = 60.0  # seconds that a kill waits for a save
 SMALL = [
     "env=CartPole", "world_model.units=16", "world_model.deter=16", "world_model.hidden=16",
@@ -94,15 +95,16 @@ def batter(kind: Kind, runs: Path, expected: list[Any], seconds: float, chance: 
 
     Every second kill waits for a file that is being replaced, so that it falls within a save.
     """
-    tally, reached = Tally(runs=kind.runs), 0
+    tally, reached, starts = Tally(runs=kind.runs), 0, 0
     while True:
         process = start(kind, runs)
-        deadline = time.monotonic() + chance.uniform(0.2, 1.0) * seconds
+        deadline = time.monotonic() + chance.uniform(0.1, 0.7) * seconds
         saving = _kill(process, runs, deadline, wait_for_save=chance.random() < 0.5)
         process.wait()
-        resumed = re.findall(r"(?:resuming at step (\d+)|starting)$", said(runs).read_text(), re.MULTILINE)
-        if kind.runs == 1 and resumed and reached - int(resumed[-1] or 0) > INTERVAL:
-            tally.lost += 1
+        begun = re.findall(_BEGIN, said(runs).read_text(), re.MULTILINE)
+        if len(begun) > starts and kind.runs == 1:  # else it was killed before it said where it goes on
+            tally.lost += reached - int("".join(begun[-1]) or 0) > INTERVAL
+        starts = len(begun)
         if saving is None:
             break
         tally.kills += 1

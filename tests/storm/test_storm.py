@@ -13,9 +13,13 @@ from tests.storm import damage, fuzz, kills
 def test_a_run_survives_kills(tmp_path: Path) -> None:
     kind = kills.Kind(["agent=classical", "steps=500"])
     expected, seconds = kills.unbroken(kind, tmp_path / "unbroken")
-    tally = kills.batter(kind, tmp_path / "battered", expected, seconds, random.Random(0))
-    assert tally.kills > 0
-    assert (tally.corrupt, tally.lost, tally.failed, tally.unequal) == (0, 0, 0, 0)
+    killed = 0
+    for number in range(5):  # a busy machine may let a run through
+        if killed < 2:
+            tally = kills.batter(kind, tmp_path / str(number), expected, seconds, random.Random(number))
+            assert (tally.corrupt, tally.lost, tally.failed, tally.unequal) == (0, 0, 0, 0)
+            killed += tally.kills
+    assert killed >= 2
 
 
 def test_no_damaged_checkpoint_is_loaded(tmp_path: Path) -> None:

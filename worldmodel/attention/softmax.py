@@ -87,4 +87,4 @@ class Uniform(Softmax):
         self.factor = 0.0
 
     def operands(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
-        return torch.zeros_like(q), k, 1.0  # SDPA's own mask times a factor of 0 would be no number
+        return 0.0 * q, k, 1.0  # SDPA's own mask times a factor of 0 would be no number

@@ -136,7 +136,7 @@ def test_a_directory_with_other_settings_is_a_failure_not_a_skip(tmp_path: Path)
 
 def test_members_are_named_as_single_runs_are() -> None:
     line = "-m env=CartPole,Acrobot seed=range(0,3) optimizer.lr=1e-3,2e-3 launcher.jobs=3"
-    members, launcher = prepare(line.split())[1:]
+    _, members, launcher, _ = prepare(line.split())
     assert len(members) == 12 and launcher.jobs == 3
     assert len({member.directory for member in members}) == 12
     for member in members:
