@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError("it is no JSON") from error
     if not isinstance(values, dict):
         raise DamagedError("it is no JSON object")
@@ -104,7 +104,8 @@ def _hash(values: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f"{path.name}.tmp")
+    # Processes that write the same file at once do not meet in one half-made file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w+b") as file:
             yield file

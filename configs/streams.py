@@ -1,5 +1,6 @@
 """Standard output and error of a command: they never decide whether it goes on."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -32,18 +33,23 @@ class Sturdy:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except OSError:
-            self._fall_silent()
+        except OSError as error:
+            self._fall_silent(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
-            self._fall_silent()
+        except OSError as error:
+            self._fall_silent(error)
 
-    def _fall_silent(self) -> None:
-        """Put the null device in the stream's place, also for what it still holds."""
+    def _fall_silent(self, error: OSError) -> None:
+        """Put the null device in the stream's place, also for what it still holds.
+
+        Raises the error if it is not that nobody reads: a full disk is no success.
+        """
+        if error.errno not in (errno.EPIPE, errno.EBADF, errno.ENXIO, errno.EIO):
+            raise error
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._stream.fileno())
         os.close(null)

@@ -38,7 +38,7 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.repair import repair
-from qdreamer.agents.runs.run_directory import FREE, is_free, read_config, run_directory
+from qdreamer.agents.runs.run_directory import FREE, check_same_run, is_free, read_config, run_directory
 from qdreamer.agents.sweeps.sweep import LAUNCHERS, LauncherConfig, Member, Sweep, SweepConfig, refuse_doubles
 from qdreamer.agents.training.interrupt import InterruptedTwice
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
@@ -184,6 +184,7 @@ def _train(plan: Plan, ranks: SingleProcess) -> int:
     (member,) = plan.members
     try:
         if plan.repair:
+            check_same_run(member.directory, member.config)
             repair(member.directory)
         return run_session(member.config, member.directory, ranks)
     except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:

@@ -18,6 +18,7 @@ from qdreamer.agents.training.session import run_session
 from qdreamer.analysis.comparison import Report, Settings
 from qdreamer.analysis.comparison import compare as compare_runs
 from qdreamer.analysis.run_record import RunRecord, find_runs, read_run
+from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.qaoa.ising import Solution, from_qubo
 from qdreamer.quantum.qaoa.solver import SOLVERS, SolverSetup
@@ -53,12 +54,19 @@ def train(
     words = [*overrides, *(f"{key}={value}" for key, value in groups.items())]
     if callable(env):
         name = re.sub(r"\W", "", getattr(env, "__name__", type(env).__name__)) + "-v0"
-        gymnasium.registry.pop(name, None)  # an earlier call's
+        before = gymnasium.registry.pop(name, None)  # an earlier call's
+        if name == "lambda-v0" or (before is not None and before.entry_point is not env):
+            if before is not None:
+                gymnasium.registry[name] = before
+            raise ConfigError(f"give the callable that makes environments a name of its own, not {name[:-3]}")
         gymnasium.register(name, entry_point=env)
         words += ["env=gym", f"env.id={name}"]
     else:
         words.append(f"env={env}")
-    (member,) = command_line.prepare(words).members
+    plan = command_line.prepare(words)
+    if plan.text is not None or plan.launcher is not None or plan.repair:
+        raise ConfigError("train(…) takes settings alone: options belong on the command line")
+    (member,) = plan.members
     if run_session(member.config, member.directory):
         raise KeyboardInterrupt
     return TrainedRun(member.directory)

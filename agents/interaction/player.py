@@ -75,7 +75,7 @@ class Player:
         Raises ValueError for observations of another shape, or another number than the state's.
         """
         rows, alone = _rows(self.observation_space, observation)
-        infos = [info or {}] * len(rows) if isinstance(info, Mapping | None) else info
+        infos = _infos(info, len(rows), alone)
         if state is None:
             state = ActingLoop(self.dreamer, len(rows), self.seed, averaged=True)
             first = np.ones(len(rows), np.bool_)
@@ -147,6 +147,16 @@ class Player:
                 f"actions {tuple(given.shape)} must be (H, {count}, {size}): {self.interface.action}"
             )
         return given.float()
+
+
+def _infos(info: Any, count: int, alone: bool) -> Sequence[Mapping[str, Any]]:
+    """Return the `info` of each row; Gymnasium's vectors give one of arrays, and say which rows have it."""
+    if info is None:
+        return [{}] * count
+    if alone or not isinstance(info, Mapping):
+        return [info] if isinstance(info, Mapping) else info
+    names = [name for name in info if f"_{name}" in info]
+    return [{name: info[name][i] for name in names if info[f"_{name}"][i]} for i in range(count)]
 
 
 def _rows(space: Space[Any], observation: Any) -> tuple[list[Any], bool]:

@@ -46,7 +46,7 @@ def save(
         _write(directory / names[ranks.rank], shard)
     if ranks.rank == 0:
         _replace(directory, {**state, "shards": names})
-        kept = {*names, *_shards(directory / PREVIOUS)}
+        kept = {*names, *_kept(directory / PREVIOUS)}
         for old in {path.name for path in directory.glob("shard_*.pt*")} - kept:
             (directory / old).unlink()
 
@@ -77,6 +77,8 @@ def load(directory: Path) -> dict[str, Any]:
 def restore(directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> dict[str, Any]:
     """`load`, for a run that goes on: a damaged file makes room for the one before, and is kept aside."""
     with ranks.collective_errors():
+        for half in directory.glob("*.tmp") if ranks.rank == 0 else ():  # of a save that was killed
+            half.unlink()
         if ranks.rank == 0 and _newest_sound(directory).name == PREVIOUS:
             if (directory / NAME).exists():
                 (directory / NAME).replace(directory / DAMAGED)
@@ -203,6 +205,14 @@ def _newest_sound(directory: Path) -> Path:
 def _shards(path: Path) -> list[str]:
     """Return the names of the files that belong to a checkpoint, without reading its tensors."""
     return list(_read(path, mmap=True).get("shards", [])) if path.exists() else []
+
+
+def _kept(path: Path) -> list[str]:
+    """Return the shards of the checkpoint before, none if it cannot be read any more."""
+    try:
+        return _shards(path)
+    except CheckpointError:
+        return []
 
 
 def _read(path: Path, mmap: bool = False) -> Any:

@@ -100,9 +100,14 @@ def read_config(directory: Path) -> Config:
 def read_summary(directory: Path) -> dict[str, Any]:
     """Read the run's summary; empty if there is none that can be believed."""
     try:
-        return read_json(directory / SUMMARY_NAME)
+        values = read_json(directory / SUMMARY_NAME)
     except (OSError, ValueError):
         return {}
+    sessions = values.get("sessions", [])
+    formed = isinstance(values.get("step", 0), int) and isinstance(sessions, list)
+    if not formed or not all(isinstance(s, dict) and isinstance(s.get("step"), int) for s in sessions):
+        return {}
+    return values
 
 
 def check_same_run(directory: Path, config: Config) -> None:

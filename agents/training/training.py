@@ -130,6 +130,7 @@ class Run:
         self.step = 0
         self.credit = 0.0  # updates that the replay ratio allows by now
         self._ready = False  # all ranks have stored a sequence
+        self._saved: int | None = None  # step of the newest checkpoint of this session
         state = self._restore() if checkpoint.exists(directory) else None
         self.observer: Observer | None = None
         if ranks.rank == 0:
@@ -161,7 +162,8 @@ class Run:
                 if observer is not None:
                     observer.show(self.step)
                 signal = self.ranks.maximum(interrupt.signal or 0)
-            self._save()
+            if self._saved != self.step:  # else the two checkpoints that are kept would be one
+                self._save()
         if observer is not None:
             observer.summarise(self.step)
             observer.show(self.step, force=True)
@@ -197,6 +199,7 @@ class Run:
             state["observer"] = self.observer.state_dict()
         shard = {"replay": self.replay.state_dict(), "collector": self.collector.state_dict()}
         checkpoint.save(self.directory, state, shard, self.ranks)
+        self._saved = self.step
 
     def _restore(self) -> dict[str, Any]:
         """Go on from the directory's checkpoint; return the observer's part of it."""

@@ -73,3 +73,13 @@ def test_ctrl_c_while_modules_load_is_one_line(word, monkeypatch, capsys):
         cli.run(word, [])
     assert end.value.code == 130
     assert capsys.readouterr().err == "error: interrupted before anything began\n"
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_is_no_success():
+    with Path("/dev/full").open("w") as full:
+        process = start(BEGIN + "print('figures', flush=True)", stdout=full)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"No space left" in error

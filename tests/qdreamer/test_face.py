@@ -189,3 +189,24 @@ def test_every_name_is_there() -> None:
         assert getattr(qdreamer, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         qdreamer.nothing  # noqa: B018
+
+
+def test_the_info_of_a_vector_environment(tmp_path: Path) -> None:
+    player = qdreamer.train(
+        *SMALL, "env.id=Taxi-v4", env="gym", agent="classical", steps=100, runs=str(tmp_path)
+    ).load()
+    envs = gymnasium.make_vec("Taxi-v4", 3, vectorization_mode="sync")
+    observation, info = envs.reset(seed=0)
+    state = None
+    for _ in range(5):
+        actions, state = player.act(observation, state, info=info)
+        assert all(info["action_mask"][i][action] for i, action in enumerate(actions))
+        observation, _, _, _, info = envs.step(actions)
+    envs.close()
+
+
+def test_callables_need_names_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a name of its own, not lambda"):
+        qdreamer.train(env=lambda: Nested(), runs=str(tmp_path))
+    with pytest.raises(ValueError, match="takes settings alone"):
+        qdreamer.train("--repair", runs=str(tmp_path))

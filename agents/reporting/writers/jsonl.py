@@ -40,6 +40,7 @@ class JsonLines(Writer):
                 raise OSError(f"no space for another line of {self._file.name}")
         except OSError:
             self._file.truncate(begin)
+            self._file.seek(begin)
             raise
 
     def position(self) -> int:

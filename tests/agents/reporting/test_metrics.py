@@ -253,3 +253,8 @@ def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space for another line"):
         log.scalars(2, {"a": 2.0})
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    writer._file = inner
+    log.scalars(3, {"a": 3.0})
+    assert log.positions()["jsonl"] == (tmp_path / "metrics.jsonl").stat().st_size
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 3]

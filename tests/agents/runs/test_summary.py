@@ -85,6 +85,9 @@ def test_parameters(overrides: list[str], quantum: int) -> None:
 
 def test_damaged_summaries_count_as_none(tmp_path: Path) -> None:
     assert read_summary(tmp_path) == {}
+    for text in ('{"sessions": [{}]}', '{"sessions": [3]}', '{"step": "x"}', "[" * 100_000):
+        (tmp_path / "summary.json").write_text(text)
+        assert read_summary(tmp_path) == {}
     (tmp_path / "summary.json").write_text("{")
     assert read_summary(tmp_path) == {}
 
