@@ -195,9 +195,9 @@ def _to_box(space: spaces.Box) -> ToEnvironment:
     shape = space.shape
 
     def convert(action: NDArray[np.float32]) -> NDArray[Any]:
-        within = np.minimum(np.maximum(action, -1.0), 1.0)  # np.clip takes twice as long
-        value = np.minimum(np.maximum(rescale(within.reshape(shape)), low), high)  # rounding may lead out
-        return value.astype(box.dtype, copy=False)
+        return rescale(
+            np.minimum(np.maximum(action, -1.0), 1.0).reshape(shape)
+        )  # np.clip takes twice as long
 
     if floats and not fixed.any():
         return convert
