@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from qdreamer.configs.console import one_line
 from qdreamer.configs.sealed_file import DamagedError, verify, write_sealed
 
 FORMAT = 5
+SEALED = 4  # the first format whose files are sealed
 NAME, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
 
 
@@ -65,13 +66,17 @@ def load(directory: Path) -> dict[str, Any]:
     """Read the newest sound checkpoint, without its shards, onto the CPU. Raises CheckpointError."""
     path = _newest_sound(directory)
     state: dict[str, Any] = _read(path)
+    _check_format(path, state)
+    return state
+
+
+def _check_format(path: Path, state: Any) -> None:
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {found}, and this version reads format {FORMAT}: "
             "start the run afresh elsewhere"
         )
-    return state
 
 
 def restore(directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> dict[str, Any]:
@@ -191,6 +196,7 @@ def _newest_sound(directory: Path) -> Path:
         except FileNotFoundError as error:
             problems.append(f"{error.filename} is missing")
         except DamagedError as error:
+            _name_unsealed(path)
             problems.append(f"{file} is damaged ({error})")
         else:
             if problems:
@@ -200,6 +206,19 @@ def _newest_sound(directory: Path) -> Path:
         f"{problems[0]} and cannot be used, and there is no sound one before it; "
         f"moving {directory / NAME} away lets the run start afresh"
     )
+
+
+def _name_unsealed(path: Path) -> None:
+    """Raise CheckpointError for a file of an earlier format, which had no seal; nothing of it is used."""
+    with suppress(DamagedError, FileNotFoundError):
+        verify(path)
+        return
+    try:
+        state = _read(path, mmap=True)
+    except CheckpointError:
+        return
+    if isinstance(state, dict) and isinstance(state.get("format"), int) and state["format"] < SEALED:
+        _check_format(path, state)
 
 
 def _shards(path: Path) -> list[str]:

@@ -111,7 +111,7 @@ def batter(kind: Kind, runs: Path, expected: list[Any], seconds: float, chance: 
         tally.saving += saving
         reached = max([0, *(line["step"] for line in whole_lines(runs))])
     text = said(runs).read_text() + "".join(path.read_text() for path in runs.rglob("console.log"))
-    tally.corrupt = text.count("damaged")
+    tally.corrupt = text.count("takes its place") + text.count("error: ")
     tally.failed = int(process.returncode != 0)
     tally.unequal = int(logged(runs) != expected)
     return tally

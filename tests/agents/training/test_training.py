@@ -165,6 +165,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     write_sealed(path, lambda file: torch.save({"format": 1}, file))
     with pytest.raises(checkpoint.CheckpointError, match="format 1, and this version reads format 5"):
         checkpoint.load(tmp_path)
+    torch.save({"format": 3, "weights": torch.ones(3)}, path)  # as earlier versions wrote it, without a seal
+    with pytest.raises(checkpoint.CheckpointError, match="format 3, and this version reads format 5"):
+        checkpoint.load(tmp_path)
     foreign = {"format": checkpoint.FORMAT, "code": os.system}  # pickled code is never run
     write_sealed(path, lambda file: torch.save(foreign, file))
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
