@@ -27,6 +27,7 @@ from qdreamer.worldmodel.attention.softmax import DotProduct
 
 PHOTONS = (0.25, 256.0)
 """Range of s²: log κ lies within ±2s²."""
+_LOG_PHOTONS = math.log(PHOTONS[0]), math.log(PHOTONS[1])
 
 
 @settings
@@ -53,7 +54,8 @@ class Coherent(DotProduct):
 
     def photons(self) -> Tensor:
         """s², the mean photon number of each head, (h)."""
-        return _Clamp.apply(self.log_photons, math.log(PHOTONS[0]), math.log(PHOTONS[1])).exp()
+        clamp = _Clamp.apply if torch.is_grad_enabled() else torch.clamp
+        return clamp(self.log_photons, *_LOG_PHOTONS).exp()
 
     def encode(self, x: Tensor) -> Tensor:
         return unit(x)

@@ -301,7 +301,7 @@ SMALLEST = 1e-12
 
 def unit(x: Tensor, length: Tensor | None = None) -> Tensor:
     """x/|x| along the last axis, times `length` (broadcastable to (…, 1)). The zero vector stays zero."""
-    return _Unit.apply(x, length)[0]
+    return (_Unit.apply if torch.is_grad_enabled() else _Unit.forward)(x, length)[0]
 
 
 class _Unit(torch.autograd.Function):

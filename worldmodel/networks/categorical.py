@@ -54,7 +54,9 @@ def sample_straight_through(probs: Tensor, uniform: Tensor) -> Tensor:
     """
     if uniform.dim() == probs.dim():
         return probs + uniform
-    return _StraightThrough.apply(probs, uniform)
+    if torch.is_grad_enabled():
+        return _StraightThrough.apply(probs, uniform)
+    return one_hot(sample_index(probs, uniform), probs)
 
 
 def frozen_sample(one_hot: Tensor, probs: Tensor) -> Tensor:
