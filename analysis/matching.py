@@ -20,33 +20,41 @@ def check(runs: Sequence[RunRecord], allow_versions: bool = False) -> list[str]:
     """Return notes for the report. Raises CompareError for runs that must not be compared.
 
     Args:
-        allow_versions: other code or libraries are noted instead of refused.
+        allow_versions: other code or libraries are noted instead of refused, and so are settings that the
+            version of some runs did not have yet.
     """
-    _check_shared(runs)
-    _check_agents(runs)
+    added = _check_shared(runs, allow_versions) | _check_agents(runs, allow_versions)
     _check_streams(runs)
-    return _check_versions(runs, allow_versions) + _note_processors(runs)
+    notes = _check_versions(runs, allow_versions) + _note_processors(runs)
+    if added:
+        notes.append(f"Settings that the version of some runs does not have: {', '.join(sorted(added))}.")
+    return notes
 
 
-def _check_shared(runs: Sequence[RunRecord]) -> None:
+def _check_shared(runs: Sequence[RunRecord], allow_versions: bool) -> set[str]:
     kinds = {"steps": "budgets", "evaluation": "evaluations", "env": "environments"}
+    added: set[str] = set()
     for section in SHARED:
         configs = [{section: run.config.get(section)} for run in runs]
-        _refuse_other_settings(runs, configs, f"other {kinds[section]}")
+        added |= _refuse_other_settings(runs, configs, f"other {kinds[section]}", allow_versions)
     _refuse_split(runs, [tuple(run.steps.tolist()) for run in runs], "evaluations at other steps", False)
+    return added
 
 
-def _check_agents(runs: Sequence[RunRecord]) -> None:
+def _check_agents(runs: Sequence[RunRecord], allow_versions: bool) -> set[str]:
     """Check that all runs of an agent have the same settings and different seeds."""
+    added: set[str] = set()
     agents: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         agents[run.agent].append(run)
     for agent, members in agents.items():
         configs = [{k: v for k, v in m.config.items() if k not in PER_SEED} for m in members]
-        _refuse_other_settings(members, configs, f"{agent} was trained with different settings")
+        what = f"{agent} was trained with different settings"
+        added |= _refuse_other_settings(members, configs, what, allow_versions)
         times = Counter(run.seed for run in members)
         if doubled := [str(run.directory) for run in members if times[run.seed] > 1]:
             raise CompareError(f"{agent} has the same seed twice: {', '.join(doubled)}: remove one of them")
+    return added
 
 
 def _check_streams(runs: Sequence[RunRecord]) -> None:
@@ -95,12 +103,24 @@ def _note_processors(runs: Sequence[RunRecord]) -> list[str]:
     return []
 
 
-def _refuse_other_settings(runs: Sequence[RunRecord], configs: Sequence[dict[str, Any]], what: str) -> None:
-    """Raises CompareError that names the first setting in which the runs' configs differ."""
+def _refuse_other_settings(
+    runs: Sequence[RunRecord], configs: Sequence[dict[str, Any]], what: str, allow_versions: bool
+) -> set[str]:
+    """Return the settings that only some of the runs' configs have, where other versions are allowed.
+
+    Raises CompareError that names the first setting in which the configs differ.
+    """
     values = [{k: v for k, v in dotted(config).items() if not isinstance(v, dict)} for config in configs]
+    added: set[str] = set()
     for key in sorted({key for value in values for key in value} - {_DEFAULT}):
-        found = [value.get(key) for value in values]
-        _refuse_split(runs, [tuple(v) if isinstance(v, list) else v for v in found], f"{what}: {key}")
+        having = [(run, value[key]) for run, value in zip(runs, values, strict=True) if key in value]
+        if allow_versions and len(having) < len(runs):
+            added.add(key)
+        else:
+            having = [(run, value.get(key)) for run, value in zip(runs, values, strict=True)]
+        found = [tuple(v) if isinstance(v, list) else v for _, v in having]
+        _refuse_split([run for run, _ in having], found, f"{what}: {key}")
+    return added
 
 
 def _refuse_split(

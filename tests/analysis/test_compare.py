@@ -217,6 +217,20 @@ def test_refuses_other_versions_unless_told(runs: Path, refused: Refused, capsys
     assert "hybrid/seed_2 recorded no versions" in refused(runs)
 
 
+def test_settings_that_came_later_need_other_versions_to_be_allowed(
+    runs: Path, refused: Refused, capsys: Any
+) -> None:
+    newer = runs / "hybrid" / "seed_2"
+    edit(newer / "config.yaml", lambda values: values["env"].update(colour=3))
+    assert "other environments: env.colour (3 in hybrid/seed_2" in refused(runs)
+    main([str(runs), "--allow-versions"])
+    assert "does not have: env.colour." in capsys.readouterr().out
+    edit(runs / "hybrid" / "seed_3" / "config.yaml", lambda values: values["env"].update(colour=4))
+    with pytest.raises(SystemExit):  # those that have it must agree
+        main([str(runs), "--allow-versions"])
+    assert "env.colour (" in capsys.readouterr().err
+
+
 def test_refuses_a_run_whose_sessions_had_different_versions(runs: Path, refused: Refused) -> None:
     def resumed(values: dict[str, Any]) -> None:
         session = values["sessions"][0]
