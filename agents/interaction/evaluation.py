@@ -68,7 +68,7 @@ class Evaluator:
         self, env: EnvConfig, episodes: int, seed: int, deterministic: bool, max_steps: int | None = None
     ) -> None:
         # In this process: one worker for each of many short-lived members would only cost.
-        self._envs = make_vector(replace(env, vectorization="sync"), episodes)
+        self._envs = make_vector(replace(env, vectorization="sync"), episodes, "evaluation")
         self._max_steps = max_steps
         self._episodes, self._seed, self._deterministic = episodes, seed, deterministic
 
@@ -86,7 +86,7 @@ class Evaluator:
         observation, _ = self._envs.reset(seed=seeds)
         first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
         score = np.zeros(count)
-        observations = [_copy(observation)]
+        observations = [observation]
         most = max(KEPT // sum(values.nbytes for values in observation.values()), 1)  # steps
         actions: list[NDArray[np.float32]] = []
         length = np.zeros(count, np.int64)
@@ -104,7 +104,7 @@ class Evaluator:
             score += np.where(running, reward, 0.0)
             length += running
             if step < most:
-                observations.append(_copy(observation))
+                observations.append(observation)
                 actions.append(decision.action)
             done = terminal | truncated
             running &= ~done
@@ -122,10 +122,6 @@ class Evaluator:
 
     def close(self) -> None:
         self._envs.close()
-
-
-def _copy(observation: Observation) -> Observation:
-    return {name: values.copy() for name, values in observation.items()}
 
 
 def side_by_side(
