@@ -14,6 +14,7 @@ from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.analysis.bootstrap import interval
 from qdreamer.configs.schema import Bool, Int, settings
 from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.edge.guard import warn
 from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.interface import Observation
@@ -69,15 +70,19 @@ class Evaluator:
     ) -> None:
         # In this process: one worker for each of many short-lived members would only cost.
         self._envs = make_vector(replace(env, vectorization="sync"), episodes, "evaluation")
-        self._max_steps = max_steps
+        self._name, self._max_steps = env.id, max_steps
         self._episodes, self._seed, self._deterministic = episodes, seed, deterministic
 
     def run(
-        self, agent: Dreamer, exploration: float = 0.0, stop: Callable[[], bool] = lambda: False
+        self,
+        agent: Dreamer,
+        exploration: float = 0.0,
+        stop: Callable[[], bool] = lambda: False,
+        tell: Callable[[int], None] = lambda step: None,
     ) -> list[EvaluationEpisode]:
         """Play the same `episodes` episodes at every call; `exploration` is the share of random actions.
 
-        Raises Stopped as soon as `stop()` holds.
+        `tell` learns how many steps are done. Raises Stopped as soon as `stop()` holds, and EnvFailure.
         """
         count = self._episodes
         actor = ActingLoop(agent, count, self._seed, self._deterministic, averaged=True)
@@ -101,6 +106,7 @@ class Evaluator:
             decision = actor.act(observation, first, override)
             observation, reward, terminal, truncated, _ = self._envs.step(decision.action)
             step += 1
+            tell(step)
             score += np.where(running, reward, 0.0)
             length += running
             if step < most:
@@ -111,6 +117,12 @@ class Evaluator:
             first = np.zeros_like(first)
             if done.any() and running.any():  # the vector refuses to step finished members
                 observation, _ = self._envs.reset(seed=seeds, options={"reset_mask": done})
+        if running.any():
+            warn(
+                f"{running.sum()} of {count} evaluation episodes of env.id={self._name} did not end within "
+                f"evaluation.max_steps={self._max_steps:,}: env.max_episode_steps=… gives them an end",
+                ("no end", self._name),
+            )
         seen = {name: np.stack([step[name] for step in observations], 1) for name in observation}
         chosen = np.stack(actions, 1)
         return [

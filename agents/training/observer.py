@@ -94,7 +94,9 @@ class Observer:
         agent = self.learner.agent
         try:
             with self.learner.watch("evaluation"):
-                episodes = self.evaluator.run(agent, stop=lambda: interrupt.signal is not None)
+                episodes = self.evaluator.run(
+                    agent, stop=lambda: interrupt.signal is not None, tell=self._evaluating
+                )
         except Stopped:
             return
         self.evaluation_due = False
@@ -105,6 +107,9 @@ class Observer:
             self.solved_at = step
         self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
         self._progress.evaluation(mean)
+
+    def _evaluating(self, step: int) -> None:
+        self._progress.evaluating(step, self.config.evaluation.max_steps)
 
     def show(self, step: int, force: bool = False) -> None:
         """Show how far the run is."""

@@ -202,7 +202,26 @@ class Meddler(Odd):
         return super().step(action)
 
 
+class Model(Odd):
+    """Computes with torch, on several threads."""
+
+    def step(self, action: Any) -> Any:
+        import torch
+
+        torch.set_num_threads(2)
+        assert float(torch.full((200_000,), float(action)).exp().mean()) > 0.0
+        return super().step(action)
+
+
+class Level(Odd):
+    """Takes a level in its options, if there are any."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.level = 1 if options is None else options["level"]
+        return super().reset(seed=seed)
+
+
 def register() -> None:
     """Make them known to Gymnasium."""
-    for maker in (Odd, OddSpace, Masked, Meddler):
+    for maker in (Odd, OddSpace, Masked, Meddler, Model, Level):
         gymnasium.register(f"{maker.__name__}-v0", entry_point=maker)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -128,6 +129,7 @@ GO_ON = [
     ("Odd", "info_list", "step", ""),
     ("Odd", "info_ragged", "step", ""),
     ("Odd", "info_odd_keys", "step", ""),
+    ("Level", "", "step", ""),
     ("Odd", "ends_never", "step", ""),
     ("Odd", "ends_once", "step", ""),
     ("Odd", "ends_both", "step", ""),
@@ -193,6 +195,54 @@ def test_in_workers(fault: str, when: str, words: str | None) -> None:
         return
     with pytest.raises(EnvFailure, match=words):
         play(config)
+
+
+@pytest.mark.timeout(120)
+def test_workers_compute_on_threads_where_the_run_did_before() -> None:
+    torch.set_num_threads(2)
+    try:
+        torch.ones(500_000).exp().sum()  # starts the threads that a forked process would wait for
+        envs = make_vector(env_config("Model", "async"), COPIES)
+        envs.reset(seed=[0, 2])
+        envs.step(np.eye(2, dtype=np.float32))
+        envs.close()
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_signals_to_the_group_leave_workers_to_the_run() -> None:
+    envs = make_vector(env_config("Odd", "async"), COPIES)
+    processes = envs.envs.processes
+    envs.reset(seed=[0, 2])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for process in processes:
+            os.kill(process.pid, number)
+        envs.step(np.eye(2, dtype=np.float32))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # the run's own are as they were
+    envs.close()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_workers_do_not_run_the_users_script(tmp_path: Path) -> None:
+    """A script without `if __name__ == "__main__"`, which registers its environment itself."""
+    (tmp_path / "script.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "from dataclasses import replace\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "from qdreamer.agents.cli.composition import load_config\n"
+        "from qdreamer.envs.factory import make_vector\n"
+        "class Mine(CartPoleEnv):\n    pass\n"
+        "print('began', flush=True)\n"
+        "gymnasium.register('Mine-v0', entry_point=Mine)\n"
+        "config = replace(load_config([]).env, id='Mine-v0', vectorization='async')\n"
+        "envs = make_vector(config, 2)\n"
+        "envs.reset(seed=[0, 2])\n"
+        "print(envs.step(np.eye(2, dtype=np.float32))[1])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("began\n[1. 1.]\n", "", 0)
 
 
 def test_the_process_belongs_to_the_run(tmp_path: Path) -> None:
