@@ -112,9 +112,16 @@ def make_vector(
     if config.vectorization == "async":
         return in_workers(config.id, interface, num_envs, partial(_member, config, interface), role)
     surroundings = Surroundings()
-    makers = [partial(_member, config, interface, i, surroundings) for i in range(num_envs)]
-    with surroundings:
-        envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+    members: list[Member] = []
+    try:
+        for i in range(num_envs):
+            members.append(_member(config, interface, i, surroundings))
+    except EnvError:
+        for member in members:
+            member.close()
+        raise
+    makers = [partial(_same, member) for member in members]
+    envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
     return Vector(envs, config.id, interface, role, surroundings)
 
 
@@ -126,6 +133,10 @@ def _member(
 ) -> Member:
     env = make_env(config, index, interface=interface, surroundings=surroundings or nullcontext())
     return Member(env, config.id, index)
+
+
+def _same(member: Member) -> Member:
+    return member
 
 
 def check_env(config: EnvConfig) -> None:

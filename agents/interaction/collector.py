@@ -2,7 +2,8 @@
 
 import json
 import typing
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,12 @@ from qdreamer.agents.dreamer import Dreamer, Watch
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.replay.storage import Replay
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.edge.guard import EnvFailure
+from qdreamer.envs.edge.guard import EnvFailure, warn
 from qdreamer.envs.entries import ACTION_MASK, field
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.interface import Observation
 from qdreamer.envs.seeds import training_seed
+from qdreamer.envs.vector import Vector
 
 
 class Episode(NamedTuple):
@@ -111,10 +113,23 @@ class Collector:
         self._score[:] = state["score"]
         self._random.bit_generator.state = json.loads(state["random"])
         self._actor.load_state_dict(state["actor"])
+        return self._go_back(state["observation"])
+
+    @contextmanager
+    def lend(self) -> Iterator[Vector]:
+        """Lend the environments for other episodes; unless these fail, they then go back to their own."""
+        yield self.envs
+        self.envs.reset(seed=self._seeds())
+        if not self._go_back(self._observation):
+            warn(
+                "this environment did not come back to its episode: it does not follow from seed and actions"
+            )
+
+    def _go_back(self, stored: Mapping[str, Any]) -> bool:
+        """Return the environments to their running episodes; tell whether they show what they did there."""
         self.envs.episode[:] = self._episode + 1
         back = self.envs.call("restore_by_replay", self._seeds(), self._actions)
         self._observation = {name: np.stack([one[name] for one in back]) for name in self._observation}
-        stored = state["observation"]
         return all(np.array_equal(stored[name], values) for name, values in self._observation.items())
 
     def _begin(self, done: NDArray[np.bool_]) -> Observation:

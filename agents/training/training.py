@@ -136,7 +136,9 @@ class Run:
         self.observer: Observer | None = None
         if ranks.rank == 0:
             budget = self.circuits.budget
-            self.observer = Observer(config, directory, self.learner, budget, self.stride, self.step, state)
+            self.observer = Observer(
+                config, directory, self.learner, budget, self.stride, self.step, state, self.collector.lend
+            )
 
     def train(self, progress: Progress) -> int | None:
         """Go on to config.steps, or until Ctrl-C or SIGTERM on any rank; always leaves a checkpoint.

@@ -213,6 +213,21 @@ class Model(Odd):
         return super().step(action)
 
 
+class Port(Odd):
+    """One at a time, as a simulator on a fixed port."""
+
+    most, held = 1, 0
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__(fault)
+        if Port.held == Port.most:
+            raise OSError("address already in use")
+        Port.held += 1
+
+    def close(self) -> None:
+        Port.held -= 1
+
+
 class Level(Odd):
     """Takes a level in its options, if there are any."""
 
@@ -223,5 +238,5 @@ class Level(Odd):
 
 def register() -> None:
     """Make them known to Gymnasium."""
-    for maker in (Odd, OddSpace, Masked, Meddler, Model, Level):
+    for maker in (Odd, OddSpace, Masked, Meddler, Model, Level, Port):
         gymnasium.register(f"{maker.__name__}-v0", entry_point=maker)

@@ -12,9 +12,10 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.run_directory import read_summary
 from qdreamer.agents.sweeps.sweep import OUTPUT, last_output_line
 from qdreamer.agents.training.session import run_session
+from qdreamer.envs.edge import guard
 from qdreamer.envs.edge.guard import EnvFailure
 from tests.agents.training.test_training import SMALL, metrics
-from tests.envs.misbehaving import LATE, Odd, register
+from tests.envs.misbehaving import LATE, Odd, Port, register
 
 LESS = ("steps=", "train.prefill=", "train.replay_ratio=", "train.batch_length=", "evaluation.every=")
 TINY = [
@@ -79,3 +80,25 @@ def test_the_command_ends_in_one_line_that_a_sweep_repeats(
         assert words in line
     (tmp_path / OUTPUT).write_text(f"what came before\n{said}")
     assert last_output_line(tmp_path) == line
+
+
+def trained(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What training logs, without evaluations: played alone, their latents are other draws."""
+    return [line for line in lines if "eval/return" not in line]
+
+
+def test_a_simulator_of_which_there_is_one_is_evaluated_in_trainings_own_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guard, "_said", set())
+    words = [word.replace("Odd-v0", "Port-v0") for word in TINY]
+    main([*words, f"runs={tmp_path / 'one'}"])
+    assert Port.held == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "OSError: address already in use" in line
+    assert "beside training's 1, evaluation wanted 3 copies more; it plays in training's own instead" in line
+    monkeypatch.setattr(Port, "most", 99)
+    main([*words, f"runs={tmp_path / 'many'}"])
+    one, many = (metrics(next(tmp_path.glob(f"{name}/*/*/seed_0"))) for name in ("one", "many"))
+    assert trained(one) == trained(many)
+    assert [line["eval/return"] for line in one if "eval/return" in line] == [10.0, 10.0]
