@@ -185,27 +185,33 @@ def _to_classes(runs: list[Classes], start: Any, shape: tuple[int, ...], dtype: 
 
 
 def _to_box(space: spaces.Box) -> ToEnvironment:
-    """Return the function from [−1, 1] (anything outside is clipped) to the bounds of a Box."""
-    floats = space.dtype.kind == "f"
-    low, high = space.low, space.high
-    box = space if floats else spaces.Box(low.astype(np.float64), high.astype(np.float64), dtype=np.float64)
-    fixed = low == high  # numbers that there is nothing to choose of
-    with np.errstate(divide="ignore", invalid="ignore"):
+    """Return the function from [−1, 1] (anything outside is clipped) to the bounds of a Box, and its type."""
+    kind, low, high = space.dtype.kind, space.low, space.high
+    narrow = kind != "f" or space.dtype == np.float16  # rescaled in float64, then rounded
+    box = spaces.Box(low.astype(np.float64), high.astype(np.float64), dtype=np.float64) if narrow else space
+    with np.errstate(all="ignore"):
         _, _, rescale = rescale_box(box, box.dtype.type(-1.0), box.dtype.type(1.0))
+        top, span = rescale(np.ones_like(box.low)), high / np.float64(2.0) - low / np.float64(2.0)
+    wide = ~(np.abs(top / np.float64(2.0) - high / np.float64(2.0)) <= 0.01 * span)  # no slope, or no number
+    wide |= low == high
     shape = space.shape
 
     def convert(action: NDArray[np.float32]) -> NDArray[Any]:
-        return rescale(
-            np.minimum(np.maximum(action, -1.0), 1.0).reshape(shape)
-        )  # np.clip takes twice as long
+        within = np.minimum(np.maximum(action, -1.0), 1.0).reshape(shape)  # np.clip takes twice as long
+        return np.minimum(np.maximum(rescale(within), low), high)  # rounding may lead out
 
-    if floats and not fixed.any():
+    if not narrow and not wide.any():
         return convert
 
-    def round_and_fix(action: NDArray[np.float32]) -> NDArray[Any]:
-        with np.errstate(invalid="ignore"):
-            value = np.where(fixed, low, convert(action))
-        value = value if floats else np.clip(np.rint(value), low, high)
-        return value.astype(space.dtype)
+    def weigh(action: NDArray[np.float32]) -> NDArray[Any]:
+        """Weigh both bounds: exact where they are one, and where their distance is beyond all numbers."""
+        share = np.minimum(np.maximum(action.astype(np.float64), -1.0), 1.0).reshape(shape) / 2.0 + 0.5
+        return low * (1.0 - share) + high * share
 
-    return round_and_fix
+    def exactly(action: NDArray[np.float32]) -> NDArray[Any]:
+        with np.errstate(all="ignore"):
+            value = np.where(wide, weigh(action), convert(action))
+            value = value if kind == "f" else np.rint(value)
+            return np.clip(value, low, high).astype(space.dtype)
+
+    return exactly

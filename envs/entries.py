@@ -5,6 +5,7 @@ entry's array as its spec says, and `worldmodel.networks` has an encoder and a d
 """
 
 import functools
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from qdreamer.envs.edge.guard import WrongValueError, brief, note
 from qdreamer.envs.leaves import Leaf, UnsupportedSpaceError, leaves, shown
 
 ENTRY = "observation"  # the only entry of a space without others inside
@@ -123,10 +125,16 @@ def field(name: str) -> str:
 
 
 class Entry(NamedTuple):
-    """An entry's spec, and the function that reads it from a whole observation."""
+    """An entry's spec, and the function that reads it from a whole observation.
+
+    `read` raises WrongValueError for what is not of the entry's space: another shape or kind of numbers, a
+    class that is not there. Whether numbers are finite, and within `bounds`, is seen in many copies at once
+    (`envs.vector`).
+    """
 
     spec: Spec
     read: Read
+    bounds: tuple[NDArray[Any], NDArray[Any]] | None = None  # (low, high) of a Box's numbers, flat
 
     @property
     def space(self) -> spaces.Box:
@@ -153,10 +161,11 @@ def read_entries(
         if choice == "ignore":
             continue
         if actions is not None and leaf.keys[-1:] == (ACTION_MASK,) and is_mask(leaf.space, actions):
-            found[ACTION_MASK] = Entry(Mask(actions, choice is not None), _after(leaf, _bits))
+            read = _after(name, leaf, _checked(name, leaf.space, _bits))
+            found[ACTION_MASK] = Entry(Mask(actions, choice is not None), read)
         else:
-            spec, read = _entry(name, leaf.space, choice, image_size)
-            found[name] = Entry(spec, _after(leaf, read))
+            entry = _entry(name, leaf.space, choice, image_size)
+            found[name] = entry._replace(read=_after(name, leaf, entry.read))
     unknown = set(choices) - set(named) - {ACTION_MASK}
     if unknown:
         raise UnsupportedSpaceError(
@@ -172,13 +181,41 @@ def is_mask(space: Space[Any], actions: int) -> bool:
     return isinstance(space, spaces.Box | spaces.MultiBinary) and space.shape == (actions,)
 
 
-def _after(leaf: Leaf, read: Read) -> Read:
+def _after(name: str, leaf: Leaf, read: Read) -> Read:
     if not leaf.keys:
         return read
-    if len(leaf.keys) == 1:
-        key = leaf.keys[0]
-        return lambda observation: read(observation[key])
-    return lambda observation: read(leaf.of(observation))
+
+    def of(observation: Any) -> NDArray[Any]:
+        try:
+            value = leaf.of(observation)
+        except (KeyError, IndexError, TypeError) as error:
+            raise WrongValueError(
+                f"entry {name} is missing from the observation, {brief(observation)}"
+            ) from error
+        return read(value)
+
+    return of
+
+
+def _checked(name: str, space: Space[Any], read: Read, exact: bool = False) -> Read:
+    """Return `read` behind a look at the array that arrives: as many numbers as the space has, none of them
+    complex or an object. With `exact` their shape and kind are the space's.
+    """
+    shape, size, whole = space.shape, int(np.prod(space.shape)), np.dtype(space.dtype).kind in "biu"  # type: ignore
+
+    def checked(value: Any) -> NDArray[Any]:
+        array = np.asarray(value)
+        kind = array.dtype.kind
+        if array.shape != shape or kind not in "biuf" or (exact and whole and kind == "f"):
+            if value is None or kind not in "biuf":
+                raise WrongValueError(f"entry {name} is {brief(value)}, not of {shown(space)}")
+            if array.size != size or exact:
+                raise WrongValueError(
+                    f"entry {name} has the shape {array.shape} and type {array.dtype}, not of {shown(space)}"
+                )
+        return read(array)
+
+    return checked
 
 
 def _entry(name: str, space: Space[Any], choice: Choice | None, image_size: int) -> Entry:
@@ -186,32 +223,64 @@ def _entry(name: str, space: Space[Any], choice: Choice | None, image_size: int)
     if isinstance(space, spaces.Box) and space.dtype.kind in "biuf" and space.low.size:
         axes = None if choice == "vector" else image_axes(space, forced=choice == "image")
         if axes is not None:
-            return _image(space, axes, image_size)
+            image = _image(name, space, axes, image_size)
+            return image._replace(read=_checked(name, space, image.read, exact=True))
         if choice is None or choice == "vector":
-            return Entry(Vector(space.low.size), _numbers)
+            bounds = np.ravel(space.low), np.ravel(space.high)
+            finite = bool(np.isfinite(bounds).any())
+            return Entry(Vector(space.low.size), _checked(name, space, _numbers), bounds if finite else None)
     if choice == "image":
         raise UnsupportedSpaceError(
             f"env.entries.{name}=image: {shown(space)} is not an image, which is a Box of two or three axes, "
             f"sides of {SMALLEST} or more, and finite bounds"
         )
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        start = np.asarray(space.start, np.int64)
-        if choice == "vector":
-            size = int(np.size(start))
-            return Entry(Vector(size), lambda x: (np.asarray(x) - start).astype(np.float32).reshape(-1))
-        counts = space.n if isinstance(space, spaces.Discrete) else space.nvec
-        spec = Categorical(tuple(int(n) for n in np.ravel(counts)))
-        return Entry(spec, lambda x: (np.asarray(x) - start).reshape(-1).astype(spec.dtype))
+        return _classes(name, space, choice)
     if isinstance(space, spaces.MultiBinary):
         size = int(np.prod(space.shape))
-        return Entry(Vector(size), _numbers) if choice == "vector" else Entry(Binary(size), _bits)
+        if choice == "vector":
+            return Entry(Vector(size), _checked(name, space, _numbers))
+
+        def bits(value: NDArray[Any]) -> NDArray[np.uint8]:
+            if ((value != 0) & (value != 1)).any():
+                raise WrongValueError(f"entry {name} is {brief(value)}, outside {shown(space)}")
+            return _bits(value)
+
+        return Entry(Binary(size), _checked(name, space, bits))
     if space.dtype is not None and np.dtype(space.dtype).kind == "U" and choice is None:  # Text, missions
-        return Entry(Text(TEXT_SIZE), lambda text: bag_of_words(str(text), TEXT_SIZE).copy())
+
+        def words(text: Any) -> NDArray[np.uint8]:
+            if not isinstance(text, str):
+                raise WrongValueError(f"entry {name} is {brief(text)}, not a text")
+            return bag_of_words(text, TEXT_SIZE).copy()
+
+        return Entry(Text(TEXT_SIZE), words)
     raise UnsupportedSpaceError(
         f"entry {name} of the observation is {shown(space)}, which the agent cannot read: leave it out by "
         f"env.entries.{name}=ignore, or make a Box of it in a gymnasium.wrappers.TransformObservation that "
         "env.wrappers names"
     )
+
+
+def _classes(name: str, space: spaces.Discrete | spaces.MultiDiscrete, choice: Choice | None) -> Entry:
+    start = np.asarray(space.start, np.int64)
+    if choice == "vector":
+        return Entry(
+            Vector(int(np.size(start))),
+            _checked(name, space, lambda x: (x - start.reshape(x.shape)).astype(np.float32).reshape(-1)),
+        )
+    counts = space.n if isinstance(space, spaces.Discrete) else space.nvec
+    spec = Categorical(tuple(int(n) for n in np.ravel(counts)))
+    sizes = np.array(spec.sizes)
+    first = start.reshape(-1)
+
+    def classes(value: NDArray[Any]) -> NDArray[Any]:
+        index = value.reshape(-1) - first
+        if ((index < 0) | (index >= sizes)).any() or (index.dtype.kind == "f" and (index % 1).any()):
+            raise WrongValueError(f"entry {name} is {brief(value)}, outside {shown(space)}")
+        return index.astype(spec.dtype)
+
+    return Entry(spec, _checked(name, space, classes))
 
 
 def _numbers(value: Any) -> NDArray[np.float32]:
@@ -240,14 +309,26 @@ def image_axes(space: spaces.Box, forced: bool = False) -> tuple[int, ...] | Non
     return axes if min(shape[axes[0]], shape[axes[1]]) >= SMALLEST else None
 
 
-def _image(space: spaces.Box, axes: tuple[int, ...], image_size: int) -> Entry:
+def _image(name: str, space: spaces.Box, axes: tuple[int, ...], image_size: int) -> Entry:
     height, width = (space.shape[axis] for axis in axes[:2])
     channels = space.shape[axes[2]] if len(axes) == 3 else 1
+    low, high = float(space.low.min()), float(space.high.max())
+
+    def within(x: NDArray[Any]) -> NDArray[Any]:
+        """Say it once when numbers lie outside the space: they are clipped, or wrapped around, to bytes."""
+        least, most = float(x.min()), float(x.max())
+        if not (math.isfinite(least) and math.isfinite(most)):
+            raise WrongValueError(f"entry {name} has numbers that are not finite")
+        if least < low or most > high:
+            note(name, f"goes from {least:g} to {most:g}, outside its space's {low:g} to {high:g}")
+        return x
+
     steps: list[Read] = []
     if space.dtype != np.uint8:
-        low, high = float(space.low.min()), float(space.high.max())
         factor = 255.0 / max(high - low, 1e-12)
-        steps.append(lambda x: np.rint(np.clip((x - low) * factor, 0, 255)).astype(np.uint8))
+        steps += [within, lambda x: np.rint(np.clip((x - low) * factor, 0, 255)).astype(np.uint8)]
+    else:
+        steps.append(lambda x: x if x.dtype == np.uint8 else within(x).clip(0, 255).astype(np.uint8))
     if axes == (1, 2, 0):
         steps.append(lambda x: np.ascontiguousarray(x.transpose(axes)))
     steps.append(lambda x: x.reshape(height, width, channels))
@@ -258,7 +339,6 @@ def _image(space: spaces.Box, axes: tuple[int, ...], image_size: int) -> Entry:
 
 
 def _all(steps: list[Read], value: Any) -> NDArray[Any]:
-    value = np.asarray(value)
     for step in steps:
         value = step(value)
     return value

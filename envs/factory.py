@@ -4,11 +4,10 @@ import importlib
 import inspect
 import os
 import re
-import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import PassiveEnvChecker
 
 from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import closest, did_you_mean
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.entries import ACTION_MASK, ENTRY
+from qdreamer.envs.edge.guard import EnvError as EnvError
+from qdreamer.envs.edge.guard import EnvFailure, Member, close, is_users, told, told_apart
+from qdreamer.envs.edge.surroundings import Surroundings
+from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.interface import Interface, NamedEntries, make_interface
 from qdreamer.envs.leaves import UnsupportedSpaceError
 from qdreamer.envs.repeated import Repeated
+from qdreamer.envs.vector import Vector
+from qdreamer.envs.workers import in_workers
 from qdreamer.envs.wrappers import hide_entries
 
 # Arguments of gymnasium.make that are not the environment's own.
@@ -33,10 +38,6 @@ _NOT_KWARGS = {
     "max_episode_steps": "set env.max_episode_steps instead",
     "disable_env_checker": "the checker always runs",
 }
-
-
-class EnvError(ValueError):
-    """An environment that cannot be made; the message is one line and names the fix."""
 
 
 def make_raw(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -59,17 +60,24 @@ def make_raw(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
 
 
 def make_env(
-    config: EnvConfig, index: int = 0, render_mode: str | None = None, interface: Interface | None = None
+    config: EnvConfig,
+    index: int = 0,
+    render_mode: str | None = None,
+    interface: Interface | None = None,
+    surroundings: AbstractContextManager[Any] | None = None,
 ) -> NamedEntries:
     """Make one environment in the agent's terms (`interface.NamedEntries`).
 
-    `interface` is that of another copy, if there is one; `index` its place in a vector. Raises EnvError as
-    `make_raw`, and for spaces that the agent cannot use.
+    `interface` is that of another copy, if there is one; `index` its place in a vector; `surroundings` what
+    the process is to the environment, with those of other copies. Raises EnvError as `make_raw`, and for
+    spaces that the agent cannot use.
     """
-    env = make_raw(config, render_mode)
-    with _closed_on_error(config, env):
-        interface = interface or make_interface(env, config.entries, config.image_size)
-    return NamedEntries(env, interface, index)
+    surroundings = surroundings or Surroundings()
+    with surroundings:
+        env = make_raw(config, render_mode)
+        with _closed_on_error(config, env):
+            interface = interface or make_interface(env, config.entries, config.image_size)
+    return NamedEntries(env, interface, index, surroundings)
 
 
 @contextmanager
@@ -77,66 +85,107 @@ def _closed_on_error(config: EnvConfig, env: gymnasium.Env[Any, Any]) -> Iterato
     """Close an environment for which something fails, and raise EnvError that says what."""
     try:
         yield
-    except Exception as error:  # wrappers may raise anything, and so may the reset that looks for masks
-        env.close()
-        if isinstance(error, EnvError):
+    except BaseException as error:  # wrappers may raise anything, and so may the reset that looks for masks
+        close(env, config.id)
+        if isinstance(error, EnvError) or is_users(error):
             raise
         ours = isinstance(error, UnsupportedSpaceError)
-        text = str(error) if ours else f"{_named(error)}{_with(config)}"
+        text = str(error) if ours else f"{told(error)}{_with(config)}"
         raise EnvError(f"env.id={config.id}: {text}") from error
 
 
 def describe(config: EnvConfig) -> Interface:
     """Return what the agent sees and does in an environment. Raises EnvError."""
     env = make_env(config)
-    env.close()
+    close(env, config.id)
     return env.interface
 
 
-def make_vector(config: EnvConfig, num_envs: int) -> SyncVectorEnv | AsyncVectorEnv:
+def make_vector(
+    config: EnvConfig, num_envs: int, role: str = "", interface: Interface | None = None
+) -> Vector:
     """Make `num_envs` copies that never reset themselves: the caller resets with a mask and seeds.
 
-    The arrays that they show are overwritten by the next step.
+    `role` says in errors what they are for; `interface` is that of another copy. Raises EnvError.
     """
-    interface = describe(config)
+    interface = interface or describe(config)
     if config.vectorization == "async":
-        workers = [partial(_worker_env, config, i, interface) for i in range(num_envs)]
-        return AsyncVectorEnv(workers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-    makers = [partial(make_env, config, i, interface=interface) for i in range(num_envs)]
-    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+        return in_workers(config.id, interface, num_envs, partial(_member, config, interface), role)
+    surroundings = Surroundings()
+    members: list[Member] = []
+    try:
+        for i in range(num_envs):
+            members.append(_member(config, interface, i, surroundings))
+    except EnvError:
+        for member in members:
+            member.close()
+        raise
+    makers = [partial(_same, member) for member in members]
+    envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+    return Vector(envs, config.id, interface, role, surroundings)
 
 
-def _worker_env(config: EnvConfig, index: int, interface: Interface) -> gymnasium.Env[Any, Any]:
-    """Make an environment in a process of its own: Ctrl-C reaches it too, but the parent decides."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make_env(config, index, interface=interface)
+def _member(
+    config: EnvConfig,
+    interface: Interface,
+    index: int,
+    surroundings: AbstractContextManager[Any] | None = None,
+) -> Member:
+    env = make_env(config, index, interface=interface, surroundings=surroundings or nullcontext())
+    return Member(env, config.id, index)
+
+
+def _same(member: Member) -> Member:
+    return member
 
 
 def check_env(config: EnvConfig) -> None:
-    """Make, reset and step the environment once, so that wrong arguments show before a run starts.
+    """Go training's own way with one or two copies: make, reset, step, reset one, step, close.
 
-    Raises EnvError.
+    So wrong arguments, shapes and types show before a run starts. Raises EnvError.
     """
-    env = make_env(config)
+    with told_apart():
+        _walk(config, min(config.num_envs, 2), _advised(config))
+
+
+def _walk(config: EnvConfig, copies: int, interface: Interface) -> None:
+    random, seeds = np.random.default_rng(0), list(range(copies))
     try:
-        observation, _ = env.reset(seed=0)
-        mask = observation.get(ACTION_MASK)
-        action = env.interface.action.random(
-            1, np.random.default_rng(0), None if mask is None else mask[None]
-        )
-        env.step(action[0])
-    except Exception as error:  # environments may raise anything for arguments they did not check
-        raise EnvError(
-            f"env.id={config.id} fails in its first step{_with(config)}: {_named(error)}"
-        ) from error
-    finally:
-        env.close()
-    for name, values in observation.items():
-        if not np.all(np.isfinite(values)):
-            at = "" if name == ENTRY else f" in entry {name}"
-            raise EnvError(
-                f"env.id={config.id} begins with an observation that is not finite{at}{_with(config)}"
-            )
+        envs = make_vector(config, copies, interface=interface)
+        try:
+            observation, _ = envs.reset(seed=seeds)
+            for _ in range(2):
+                for _ in range(2):
+                    mask = observation.get(ACTION_MASK)
+                    observation, _, terminal, truncated, _ = envs.step(
+                        envs.interface.action.random(copies, random, mask)
+                    )
+                    if (done := terminal | truncated).any():
+                        observation, _ = envs.reset(seed=seeds, options={"reset_mask": done})
+                again = np.arange(copies) == 0
+                observation, _ = envs.reset(seed=seeds, options={"reset_mask": again})
+        finally:
+            envs.close()
+    except EnvFailure as error:
+        raise EnvError(f"{error}{_with(config)}") from error
+
+
+def _advised(config: EnvConfig) -> Interface:
+    """Let Gymnasium's checker warn of what it finds odd in a reset and a step; return the interface."""
+    env = make_env(config)
+    spec = env.spec
+    if spec is None or not _spec(config.id).disable_env_checker:
+        action = env.interface.action.random(1, np.random.default_rng(0))[0]
+        try:
+            with Surroundings():
+                checked = PassiveEnvChecker(env.env)
+                checked.reset(seed=0)
+                checked.step(env.interface.to_environment(action))
+        except BaseException as error:  # it comes again, where it is named
+            if is_users(error):
+                raise
+    close(env, config.id)
+    return env.interface
 
 
 def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
@@ -147,8 +196,10 @@ def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any
     _look_in_current_folder()
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module raises
-        raise EnvError(f"env.wrappers={name} cannot be imported: {_named(error)}") from error
+    except BaseException as error:  # whatever the user's module raises
+        if is_users(error):
+            raise
+        raise EnvError(f"env.wrappers={name} cannot be imported: {told(error)}") from error
     return typing.cast(Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]], found)
 
 
@@ -171,7 +222,9 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
     _look_in_current_folder()
     try:
-        return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
+        return gymnasium.make(  # `check_env` asks Gymnasium's checker, which is stricter than the agent
+            config.id, config.max_episode_steps, disable_env_checker=True, **kwargs
+        )
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvError(f"env.id={config.id} needs another package: {one_line(error)}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
@@ -180,20 +233,17 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
         raise EnvError(f"env.id={config.id} cannot be imported: {one_line(error)}") from error
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id={config.id} cannot be made: {one_line(error)}") from error
-    except Exception as error:  # environments may raise anything for wrong arguments
-        unknown = _unknown_argument(config, rendering)
+    except BaseException as error:  # environments may raise anything for wrong arguments
+        if is_users(error):
+            raise
+        unknown = None if isinstance(error, SystemExit) else _unknown_argument(config, rendering)
         raise EnvError(
-            unknown or f"env.id={config.id} cannot be made{_with(config)}: {_named(error)}"
+            unknown or f"env.id={config.id} cannot be made{_with(config)}: {told(error)}"
         ) from error
 
 
 def _with(config: EnvConfig) -> str:
     return "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
-
-
-def _named(error: BaseException) -> str:
-    """Return type and text: some errors say little without their type, as KeyError('9x9')."""
-    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _hint(env_id: str) -> str:

@@ -1,6 +1,7 @@
 """An environment in the agent's terms: a dict of arrays comes out, one action vector goes in."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from qdreamer.envs.actions import ActionSpec, ToEnvironment, read_actions
+from qdreamer.envs.edge.guard import WrongValueError, brief, flag, number
 from qdreamer.envs.entries import ACTION_MASK, ENTRY, Choice, Entry, Mask, Spec, read_entries
 
 Observation = dict[str, NDArray[Any]]
@@ -57,12 +59,15 @@ def make_interface(env: gymnasium.Env[Any, Any], choices: Mapping[str, Choice], 
     if not discrete or choice == "ignore" or ACTION_MASK in entries:
         return interface
     _, info = env.reset(seed=0)
-    if np.size(info.get(ACTION_MASK, ())) != action.size:
+    if not isinstance(info, Mapping) or np.size(info.get(ACTION_MASK, ())) != action.size:
         return interface
     everything = np.ones(action.size, np.uint8)
 
-    def read(info: Mapping[str, Any]) -> NDArray[np.uint8]:
-        return np.asarray(info.get(ACTION_MASK, everything)).astype(np.uint8).reshape(-1)
+    def read(info: Any) -> NDArray[np.uint8]:
+        mask = np.asarray(info.get(ACTION_MASK, everything) if isinstance(info, Mapping) else everything)
+        if mask.size != action.size or mask.dtype.kind not in "biuf":
+            raise WrongValueError(f"{ACTION_MASK} in info is {brief(mask)}, not of {action.size} numbers")
+        return mask.astype(np.uint8).reshape(-1)
 
     entry = Entry(Mask(action.size, choice is not None), lambda observation: everything)
     return interface._replace(entries={**entries, ACTION_MASK: entry}, info_mask=read)
@@ -75,22 +80,44 @@ class NamedEntries(gymnasium.Wrapper):
     every environment whose episode is determined by its reset seed and actions.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], interface: Interface, index: int) -> None:
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        interface: Interface,
+        index: int,
+        surroundings: AbstractContextManager[Any],
+    ) -> None:
         super().__init__(env)
-        self.interface, self._index = interface, index
+        self.interface, self._index, self._surroundings = interface, index, surroundings
         self.observation_space = spaces.Dict({name: entry.space for name, entry in interface.entries.items()})
         self.action_space = interface.action.space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        with self._surroundings:
+            observation, info = self.env.reset(seed=seed, options=options)
         return self.interface.read(observation, info), info
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         chosen = self.interface.to_environment(action)
-        observation, reward, terminal, truncated, info = self.env.step(chosen)
-        return self.interface.read(observation, info), reward, terminal, truncated, info  # type: ignore
+        with self._surroundings:
+            observation, reward, terminal, truncated, info = self.env.step(chosen)
+        return (
+            self.interface.read(observation, info),
+            number(reward),
+            flag("terminated", terminal),
+            flag("truncated", truncated),
+            info,
+        )
+
+    def render(self) -> Any:
+        with self._surroundings:
+            return self.env.render()
+
+    def close(self) -> None:
+        with self._surroundings:
+            self.env.close()
 
     def restore_by_replay(self, seeds: list[int], actions: list[NDArray[np.float32]]) -> Observation:
         """Reset to `seeds[index]`, replay `actions[index]`, each (L, A), return the last observation."""

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     "configs",
     "native",
+    "envs.edge",
     "envs",
     "quantum",
     "quantum.circuits",

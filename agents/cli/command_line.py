@@ -44,6 +44,7 @@ from qdreamer.agents.training.interrupt import InterruptedTwice
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
 from qdreamer.configs.console import fail, one_line
 from qdreamer.configs.schema import ConfigError, build
+from qdreamer.envs.edge.guard import EnvFailure
 from qdreamer.envs.factory import EnvError, check_env
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
 
@@ -187,6 +188,8 @@ def _train(plan: Plan, ranks: SingleProcess) -> int:
             check_same_run(member.directory, member.config)
             repair(member.directory)
         return run_session(member.config, member.directory, ranks)
+    except EnvFailure as error:
+        fail(error, 1)
     except (ConfigError, EnvError, CheckpointError, BackendError, CredentialsError) as error:
         fail(error)
     except RanksError as error:

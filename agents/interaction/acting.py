@@ -85,6 +85,15 @@ class ActingLoop:
         state, stoch = world_model.rssm.pack(self.carry)
         return Decision(action.cpu().numpy(), state.cpu().numpy(), stoch.cpu().numpy())
 
+    def state(self) -> tuple[Any, ...]:
+        """Return what the next `act` changes, for `restore`; nothing is copied but the generator's state."""
+        return self.carry, self.features, self._action, self.generator.get_state()
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        """Go back to an earlier `state`."""
+        self.carry, self.features, self._action, generator = state
+        self.generator.set_state(generator)
+
     def clone(self) -> Self:
         """Return a copy that goes its own way from here on."""
         other = copy.copy(self)

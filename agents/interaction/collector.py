@@ -2,7 +2,8 @@
 
 import json
 import typing
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,12 @@ from qdreamer.agents.dreamer import Dreamer, Watch
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.replay.storage import Replay
 from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.edge.guard import EnvFailure, warn
 from qdreamer.envs.entries import ACTION_MASK, field
 from qdreamer.envs.factory import make_vector
+from qdreamer.envs.interface import Observation
 from qdreamer.envs.seeds import training_seed
+from qdreamer.envs.vector import Vector
 
 
 class Episode(NamedTuple):
@@ -48,27 +52,38 @@ class Collector:
         self._reward = np.zeros(count, np.float32)
         self._first = np.ones(count, np.bool_)
         self._score = np.zeros(count, np.float64)
-        self._observation, _ = self.envs.reset(seed=self._seeds())
+        self._observation = self.envs.reset(seed=self._seeds())[0]
 
     def step(self, random: bool) -> list[Episode]:
-        """Take one step in every environment, with random or chosen actions; return the episodes that end."""
+        """Take one step in every environment, with random or chosen actions; return the episodes that end.
+
+        Raises EnvFailure; then the collector, its actor and the replay are as they were before.
+        """
+        actor, drawn = self._actor.state(), self._random.bit_generator.state if random else None
         override = None
         if random:
             override = np.ones(len(self._all), np.bool_), self._random_actions()
         with self._watch("acting"):
             decision = self._actor.act(self._observation, self._first, override)
+        try:
+            with self._watch("env"):
+                seen, rewards, terminal, truncated, _ = self.envs.step(decision.action)
+                done = terminal | truncated
+                begun = self._begin(done) if done.any() else None
+        except EnvFailure:  # all is as it was before this step: a checkpoint may be written
+            self._actor.restore(actor)
+            if drawn is not None:
+                self._random.bit_generator.state = drawn
+            raise
         with self._watch("replay"):
             self._store(self._all, decision.action, decision.state, decision.stoch, False, False)
-
-        with self._watch("env"):
-            self._observation, rewards, terminal, truncated, _ = self.envs.step(decision.action)
         for log, action in zip(self._actions, decision.action, strict=True):
             log.append(action)
-        done = terminal | truncated
+        self._observation = seen
         self._reward = rewards.astype(np.float32)
         self._score += rewards
         self._first = np.zeros_like(done)
-        return self._finish(done, terminal) if done.any() else []
+        return [] if begun is None else self._finish(done, terminal, begun)
 
     def close(self) -> None:
         self.envs.close()
@@ -98,20 +113,44 @@ class Collector:
         self._score[:] = state["score"]
         self._random.bit_generator.state = json.loads(state["random"])
         self._actor.load_state_dict(state["actor"])
+        return self._go_back(state["observation"])
+
+    @contextmanager
+    def lend(self) -> Iterator[Vector]:
+        """Lend the environments for other episodes; unless these fail, they then go back to their own."""
+        yield self.envs
+        self.envs.reset(seed=self._seeds())
+        if not self._go_back(self._observation):
+            warn(
+                "this environment did not come back to its episode: it does not follow from seed and actions"
+            )
+
+    def _go_back(self, stored: Mapping[str, Any]) -> bool:
+        """Return the environments to their running episodes; tell whether they show what they did there."""
+        self.envs.episode[:] = self._episode + 1
         back = self.envs.call("restore_by_replay", self._seeds(), self._actions)
         self._observation = {name: np.stack([one[name] for one in back]) for name in self._observation}
-        stored = state["observation"]
         return all(np.array_equal(stored[name], values) for name, values in self._observation.items())
 
-    def _finish(self, done: NDArray[np.bool_], terminal: NDArray[np.bool_]) -> list[Episode]:
-        """Store the final rows of the finished episodes and begin new ones."""
+    def _begin(self, done: NDArray[np.bool_]) -> Observation:
+        """Begin new episodes where `done` holds; return what all environments show then."""
+        self._episode += done
+        try:
+            return self.envs.reset(seed=self._seeds(), options={"reset_mask": done})[0]
+        except EnvFailure:
+            self._episode -= done
+            raise
+
+    def _finish(
+        self, done: NDArray[np.bool_], terminal: NDArray[np.bool_], begun: Observation
+    ) -> list[Episode]:
+        """Store the final rows of the finished episodes and go on with those that have begun."""
         env = np.flatnonzero(done)
         self._store(env, 0, 0, 0, True, terminal[env])  # neither action nor state
         episodes = [Episode(float(self._score[e]), len(self._actions[e])) for e in env]
-        self._episode[env] += 1
         for e in env:
             self._actions[e] = []
-        self._observation, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": done})
+        self._observation = begun
         self._reward[env] = 0.0
         self._score[env] = 0.0
         self._first = done.copy()

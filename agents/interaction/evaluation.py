@@ -1,6 +1,7 @@
 """Evaluation: whole episodes with frozen weights, on seeds that training never saw."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,12 @@ from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.analysis.bootstrap import interval
 from qdreamer.configs.schema import Bool, Int, settings
 from qdreamer.envs.config import EnvConfig
+from qdreamer.envs.edge.guard import EnvError, warn
 from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.factory import make_vector
 from qdreamer.envs.interface import Observation
 from qdreamer.envs.seeds import evaluation_seed
+from qdreamer.envs.vector import Vector
 
 
 @settings
@@ -52,6 +55,9 @@ class EvaluationEpisode:
         return len(self.actions)
 
 
+Lend = Callable[[], AbstractContextManager[Vector]]
+
+
 class Stopped(Exception):  # noqa: N818 (no error: somebody asked for it)
     """An evaluation was interrupted; nothing of it counts."""
 
@@ -62,31 +68,68 @@ class Evaluator:
     Args:
         seed: which set of episodes; equal for all runs that are to be compared.
         max_steps: where longer episodes are cut, for environments without a time limit.
+        lend: lends training's own copies, one after another's episodes, where no further ones can be made.
     """
 
     def __init__(
-        self, env: EnvConfig, episodes: int, seed: int, deterministic: bool, max_steps: int | None = None
+        self,
+        env: EnvConfig,
+        episodes: int,
+        seed: int,
+        deterministic: bool,
+        max_steps: int | None = None,
+        lend: Lend | None = None,
     ) -> None:
-        # In this process: one worker for each of many short-lived members would only cost.
-        self._envs = make_vector(replace(env, vectorization="sync"), episodes)
-        self._max_steps = max_steps
+        self._envs: Vector | None = None
+        try:  # in this process: one worker for each of many short-lived members would only cost
+            self._envs = make_vector(replace(env, vectorization="sync"), episodes, "evaluation")
+        except EnvError as error:
+            if lend is None:
+                raise
+            self._lend = lend
+            warn(
+                f"{error}: beside training's {env.num_envs}, evaluation wanted {episodes} copies more; it "
+                "plays in training's own instead, which then go back to their episodes"
+            )
+        self._name, self._max_steps = env.id, max_steps
         self._episodes, self._seed, self._deterministic = episodes, seed, deterministic
 
     def run(
-        self, agent: Dreamer, exploration: float = 0.0, stop: Callable[[], bool] = lambda: False
+        self,
+        agent: Dreamer,
+        exploration: float = 0.0,
+        stop: Callable[[], bool] = lambda: False,
+        tell: Callable[[int], None] = lambda step: None,
     ) -> list[EvaluationEpisode]:
         """Play the same `episodes` episodes at every call; `exploration` is the share of random actions.
 
-        Raises Stopped as soon as `stop()` holds.
+        `tell` learns how many steps are done. Raises Stopped as soon as `stop()` holds, and EnvFailure.
         """
-        count = self._episodes
+        if self._envs is not None:
+            return self._play(self._envs, 0, agent, exploration, stop, tell)
+        with self._lend() as envs:
+            begins = range(0, self._episodes, envs.num_envs)
+            played = [self._play(envs, begin, agent, exploration, stop, tell) for begin in begins]
+        return [episode for some in played for episode in some][: self._episodes]
+
+    def _play(
+        self,
+        envs: Vector,
+        begin: int,
+        agent: Dreamer,
+        exploration: float,
+        stop: Callable[[], bool],
+        tell: Callable[[int], None],
+    ) -> list[EvaluationEpisode]:
+        """Play episodes side by side, from number `begin` on, as many as there are environments."""
+        count = envs.num_envs
         actor = ActingLoop(agent, count, self._seed, self._deterministic, averaged=True)
         random = np.random.default_rng(np.random.SeedSequence([4, self._seed]))
-        seeds: list[int | None] = [evaluation_seed(self._seed, i) for i in range(count)]
-        observation, _ = self._envs.reset(seed=seeds)
+        seeds: list[int | None] = [evaluation_seed(self._seed, begin + i) for i in range(count)]
+        observation, _ = envs.reset(seed=seeds)
         first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
         score = np.zeros(count)
-        observations = [_copy(observation)]
+        observations = [observation]
         most = max(KEPT // sum(values.nbytes for values in observation.values()), 1)  # steps
         actions: list[NDArray[np.float32]] = []
         length = np.zeros(count, np.int64)
@@ -99,18 +142,25 @@ class Evaluator:
                 mask = random.random(count) < exploration
                 override = mask, agent.action.random(count, random, observation.get(ACTION_MASK))
             decision = actor.act(observation, first, override)
-            observation, reward, terminal, truncated, _ = self._envs.step(decision.action)
+            observation, reward, terminal, truncated, _ = envs.step(decision.action)
             step += 1
+            tell(step)
             score += np.where(running, reward, 0.0)
             length += running
             if step < most:
-                observations.append(_copy(observation))
+                observations.append(observation)
                 actions.append(decision.action)
             done = terminal | truncated
             running &= ~done
             first = np.zeros_like(first)
             if done.any() and running.any():  # the vector refuses to step finished members
-                observation, _ = self._envs.reset(seed=seeds, options={"reset_mask": done})
+                observation, _ = envs.reset(seed=seeds, options={"reset_mask": done})
+        if running.any():
+            warn(
+                f"{running.sum()} of {count} evaluation episodes of env.id={self._name} did not end within "
+                f"evaluation.max_steps={self._max_steps:,}: env.max_episode_steps=… gives them an end",
+                ("no end", self._name),
+            )
         seen = {name: np.stack([step[name] for step in observations], 1) for name in observation}
         chosen = np.stack(actions, 1)
         return [
@@ -121,11 +171,8 @@ class Evaluator:
         ]
 
     def close(self) -> None:
-        self._envs.close()
-
-
-def _copy(observation: Observation) -> Observation:
-    return {name: values.copy() for name, values in observation.items()}
+        if self._envs is not None:
+            self._envs.close()
 
 
 def side_by_side(

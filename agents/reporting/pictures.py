@@ -11,9 +11,9 @@ from PIL import Image
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.reporting.openloop import OpenLoop, Prediction
-from qdreamer.configs.console import one_line
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.factory import EnvError, make_env
+from qdreamer.envs.edge.guard import EnvError, brief, close, is_users, told
+from qdreamer.envs.factory import make_env
 from qdreamer.envs.seeds import evaluation_seed
 
 MAX_TRACES = 6
@@ -115,7 +115,7 @@ def rgb(figure: Any) -> NDArray[np.uint8]:
 def record_video(
     agent: Dreamer, env_config: EnvConfig, seed: int, deterministic: bool, frames: int, width: int = 300
 ) -> list[Image.Image]:
-    """Return frames of one evaluation episode. Raises EnvError when the environment cannot render."""
+    """Return RGB frames of one evaluation episode. Raises EnvError when the environment cannot show any."""
     env = make_env(env_config, render_mode="rgb_array")
     try:
         actor = ActingLoop(agent, 1, seed, deterministic, averaged=True)
@@ -128,8 +128,12 @@ def record_video(
             first, done = np.zeros(1, np.bool_), terminal or truncated
             images.append(_thumbnail(env, width))
         return images
+    except BaseException as error:  # drivers and simulators fail in ways of their own
+        if is_users(error):
+            raise
+        raise EnvError(f"env.id={env_config.id} cannot be rendered here: {told(error)}") from error
     finally:
-        env.close()
+        close(env, env_config.id)
 
 
 def gif(frames: list[Image.Image], fps: float = 30.0) -> bytes:
@@ -153,8 +157,8 @@ def save_gif(directory: Path, name: str, data: bytes) -> Path:
 
 
 def _thumbnail(env: Any, width: int) -> Image.Image:
-    try:
-        image = Image.fromarray(np.asarray(env.render(), np.uint8))
-    except Exception as error:  # drivers and simulators fail in ways of their own
-        raise EnvError(f"this environment cannot be rendered here: {one_line(error)}") from error
+    frame = np.asarray(env.render())
+    if frame.ndim not in (2, 3) or frame.dtype.kind not in "biuf":
+        raise ValueError(f"render() gave {brief(frame)}, not a picture")
+    image = Image.fromarray(frame.astype(np.uint8).squeeze()).convert("RGB")
     return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)

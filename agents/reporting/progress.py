@@ -61,6 +61,18 @@ class Progress:
         else:
             print(text, file=self._stream, flush=True)
 
+    def evaluating(self, step: int, limit: int) -> None:
+        """Show, now and then, how far an evaluation is that takes long."""
+        now = perf_counter()
+        if now - self._shown < (BAR_INTERVAL if self._bar is not None else PLAIN_INTERVAL):
+            return
+        self._shown = now
+        text = f"evaluating {step:,}/{limit:,}"
+        if self._bar is not None:
+            self._bar.update(self._task, description=text)
+        else:
+            print(text, file=self._stream, flush=True)
+
     def line(self, step: int, updates: int, seconds: float) -> str:
         rate = (step - self._start) / max(seconds, 1e-9)
         speed = (updates - self._updates) / max(seconds, 1e-9)

@@ -1,6 +1,6 @@
 """What an evaluation leaves in the log: returns, open-loop errors, pictures and videos."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from qdreamer.agents.interaction.evaluation import EvaluationConfig, EvaluationE
 from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.reporting.attention_report import attention_numbers, attention_picture, attention_views
 from qdreamer.agents.reporting.metrics import MetricsLog
-from qdreamer.agents.reporting.openloop import open_loop
+from qdreamer.agents.reporting.openloop import OpenLoop, open_loop
 from qdreamer.agents.reporting.pictures import (
     gif,
     open_loop_picture,
@@ -23,7 +23,9 @@ from qdreamer.agents.reporting.pictures import (
 from qdreamer.agents.reporting.writers.writer import WRITERS
 from qdreamer.configs.schema import Int, settings
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.factory import EnvError
+from qdreamer.envs.edge.guard import EnvError, told
+from qdreamer.envs.interface import Observation
+from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 HORIZONS = (1, 5, 15, 50)
 
@@ -48,7 +50,7 @@ class LoggingConfig:
 
 
 class Reporter:
-    """Logs evaluations; remembers nothing but whether videos are possible.
+    """Logs evaluations; remembers nothing but what is not possible.
 
     Args:
         steps: of the whole run, whose last evaluation always has pictures. batch_length: T.
@@ -66,7 +68,7 @@ class Reporter:
     ) -> None:
         self._env, self._evaluation, self._logging, self._steps = env, evaluation, logging, steps
         self._batch_length, self._log, self._directory = batch_length, log, directory
-        self.video_problem: str | None = None
+        self.problems: dict[str, str] = {}  # "videos" or "pictures" → why there are none
 
     def evaluation(
         self,
@@ -95,11 +97,31 @@ class Reporter:
         views = attention_views(agent, episodes[0])
         values |= attention_numbers(views, self._batch_length)
         self._log.scalars(step, values)
-        if not self._log.pictures:
+        if self._log.pictures:
+            self._extra("pictures", lambda: self._pictures(step, result, views, episodes[0].observations))
+            if self._due(step, logging.video_every):
+                self._extra("videos", lambda: self._video(step, agent))
+
+    def _extra(self, what: str, make: Callable[[], None]) -> None:
+        """Make what training can do without; the first failure is the last try."""
+        if what in self.problems:
             return
+        try:
+            make()
+        except Exception as error:
+            self.problems[what] = str(error) if isinstance(error, EnvError) else told(error)
+
+    def _pictures(
+        self,
+        step: int,
+        result: OpenLoop | None,
+        views: list[LayerView],
+        observations: Observation,
+    ) -> None:
+        logging = self._logging
         if views and self._due(step, logging.pictures_every):
             title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
-            picture = attention_picture(views, episodes[0].observations, title)
+            picture = attention_picture(views, observations, title)
             self._log.image(step, "attention/maps", picture)
         if result is not None and self._due(step, logging.pictures_every):
             picture = open_loop_picture(result, f"open-loop prediction at step {step}")
@@ -109,8 +131,6 @@ class Reporter:
                 file = f"open_loop_{name.replace('/', '_')}_step_{step}.gif"
                 save_gif(self._directory / "videos", file, data)
                 self._log.video(step, f"open_loop/{name}", data, frames[0].size)
-        if self._due(step, logging.video_every):
-            self._video(step, agent)
 
     def histograms(self, step: int, sampler: Sampler) -> None:
         """Log how priorities and importance weights are spread."""
@@ -126,14 +146,8 @@ class Reporter:
         return step >= self._steps or step // every > max(before, 0) // every
 
     def _video(self, step: int, agent: Dreamer) -> None:
-        if self.video_problem is not None:
-            return
         evaluation, frames = self._evaluation, self._logging.video_frames
-        try:
-            images = record_video(agent, self._env, evaluation.seed, evaluation.deterministic, frames)
-        except EnvError as error:  # an environment without rgb_array: training goes on, said once
-            self.video_problem = str(error)
-            return
+        images = record_video(agent, self._env, evaluation.seed, evaluation.deterministic, frames)
         data = gif(images)
         save_gif(self._directory / "videos", f"step_{step}.gif", data)
         self._log.video(step, "eval/video", data, images[0].size)

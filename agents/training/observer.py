@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from qdreamer.agents.interaction.collector import Episode
-from qdreamer.agents.interaction.evaluation import Evaluator, Stopped, mean_and_interval
+from qdreamer.agents.interaction.evaluation import Evaluator, Lend, Stopped, mean_and_interval
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.reporting.reporting import Reporter
@@ -25,6 +25,7 @@ class Observer:
     Args:
         budget: of the run, which knows what circuits cost.
         stride: environment steps of one iteration of the training loop, on all ranks together.
+        lend: lends the training environments, where evaluation cannot have its own.
         step, state: where the run goes on, and `state_dict` of that moment; None at its beginning.
     """
 
@@ -37,11 +38,17 @@ class Observer:
         stride: int,
         step: int,
         state: dict[str, Any] | None,
+        lend: Lend,
     ) -> None:
         self.config, self.learner, self.budget, self._stride = config, learner, budget, stride
         evaluation = config.evaluation
         self.evaluator = Evaluator(
-            config.env, evaluation.episodes, evaluation.seed, evaluation.deterministic, evaluation.max_steps
+            config.env,
+            evaluation.episodes,
+            evaluation.seed,
+            evaluation.deterministic,
+            evaluation.max_steps,
+            lend,
         )
         self.means = RunningMeans()
         self._seconds = 0.0  # of earlier sessions
@@ -94,7 +101,9 @@ class Observer:
         agent = self.learner.agent
         try:
             with self.learner.watch("evaluation"):
-                episodes = self.evaluator.run(agent, stop=lambda: interrupt.signal is not None)
+                episodes = self.evaluator.run(
+                    agent, stop=lambda: interrupt.signal is not None, tell=self._evaluating
+                )
         except Stopped:
             return
         self.evaluation_due = False
@@ -105,6 +114,9 @@ class Observer:
             self.solved_at = step
         self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
         self._progress.evaluation(mean)
+
+    def _evaluating(self, step: int) -> None:
+        self._progress.evaluating(step, self.config.evaluation.max_steps)
 
     def show(self, step: int, force: bool = False) -> None:
         """Show how far the run is."""

@@ -141,5 +141,5 @@ def _print_summary(run: Run, observer: Observer, signal: int | None) -> None:
     print(f"run:      {directory}")
     print(f"curves:   tensorboard --logdir {config.runs}")
     print(f"evaluate: qdreamer evaluate {directory}")
-    if observer.reporter.video_problem:
-        print(f"no videos: {observer.reporter.video_problem}")
+    for what, reason in observer.reporter.problems.items():
+        print(f"no {what}: {reason}")

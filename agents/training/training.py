@@ -27,6 +27,7 @@ from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.observer import Observer, passed
 from qdreamer.envs.actions import ActionSpec
+from qdreamer.envs.edge.guard import EnvFailure
 from qdreamer.envs.entries import Spec, field
 from qdreamer.envs.factory import describe
 from qdreamer.native import products
@@ -135,39 +136,64 @@ class Run:
         self.observer: Observer | None = None
         if ranks.rank == 0:
             budget = self.circuits.budget
-            self.observer = Observer(config, directory, self.learner, budget, self.stride, self.step, state)
+            self.observer = Observer(
+                config, directory, self.learner, budget, self.stride, self.step, state, self.collector.lend
+            )
 
     def train(self, progress: Progress) -> int | None:
         """Go on to config.steps, or until Ctrl-C or SIGTERM on any rank; always leaves a checkpoint.
 
-        Returns the signal that interrupted the run, if one did.
+        Returns the signal that interrupted the run, if one did. Raises EnvFailure.
         """
-        config, observer = self.config, self.observer
+        observer = self.observer
         with Interrupt() as interrupt:
             self.ranks.broadcast(self.agent)  # other processors may have rounded initial weights otherwise
             self.ranks.check_equal(self.agent, self.step)
             if observer is not None:
                 observer.begin(progress)
-                observer.evaluate(self.step, interrupt)
-            signal = self.ranks.maximum(interrupt.signal or 0)
-            while self.step < config.steps and not signal:
-                episodes = self.collector.step(random=self.step < config.train.prefill)
-                episodes = self.ranks.gather_lists(episodes)
-                self.step += self.stride
-                metrics = [self.learner.update() for _ in range(self._updates_due())]
-                if observer is not None:
-                    observer.record(self.step, episodes, metrics, interrupt)
-                if passed(self.step, self.stride, config.checkpoint.every):
-                    self._save()
-                if observer is not None:
-                    observer.show(self.step)
-                signal = self.ranks.maximum(interrupt.signal or 0)
+            try:
+                signal = self._loop(interrupt)
+            except EnvFailure as failure:
+                raise self._saved_first(failure) from failure
             if self._saved != self.step:  # else the two checkpoints that are kept would be one
                 self._save()
         if observer is not None:
             observer.summarise(self.step)
             observer.show(self.step, force=True)
         return signal or None
+
+    def _loop(self, interrupt: Interrupt) -> int:
+        """Go on until all steps are taken or a signal came, which is returned, 0 if none did."""
+        config, observer = self.config, self.observer
+        if observer is not None:
+            observer.evaluate(self.step, interrupt)
+        signal = self.ranks.maximum(interrupt.signal or 0)
+        while self.step < config.steps and not signal:
+            episodes = self.collector.step(random=self.step < config.train.prefill)
+            episodes = self.ranks.gather_lists(episodes)
+            self.step += self.stride
+            metrics = [self.learner.update() for _ in range(self._updates_due())]
+            if observer is not None:
+                observer.record(self.step, episodes, metrics, interrupt)
+            if passed(self.step, self.stride, config.checkpoint.every):
+                self._save()
+            if observer is not None:
+                observer.show(self.step)
+            signal = self.ranks.maximum(interrupt.signal or 0)
+        return signal
+
+    def _saved_first(self, failure: EnvFailure) -> EnvFailure:
+        """Save, as far as one process can, and return what to say about an environment that failed.
+
+        It does so between iterations, or in an evaluation, which stays due.
+        """
+        if self.ranks.size > 1:  # the others are elsewhere
+            return EnvFailure(f"{failure}; the last checkpoint is kept")
+        if self._saved != self.step:
+            self._save()
+        if self.observer is not None:
+            self.observer.summarise(self.step)
+        return EnvFailure(f"{failure}; saved at step {self.step}, where the same command goes on")
 
     def close(self) -> None:
         if self.observer is not None:

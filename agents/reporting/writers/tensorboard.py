@@ -1,6 +1,7 @@
 """TensorBoard: curves, pictures and videos, the run's settings, and charts by question."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ HPARAMS = (
 )  # fmt: skip
 
 
+_EVENTS = "events.out.tfevents."
+
+
 @WRITERS.register("tensorboard")
 class TensorBoard(Writer):
     """Events in the run's directory."""
@@ -26,6 +30,7 @@ class TensorBoard(Writer):
     def __init__(self, directory: Path, resume_at: int | None, position: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # lazily: it takes a while
 
+        _put_behind(directory, int(time.time()))
         self._board = SummaryWriter(str(directory), purge_step=0 if resume_at is None else resume_at + 1)
 
     def begin(self, settings: dict[str, Any]) -> None:
@@ -62,3 +67,17 @@ class TensorBoard(Writer):
 
     def close(self) -> None:
         self._board.close()
+
+
+def _put_behind(directory: Path, now: int) -> None:
+    """Let earlier sessions' files come before one that begins `now`, whatever clocks have said.
+
+    TensorBoard reads files in the order of their names, which begin with the time; where it is not the order
+    of the sessions, steps that a resumed run has written anew would be shown from the session before.
+    """
+    files = sorted(directory.glob(f"{_EVENTS}*"))
+    times = [file.name.removeprefix(_EVENTS).split(".", 1) for file in files]
+    if not files or not all(part[0].isdigit() for part in times) or int(times[-1][0]) < now:
+        return
+    for i, (file, (_, rest)) in enumerate(zip(files, times, strict=True)):
+        file.rename(file.with_name(f"{_EVENTS}{now - len(files) + i:010d}.{rest}"))

@@ -146,7 +146,7 @@ MALFORMED = [
     ("env.kwargs.render_mode=human", ["env.kwargs.render_mode", "rgb_array"]),
     ("env.kwargs.max_episode_steps=9", ["set env.max_episode_steps instead"]),
     ("env=gym env.id=FrozenLake-v1 env.kwargs.map_name=9x9", ["map_name=9x9", "KeyError: '9x9'"]),
-    ("env=Pendulum env.kwargs.g=heavy", ["first step", "env.kwargs.g=heavy"]),
+    ("env=Pendulum env.kwargs.g=heavy", ["failed in step 1", "env.kwargs.g=heavy"]),
     # device, folders, resuming
     ("device=cuda:77", ["device=cuda:77 is not available here", "cpu"]),
     ("device=tpu", ["device=tpu is not one of cpu, cuda"]),
