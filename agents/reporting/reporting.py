@@ -36,7 +36,7 @@ class LoggingConfig:
     writers: tuple[Annotated[str, WRITERS], ...]  # outputs, each by its name
     pictures_every: Int = Field(ge=0)  # 0: never
     video_every: Int = Field(ge=0)  # 0: never; the end of the run counts
-    video_frames: Int = Field(ge=1)
+    video_frames: Int = Field(ge=1, le=10_000)
 
     def __post_init__(self) -> None:
         if "jsonl" not in self.writers:
@@ -64,7 +64,10 @@ class Reporter:
         log: MetricsLog,
         directory: Path,
     ) -> None:
-        self._env, self._evaluation, self._logging, self._steps = env, evaluation, logging, steps
+        self._env, self._evaluation, self._steps = env, evaluation, steps
+        self._pictures_every = logging.pictures_every if log.pictures else 0
+        self._video_every = logging.video_every if log.pictures else 0
+        self._video_frames = logging.video_frames if self._video_every else 0
         self._batch_length, self._log, self._directory = batch_length, log, directory
         self.video_problem: str | None = None
 
@@ -85,7 +88,7 @@ class Reporter:
             "eval/length": float(np.mean([episode.steps for episode in episodes])),
             "time/eval_at": seconds,
         }
-        horizon, logging = self._evaluation.horizon, self._logging
+        horizon = self._evaluation.horizon
         result = open_loop(agent, episodes, self._evaluation.context, horizon)
         if result is not None:
             for k in HORIZONS:
@@ -95,13 +98,11 @@ class Reporter:
         views = attention_views(agent, episodes[0])
         values |= attention_numbers(views, self._batch_length)
         self._log.scalars(step, values)
-        if not self._log.pictures:
-            return
-        if views and self._due(step, logging.pictures_every):
+        if views and self._due(step, self._pictures_every):
             title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
             picture = attention_picture(views, episodes[0].observations, title)
             self._log.image(step, "attention/maps", picture)
-        if result is not None and self._due(step, logging.pictures_every):
+        if result is not None and self._due(step, self._pictures_every):
             picture = open_loop_picture(result, f"open-loop prediction at step {step}")
             self._log.image(step, "open_loop/traces", picture)
             for name, frames in open_loop_videos(result).items():
@@ -109,7 +110,7 @@ class Reporter:
                 file = f"open_loop_{name.replace('/', '_')}_step_{step}.gif"
                 save_gif(self._directory / "videos", file, data)
                 self._log.video(step, f"open_loop/{name}", data, frames[0].size)
-        if self._due(step, logging.video_every):
+        if self._due(step, self._video_every):
             self._video(step, agent)
 
     def histograms(self, step: int, sampler: Sampler) -> None:
@@ -128,7 +129,7 @@ class Reporter:
     def _video(self, step: int, agent: Dreamer) -> None:
         if self.video_problem is not None:
             return
-        evaluation, frames = self._evaluation, self._logging.video_frames
+        evaluation, frames = self._evaluation, self._video_frames
         try:
             images = record_video(agent, self._env, evaluation.seed, evaluation.deterministic, frames)
         except EnvError as error:  # an environment without rgb_array: training goes on, said once
