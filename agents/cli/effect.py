@@ -82,7 +82,12 @@ def _read(config: Config) -> frozenset[str]:
     """Return what runs of a config read; seed and length of a run change nothing about it."""
     text = repr(dataclasses.replace(config, seed=0, steps=1, runs="", resume=None))
     if text not in _known:
-        _known[text] = keys_read(config)
+        try:
+            _known[text] = keys_read(config)
+        except (ValueError, OSError, BackendError, CredentialsError):  # ConfigError, EnvError, …: one line
+            raise
+        except Exception as error:  # whatever a part raises for settings that it cannot be made of
+            raise ConfigError(f"these settings make no run: {type(error).__name__}: {error}") from error
     return _known[text]
 
 
