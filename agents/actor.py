@@ -130,7 +130,7 @@ class Actor(nn.Module):
 
     def __init__(self, spec: ActionSpec, features: int, config: AgentConfig, masked: bool = False) -> None:
         super().__init__()
-        self.spec, self.config, self.masked = spec, config, masked
+        self.spec, self.masked = spec, masked
         self.heads = [_HEADS[type(leaf)](leaf, config, masked) for leaf in spec.leaves]
         outputs = sum(head.outputs for head in self.heads)
         self.body = MLPHead(features, config.units, config.actor_layers, outputs, scale=0.01)
@@ -167,23 +167,22 @@ class Actor(nn.Module):
 
     def native_weights(self) -> native.ActorWeights | None:
         """Return what C needs to act; it knows one leaf, of one choice or of numbers, without a mask."""
-        (leaf, *others), config = self.spec.leaves, self.config
+        (leaf, *others), (head, *_) = self.spec.leaves, self.heads
         if others or self.masked or leaf.count > 1:
             return None
-        unimix = config.unimix if leaf.kind == "discrete" else None
-        std = config.min_std, config.max_std
-        return native.ActorWeights(self.body.native_weights(), leaf.size, unimix, std)
+        return native.ActorWeights(self.body.native_weights(), leaf.size, head.unimix, head.std)
 
 
 class _ClassesHead:
     """What the actor's output means for a leaf of classes."""
 
     def __init__(self, leaf: Classes, config: AgentConfig, masked: bool) -> None:
-        self._leaf, self._config, self._masked = leaf, config, masked
+        self._leaf, self.unimix, self._masked = leaf, config.unimix, masked
+        self.std = 0.0, 0.0  # of no use here
         self.outputs, self.draws = leaf.size, leaf.count
 
     def policy(self, output: Tensor) -> Policy:
-        return CategoricalPolicy(output, self._config.unimix, self._leaf.count, self._masked)
+        return CategoricalPolicy(output, self.unimix, self._leaf.count, self._masked)
 
     def noise(self, empty: Tensor, generator: torch.Generator | None) -> Tensor:
         return empty.uniform_(generator=generator)
@@ -193,12 +192,12 @@ class _NumbersHead:
     """What the actor's output means for a leaf of numbers."""
 
     def __init__(self, leaf: Numbers, config: AgentConfig, masked: bool) -> None:
-        self._config = config
+        self.unimix, self.std = None, (config.min_std, config.max_std)
         self.outputs, self.draws = 2 * leaf.size, leaf.size
 
     def policy(self, output: Tensor) -> Policy:
         mean, raw_std = output.chunk(2, -1)
-        return BoundedNormal(mean, raw_std, self._config.min_std, self._config.max_std)
+        return BoundedNormal(mean, raw_std, *self.std)
 
     def noise(self, empty: Tensor, generator: torch.Generator | None) -> Tensor:
         return empty.normal_(generator=generator)

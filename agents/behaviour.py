@@ -1,8 +1,9 @@
 """How the agent learns to act: imagination, the critic, losses of actor and critic (DreamerV3, eqs. 4–7)."""
 
 import copy
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,38 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.heads import TwoHot, TwoHotHead
 from qdreamer.worldmodel.rssm import Carry
+
+
+class BehaviourSettings(Protocol):
+    """What the losses go by, as AgentConfig has it."""
+
+    @property
+    def lambda_(self) -> float: ...
+
+    @property
+    def slow_scale(self) -> float: ...
+
+    @property
+    def entropy(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The settings of behaviour that an agent goes by; entropy's are those of the kinds of its actions."""
+
+    lambda_: float
+    slow_scale: float
+    entropy: Mapping[str, float]
+    horizon: int  # H
+    starts: int  # K
+    average_rate: float
+
+    @classmethod
+    def of(cls, config: AgentConfig, kinds: Iterable[str]) -> Self:
+        """Take from a config what actions of these kinds need."""
+        entropy = {kind: config.entropy[kind] for kind in kinds}
+        horizon, starts = config.imagination_horizon, config.imagination_starts
+        return cls(config.lambda_, config.slow_scale, entropy, horizon, starts, config.average_rate)
 
 
 class Rollout(NamedTuple):
@@ -156,7 +189,7 @@ def behaviour_losses(
     world_model: WorldModel,
     critic: Critic,
     normalizer: ReturnNormalizer,
-    config: AgentConfig,
+    config: BehaviourSettings,
 ) -> BehaviourLosses:
     """Return losses: REINFORCE with normalised advantages for the actor, two-hot regression for the critic.
 
@@ -195,7 +228,12 @@ def behaviour_losses(
 
 
 def replay_value_loss(
-    features: Tensor, batch: Batch, bootstrap: Tensor, critic: Critic, horizon: float, config: AgentConfig
+    features: Tensor,
+    batch: Batch,
+    bootstrap: Tensor,
+    critic: Critic,
+    horizon: float,
+    config: BehaviourSettings,
 ) -> Tensor:
     """Return the critic's loss on the replayed trajectory itself, (B, K) → (B, K − 1).
 

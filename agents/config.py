@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from qdreamer.configs.schema import Float, Int, check_keys, settings
+from qdreamer.configs.schema import DEEPEST, WIDEST, Float, Int, check_keys, settings
 
 LOSSES = ("policy", "value", "replay_value")
 ACTION_KINDS = ("discrete", "continuous")
@@ -15,10 +15,10 @@ class AgentConfig:
     """Actor, critic and imagination (DreamerV3, eqs. 4–7)."""
 
     name: str
-    units: Int = Field(ge=1)
-    actor_layers: Int = Field(ge=0)
-    critic_layers: Int = Field(ge=0)
-    imagination_horizon: Int = Field(ge=1)  # H
+    units: Int = Field(ge=1, le=WIDEST)
+    actor_layers: Int = Field(ge=0, le=DEEPEST)
+    critic_layers: Int = Field(ge=0, le=DEEPEST)
+    imagination_horizon: Int = Field(ge=1, le=1000)  # H
     imagination_starts: Int = Field(ge=2)  # start states per sequence, the last ones
     unimix: Float = Field(ge=0.0, le=0.5)
     entropy: dict[str, Annotated[Float, Field(ge=0.0)]]  # exactly the keys ACTION_KINDS

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qdreamer.agents.actor import Actor
 from qdreamer.agents.behaviour import (
+    Behaviour,
     Critic,
     ReturnNormalizer,
     Rollout,
@@ -66,6 +67,7 @@ class Dreamer(nn.Module):
         spread = config.return_rate, config.return_limit, config.return_percentiles
         self.return_normalizer = ReturnNormalizer(*spread, ranks)
         self.loss_scales = world_model.loss_scales | config.loss_scales
+        self._behaviour = Behaviour.of(config, {leaf.kind for leaf in action.leaves})
 
     def update_averages(self) -> None:
         """Move, after every update, the slow critic and the averaged actor that evaluation plays.
@@ -74,7 +76,7 @@ class Dreamer(nn.Module):
         (Polyak & Juditsky 1992).
         """
         self.critic.update_slow()
-        ema_update(self.average_actor, self.actor, self.config.average_rate)
+        ema_update(self.average_actor, self.actor, self._behaviour.average_rate)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
@@ -83,9 +85,9 @@ class Dreamer(nn.Module):
         self, batch: Batch, generator: torch.Generator | None = None, watch: Watch = nullcontext
     ) -> Outcome:
         """Return all losses of one batch."""
-        agent, model = self.config, self.world_model.config
+        agent, model = self._behaviour, self.world_model.config
         rows, length = batch.reward.shape
-        steps = agent.imagination_starts  # K
+        steps = agent.starts  # K
         with watch("world_model"):
             noise = self.ranks.draw(self.world_model.rssm.noise, rows, length, generator=generator)
             losses, trajectory = self.world_model.loss(batch, noise)
@@ -123,7 +125,7 @@ class Dreamer(nn.Module):
         """Imagine from every replayed step from `first` on: N = B·(T − first) starts."""
         rows, length = trajectory.features.shape[:2]
         t = torch.arange(first, length, device=trajectory.features.device).expand(rows, -1)  # (B, K)
-        model, horizon = self.world_model, self.config.imagination_horizon
+        model, horizon = self.world_model, self._behaviour.horizon
         with torch.no_grad():
             starts, carry = model.rssm.start(trajectory, t)
         return imagine(model, self.actor, starts, carry, horizon, generator, self.ranks)

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from qdreamer.analysis.bootstrap import Interval, curve_band, interval
 from qdreamer.analysis.learning_curves import on_grid
 from qdreamer.analysis.matching import check
 from qdreamer.analysis.metric import METRICS, Metric, ceiling, failed, margin, primary
+from qdreamer.analysis.names import short_names
 from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import RunRecord
 from qdreamer.analysis.verdict import Difference, Verdict, decide, decide_all, difference
@@ -96,11 +97,15 @@ class Settings:
 
 def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Report:
     """Compare finished runs of one environment. Raises CompareError if they do not match."""
+    names, shared = short_names(run.agent for run in runs)
+    runs = [replace(run, agent=names[run.agent]) for run in runs]
     notes = check(runs, settings.allow_versions)
+    notes += [f"All runs were made with {', '.join(shared)}; names leave that out."] * bool(shared)
     groups: dict[str, list[RunRecord]] = {}
     for run in sorted(runs, key=lambda run: (run.agent, run.seed)):
         groups.setdefault(run.agent, []).append(run)
-    baseline, candidate = choose(list(groups), settings.baseline)
+    wanted = settings.baseline and names.get(settings.baseline, settings.baseline)
+    baseline, candidate = choose(list(groups), wanted)
     solved = runs[0].config["env"]["solved"]
     threshold = solved if settings.threshold is None else settings.threshold
     metric = primary(settings.primary, threshold)

@@ -33,6 +33,10 @@ class CompareError(ValueError):
     """Runs that cannot be read or compared; one line that names them and the fix."""
 
 
+class UnfinishedError(CompareError):
+    """A run that is still to be trained, to its end or at all."""
+
+
 def _with_step(line: dict[str, float | None]) -> dict[str, float | None]:
     step = line.get("step")
     if step is None or step < 0 or step != int(step):

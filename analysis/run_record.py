@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from qdreamer.analysis.aggregates import Floats
-from qdreamer.analysis.run_form import CONFIG, LINE, SUMMARY, CompareError, formed
+from qdreamer.analysis.run_form import CONFIG, LINE, SUMMARY, CompareError, UnfinishedError, formed
 from qdreamer.configs.console import one_line
 from qdreamer.configs.sealed_file import read_json
 
@@ -80,8 +80,27 @@ def find_runs(folder: Path) -> list[Path]:
     raise CompareError(f"{folder} holds no runs <agent>/seed_<k>{hint}")
 
 
+def read_finished(directories: Sequence[Path]) -> tuple[list[RunRecord], list[str]]:
+    """Read the runs that are finished, and return notes on those that are left out.
+
+    Raises CompareError if none is, or as `read_run`.
+    """
+    runs, notes = [], []
+    for directory in directories:
+        try:
+            runs.append(read_run(directory))
+        except UnfinishedError as error:
+            notes.append(f"Left out: {error}.")
+    if not runs:
+        raise CompareError(notes[0].removeprefix("Left out: ").removesuffix("."))
+    return runs, notes
+
+
 def read_run(directory: Path) -> RunRecord:
-    """Read a run. Raises CompareError if it is broken, unfinished or holds a value that is not finite."""
+    """Read a run. Raises CompareError if it is broken or holds a value that is not finite.
+
+    UnfinishedError is raised for one that its training command goes on with.
+    """
     config = _read_config(directory)
     steps, returns, seconds, updates, elapsed = [], [], [], 0, 0.0
     digest = hashlib.sha256()
@@ -95,7 +114,7 @@ def read_run(directory: Path) -> RunRecord:
         updates = line.get("updates", updates)
         elapsed = line.get("time/seconds", elapsed)
     if not steps:
-        raise CompareError(f"{directory} has no evaluations: train it to the end")
+        raise UnfinishedError(f"{directory} has no evaluations: train it to the end")
     if any(late <= early for early, late in itertools.pairwise(steps)):
         raise CompareError(f"{directory} has evaluations that go back in steps: train it anew")
     if len(steps) > 1 and steps[-2] >= config["steps"]:
@@ -104,7 +123,7 @@ def read_run(directory: Path) -> RunRecord:
             f"steps: set steps in its config.yaml back to {steps[-1]}"
         )
     if steps[-1] < config["steps"]:
-        raise CompareError(
+        raise UnfinishedError(
             f"{directory} is not finished ({steps[-1]} of {config['steps']} steps): "
             "run its training command again"
         )

@@ -25,6 +25,10 @@ T = TypeVar("T")
 MAX_INT = 2**31 - 1  # beyond it torch and numpy fail in many places, none of them with a clear word
 
 
+# Sizes at which a setting is a slip of the keyboard.
+WIDEST, DEEPEST, LONGEST = 2**16, 64, 2**16  # of layers, stacks of them, and sequences and batches
+
+
 class ConfigError(ValueError):
     """A setting that cannot be used; the message is one line and names the fix."""
 

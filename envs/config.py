@@ -14,10 +14,10 @@ class EnvConfig:
 
     id: str
     kwargs: dict[str, Any]  # passed to gymnasium.make
-    num_envs: Int = Field(ge=1)
+    num_envs: Int = Field(ge=1, le=4096)
     vectorization: Literal["sync", "async"]
     max_episode_steps: Int | None = Field(ge=1)  # null: the registered limit
-    repeat: Int = Field(ge=1)  # times that each action is taken
+    repeat: Int = Field(ge=1, le=10_000)  # times that each action is taken
     wrappers: tuple[str, ...]  # module:Name each, innermost first; modules of the current folder, too
     entries: ByPath[Choice]  # what entries are taken for
     image_size: Int = Field(ge=SMALLEST, le=LARGEST)  # sides of images that were larger than 96

@@ -8,7 +8,7 @@ from qdreamer.configs.console import fail
 from qdreamer.configs.streams import settle
 
 COMMANDS = {
-    "train": "qdreamer.agents.cli.command_line",
+    "train": "qdreamer.agents.cli.train_command",
     "evaluate": "qdreamer.agents.cli.evaluate_command",
     "compare": "qdreamer.analysis.report.compare_command",
 }

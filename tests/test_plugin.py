@@ -13,7 +13,7 @@ PLUGIN = Path(__file__).parent / "plugin"
 SMALL = (
     "env=CartPole agent=classical kernels=false steps=40 train.prefill=16 train.batch_size=2 "
     "train.batch_length=4 train.replay_ratio=4 agent.imagination_starts=2 agent.imagination_horizon=3 "
-    "world_model.units=8 world_model.deter=8 world_model.hidden=8 world_model.width=8 world_model.stoch=2 "
+    "world_model.units=8 world_model.stoch=2 "
     "evaluation.episodes=1 evaluation.max_steps=4 evaluation.horizon=2 evaluation.context=1 logging.every=10"
 )
 SEARCH = "optimizer=hybrid optimizer.every=2 optimizer.fresh=2 optimizer.slice=2 optimizer.num_qubits=4"

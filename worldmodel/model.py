@@ -66,6 +66,7 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self._horizon, self._free_nats = config.horizon, config.free_nats
         units = config.units
         self.obs_normalizer = Normalizers(observation, config)
         self.encoder = Encoders(observation, config)
@@ -121,13 +122,13 @@ class WorldModel(nn.Module):
         features = trajectory.features
         # An infinite episode ends with probability 1/horizon at every step, so that imagination
         # multiplies by the predicted continuation alone and needs no second discount.
-        continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self.config.horizon)
+        continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self._horizon)
         observed = self.decoder.losses(features, scaled, embeddings)
         losses = {
             **{field(name): loss for name, loss in observed.items()},
             "reward": self.reward(features).loss(batch.reward),
             "continue": self.continues(features).loss(continues),
-            **kl_losses(trajectory.posterior, trajectory.prior, self.config.free_nats, targets),
+            **kl_losses(trajectory.posterior, trajectory.prior, self._free_nats, targets),
         }
         return losses, trajectory
 

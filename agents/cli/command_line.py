@@ -17,9 +17,10 @@ from typing import NamedTuple
 import gymnasium
 import torch
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from qdreamer.agents.cli.composition import SWEEP_FILE, compose_all, default_choice, resolved, typed
+from qdreamer.agents.cli.effect import check_lengths, refuse, unread
 from qdreamer.agents.cli.help import help_text
 from qdreamer.agents.cli.overrides import (
     HELP,
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
     members: tuple[Member, ...] = ()
     launcher: LauncherConfig | None = None  # of a sweep
     repair: bool = False  # before the run goes on
+    notes: tuple[str, ...] = ()  # for the user, before it begins
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,6 +89,8 @@ def _main(arguments: list[str], ranks: SingleProcess) -> None:
         if ranks.rank == 0:
             print(plan.text)
         return
+    for note in plan.notes:
+        print(f"note: {note}", flush=True)
     try:
         if code := _train(plan, ranks) if sweep is None else sweep.run():
             sys.exit(code)
@@ -105,13 +109,13 @@ def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan
     checked: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = tuple(_checked(member, ranks, checked) for member in runs)
+        found, notes = _with_effect(runs, [_checked(run, ranks, checked) for run in runs])
     _pass_on(caught)
     repairs = REPAIR in flags
     if repairs and ranks.size > 1:
         raise ConfigError("--repair works on one process: leave out torchrun, or --repair")
     if not any(flag in SWEEP for flag in flags):
-        return Plan(members=found, repair=repairs)
+        return Plan(members=tuple(found), repair=repairs)
     if repairs:
         raise ConfigError("--repair speaks of one run: leave out -m")
     if ranks.size > 1:
@@ -120,7 +124,7 @@ def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan
         raise ConfigError("quantum.dry_run=true speaks of one run: leave out -m")
     refuse_doubles(found)
     own = compose_all([override for override in overrides if is_launchers(override)], SWEEP_FILE)
-    return Plan(members=found, launcher=typed(SweepConfig, own).launcher)
+    return Plan(members=tuple(found), launcher=typed(SweepConfig, own).launcher, notes=notes)
 
 
 def _shown(flags: list[str], overrides: list[Override]) -> str:
@@ -139,18 +143,39 @@ def _sweep(found: tuple[Member, ...], launcher: LauncherConfig) -> Sweep:
     return Sweep(found, launch, launcher.jobs, lambda line: print(line, flush=True))
 
 
-def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str]) -> Member:
+class _Checked(NamedTuple):
+    """A run, and what its settings were composed to."""
+
+    member: Member
+    composed: DictConfig
+
+
+def _with_effect(runs: list[list[Override]], found: list[_Checked]) -> tuple[list[Member], tuple[str, ...]]:
+    """Return the runs, each without settings that it does not read, and what there is to say of that.
+
+    Runs that then are the same are one. Raises ConfigError for a setting that no run of the sweep reads.
+    """
+    silent = [unread(run, made.composed, made.member.config) for run, made in zip(runs, found, strict=True)]
+    nowhere = set.intersection(*({str(o.key_or_group) for o in unused} for unused in silent))
+    refuse([o for o in silent[0] if o.key_or_group in nowhere], runs[0])
+    kept: list[Member] = []
+    differ: dict[str, None] = {}
+    for run, made, unused in zip(runs, found, silent, strict=True):
+        member = _composed([o for o in run if o not in unused]).member if unused else made.member
+        if unused and any(member.directory == other.directory for other in kept):
+            differ.update(dict.fromkeys(str(o.key_or_group) for o in unused))
+        else:
+            kept.append(member)
+    fewer = len(found) - len(kept)
+    text = f"{fewer} of {len(found)} runs differ from others only in what they do not read"
+    return kept, (f"{text} ({', '.join(differ)}): they are run once",) * bool(fewer)
+
+
+def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str]) -> _Checked:
     """Return one run, after all about it that can be found out without starting it."""
-    keys = [override.key_or_group for override in overrides]
-    config = typed(Config, compose_all(overrides))
-    texts = [format_override(override) for override in overrides]
-    if (resume := config.resume) is not None:
-        config, directory = _resumed(config, Path(resume), keys), Path(resume)
-    else:
-        _check_runs(Path(config.runs))
-        env = next((str(o.value()) for o in overrides if o.key_or_group == "env"), None)
-        name = config.env.id if "env.id" in keys else env or default_choice("env")
-        directory = run_directory(config, name, texts)
+    made = _composed(overrides)
+    config = made.member.config
+    check_lengths(config, [str(override.key_or_group) for override in overrides])
     if re.fullmatch(r"cpu|cuda(:\d+)?", config.device) is None:
         raise ConfigError(f"device={config.device} is not one of cpu, cuda, cuda:<number>")
     check_ranks(config, ranks)
@@ -163,7 +188,23 @@ def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str])
     if repr(config.env) not in checked:
         check_env(config.env)
         checked.add(repr(config.env))
-    return Member(directory, config, tuple(texts))
+    return made
+
+
+def _composed(overrides: list[Override]) -> _Checked:
+    """Return the run of some settings, and where it lives. Raises ConfigError."""
+    keys = [override.key_or_group for override in overrides]
+    composed = compose_all(overrides)
+    config = typed(Config, composed)
+    texts = [format_override(override) for override in overrides]
+    if (resume := config.resume) is not None:
+        config, directory = _resumed(config, Path(resume), keys), Path(resume)
+    else:
+        _check_runs(Path(config.runs))
+        env = next((str(o.value()) for o in overrides if o.key_or_group == "env"), None)
+        name = config.env.id if "env.id" in keys else env or default_choice("env")
+        directory = run_directory(config, name, texts)
+    return _Checked(Member(directory, config, tuple(texts)), composed)
 
 
 def _check_runs(runs: Path) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -12,15 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qdreamer.agents.cli.overrides import CONFIGS, groups, is_open, parse, registries
-from qdreamer.agents.runs.config import Config
 from qdreamer.configs.schema import ConfigError, build, closest, did_you_mean, dotted
+
+if TYPE_CHECKING:
+    from qdreamer.agents.runs.config import Config
 
 T = TypeVar("T")
 RUN_FILE, SWEEP_FILE = "config", "sweep"  # of configs/, where compositions begin
 
 
-def load_config(overrides: list[str]) -> Config:
+def load_config(overrides: list[str]) -> "Config":
     """Compose and check one run's config. Raises ConfigError."""
+    from qdreamer.agents.runs.config import Config  # lazily: it takes torch with it
+
     return typed(Config, compose_all([parse(text) for text in overrides]))
 
 

@@ -36,6 +36,7 @@ def main(words: list[str] | None = None) -> None:
         help="which set of episodes (default: the one after that of training's own evaluations)",
     )
     parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the mode")
+    parser.add_argument("--best", action="store_true", help="the policy of the run's best evaluation")
     parser.add_argument("--no-video", action="store_true")
     parser.add_argument(
         "changes", nargs="*", help="what may differ from training: env.kwargs.<key>=…, sequence.window=…"
@@ -51,7 +52,8 @@ def main(words: list[str] | None = None) -> None:
             arguments.seed = config.evaluation.seed + 1
         other = changed(config, arguments.changes)
         torch.set_num_threads(config.threads)
-        agent = load_agent(arguments.run, config, dataclasses.replace(other, env=config.env))
+        made = dataclasses.replace(other, env=config.env)
+        agent = load_agent(arguments.run, config, made, best=arguments.best)
         check_spaces(agent, other.env)
         report(agent, other, arguments)
     except (ConfigError, CheckpointError, EnvError) as error:
@@ -98,7 +100,8 @@ def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> Non
     print(
         f"mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] over {len(scores)} unseen episodes "
         f"of {' '.join([config.env.id, *arguments.changes])} "
-        f"(episode set {arguments.seed}, {'mode' if deterministic else 'sampled'} actions)"
+        f"(episode set {arguments.seed}, {'mode' if deterministic else 'sampled'} actions"
+        f"{', best policy' * arguments.best})"
     )
     if arguments.no_video:
         return
@@ -107,5 +110,7 @@ def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> Non
     except EnvError as error:
         print(f"no video: {error}")
         return
-    path = save_gif(arguments.run / "videos", f"evaluation_{arguments.seed}.gif", gif(frames))
+    path = save_gif(
+        arguments.run / "videos", f"evaluation{'_best' * arguments.best}_{arguments.seed}.gif", gif(frames)
+    )
     print(f"video: {path}")

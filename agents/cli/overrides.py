@@ -6,18 +6,16 @@ What can only be said about all of them together, composed, is `agents.cli.compo
 import functools
 import inspect
 import itertools
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from qdreamer import configs
-from qdreamer.agents.runs.config import Config
-from qdreamer.agents.sweeps.sweep import SweepConfig
 from qdreamer.configs.registry import Registry
 from qdreamer.configs.schema import ConfigError, closest, did_you_mean, not_one_of, show
 
@@ -118,6 +116,9 @@ def is_open(key: str) -> bool:
 @functools.cache
 def registries() -> dict[str, Registry[Any]]:
     """Return the sections that are parts', each with the registry that its `name` is looked up in."""
+    from qdreamer.agents.runs.config import Config  # lazily: they take torch with them
+    from qdreamer.agents.sweeps.sweep import SweepConfig
+
     hints = {key: hint for cls in (Config, SweepConfig) for key, hint in inspect.get_annotations(cls).items()}
     marks = [(key, mark) for key, hint in hints.items() for mark in getattr(hint, "__metadata__", ())]
     return {key: mark for key, mark in marks if isinstance(mark, Registry)}
@@ -128,7 +129,8 @@ def groups() -> dict[str, list[str]]:
     """Return every group with its choices: its files, and what third parties have registered for it."""
     folders = sorted(path for path in CONFIGS.iterdir() if any(path.glob("*.yaml")))
     own = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
-    others = {group: set(registry.third_party()) for group, registry in registries().items()}
+    strangers = any(group.startswith("qdreamer.") for group in entry_points().groups)
+    others = {g: set(registry.third_party()) for g, registry in registries().items()} if strangers else {}
     return {group: sorted(names | others.get(group, set())) for group, names in own.items()}
 
 
@@ -164,6 +166,8 @@ def _check_choice(group: str, value: Any, text: str) -> None:
     if isinstance(value, list | dict):
         raise ConfigError(f"{text}: {group} takes one choice; for a sweep write {group}=a,b with -m")
     if show(value) not in choices:
+        import gymnasium  # lazily: it takes a while
+
         any_id = value if value in gymnasium.registry else "…"
         extra = f"; any Gymnasium environment: env=gym env.id={any_id}" if group == "env" else ""
         raise ConfigError(f"{group}={not_one_of(value, choices)}{extra}")

@@ -28,12 +28,12 @@ class EvaluationConfig:
     """Evaluation on episode seeds that training never sees."""
 
     every: Int = Field(ge=1)  # environment steps
-    episodes: Int = Field(ge=1)
+    episodes: Int = Field(ge=1, le=10_000)
     seed: Int = Field(ge=0)
     max_steps: Int = Field(ge=1)  # where longer episodes are cut
     deterministic: Bool  # take the actor's mode instead of a sample
-    context: Int = Field(ge=1)  # observed steps before open-loop prediction
-    horizon: Int = Field(ge=1)  # open-loop steps
+    context: Int = Field(ge=1, le=10_000)  # observed steps before open-loop prediction
+    horizon: Int = Field(ge=1, le=10_000)  # open-loop steps
 
 
 KEPT = 2**28

@@ -9,7 +9,7 @@ from qdreamer.agents.optim.direction_search import DirectionSearch, QueueSearch,
 from qdreamer.agents.optim.laprop import LaPropConfig
 from qdreamer.agents.optim.parameter_groups import PARTITIONS
 from qdreamer.agents.optim.quadratic_model import Levels
-from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
+from qdreamer.configs.schema import LONGEST, Bool, Float, Int, one_of, settings
 from qdreamer.quantum.backends.factory import open_backend
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Backend, device_estimate
@@ -32,8 +32,8 @@ class HybridConfig(LaPropConfig):
     angles: AngleChoice
     levels: tuple[Float, ...]  # multipliers that a block may take: two, or four of two qubits a block
     blocks: Annotated[str, one_of(lambda: PARTITIONS)]
-    slice: Int = Field(ge=1)  # sequences of the batch that curvature is measured on
-    fresh: Int = Field(ge=1)  # sequences that a step is checked on
+    slice: Int = Field(ge=1, le=LONGEST)  # sequences of the batch that curvature is measured on
+    fresh: Int = Field(ge=1, le=LONGEST)  # sequences that a step is checked on
     epsilon: Float = Field(gt=0.0)  # length of the differences, in proposed steps
     reuse: Bool  # apply the last accepted multipliers between searches, unchecked
     patience: Int = Field(ge=0)  # updates after which a job's result is too late
@@ -80,7 +80,9 @@ class HybridConfig(LaPropConfig):
 
     def make_solver(self, backend: Backend, quantum: QuantumConfig) -> Solver:
         bits = Levels.of(self.levels).bits
-        setup = SolverSetup(backend, quantum, self.p_layers, self.angles, bits)
+        setup = SolverSetup(backend, quantum, bits_per_block=bits)
+        if self.runs_circuits():
+            setup = SolverSetup(backend, quantum, self.p_layers, self.angles, bits)
         return SOLVERS[self.solver].part.make(setup)
 
     def circuit_solver(self, backend: Backend, quantum: QuantumConfig) -> CircuitSolver:

@@ -20,7 +20,7 @@ from qdreamer.configs.schema import Float, Int, settings
 
 @settings
 class LaPropConfig(OptimizerConfig):
-    lr: Float = Field(gt=0.0)
+    lr: Float = Field(gt=0.0, le=10.0)
     beta1: Float = Field(ge=0.0, lt=1.0)
     beta2: Float = Field(ge=0.0, lt=1.0)
     eps: Float = Field(gt=0.0)

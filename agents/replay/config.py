@@ -70,9 +70,15 @@ class PriorityConfig(ReplayConfig):
     def measured(self) -> str | None:
         return self.signal
 
+    @property
+    def annealing(self) -> int:
+        """Updates over which beta moves."""
+        return 0 if self.beta[0] == self.beta[1] else self.beta_updates
+
     def make_priorities(self, num_envs: int) -> Priorities:
         size = self.capacity // num_envs
-        return Priorities(num_envs, size, TRANSFORMS[self.transform].part.make(self), self.bonus, self.decay)
+        decay = self.decay if self.bonus else 1.0
+        return Priorities(num_envs, size, TRANSFORMS[self.transform].part.make(self), self.bonus, decay)
 
 
 SAMPLERS: Registry[type[Sampler]] = Registry("replay", "qdreamer.agents.replay", "uniform")

@@ -57,7 +57,7 @@ class PrioritizedSampler(Sampler):
     def make(cls, config: PrioritizedConfig, num_envs: int, length: int, seed: int, circuits: Any) -> Self:
         priorities = config.make_priorities(num_envs)
         proposal = TreeDistribution(priorities.tree, config.stratified)
-        return cls(priorities, proposal, config.beta, config.beta_updates, 0.0, seed)
+        return cls(priorities, proposal, config.beta, config.annealing, 0.0, seed)
 
     @property
     def beta(self) -> float:

@@ -70,7 +70,7 @@ class QuantumSampler(PrioritizedSampler):
             proposal = ShotPool(
                 priorities.tree, config.qubits, config.shots, config.reuse, queue, seed, config.wait
             )
-        return cls(priorities, proposal, config.beta, config.beta_updates, config.floor, seed)
+        return cls(priorities, proposal, config.beta, config.annealing, config.floor, seed)
 
 
 def warm_up(backend: Backend, qubits: int) -> None:

@@ -49,6 +49,11 @@ class RunningMeans:
         self._names, self._sum, self._count = state["names"], state["sum"], state["count"]
 
 
+def shows_pictures(writers: Sequence[str]) -> bool:
+    """Tell whether any of these outputs takes pictures and videos."""
+    return any(WRITERS[name].part.pictures for name in writers)
+
+
 class MetricsLog:
     """Passes everything that a run logs on to its writers.
 
@@ -67,7 +72,7 @@ class MetricsLog:
         self._writers = {
             name: WRITERS[name].part(directory, step, positions.get(name, 0)) for name in writers
         }
-        self.pictures = any(writer.pictures for writer in self._writers.values())
+        self.pictures = shows_pictures(writers)
 
     def begin(self, settings: dict[str, Any]) -> None:
         """Log the settings of a run that begins."""

@@ -7,6 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 PLAIN_INTERVAL = 10.0  # seconds between plain lines
 BAR_INTERVAL = 0.2
@@ -31,8 +32,8 @@ class Progress:
         if self._stream.isatty():
             self._bar = Bar(
                 SpinnerColumn(),
-                BarColumn(bar_width=20),
-                TextColumn("{task.description}"),
+                BarColumn(bar_width=12),
+                TextColumn("{task.description}", table_column=Column()),  # which wraps: nothing is cut
                 console=Console(file=self._stream),
                 transient=True,
             )
@@ -42,8 +43,14 @@ class Progress:
     def episode(self, score: float) -> None:
         self._episode = score
 
-    def evaluation(self, score: float) -> None:
-        self._evaluation = score
+    def evaluation(self, step: int, mean: float, low: float, high: float, episodes: int) -> None:
+        """Show an evaluation in a line that stays: mean return and the ends of its 95 % interval."""
+        self._evaluation = mean
+        text = f"step {step}: evaluation {mean:.1f} [{low:.1f}, {high:.1f}] over {episodes} episodes"
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
 
     def show(self, step: int, updates: int, force: bool = False) -> None:
         """Refresh what is shown, at most every few moments unless `force`."""

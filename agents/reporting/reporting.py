@@ -38,7 +38,7 @@ class LoggingConfig:
     writers: tuple[Annotated[str, WRITERS], ...]  # outputs, each by its name
     pictures_every: Int = Field(ge=0)  # 0: never
     video_every: Int = Field(ge=0)  # 0: never; the end of the run counts
-    video_frames: Int = Field(ge=1)
+    video_frames: Int = Field(ge=1, le=10_000)
 
     def __post_init__(self) -> None:
         if "jsonl" not in self.writers:
@@ -66,7 +66,10 @@ class Reporter:
         log: MetricsLog,
         directory: Path,
     ) -> None:
-        self._env, self._evaluation, self._logging, self._steps = env, evaluation, logging, steps
+        self._env, self._evaluation, self._steps = env, evaluation, steps
+        self._pictures_every = logging.pictures_every if log.pictures else 0
+        self._video_every = logging.video_every if log.pictures else 0
+        self._video_frames = logging.video_frames if self._video_every else 0
         self._batch_length, self._log, self._directory = batch_length, log, directory
         self.problems: dict[str, str] = {}  # "videos" or "pictures" → why there are none
 
@@ -87,7 +90,7 @@ class Reporter:
             "eval/length": float(np.mean([episode.steps for episode in episodes])),
             "time/eval_at": seconds,
         }
-        horizon, logging = self._evaluation.horizon, self._logging
+        horizon = self._evaluation.horizon
         result = open_loop(agent, episodes, self._evaluation.context, horizon)
         if result is not None:
             for k in HORIZONS:
@@ -97,10 +100,9 @@ class Reporter:
         views = attention_views(agent, episodes[0])
         values |= attention_numbers(views, self._batch_length)
         self._log.scalars(step, values)
-        if self._log.pictures:
-            self._extra("pictures", lambda: self._pictures(step, result, views, episodes[0].observations))
-            if self._due(step, logging.video_every):
-                self._extra("videos", lambda: self._video(step, agent))
+        self._extra("pictures", lambda: self._pictures(step, result, views, episodes[0].observations))
+        if self._due(step, self._video_every):
+            self._extra("videos", lambda: self._video(step, agent))
 
     def _extra(self, what: str, make: Callable[[], None]) -> None:
         """Make what training can do without; the first failure is the last try."""
@@ -118,12 +120,11 @@ class Reporter:
         views: list[LayerView],
         observations: Observation,
     ) -> None:
-        logging = self._logging
-        if views and self._due(step, logging.pictures_every):
+        if views and self._due(step, self._pictures_every):
             title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
             picture = attention_picture(views, observations, title)
             self._log.image(step, "attention/maps", picture)
-        if result is not None and self._due(step, logging.pictures_every):
+        if result is not None and self._due(step, self._pictures_every):
             picture = open_loop_picture(result, f"open-loop prediction at step {step}")
             self._log.image(step, "open_loop/traces", picture)
             for name, frames in open_loop_videos(result).items():
@@ -146,7 +147,7 @@ class Reporter:
         return step >= self._steps or step // every > max(before, 0) // every
 
     def _video(self, step: int, agent: Dreamer) -> None:
-        evaluation, frames = self._evaluation, self._logging.video_frames
+        evaluation, frames = self._evaluation, self._video_frames
         images = record_video(agent, self._env, evaluation.seed, evaluation.deterministic, frames)
         data = gif(images)
         save_gif(self._directory / "videos", f"step_{step}.gif", data)

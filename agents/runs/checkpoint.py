@@ -24,6 +24,7 @@ from qdreamer.configs.sealed_file import DamagedError, verify, write_sealed
 FORMAT = 5
 SEALED = 4  # the first format whose files are sealed
 NAME, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
+BEST = "best.pt"  # the agent alone, as it was at its best evaluation
 
 
 class CheckpointError(RuntimeError):
@@ -55,6 +56,28 @@ def save(
 def rewrite(directory: Path, state: dict[str, Any]) -> None:
     """Replace the newest checkpoint by a state that `restore` returned, as it was or mended."""
     _write(directory / NAME, state)
+
+
+def save_best(
+    directory: Path, origin: dict[str, str], step: int, score: float, agent: dict[str, Any]
+) -> None:
+    """Keep an agent, of a run with such an `origin`, that evaluations found better than all before."""
+    state = {"origin": origin, "step": step, "return": score, "learner": {"agent": agent}}
+    _write(directory / BEST, state)
+
+
+def load_best(directory: Path) -> dict[str, Any]:
+    """Read what `save_best` kept, onto the CPU. Raises CheckpointError."""
+    path = directory / BEST
+    try:
+        verify(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no {BEST} in {directory}: it is kept from the first evaluation on") from error
+    except DamagedError as error:
+        raise CheckpointError(f"{path} {error}: leave out --best") from error
+    state: dict[str, Any] = _read(path)
+    _check_format(path, state)
+    return state
 
 
 def exists(directory: Path) -> bool:

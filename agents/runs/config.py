@@ -9,7 +9,7 @@ from qdreamer.agents.interaction.evaluation import EvaluationConfig
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.config import SAMPLERS, ReplayConfig
 from qdreamer.agents.reporting.reporting import LoggingConfig
-from qdreamer.configs.schema import Bool, Float, Int, settings
+from qdreamer.configs.schema import LONGEST, Bool, Float, Int, settings
 from qdreamer.envs.config import EnvConfig
 from qdreamer.quantum.circuits.backend import BACKENDS
 from qdreamer.quantum.config import QuantumConfig
@@ -22,9 +22,9 @@ from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, Seque
 class TrainConfig:
     """How much is learned from how much experience."""
 
-    batch_size: Int = Field(ge=1)  # B
-    batch_length: Int = Field(ge=2)  # T
-    replay_ratio: Float = Field(ge=0.0)  # replayed time steps per environment step
+    batch_size: Int = Field(ge=1, le=LONGEST)  # B
+    batch_length: Int = Field(ge=2, le=LONGEST)  # T
+    replay_ratio: Float = Field(ge=0.0, le=1e6)  # replayed time steps per environment step
     forget: Float = Field(ge=0.0, le=1.0)  # share of sequences replayed without memory
     prefill: Int = Field(ge=0)  # environment steps of random actions before learning
 

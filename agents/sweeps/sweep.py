@@ -23,6 +23,7 @@ from qdreamer.configs.schema import ConfigError, Int, settings
 
 OUTPUT = "console.log"  # what a run printed, in its directory
 _PAUSE = 0.05  # seconds between looks at the runs
+_SHOW = 60.0  # seconds between lines about the runs that are under way
 _WAIT = 3600.0  # seconds that a run may be locked by another process after all others have ended
 
 
@@ -58,7 +59,7 @@ Launch = Callable[[Member], Handle]
 class LauncherConfig(PartConfig):
     """What every launcher has. Runs do not know theirs: the same run may be made anywhere."""
 
-    jobs: Int = Field(ge=1)  # queued or running at a time
+    jobs: Int = Field(ge=1, le=1000)  # queued or running at a time
 
 
 # Functions that return what starts a run, of the launcher's config and the folder that keeps all runs.
@@ -96,6 +97,7 @@ class Sweep:
         self._complete = 0
         self._failed: list[tuple[Member, str]] = []
         self._locked_since: float | None = None
+        self._shown = time.monotonic()
 
     def run(self) -> int:
         """Return the exit code: 0 if all runs are complete, 1 if some failed, 128 + n after signal n."""
@@ -113,6 +115,7 @@ class Sweep:
                 if not stopped:
                     self._start()
                 self._collect(stopped)
+                self._show()
                 time.sleep(_PAUSE)
         left = f", {len(self._waiting)} left: the same command goes on" if self._waiting else ""
         self._say(f"{self._complete} of {self._total} runs are complete, {len(self._failed)} failed{left}")
@@ -173,6 +176,14 @@ class Sweep:
                 self._waiting.append(member)
             else:
                 self._fail(member, f"{last_output_line(member.directory)} (exit code {code})")
+
+    def _show(self) -> None:
+        """Say now and then how far the runs are, by the last line that each printed of its progress."""
+        if time.monotonic() - self._shown < _SHOW:
+            return
+        self._shown = time.monotonic()
+        for member, _, _ in self._running:
+            self._tell(member, last_output_line(member.directory))
 
     def _fail(self, member: Member, reason: str) -> None:
         self._failed.append((member, reason))

@@ -32,12 +32,14 @@ def load(directory: str | Path, device: str = "cpu", seed: int | None = None) ->
     return Player(agent, interface, *spaces, config.evaluation.seed + 1 if seed is None else seed)
 
 
-def load_agent(directory: Path, config: Config, made: Config | None = None, device: str = "cpu") -> Dreamer:
+def load_agent(
+    directory: Path, config: Config, made: Config | None = None, device: str = "cpu", best: bool = False
+) -> Dreamer:
     """Return the agent of a run's checkpoint, `made` by settings that its weights fit.
 
-    Raises CheckpointError.
+    best: as it was at its best evaluation. Raises CheckpointError.
     """
-    state = checkpoint.load(directory)
+    state = checkpoint.load_best(directory) if best else checkpoint.load(directory)
     checkpoint.check_origin(directory, state, origin(config), resume=False)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay theirs
         agent = make_agent(made or config, device)

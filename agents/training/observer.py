@@ -12,7 +12,9 @@ from qdreamer.agents.interaction.evaluation import Evaluator, Lend, Stopped, mea
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
+from qdreamer.agents.runs.run_directory import origin
 from qdreamer.agents.runs.summary import QUANTUM_PARTS, Summary
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
@@ -41,6 +43,7 @@ class Observer:
         lend: Lend,
     ) -> None:
         self.config, self.learner, self.budget, self._stride = config, learner, budget, stride
+        self._directory = directory
         evaluation = config.evaluation
         self.evaluator = Evaluator(
             config.env,
@@ -56,6 +59,7 @@ class Observer:
         self.last_evaluation: tuple[float, float, float] | None = None  # mean return, its 95 % interval
         self.evaluated_at = 0  # step of that evaluation
         self.evaluation_due = False  # one was interrupted: it comes first next time
+        self.best: tuple[int, float] | None = None  # step and mean return of the policy that is kept
         self.parts: dict[str, float] = {}  # seconds in each part of the loop, up to the last line of the log
         self._begin: float | None = None  # when this session began to train
         if state is not None:
@@ -113,7 +117,10 @@ class Observer:
         if self.solved_at is None and solved is not None and mean >= solved:
             self.solved_at = step
         self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
-        self._progress.evaluation(mean)
+        self._progress.evaluation(step, *self.last_evaluation, len(episodes))
+        if self.best is None or mean > self.best[1]:
+            self.best = step, mean
+            checkpoint.save_best(self._directory, origin(self.config), step, mean, agent.state_dict())
 
     def _evaluating(self, step: int) -> None:
         self._progress.evaluating(step, self.config.evaluation.max_steps)
@@ -140,6 +147,7 @@ class Observer:
             "last_evaluation": self.last_evaluation,
             "evaluated_at": self.evaluated_at,
             "evaluation_due": self.evaluation_due,
+            "best": self.best,
             "parts": self.parts,
             "log_offset": self.log.positions(),
         }
@@ -150,6 +158,8 @@ class Observer:
         last = state["last_evaluation"]
         self.last_evaluation = None if last is None else tuple(last)
         self.evaluated_at, self.evaluation_due = state["evaluated_at"], state["evaluation_due"]
+        best = state.get("best")  # runs of earlier versions kept none
+        self.best = None if best is None else tuple(best)
         self.parts = dict(state["parts"])
 
     def _log_means(self, step: int) -> None:

@@ -1,5 +1,6 @@
 """One session of a run, as a user meets it: start or resume, train, summarise."""
 
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -126,20 +127,27 @@ def _print_summary(run: Run, observer: Observer, signal: int | None) -> None:
     """Print the last lines of a session."""
     config, directory = run.config, run.directory
     if signal is not None:
-        print(f"interrupted at step {run.step}; saved. Go on with the same command, or resume={directory}")
+        print(
+            f"interrupted at step {run.step}; saved. Go on with the same command,\n"
+            f"or {shlex.quote(f'resume={directory}')}"
+        )
     else:
         took = duration(observer.seconds())
         print(f"done: {run.step} steps, {run.learner.updates} updates in {took}")
     if observer.last_evaluation is not None:
         mean, low, high = observer.last_evaluation
         print(
-            f"evaluation: mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}] "
-            f"over {config.evaluation.episodes} unseen episodes, at step {observer.evaluated_at}"
+            f"evaluation: mean return {mean:.1f} [95 % interval {low:.1f}, {high:.1f}]\n"
+            f"          over {config.evaluation.episodes} unseen episodes, at step {observer.evaluated_at}"
         )
     if observer.solved_at is not None:
         print(f"first evaluation ≥ {config.env.solved:g} at step {observer.solved_at}")
     print(f"run:      {directory}")
-    print(f"curves:   tensorboard --logdir {config.runs}")
-    print(f"evaluate: qdreamer evaluate {directory}")
+    print(f"curves:   tensorboard --logdir {shlex.quote(config.runs)}")
+    print(f"evaluate: qdreamer evaluate {shlex.quote(str(directory))}")
+    if observer.best is not None and observer.best[0] != observer.evaluated_at:
+        print(
+            f"best:     {observer.best[1]:.1f} at step {observer.best[0]}: add --best to evaluate that policy"
+        )
     for what, reason in observer.reporter.problems.items():
         print(f"no {what}: {reason}")

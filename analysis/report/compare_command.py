@@ -2,20 +2,23 @@
 
 Writes report.html, report.md, pictures and TensorBoard events into <folder>/compare. Runs that do not
 match (other budgets, other evaluations, other versions) are refused, and so are values that are not
-finite and runs whose metrics are identical.
+finite and runs whose metrics are identical. Runs that are not finished are left out, and named.
 """
 
 import argparse
 import math
 import shlex
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from qdreamer.analysis.comparison import Settings, compare
 from qdreamer.analysis.metric import METRICS
+from qdreamer.analysis.names import short_names
 from qdreamer.analysis.report import board, pictures, report
 from qdreamer.analysis.run_form import CompareError
-from qdreamer.analysis.run_record import find_runs, read_run
+from qdreamer.analysis.run_record import find_runs, read_finished
 from qdreamer.configs.console import Parser, fail
 
 OUTPUT = "compare"
@@ -30,7 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         found = find_runs(a.folder)
         if a.agents:
             found = _only(found, a.agents)
-        result = compare(a.folder, [read_run(path) for path in found], settings)
+        runs, left_out = read_finished(found)
+        result = compare(a.folder, runs, settings)
+        result.notes.extend(left_out)
         output = a.output or a.folder / OUTPUT
         output.mkdir(parents=True, exist_ok=True)
         command = shlex.join(["qdreamer", "compare", *given])
@@ -39,11 +44,19 @@ def main(arguments: list[str] | None = None) -> None:
     except (CompareError, OSError) as error:
         fail(error)
     if result.main is not None:
-        print(report.sentence(result.main, result).replace("**", ""))
+        _say(report.sentence(result.main, result))
     for note in result.notes:
-        print(f"note: {note.replace('**', '')}")
+        _say(f"note: {note}")
     board_at = a.folder if a.output is None else output
-    print(f"report: {written[0]}\ncurves: tensorboard --logdir {board_at}  (CUSTOM SCALARS)")
+    print(
+        f"report: {written[0]}\ncurves: tensorboard --logdir {shlex.quote(str(board_at))}  (CUSTOM SCALARS)"
+    )
+
+
+def _say(text: str) -> None:
+    """Print a paragraph as wide as the terminal, 80 columns where there is none; words stay whole."""
+    width = shutil.get_terminal_size((80, 24)).columns
+    print(textwrap.fill(text.replace("**", ""), width, break_long_words=False, break_on_hyphens=False))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,8 +100,8 @@ def _margin(text: str) -> float:
 
 
 def _only(found: list[Path], agents: list[str]) -> list[Path]:
-    known = sorted({path.parent.name for path in found})
+    short, _ = short_names(path.parent.name for path in found)
     for agent in agents:
-        if agent not in known:
-            raise CompareError(f"--agents {agent} is not one of {', '.join(known)}")
-    return [path for path in found if path.parent.name in agents]
+        if agent not in {*short, *short.values()}:
+            raise CompareError(f"--agents {agent} is not one of {', '.join(sorted(short.values()))}")
+    return [path for path in found if {path.parent.name, short[path.parent.name]} & set(agents)]

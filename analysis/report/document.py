@@ -17,11 +17,11 @@ h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
 p { max-width: 46rem; }
 code { background: var(--soft); padding: .1em .3em; border-radius: 3px; font-size: .9em; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .8rem 0;
-  display: block; overflow-x: auto; }
-th, td { padding: .38rem 1.4rem .38rem 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
+  width: 100%; }
+th, td { padding: .38rem .8rem .38rem 0; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; }
 th { font-weight: 600; border-bottom: 2px solid var(--ink); vertical-align: bottom; }
-td { min-width: 9rem; } td[style] { min-width: 0; white-space: nowrap; }
+td { min-width: 6rem; } td[style] { min-width: 3.5rem; overflow-wrap: normal; }
 img { max-width: 100%; height: auto; } p:has(> img) { max-width: none; }
 p > em:only-child { color: var(--quiet); font-size: .88rem; }
 blockquote { border-left: 5px solid #7f7f7f; background: var(--soft); margin: 1rem 0; padding: .1rem 1.1rem;

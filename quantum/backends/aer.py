@@ -48,8 +48,8 @@ class AerEngine:
     def __init__(self, config: QuantumConfig) -> None:
         self._method = config.method
         self._noise = None if config.noise.is_noiseless else configured_noise(config.noise)
-        level = config.optimization_level
-        self._device = None if config.device is None else ReducedDevice(config.device, level)
+        device = config.device
+        self._device = None if device is None else ReducedDevice(device, config.optimization_level)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
         if self._device is not None:

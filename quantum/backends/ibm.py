@@ -81,10 +81,13 @@ class ExecutorEngine:
     """The executor sampler on a device, which may be fake or Aer's own simulator."""
 
     def __init__(self, device: Any, config: QuantumConfig, local: bool) -> None:
-        self.device, self._config, self._local = device, config, local
+        self.device, self._local = device, local
+        self._level, self._decoupling = config.optimization_level, config.dynamical_decoupling
+        self._twirling = config.twirling
+        self._seconds = None if local else config.budget_seconds
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
-        transpiled = transpile(circuit, self.device, self._config.optimization_level)
+        transpiled = transpile(circuit, self.device, self._level)
         return Prepared(transpiled, None, self.device.target)
 
     def mode(self, prepared: Prepared) -> Any:
@@ -96,14 +99,14 @@ class ExecutorEngine:
 
         sampler = SamplerV2(mode=self.mode(prepared))
         options = sampler.options
-        options.dynamical_decoupling.enable = self._config.dynamical_decoupling
-        options.twirling.enable_gates = self._config.twirling
-        options.twirling.enable_measure = self._config.twirling
+        options.dynamical_decoupling.enable = self._decoupling
+        options.twirling.enable_gates = self._twirling
+        options.twirling.enable_measure = self._twirling
         if self._local:
             options.simulator.seed_simulator = seed + 1  # 0 counts as no seed
-        elif self._config.budget_seconds is not None:
+        elif self._seconds is not None:
             # The service stops a job there; it refuses limits of less than a second.
-            options.max_execution_time = max(1, int(self._config.budget_seconds))
+            options.max_execution_time = max(1, int(self._seconds))
         return sampler
 
 
@@ -111,7 +114,7 @@ class FakeEngine(ExecutorEngine):
     """The executor sampler on a fake device, of which only the active qubits are simulated."""
 
     def __init__(self, name: str, config: QuantumConfig) -> None:
-        self._reduced = ReducedDevice(name, config.optimization_level)
+        self._reduced, self._method = ReducedDevice(name, config.optimization_level), config.method
         super().__init__(self._reduced.device, config, local=True)
 
     def prepare(self, circuit: QuantumCircuit) -> Prepared:
@@ -124,7 +127,7 @@ class FakeEngine(ExecutorEngine):
         return AerSimulator(
             noise_model=prepared.noise,
             target=prepared.target,
-            method=prepared.method(self._config.method),
+            method=prepared.method(self._method),
             max_parallel_threads=torch.get_num_threads(),
         )
 

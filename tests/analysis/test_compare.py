@@ -17,6 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from benchmarks.comparison import AGENTS, write_runs
 from qdreamer.analysis.ablation import classify
 from qdreamer.analysis.comparison import Settings, choose, compare
+from qdreamer.analysis.names import short_names
 from qdreamer.analysis.report.compare_command import main
 from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import find_runs, read_run
@@ -272,11 +273,46 @@ def test_a_ceiling_is_no_identical_stream(runs: Path) -> None:
     assert "every run of both has the same score" in report.main.verdict.reason
 
 
-def test_refuses_unfinished_and_broken_runs(runs: Path, refused: Refused, tmp_path: Path) -> None:
+def test_unfinished_runs_are_left_out_and_named(
+    runs: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = runs / "classical" / "seed_0"
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[: len(lines) // 2]))
-    assert re.search(r"classical/seed_0 is not finished \(\d+ of 6000 steps\)", refused(runs))
+    main([str(runs)])
+    out = capsys.readouterr().out
+    assert re.search(
+        r"note: Left out: \S+classical/seed_0 is not finished \(\d+ of 6000", out.replace("\n", " ")
+    )
+    assert max(map(len, (line for line in out.splitlines() if " " in line and str(runs) not in line))) <= 80
+    assert "classical/seed_0 is not finished" in (runs / "compare" / "report.md").read_text()
+    for other in (path for agent in runs.glob("*") for path in agent.glob("seed_*") if path != run):
+        shutil.rmtree(other)
+    assert "is not finished" in refused(runs)
+
+
+def test_names_leave_out_what_all_runs_share() -> None:
+    names = ["classical+env.hide=1_3+train.prefill=128", "hybrid+lr=1e+3+train.prefill=128"]
+    short, shared = short_names(names)
+    assert (list(short.values()), shared) == (
+        ["classical+env.hide=1_3", "hybrid+lr=1e+3"],
+        ["train.prefill=128"],
+    )
+    assert short_names(["hybrid+a=1"]) == ({"hybrid+a=1": "hybrid"}, ["a=1"])
+
+
+def test_a_baseline_goes_by_its_short_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for agent in ("classical", "hybrid"):
+        (runs / agent).rename(runs / f"{agent}+train.prefill=128")
+    main([str(runs), "--baseline", "classical", "--agents", "classical", "hybrid"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "hybrid is better than classical" in out
+    assert "note: All runs were made with train.prefill=128" in out
+
+
+def test_refuses_broken_runs(runs: Path, refused: Refused, tmp_path: Path) -> None:
+    run = runs / "classical" / "seed_0"
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:50]) + '{"step": 12')
     assert "damaged in line 51" in refused(runs)
     (run / "metrics.jsonl").unlink()

@@ -20,7 +20,7 @@ from qdreamer.agents.runs.run_directory import read_config
 from qdreamer.envs.seeds import evaluation_seed
 
 SMALL = [
-    "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
+    "world_model.units=16", "world_model.hidden=16", "world_model.stoch=4",
     "world_model.classes=4", "train.batch_size=4", "train.batch_length=8", "train.replay_ratio=16",
     "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3", "evaluation.horizon=5",
     "logging.writers=[jsonl]",

@@ -19,7 +19,7 @@ INTERVAL = 20 + 2  # steps from one checkpoint to the next, and those of an iter
 _BEGIN = r"(?:resuming at step (\d+)|starting|already has (\d+) steps.*)$"
 PATIENCE = 60.0  # seconds that a kill waits for a save
 SMALL = [
-    "env=CartPole", "world_model.units=16", "world_model.deter=16", "world_model.hidden=16",
+    "env=CartPole", "world_model.units=16", "world_model.hidden=16",
     "world_model.stoch=4", "world_model.classes=4", "train.batch_size=4", "train.batch_length=16",
     "train.replay_ratio=32", "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3",
     "evaluation.horizon=10", "checkpoint.every=20", "logging.every=50", "logging.writers=[jsonl]",
@@ -35,14 +35,15 @@ class Kind:
     runs: int = 1  # runs of the command
 
 
+_CLASSICAL = ["agent=classical", "world_model.deter=16"]
 _FAKE = ["quantum=ibm", "quantum.device=FakeManilaV2", "replay.wait=true", "optimizer.wait=true"]
 _TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 KINDS = {
-    "vectors": Kind(["agent=classical", "steps=2000"]),
-    "mapped replay": Kind(["agent=classical", "replay.mapped=true", "steps=2000"]),
+    "vectors": Kind([*_CLASSICAL, "steps=2000"]),
+    "mapped replay": Kind([*_CLASSICAL, "replay.mapped=true", "steps=2000"]),
     "fake device": Kind(["agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=400"]),
-    "sweep": Kind(["-m", "agent=classical", "seed=0,1", "launcher.jobs=2", "steps=800"], runs=2),
-    "two ranks": Kind(["agent=classical", "steps=1000"], _TORCHRUN),
+    "sweep": Kind(["-m", *_CLASSICAL, "seed=0,1", "launcher.jobs=2", "steps=800"], runs=2),
+    "two ranks": Kind([*_CLASSICAL, "steps=1000"], _TORCHRUN),
 }
 
 

@@ -73,6 +73,8 @@ class Circuit(Born):
         check_width("attention.head", width)
         super().__init__(heads, width, noise, floor, overlaps=self._ask)
         self._quantum = quantum
+        self._shots = quantum.shots if quantum is not None and quantum.samples else None
+        self._noise = None if quantum is None or quantum.noise.is_noiseless else quantum.noise
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """log κ by the closed form."""
@@ -92,11 +94,10 @@ class Circuit(Born):
 
     def _overlaps(self, queries: Tensor, keys: Tensor) -> Tensor:
         """⟨φ(q)|φ(k)⟩² (R,), float64, of the rows of (R, d) and (R, d)."""
-        quantum = self._quantum
-        if quantum is None or self.training or not quantum.samples:
+        if self._shots is None or self.training:
             return self._node(overlap_values(queries, keys))[:, 0]
         seed = int(torch.randint(2**31 - 1000, ()))
-        measurement = run(self._backend, [OverlapTask(queries, keys)], quantum.shots, seed)
+        measurement = run(self._backend, [OverlapTask(queries, keys)], self._shots, seed)
         return OverlapTask.overlaps(measurement.bits[0], measurement.confusion[0])
 
     # Both are made when they are needed: imports take seconds.
@@ -106,8 +107,7 @@ class Circuit(Born):
         """Probabilities (R, 2^n) of angles (R, P), with gradients."""
         from qdreamer.quantum.backends.pennylane_backend import overlap_node
 
-        noise = None if self._quantum is None or self._quantum.noise.is_noiseless else self._quantum.noise
-        return overlap_node(qubits_for(self.width), noise)
+        return overlap_node(qubits_for(self.width), self._noise)
 
     @cached_property
     def _backend(self) -> Backend:

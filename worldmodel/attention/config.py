@@ -4,6 +4,7 @@ Values live in configs/attention; only a sequence model that attends reads them.
 """
 
 import inspect
+from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -29,15 +30,15 @@ class CurriculumConfig:
     @property
     def used(self) -> bool:
         """Whether softmax takes any part."""
-        return self.last < 1.0 or (self.first < 1.0 and self.start + self.length > 0)
+        return self.last < 1.0 or (self.start + self.length > 0 and self.first < 1.0)
 
 
 @settings
 class AttentionConfig(PartConfig):
     """What every kind has."""
 
-    heads: Int = Field(ge=1)  # h and d, proposals that sequence=transformer takes over
-    head: Int = Field(ge=2)
+    heads: Int = Field(ge=1, le=1024)  # h and d, proposals that sequence=transformer takes over
+    head: Int = Field(ge=2, le=1024)
 
     @property
     def schedule(self) -> CurriculumConfig | None:
@@ -54,8 +55,9 @@ class AttentionConfig(PartConfig):
 
         `quantum` is that section of the config, or None.
         """
-        offered = {**vars(self), "quantum": quantum}
-        return {name: offered[name] for name in keywords(self.name) if name in offered}
+        known = {field.name for field in fields(self)} | {"quantum"}
+        names = [name for name in keywords(self.name) if name in known]
+        return {name: quantum if name == "quantum" else getattr(self, name) for name in names}
 
 
 @settings

@@ -31,7 +31,7 @@ FASTEST = 0.67
 
 @settings
 class FFMConfig(AttentionConfig):
-    frequencies: Int = Field(ge=1)  # c
+    frequencies: Int = Field(ge=1, le=1024)  # c
 
 
 @ATTENTION.register("ffm", FFMConfig)

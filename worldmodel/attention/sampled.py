@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from qdreamer.configs.schema import Float, Int, one_of, settings
+from qdreamer.configs.schema import LONGEST, Float, Int, one_of, settings
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
 from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, predicted_error, relative_error
@@ -21,8 +21,8 @@ from qdreamer.worldmodel.attention.kernel import AttentionKernel
 @settings
 class SampledConfig(ScheduledConfig):
     strategy: Annotated[str, one_of(lambda: STRATEGIES)]
-    draws: Int = Field(ge=1)  # S, keys looked at per query
-    top: Int = Field(ge=0)  # of them the largest, for topk_rest
+    draws: Int = Field(ge=1, le=LONGEST)  # S, keys looked at per query
+    top: Int = Field(ge=0, le=LONGEST)  # of them the largest, for topk_rest
     error: Float = Field(gt=0.0)  # wanted relative error, for adaptive
 
 

@@ -1,6 +1,7 @@
 """Entries of variables that are each one of some classes: how they are encoded and predicted."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,9 +18,8 @@ class OneHots(Normalizer):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
-        ends = torch.tensor(sizes).cumsum(0)
-        self.total = int(ends[-1])
-        self.register_buffer("begin", ends - torch.tensor(sizes), persistent=False)
+        *begins, self.total = accumulate(sizes, initial=0)
+        self.register_buffer("begin", torch.tensor(begins), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
         hot = self.one.new_zeros(*observation.shape[:-1], self.total)

@@ -29,8 +29,8 @@ DEPTHS = (2, 3, 4, 4)  # channels of the encoder's layers, times `depth`; the la
 class ImageConfig:
     """Encoder and decoder of images."""
 
-    depth: Int = Field(ge=1)  # channels, see DEPTHS
-    kernel: Int = Field(ge=2)
+    depth: Int = Field(ge=1, le=512)  # channels, see DEPTHS
+    kernel: Int = Field(ge=2, le=32)
     objective: Objective  # what the decoder predicts: the image, or its embedding
     redundancy: Float = Field(ge=0.0)  # λ of the latter, see `Agreement`
     scale: dict[str, Annotated[Float, Field(ge=0.0)]]  # of an image's loss, by objective

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qdreamer import native
-from qdreamer.configs.schema import Int, settings
+from qdreamer.configs.schema import DEEPEST, WIDEST, Int, settings
 from qdreamer.native.products import affine, blockwise
 from qdreamer.worldmodel.networks.layers import MLP, BlockLinear, NormSiLU, init_weight
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
@@ -26,9 +26,9 @@ from qdreamer.worldmodel.sequence_models.memory import Memory, NoMemory
 
 @settings
 class GRUConfig(SequenceConfig):
-    hidden: Int = Field(ge=1)
-    blocks: Int = Field(ge=1)
-    layers: Int = Field(ge=1)
+    hidden: Int = Field(ge=1, le=WIDEST)
+    blocks: Int = Field(ge=1, le=WIDEST)
+    layers: Int = Field(ge=1, le=DEEPEST)
 
     def __post_init__(self) -> None:
         if self.deter % self.blocks:

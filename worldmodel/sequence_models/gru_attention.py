@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from qdreamer import native
-from qdreamer.configs.schema import Bool, Int, settings
+from qdreamer.configs.schema import LONGEST, WIDEST, Bool, Int, settings
 from qdreamer.worldmodel.sequence_models.episodic_memory import EpisodicMemory
 from qdreamer.worldmodel.sequence_models.gru import BlockGRU, GRUConfig
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS
@@ -24,8 +24,8 @@ class GRUAttentionConfig(GRUConfig):
 
     memory: Int = Field(ge=2)  # E, width of tokens and reads
     head: Int = Field(ge=2)  # d; E/d heads
-    memory_hidden: Int = Field(ge=1)  # width of the memory's MLP
-    window: Int = Field(ge=2)  # steps that a step sees, itself included
+    memory_hidden: Int = Field(ge=1, le=WIDEST)  # width of the memory's MLP
+    window: Int = Field(ge=2, le=LONGEST)  # steps that a step sees, itself included
     filled: Bool  # whether a replayed sequence begins with what was before it
 
     def __post_init__(self) -> None:

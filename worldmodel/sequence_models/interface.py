@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qdreamer import native
 from qdreamer.configs.registry import PartConfig, Registry
-from qdreamer.configs.schema import Float, Int, settings
+from qdreamer.configs.schema import WIDEST, Float, Int, settings
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
@@ -35,7 +35,7 @@ class SequenceConfig(PartConfig):
 
     posterior: Posterior  # this and the next are proposals that `world_model` takes over
     representation_scale: Float = Field(ge=0.0)  # weight of the loss that draws posteriors to priors
-    deter: Int = Field(ge=1)  # D, width of h
+    deter: Int = Field(ge=1, le=WIDEST)  # D, width of h
 
 
 class SequenceModel(Protocol):

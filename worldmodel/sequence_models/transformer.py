@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qdreamer import native
-from qdreamer.configs.schema import Int, settings
+from qdreamer.configs.schema import DEEPEST, LONGEST, WIDEST, Int, settings
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
 from qdreamer.worldmodel.attention.rotary import phases
@@ -35,11 +35,11 @@ from qdreamer.worldmodel.sequence_models.mixed_attention import make_attention
 class TransformerConfig(SequenceConfig):
     """Widths; what attends is in the `attention` section."""
 
-    heads: Int = Field(ge=1)  # h
+    heads: Int = Field(ge=1, le=WIDEST)  # h
     head: Int = Field(ge=2)  # d, the width of a head
-    hidden: Int = Field(ge=1)  # width of the MLPs
-    layers: Int = Field(ge=1)
-    window: Int = Field(ge=2)  # steps that a step sees, itself included
+    hidden: Int = Field(ge=1, le=WIDEST)  # width of the MLPs
+    layers: Int = Field(ge=1, le=DEEPEST)
+    window: Int = Field(ge=2, le=LONGEST)  # steps that a step sees, itself included
 
     def __post_init__(self) -> None:
         if self.head % 2:

@@ -177,8 +177,8 @@ MALFORMED = [
 
 VALID = [
     "",
-    "seed=3 steps=100",
-    "+seed=3 ++steps=100",
+    "seed=3 steps=1000",
+    "+seed=3 ++steps=1000",
     "env=Acrobot",
     "env=CartPole env.hide=[1,3]",
     "env=CartPole env.kwargs.sutton_barto_reward=true",
@@ -259,7 +259,7 @@ def test_valid(line: str, run_main: Outcome, tmp_path: Path) -> None:
         "+train.batch_size=4 ++agent.loss_scales.policy=2",
         "env.hide=[1,3] env.solved=null",
         "env.kwargs.sutton_barto_reward=true 'runs=\"a b\"'",
-        "'steps=${train.prefill}'",
+        "'steps=${evaluation.every}'",
     ],
 )
 def test_checks_what_hydra_composes(line: str) -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from qdreamer.agents.cli import evaluate_command
 from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.checkpoint import NAME
+from qdreamer.agents.training import observer
 from qdreamer.agents.training.session import run_session
 
 SMALL = [
@@ -45,6 +47,34 @@ def test_report_and_video(
     assert (run / "videos" / "evaluation_1.gif").read_bytes()[:4] == b"GIF8"
     evaluate(monkeypatch, str(run), "--episodes", "4", "--no-video")
     assert re.findall(r"returns: (.*)", capsys.readouterr().out)[0].split() == [f"{x:g}" for x in returns]
+
+
+def test_the_best_policy_is_kept_and_judged_on_fresh_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = iter([5.0, 9.0, 7.0])
+    monkeypatch.setattr(observer, "mean_and_interval", lambda _: ((mean := next(scores)), mean, mean))
+    words = [word for word in SMALL if not word.startswith(("steps", "evaluation.every"))]
+    assert run_session(load_config([*words, "steps=60", "evaluation.every=20"]), tmp_path) == 0
+    assert "best:     9.0 at step 40: add --best" in capsys.readouterr().out
+    best, last = checkpoint.load_best(tmp_path), checkpoint.load(tmp_path)
+    assert (best["step"], best["return"], last["step"]) == (40, 9.0, 60)
+    assert last["observer"]["best"] == (40, 9.0)
+    kept = best["learner"]["agent"]
+    assert kept.keys() == last["learner"]["agent"].keys()
+    assert any(not kept[name].equal(value) for name, value in last["learner"]["agent"].items())
+    evaluate(monkeypatch, str(tmp_path), "--best", "--episodes", "2", "--no-video")
+    assert re.search(r"\(episode set 1, mode actions, best policy\)", capsys.readouterr().out)
+    with (tmp_path / checkpoint.BEST).open("r+b") as file:
+        file.seek(100)
+        file.write(b"damage")
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch, str(tmp_path), "--best")
+    assert "is not what was written" in capsys.readouterr().err
+    (tmp_path / checkpoint.BEST).unlink()
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch, str(tmp_path), "--best")
+    assert "kept from the first evaluation on" in capsys.readouterr().err
 
 
 def test_other_episodes_than_those_trained_on(

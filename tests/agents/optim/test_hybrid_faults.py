@@ -27,7 +27,7 @@ SMALL = (
     ),
     *("optimizer.slice=2", "world_model.units=8", "world_model.deter=16", "world_model.hidden=8"),
     *("world_model.stoch=3", "world_model.classes=4", "train.batch_size=4", "train.batch_length=8"),
-    *("train.replay_ratio=16", "train.prefill=32", "agent.imagination_starts=2", "evaluation.every=200"),
+    *("train.replay_ratio=16", "train.prefill=32", "agent.imagination_starts=2", "evaluation.every=80"),
     *("evaluation.episodes=2", "evaluation.horizon=5", "evaluation.max_steps=20", "logging.every=20"),
     *("logging.writers=[jsonl]", "steps=80"),
 )

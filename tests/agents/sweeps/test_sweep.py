@@ -16,13 +16,14 @@ from qdreamer.agents.cli.command_line import prepare
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.lock import exclusive, is_locked
 from qdreamer.agents.runs.run_directory import run_directory, write_config
+from qdreamer.agents.sweeps import sweep
 from qdreamer.agents.sweeps.sweep import Member, refuse_doubles
 from qdreamer.configs.schema import ConfigError
 from tests.fake_sweep import fake_members, fake_sweep
 
 ROOT = Path(__file__).parents[3]
 SMALL = [
-    "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
+    "world_model.units=16", "world_model.core=16", "world_model.hidden=16", "world_model.stoch=4",
     "world_model.classes=4", "train.batch_size=4", "train.replay_ratio=32", "train.prefill=64",
     "evaluation.every=100", "evaluation.episodes=2", "evaluation.horizon=10", "checkpoint.every=50",
     "logging.every=50", "logging.writers=[jsonl]", "steps=200",
@@ -42,6 +43,15 @@ def test_runs_everything_once_and_skips_what_is_finished(tmp_path: Path) -> None
     assert fake_sweep(fake_members(tmp_path), 4, lines.append).run() == 0
     assert taken_steps(tmp_path) == [list(range(1, 11))] * 8
     assert "8 complete already" in lines[-2]
+
+
+@pytest.mark.processes
+def test_says_how_far_its_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_SHOW", 0.05)
+    monkeypatch.setattr(sweep, "last_output_line", lambda directory: f"step 3/10 of {directory.name}")
+    lines: list[str] = []
+    assert fake_sweep(fake_members(tmp_path, ["good"]), 1, lines.append).run() == 0
+    assert f"[0/1] {tmp_path}/seed_0 · step 3/10 of seed_0" in lines
 
 
 @pytest.mark.processes
@@ -136,7 +146,7 @@ def test_a_directory_with_other_settings_is_a_failure_not_a_skip(tmp_path: Path)
 
 def test_members_are_named_as_single_runs_are() -> None:
     line = "-m env=CartPole,Acrobot seed=range(0,3) optimizer.lr=1e-3,2e-3 launcher.jobs=3"
-    _, members, launcher, _ = prepare(line.split())
+    members, launcher = (plan := prepare(line.split())).members, plan.launcher
     assert len(members) == 12 and launcher.jobs == 3
     assert len({member.directory for member in members}) == 12
     for member in members:

@@ -1,0 +1,166 @@
+"""Settings of a command line that nothing in the run would read, and what would make them count.
+
+What a run reads is derived by making its parts (`agents.training.rehearsal`). Presets may set what a given
+agent does not read; what a user wrote may not.
+"""
+
+import dataclasses
+import typing
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from qdreamer.agents.cli.composition import compose_all, typed
+from qdreamer.agents.cli.overrides import groups, parse
+from qdreamer.agents.runs.config import Config
+from qdreamer.agents.training.rehearsal import PARTS, keys_read
+from qdreamer.configs.registry import Registry
+from qdreamer.configs.schema import ConfigError, dotted
+from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
+
+READERS: dict[str, tuple[str, ...]] = {
+    "attention": ("sequence",),
+    "world_model": ("sequence",),
+    "sequence": ("attention",),
+    "replay": ("replay", "quantum"),
+    "optimizer": ("optimizer", "quantum"),
+    "quantum": ("replay", "optimizer", "quantum"),
+}
+"""Where a hint is looked for: groups whose other choices may read a section's settings."""
+_PRESETS = ("env", "agent")  # they set what several sections read
+
+_known: dict[str, frozenset[str]] = {}  # what runs of a config read, by its text
+
+
+def unread(overrides: Sequence[Override], composed: DictConfig, config: Config) -> list[Override]:
+    """Return those settings of a run that it does not read. `composed` is what they were composed to."""
+    asked = [override for override in overrides if _asked(override.key_or_group)]
+    if not asked:
+        return []
+    raw: Any = OmegaConf.to_container(composed)
+    read = _read(config)
+    return [override for override in asked if not _counts(override.key_or_group, raw, read)]
+
+
+def refuse(found: Sequence[Override], overrides: Sequence[Override]) -> None:
+    """Raises ConfigError that says of settings without effect what would make them count."""
+    reasons = []
+    for override in found:
+        key = override.key_or_group
+        readers = _readers(key, overrides)
+        who = f"{key} is read only by {readers}" if readers else f"nothing in this run reads {key}"
+        reasons.append(f"{override.input_line} has no effect: {who}")
+    if reasons:
+        raise ConfigError("; ".join(reasons))
+
+
+def check_lengths(config: Config, keys: Sequence[str]) -> None:
+    """Raises ConfigError for lengths, set by `keys`, at which nothing is learned or evaluated."""
+    train, every, steps = config.train, config.evaluation.every, config.steps
+    learns = train.prefill < steps or train.replay_ratio == 0.0
+    if config.resume is None and not learns and {"steps", "env.steps", "train.prefill"} & set(keys):
+        raise ConfigError(
+            f"train.prefill={train.prefill} leaves nothing to learn in steps={steps}: "
+            f"use more steps, or train.prefill={steps // 2}"
+        )
+    if every > steps and "evaluation.every" in keys:
+        raise ConfigError(
+            f"evaluation.every={every} never comes in steps={steps}: use at most evaluation.every={steps}"
+        )
+
+
+def _asked(key: str) -> bool:
+    section, dot, _ = key.partition(".")
+    return section in PARTS and (bool(dot) or section not in _PRESETS)
+
+
+def _read(config: Config) -> frozenset[str]:
+    """Return what runs of a config read; seed and length of a run change nothing about it."""
+    text = repr(dataclasses.replace(config, seed=0, steps=1, runs="", resume=None))
+    if text not in _known:
+        try:
+            _known[text] = keys_read(config)
+        except (ValueError, OSError, BackendError, CredentialsError):  # ConfigError, EnvError, …: one line
+            raise
+        except Exception as error:  # whatever a part raises for settings that it cannot be made of
+            raise ConfigError(f"these settings make no run: {type(error).__name__}: {error}") from error
+    return _known[text]
+
+
+def _counts(key: str, raw: dict[str, Any], read: frozenset[str]) -> bool:
+    """Tell whether a setting, or another whose value is taken from it, is read."""
+    if "." not in key and "name" in raw[key]:  # a group is read where its part is made, by its name
+        return f"{key}.name" in read
+    return any(
+        target.partition(".")[0] not in PARTS
+        or any(f"{name}.".startswith(f"{target}.") or target.startswith(f"{name}.") for name in read)
+        for target in _followers(key, raw)
+    )
+
+
+def _followers(key: str, raw: dict[str, Any]) -> list[str]:
+    """Return a key, or a group's keys, and all keys whose values are interpolated from them."""
+    flat = dotted(raw)
+    found = [name for name in flat if name.startswith(f"{key}.")] or [key]
+    references = {name: value for name, value in flat.items() if isinstance(value, str) and "${" in value}
+    for name in found:  # which grows
+        found += [k for k, value in references.items() if f"${{{name}}}" in value and k not in found]
+    return found
+
+
+def _readers(key: str, overrides: Sequence[Override]) -> str:
+    """Return the choices, of groups or else of the key's own section, with which a run would read it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for swaps in (_group_swaps(key), _section_swaps(key, overrides)):
+        for name, choice in swaps:
+            if _would_read(
+                key, [*(o for o in overrides if o.key_or_group != name), parse(f"{name}={choice}")]
+            ):
+                found[name].append(choice)
+        if found:
+            break
+    return " or ".join(f"{name}={', '.join(choices)}" for name, choices in found.items())
+
+
+def _would_read(key: str, overrides: list[Override]) -> bool:
+    with suppress(
+        ValueError, OSError, BackendError, CredentialsError
+    ):  # ConfigError, EnvError, … : no reader
+        composed = compose_all(overrides)
+        config = typed(Config, composed)
+        if not config.quantum.remote:  # services are not asked for a hint
+            return _counts(key, typing.cast(Any, OmegaConf.to_container(composed)), _read(config))
+    return False
+
+
+def _group_swaps(key: str) -> Iterator[tuple[str, str]]:
+    section = key.partition(".")[0]
+    for group in READERS.get(section, ()):
+        if group != section or "." in key:
+            yield from ((group, choice) for choice in groups()[group])
+
+
+def _section_swaps(key: str, overrides: Sequence[Override]) -> Iterator[tuple[str, str]]:
+    """Yield other words for the choices in the key's own section, and something where there is nothing."""
+    section = key.partition(".")[0]
+    config = getattr(typed(Config, compose_all(list(overrides))), section)
+    for name, hint in typing.get_type_hints(type(config), include_extras=True).items():
+        marks = getattr(hint, "__metadata__", ())
+        plain = hint.__origin__ if marks else hint
+        value = getattr(config, name, None)
+        choices: Sequence[Any] = ()
+        if name == "name" or f"{section}.{name}" == key:
+            continue
+        if typing.get_origin(plain) is Literal:
+            choices = typing.get_args(plain)
+        elif any(isinstance(mark, Registry) for mark in marks):
+            choices = next(mark for mark in marks if isinstance(mark, Registry)).names()
+        elif isinstance(value, bool):
+            choices = ("false",) if value else ("true",)
+        elif value == 0 and isinstance(value, int | float):
+            choices = ("1",)
+        yield from ((f"{section}.{name}", str(choice)) for choice in choices if choice != value)
