@@ -9,3 +9,5 @@ register("qdreamer/MountainCarRepeated-v0", entry_point="qdreamer.envs.repeated:
 register("qdreamer/Pairs-v0", entry_point="qdreamer.envs.pairs:Pairs")
 register("qdreamer/TMaze-v0", entry_point="qdreamer.envs.tmaze:TMaze")
 register("qdreamer/RepeatPrevious-v0", entry_point="qdreamer.envs.repeat_previous:RepeatPrevious")
+register("CrafterReward-v1", entry_point="qdreamer.envs.crafter:Crafter")
+register("CrafterNoReward-v1", entry_point="qdreamer.envs.crafter:Crafter", kwargs={"reward": False})

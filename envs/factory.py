@@ -25,6 +25,7 @@ from qdreamer.envs.entries import ACTION_MASK, ENTRY
 from qdreamer.envs.interface import Interface, NamedEntries, make_interface
 from qdreamer.envs.leaves import UnsupportedSpaceError
 from qdreamer.envs.repeated import Repeated
+from qdreamer.envs.suites import installs, register_suite
 from qdreamer.envs.wrappers import hide_entries
 
 # Arguments of gymnasium.make that are not the environment's own.
@@ -167,13 +168,14 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
     _look_in_current_folder()
     try:
+        register_suite(config.id)
         return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise EnvError(f"env.id={config.id} needs another package: {one_line(error)}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise EnvError(f"env.id={config.id} is not a registered environment{_hint(config.id)}") from error
-    except ImportError as error:  # of a simulator, or of the module in env.id=module:Name-v0
-        raise EnvError(f"env.id={config.id} cannot be imported: {one_line(error)}") from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:  # or of module:Name-v0's module
+        install, said = installs(config.id), one_line(error)
+        text = f" cannot be imported: {said}" if install is None else f": {install} ({said})"
+        raise EnvError(f"env.id={config.id}{text}") from error
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id={config.id} cannot be made: {one_line(error)}") from error
     except Exception as error:  # environments may raise anything for wrong arguments
@@ -200,6 +202,9 @@ def _hint(env_id: str) -> str:
     near = closest(name, newest, 0.6)
     if near is not None:
         return f"; did you mean {newest[near]}?"
+    install = installs(env_id)
+    if install is not None:  # registered by a package that is there, but lacks another one
+        return f": {install}"
     if module:
         return f"; {module} registers no such name"
     return "; an environment of another package needs that package's module, as env.id=module:Name-v0"
