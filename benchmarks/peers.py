@@ -1,11 +1,12 @@
 """Our update beside a peer's, alternately: python -m benchmarks.peers [--sizes 1M 12M] [--threads 1 2].
 
-Same shapes (B=16, T=64, H=15, imagination from all B·T states), same task (CartPole-v1 vectors),
-float32. Each candidate runs in a process of its own with the same number of threads; updates
-alternate between them, so that both meet the same disturbances. A peer's time is that of its own
-`train` function; ours is the whole update, drawing from replay and writing back included. `plain`
-is ours without the kernels that need a C compiler. Memory is the peak resident set of each process,
-imports and replay buffer included.
+Same shapes (B=16, T=64, H=15, imagination from all B·T states), same task (CartPole-v1: vectors, or
+with --pixels its rendered picture as 64×64×3 and nothing else), float32. Each candidate runs in a
+process of its own with the same number of threads; updates alternate between them, so that all meet the
+same disturbances. A peer's time is that of its own `train` function; ours is the whole update, drawing
+from replay and writing back included. `plain` is ours without the kernels that need a C compiler,
+`decoder_free` ours with world_model.image.objective=redundancy. Memory is the peak resident set of each
+process, imports and replay buffer included.
 
 The peer is sheeprl's DreamerV3 (extra `peers`: pip install -e '.[peers]'), not compiled, its default.
 Between its updates it takes an environment step and draws the next batch; a pause before every
@@ -34,25 +35,27 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["1M", "12M"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--updates", type=int, default=10)
-    parser.add_argument("--candidates", nargs="+", default=list(WORKERS), choices=list(WORKERS))
+    parser.add_argument("--pixels", action="store_true")
+    parser.add_argument("--candidates", nargs="+", default=CANDIDATES, choices=list(WORKERS))
     parser.add_argument("--worker", choices=list(WORKERS), help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.worker:
-        WORKERS[a.worker](a.sizes[0], a.threads[0])
+        WORKERS[a.worker](a.sizes[0], a.threads[0], a.pixels)
         return
     print(
-        f"CartPole-v1, B={BATCH} T={LENGTH} H=15, {BATCH * LENGTH} starts, float32, {a.updates} updates each"
+        f"CartPole-v1, {'64×64×3 pixels' if a.pixels else 'vectors'}, B={BATCH} T={LENGTH} H=15, "
+        f"{BATCH * LENGTH} starts, float32, {a.updates} updates each"
     )
     print("| size | threads | candidate | ms per update: median [min, max] | peak MiB | times ours |")
     print("|---|---|---|---|---|---|", flush=True)
     for size in a.sizes:
         for threads in a.threads:
-            compare(a.candidates, size, threads, a.updates)
+            compare(a.candidates, size, threads, a.pixels, a.updates)
 
 
-def compare(candidates: list[str], size: str, threads: int, updates: int) -> None:
+def compare(candidates: list[str], size: str, threads: int, pixels: bool, updates: int) -> None:
     """Alternate between the candidates and print one line for each."""
-    workers = {name: Worker(name, size, threads) for name in candidates}
+    workers = {name: Worker(name, size, threads, pixels) for name in candidates}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for i in range(updates + 2):
         for name, worker in workers.items():
@@ -70,9 +73,9 @@ def compare(candidates: list[str], size: str, threads: int, updates: int) -> Non
 class Worker:
     """A candidate in its own process, which makes one update at a time when asked to."""
 
-    def __init__(self, name: str, size: str, threads: int) -> None:
+    def __init__(self, name: str, size: str, threads: int, pixels: bool) -> None:
         command = [sys.executable, "-m", "benchmarks.peers", "--worker", name]
-        command += ["--sizes", size, "--threads", str(threads)]
+        command += ["--sizes", size, "--threads", str(threads)] + ["--pixels"] * pixels
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self._name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -119,7 +122,7 @@ def answer(timed_update: Callable[[], Any]) -> None:
     print(f"answer {(perf_counter() - begin) * 1e3}", flush=True)
 
 
-def ours(size: str, threads: int, *more: str) -> None:
+def ours(size: str, threads: int, pixels: bool, *more: str) -> None:
     from qdreamer.agents.cli.composition import load_config
     from qdreamer.agents.training.training import Run
 
@@ -127,6 +130,9 @@ def ours(size: str, threads: int, *more: str) -> None:
         "agent=classical", f"world_model={size}", f"train.batch_size={BATCH}", f"train.batch_length={LENGTH}",
         f"agent.imagination_starts={LENGTH}", f"threads={threads}", "logging.writers=[jsonl]", *more,
     ]  # fmt: skip
+    if pixels:
+        overrides += ["env.id=CartPole-v1", "env.kwargs.render_mode=rgb_array"]
+        overrides += ["env.wrappers=[gymnasium.wrappers:AddRenderObservation]"]
     run = Run(load_config(overrides), Path(tempfile.mkdtemp()))
     for _ in range(BATCH * LENGTH + LENGTH):
         run.collector.step(random=True)
@@ -134,11 +140,15 @@ def ours(size: str, threads: int, *more: str) -> None:
         answer(run.learner.update)
 
 
-def plain(size: str, threads: int) -> None:
-    ours(size, threads, "kernels=false")
+def plain(size: str, threads: int, pixels: bool) -> None:
+    ours(size, threads, pixels, "kernels=false")
 
 
-def sheeprl(size: str, threads: int) -> None:
+def decoder_free(size: str, threads: int, pixels: bool) -> None:
+    ours(size, threads, pixels, "world_model.image.objective=redundancy")
+
+
+def sheeprl(size: str, threads: int, pixels: bool) -> None:
     import sheeprl.algos.dreamer_v3_5.dreamer_v3_5 as peer
     from sheeprl.cli import run
 
@@ -153,17 +163,29 @@ def sheeprl(size: str, threads: int) -> None:
     os.chdir(tempfile.mkdtemp())
     sys.argv = [
         "sheeprl", "exp=dreamer_v3_5", f"algo=dreamer_v3_5_{size}", "env=gym", "env.id=CartPole-v1",
-        "env.num_envs=1", "env.sync_env=True", "env.capture_video=False", "algo.cnn_keys.encoder=[]",
-        "algo.mlp_keys.encoder=[vector]", "env.wrapper.render_mode=null",
+        "env.num_envs=1", "env.sync_env=True", "env.capture_video=False",
         f"algo.per_rank_batch_size={BATCH}", f"algo.per_rank_sequence_length={LENGTH}",
         "algo.replay_ratio=1", f"algo.learning_starts={BATCH * LENGTH + LENGTH}", "algo.total_steps=1000000",
         "buffer.size=20000", "buffer.memmap=False", "checkpoint.every=0", "metric.log_level=0",
         f"num_threads={threads}",
     ]  # fmt: skip
+    seen, other, mode = ("cnn", "mlp", "rgb_array") if pixels else ("mlp", "cnn", "null")
+    sys.argv += [
+        f"algo.{seen}_keys.encoder=[{'rgb' if pixels else 'vector'}]",
+        f"algo.{other}_keys.encoder=[]",
+    ]
+    sys.argv += [f"env.wrapper.render_mode={mode}"]
     run()
 
 
-WORKERS: dict[str, Callable[[str, int], None]] = {"ours": ours, "plain": plain, "sheeprl": sheeprl}
+WORKERS: dict[str, Callable[[str, int, bool], None]] = {
+    "ours": ours,
+    "plain": plain,
+    "decoder_free": decoder_free,
+    "sheeprl": sheeprl,
+}
+
+CANDIDATES = ["ours", "plain", "sheeprl"]  # decoder_free is for pixels
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from qdreamer.envs.wrappers import hide_entries
 _NOT_KWARGS = {
     "id": "set env.id instead",
     "max_episode_steps": "set env.max_episode_steps instead",
-    "render_mode": "the program chooses it",
     "disable_env_checker": "the checker always runs",
 }
 
@@ -46,6 +45,7 @@ def make_raw(config: EnvConfig, render_mode: str | None = None) -> gymnasium.Env
 
     Raises EnvError for unknown ids, missing simulators and wrong arguments.
     """
+    render_mode = config.kwargs.get("render_mode", render_mode)
     if render_mode == "rgb_array":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame must not look for a screen
     env = _make(config, render_mode)
@@ -164,6 +164,10 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
     for key, fix in _NOT_KWARGS.items():
         if key in config.kwargs:
             raise EnvError(f"env.kwargs.{key} is not an argument of the environment: {fix}")
+    if config.kwargs.get("render_mode", "rgb_array") != "rgb_array":
+        raise EnvError(
+            "env.kwargs.render_mode can only be rgb_array, for an agent that sees the rendered picture"
+        )
     rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every maker takes it
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
     _look_in_current_folder()

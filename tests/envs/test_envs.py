@@ -358,3 +358,13 @@ def test_any_way_to_write_an_id_leads_to_its_maker(env_id: str) -> None:
         make_env(env_config(env_id), render_mode="rgb_array")
     with pytest.raises(EnvError, match=r"kwargs\.speed is no argument.*it takes"):
         make_env(env_config(env_id, kwargs={"speed": 1}))
+
+
+def test_a_rendered_picture_is_an_image_entry() -> None:
+    env = make_env(load_config(["env=CartPolePixels"]).env)
+    observation, _ = env.reset(seed=0)
+    (picture,) = observation.values()
+    assert picture.shape == (64, 64, 3)
+    assert picture.dtype == np.uint8
+    assert len(np.unique(picture)) > 2  # the cart is there
+    env.close()

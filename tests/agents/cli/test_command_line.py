@@ -143,7 +143,7 @@ MALFORMED = [
     ("env=gym env.id=FrozenLake-v1 env.hide=[0]", ["env.hide needs a vector observation"]),
     ("env.kwargs.nonsense=1", ["env.kwargs.nonsense", "it takes sutton_barto_reward"]),
     ("env.kwargs.sutton_barto=true", ["did you mean sutton_barto_reward?"]),
-    ("env.kwargs.render_mode=human", ["env.kwargs.render_mode"]),
+    ("env.kwargs.render_mode=human", ["env.kwargs.render_mode", "rgb_array"]),
     ("env.kwargs.max_episode_steps=9", ["set env.max_episode_steps instead"]),
     ("env=gym env.id=FrozenLake-v1 env.kwargs.map_name=9x9", ["map_name=9x9", "KeyError: '9x9'"]),
     ("env=Pendulum env.kwargs.g=heavy", ["first step", "env.kwargs.g=heavy"]),
