@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 
-class Crafter(gymnasium.Env[NDArray[np.uint8], int]):
+class Crafter(gymnasium.Env[NDArray[np.uint8], Any]):
     """One world for each seed. Rewards are 1 for each achievement's first time, and ± 0.1 for health.
 
     `info["achievements"]` counts each by name. Raises DependencyNotInstalled.

@@ -25,7 +25,7 @@ from qdreamer.envs.entries import ACTION_MASK, ENTRY
 from qdreamer.envs.interface import Interface, NamedEntries, make_interface
 from qdreamer.envs.leaves import UnsupportedSpaceError
 from qdreamer.envs.repeated import Repeated
-from qdreamer.envs.suites import installs, register_suite
+from qdreamer.envs.suites import installs, register_suite, rendering_hint, rendering_problem
 from qdreamer.envs.wrappers import hide_entries
 
 # Arguments of gymnasium.make that are not the environment's own.
@@ -170,6 +170,8 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
         )
     rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every maker takes it
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
+    if render_mode is not None and (problem := rendering_problem(config.id)) is not None:
+        raise EnvError(f"env.id={config.id} {problem}")
     _look_in_current_folder()
     try:
         register_suite(config.id)
@@ -190,7 +192,8 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
 
 
 def _with(config: EnvConfig) -> str:
-    return "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
+    said = "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
+    return said + rendering_hint(config.id)
 
 
 def _named(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """Suites of environments in packages of their own: whose ids they are, and what installs them."""
 
 import importlib
+import os
+import sys
 from typing import NamedTuple
 
 import gymnasium
@@ -26,6 +28,7 @@ SUITES = (
     Suite(("popgym-",), "popgym", _extra("popgym")),
     Suite(("dm_control/",), "shimmy", _extra("dmc")),
 )
+MUJOCO = _extra("mujoco"), _extra("dmc")
 REGISTERED = {
     "gymnasium.envs.box2d": _extra("box2d"),
     "gymnasium.envs.mujoco": _extra("mujoco"),
@@ -60,3 +63,17 @@ def installs(env_id: str) -> str | None:
         return suite.install
     maker = "" if spec is None or callable(spec.entry_point) else str(spec.entry_point)
     return next((install for module, install in REGISTERED.items() if maker.startswith(module)), None)
+
+
+def rendering_problem(env_id: str) -> str | None:
+    """Return why an environment cannot be rendered: without a screen MuJoCo fails, or ends the process."""
+    screen = sys.platform != "linux" or any(os.environ.get(x) for x in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if screen or os.environ.get("MUJOCO_GL") or installs(env_id) not in MUJOCO:
+        return None
+    return "cannot be rendered without a screen: set MUJOCO_GL=egl"
+
+
+def rendering_hint(env_id: str) -> str:
+    """Return what may help where MuJoCo fails, or nothing."""
+    chosen = os.environ.get("MUJOCO_GL", "egl")
+    return f" (with MUJOCO_GL={chosen}: try egl)" if chosen != "egl" and installs(env_id) in MUJOCO else ""

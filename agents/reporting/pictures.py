@@ -15,6 +15,7 @@ from qdreamer.configs.console import one_line
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, make_env
 from qdreamer.envs.seeds import evaluation_seed
+from qdreamer.envs.suites import rendering_hint
 
 MAX_TRACES = 6
 SHOWN = 3  # predictions
@@ -156,5 +157,6 @@ def _thumbnail(env: Any, width: int) -> Image.Image:
     try:
         image = Image.fromarray(np.asarray(env.render(), np.uint8))
     except Exception as error:  # drivers and simulators fail in ways of their own
-        raise EnvError(f"this environment cannot be rendered here: {one_line(error)}") from error
+        hint = rendering_hint(env.unwrapped.spec.id)
+        raise EnvError(f"this environment cannot be rendered here: {one_line(error)}{hint}") from error
     return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)

@@ -279,7 +279,7 @@ def test_every_named_environment_runs(choice: str) -> None:
     try:
         check_env(config)
     except EnvError as error:
-        if "pip install" in str(error):
+        if "pip install" in str(error) or "MUJOCO_GL" in str(error):
             pytest.skip(str(error))
         raise
     env = make_env(config)
