@@ -5,7 +5,6 @@ import inspect
 import os
 import re
 import signal
-import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.entries import ACTION_MASK, ENTRY
 from qdreamer.envs.interface import Interface, NamedEntries, make_interface
 from qdreamer.envs.leaves import UnsupportedSpaceError
+from qdreamer.envs.modules import look_in
 from qdreamer.envs.repeated import Repeated
-from qdreamer.envs.suites import installs, register_suite, rendering_hint, rendering_problem
+from qdreamer.envs.suites.known import installs, register_suite, rendering_hint, rendering_problem
 from qdreamer.envs.wrappers import hide_entries
 
 # Arguments of gymnasium.make that are not the environment's own.
@@ -145,19 +145,12 @@ def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise EnvError(f"env.wrappers={name} must name a module and a wrapper in it, as my.module:MyWrapper")
-    _look_in_current_folder()
+    look_in(Path.cwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module raises
         raise EnvError(f"env.wrappers={name} cannot be imported: {_named(error)}") from error
     return typing.cast(Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]], found)
-
-
-def _look_in_current_folder() -> None:
-    """Let modules of the current folder be imported, after all others."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -172,7 +165,7 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
     if render_mode is not None and (problem := rendering_problem(config.id)) is not None:
         raise EnvError(f"env.id={config.id} {problem}")
-    _look_in_current_folder()
+    look_in(Path.cwd())
     try:
         register_suite(config.id)
         return gymnasium.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)

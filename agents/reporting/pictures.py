@@ -15,7 +15,7 @@ from qdreamer.configs.console import one_line
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, make_env
 from qdreamer.envs.seeds import evaluation_seed
-from qdreamer.envs.suites import rendering_hint
+from qdreamer.envs.suites.known import rendering_hint
 
 MAX_TRACES = 6
 SHOWN = 3  # predictions

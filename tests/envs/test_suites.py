@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.envs.atari import LifeLoss, Pooled
 from qdreamer.envs.factory import EnvError, make_raw
 from qdreamer.envs.repeated import Repeated
-from qdreamer.envs.suites import installs, rendering_hint
+from qdreamer.envs.suites.atari import LifeLoss, Pooled
+from qdreamer.envs.suites.known import installs, rendering_hint
 
 EXTRAS = {
     "ALE/Pong-v5": "pip install 'qdreamer[atari]'",

@@ -33,7 +33,7 @@ REGISTERED = {
     "gymnasium.envs.box2d": _extra("box2d"),
     "gymnasium.envs.mujoco": _extra("mujoco"),
     "gymnasium.envs.toy_text": _extra("toy-text"),
-    "qdreamer.envs.crafter": _extra("crafter"),
+    "qdreamer.envs.suites.crafter": _extra("crafter"),
 }
 """Of modules whose environments are registered whether they can be made or not."""
 
