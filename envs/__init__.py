@@ -6,6 +6,8 @@ Importing it registers these tasks with Gymnasium.
 from gymnasium.envs.registration import register
 
 register("qdreamer/MountainCarRepeated-v0", entry_point="qdreamer.envs.repeated:mountain_car")
-register("qdreamer/Pairs-v0", entry_point="qdreamer.envs.pairs:Pairs")
-register("qdreamer/TMaze-v0", entry_point="qdreamer.envs.tmaze:TMaze")
-register("qdreamer/RepeatPrevious-v0", entry_point="qdreamer.envs.repeat_previous:RepeatPrevious")
+register("qdreamer/Pairs-v0", entry_point="qdreamer.envs.tasks.pairs:Pairs")
+register("qdreamer/TMaze-v0", entry_point="qdreamer.envs.tasks.tmaze:TMaze")
+register("qdreamer/RepeatPrevious-v0", entry_point="qdreamer.envs.tasks.repeat_previous:RepeatPrevious")
+register("CrafterReward-v1", entry_point="qdreamer.envs.suites.crafter:Crafter")
+register("CrafterNoReward-v1", entry_point="qdreamer.envs.suites.crafter:Crafter", kwargs={"reward": False})

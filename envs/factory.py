@@ -4,7 +4,6 @@ import importlib
 import inspect
 import os
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,7 +26,9 @@ from qdreamer.envs.edge.surroundings import Surroundings
 from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.interface import Interface, NamedEntries, make_interface
 from qdreamer.envs.leaves import UnsupportedSpaceError
+from qdreamer.envs.modules import look_in
 from qdreamer.envs.repeated import Repeated
+from qdreamer.envs.suites.known import installs, register_suite, rendering_hint, rendering_problem
 from qdreamer.envs.vector import Vector
 from qdreamer.envs.workers import in_workers
 from qdreamer.envs.wrappers import hide_entries
@@ -193,7 +194,7 @@ def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise EnvError(f"env.wrappers={name} must name a module and a wrapper in it, as my.module:MyWrapper")
-    _look_in_current_folder()
+    look_in(Path.cwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
     except BaseException as error:  # whatever the user's module raises
@@ -201,13 +202,6 @@ def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any
             raise
         raise EnvError(f"env.wrappers={name} cannot be imported: {told(error)}") from error
     return typing.cast(Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]], found)
-
-
-def _look_in_current_folder() -> None:
-    """Let modules of the current folder be imported, after all others."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]:
@@ -220,17 +214,20 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
         )
     rendering = {} if render_mode is None else {"render_mode": render_mode}  # not every maker takes it
     kwargs: dict[str, Any] = {**rendering, **config.kwargs}
-    _look_in_current_folder()
+    if render_mode is not None and (problem := rendering_problem(config.id)) is not None:
+        raise EnvError(f"env.id={config.id} {problem}")
+    look_in(Path.cwd())
     try:
+        register_suite(config.id)
         return gymnasium.make(  # `check_env` asks Gymnasium's checker, which is stricter than the agent
             config.id, config.max_episode_steps, disable_env_checker=True, **kwargs
         )
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise EnvError(f"env.id={config.id} needs another package: {one_line(error)}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
         raise EnvError(f"env.id={config.id} is not a registered environment{_hint(config.id)}") from error
-    except ImportError as error:  # of a simulator, or of the module in env.id=module:Name-v0
-        raise EnvError(f"env.id={config.id} cannot be imported: {one_line(error)}") from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:  # or of module:Name-v0's module
+        install, said = installs(config.id), one_line(error)
+        text = f" cannot be imported: {said}" if install is None else f": {install} ({said})"
+        raise EnvError(f"env.id={config.id}{text}") from error
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id={config.id} cannot be made: {one_line(error)}") from error
     except BaseException as error:  # environments may raise anything for wrong arguments
@@ -243,7 +240,8 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
 
 
 def _with(config: EnvConfig) -> str:
-    return "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
+    said = "".join(f" with env.kwargs.{key}={value}" for key, value in config.kwargs.items())
+    return said + rendering_hint(config.id)
 
 
 def _hint(env_id: str) -> str:
@@ -254,6 +252,9 @@ def _hint(env_id: str) -> str:
     near = closest(name, newest, 0.6)
     if near is not None:
         return f"; did you mean {newest[near]}?"
+    install = installs(env_id)
+    if install is not None:  # registered by a package that is there, but lacks another one
+        return f": {install}"
     if module:
         return f"; {module} registers no such name"
     return "; an environment of another package needs that package's module, as env.id=module:Name-v0"

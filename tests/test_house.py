@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     "configs",
     "native",
+    "envs.tasks",
+    "envs.suites",
     "envs.edge",
     "envs",
     "quantum",

@@ -15,6 +15,7 @@ from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.edge.guard import EnvError, brief, close, is_users, told
 from qdreamer.envs.factory import make_env
 from qdreamer.envs.seeds import evaluation_seed
+from qdreamer.envs.suites.known import rendering_hint
 
 MAX_TRACES = 6
 SHOWN = 3  # predictions
@@ -157,8 +158,12 @@ def save_gif(directory: Path, name: str, data: bytes) -> Path:
 
 
 def _thumbnail(env: Any, width: int) -> Image.Image:
-    frame = np.asarray(env.render())
-    if frame.ndim not in (2, 3) or frame.dtype.kind not in "biuf":
-        raise ValueError(f"render() gave {brief(frame)}, not a picture")
-    image = Image.fromarray(frame.astype(np.uint8).squeeze()).convert("RGB")
+    try:
+        frame = np.asarray(env.render())
+        if frame.ndim not in (2, 3) or frame.dtype.kind not in "biuf":
+            raise ValueError(f"render() gave {brief(frame)}, not a picture")
+        image = Image.fromarray(frame.astype(np.uint8).squeeze()).convert("RGB")
+    except Exception as error:  # drivers and simulators fail in ways of their own
+        hint = rendering_hint(env.unwrapped.spec.id)
+        raise EnvError(f"this environment cannot be rendered here: {told(error)}{hint}") from error
     return image.resize((width, round(width * image.height / image.width)), Image.Resampling.BILINEAR)

@@ -17,10 +17,13 @@ class Progress:
     """Step, return, steps/s, updates/s and ETA.
 
     Args:
-        total, start: environment steps of the run, and where it goes on.
+        total, start: environment steps of the run, and where it goes on. repeat: frames of each.
     """
 
-    def __init__(self, total: int, start: int, updates: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total: int, start: int, updates: int, stream: TextIO | None = None, repeat: int = 1
+    ) -> None:
+        self._repeat = repeat
         self._stream = stream or sys.stdout
         self._total, self._start, self._updates = total, start, updates
         self._begin = self._shown = perf_counter()
@@ -86,8 +89,9 @@ class Progress:
         left = (self._total - step) / rate if rate > 0 else float("inf")
         score = "–" if self._episode is None else f"{self._episode:.1f}"
         evaluation = "–" if self._evaluation is None else f"{self._evaluation:.1f}"
+        frames = f" ({step * self._repeat} frames)" if self._repeat > 1 else ""
         return (
-            f"step {step}/{self._total} · return {score} · evaluation {evaluation} · "
+            f"step {step}/{self._total}{frames} · return {score} · evaluation {evaluation} · "
             f"{rate:.0f} steps/s · {speed:.1f} updates/s · ETA {duration(left)}"
         )
 

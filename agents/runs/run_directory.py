@@ -14,9 +14,11 @@ from qdreamer.agents.runs.provenance import provenance
 from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import ConfigError, build, dotted, show
 from qdreamer.configs.sealed_file import read_json
+from qdreamer.envs.modules import look_in
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
+FOLDER_NAME = "folder.txt"
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
 FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint")
 _FREE_ENV = ("steps", "solved")  # of the env section, likewise
@@ -74,6 +76,17 @@ def write_config(directory: Path, config: Config) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config))), sort_keys=False)
     replace_file(directory / CONFIG_NAME, f"# fingerprint: {fingerprint(config)}\n{text}")
+    if (":" in config.env.id or config.env.wrappers) and _folder(directory) is None:
+        replace_file(directory / FOLDER_NAME, f"{Path.cwd()}\n")
+
+
+def _folder(directory: Path) -> Path | None:
+    """Return the folder that a run was started from, if it is there and may hold modules that env names."""
+    try:
+        folder = Path((directory / FOLDER_NAME).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return folder if folder.is_dir() else None
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -84,10 +97,15 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def read_config(directory: Path) -> Config:
-    """Read the config of an earlier session. Raises ConfigError."""
+    """Read the config of an earlier session, whose folder's modules are found from now on.
+
+    Raises ConfigError.
+    """
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise ConfigError(f"{directory} is not a run directory: it has no {CONFIG_NAME}")
+    if (folder := _folder(directory)) is not None:
+        look_in(folder)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

@@ -166,6 +166,8 @@ class Observer:
         learner = self.learner
         metrics = self.means.read()
         metrics |= {"updates": learner.updates, **learner.replay.metrics(), **learner.optimizer.metrics()}
+        if (repeat := self.config.env.repeat) > 1:
+            metrics["frames"] = step * repeat
         metrics["time/seconds"] = self.seconds()
         metrics |= {f"time/{part}": seconds for part, seconds in learner.watch.seconds.items()}
         for part in {*learner.watch.seconds, *QUANTUM_PARTS}:

@@ -113,7 +113,7 @@ def _train(run: Run, config: Config, directory: Path) -> int | None:
             "the resumed run will differ from an unbroken one",
             file=sys.stderr,
         )
-    progress = Progress(config.steps, run.step, run.learner.updates)
+    progress = Progress(config.steps, run.step, run.learner.updates, repeat=config.env.repeat)
     try:
         signal = run.train(progress)
     finally:
@@ -133,7 +133,8 @@ def _print_summary(run: Run, observer: Observer, signal: int | None) -> None:
         )
     else:
         took = duration(observer.seconds())
-        print(f"done: {run.step} steps, {run.learner.updates} updates in {took}")
+        frames = f" ({run.step * config.env.repeat} frames)" if config.env.repeat > 1 else ""
+        print(f"done: {run.step} steps{frames}, {run.learner.updates} updates in {took}")
     if observer.last_evaluation is not None:
         mean, low, high = observer.last_evaluation
         print(

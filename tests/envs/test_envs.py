@@ -276,7 +276,12 @@ def test_repeated_actions_add_up_their_rewards() -> None:
 @pytest.mark.parametrize("choice", NAMED)
 def test_every_named_environment_runs(choice: str) -> None:
     config = load_config([f"env={choice}"]).env
-    check_env(config)
+    try:
+        check_env(config)
+    except EnvError as error:
+        if "pip install" in str(error) or "MUJOCO_GL" in str(error):
+            pytest.skip(str(error))
+        raise
     env = make_env(config)
     env.action_space.seed(0)
     observation, _ = env.reset(seed=0)

@@ -1,8 +1,10 @@
 """python evaluate.py: the report, the video, and one clear line for what cannot be."""
 
 import re
+import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from qdreamer.agents.cli import evaluate_command
@@ -136,3 +138,37 @@ def test_damaged_checkpoint_is_one_line(
         evaluate(monkeypatch, str(tmp_path))
     assert leaving.value.code == 2
     assert "damaged" in capsys.readouterr().err
+
+
+OWN = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+
+gymnasium.register("Mine-v0", entry_point=CartPoleEnv, max_episode_steps=20)
+"""
+
+
+def test_an_environment_of_the_folder_of_training_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, elsewhere, directory = tmp_path / "here", tmp_path / "elsewhere", tmp_path / "run"
+    here.mkdir()
+    elsewhere.mkdir()
+    (here / "my_own_package.py").write_text(OWN)
+    with monkeypatch.context() as started:
+        started.chdir(here)
+        started.setattr(sys, "path", list(sys.path))
+        assert run_session(load_config([*SMALL, "env=gym", "env.id=my_own_package:Mine-v0"]), directory) == 0
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_own_package")
+    monkeypatch.delitem(gymnasium.registry, "Mine-v0")
+    capsys.readouterr()
+    evaluate(monkeypatch, str(directory), "--episodes", "2", "--no-video")
+    assert "of my_own_package:Mine-v0" in capsys.readouterr().out
+    del sys.modules["my_own_package"], gymnasium.registry["Mine-v0"]
+    (directory / "folder.txt").unlink()
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(here)])
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch, str(directory), "--no-video")
+    assert "env.id=my_own_package:Mine-v0 cannot be imported" in capsys.readouterr().err

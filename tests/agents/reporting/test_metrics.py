@@ -167,6 +167,11 @@ def test_values_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     log.close()
 
 
+def test_progress_counts_frames_where_actions_are_repeated() -> None:
+    progress = Progress(1000, 0, 0, io.StringIO(), repeat=4)
+    assert progress.line(400, 150, 10.0).startswith("step 400/1000 (1600 frames) · ")
+
+
 def test_progress_lines() -> None:
     stream = io.StringIO()
     progress = Progress(1000, 200, 50, stream)

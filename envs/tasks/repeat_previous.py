@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qdreamer.envs.recall_task import NO_QUESTION, RecallTask, Table, bits
+from qdreamer.envs.tasks.recall_task import NO_QUESTION, RecallTask, Table, bits
 
 
 class RepeatPrevious(RecallTask):

@@ -1,0 +1,51 @@
+"""Crafter (Hafner, 2021): survive and unlock 22 achievements, seen in frames of 64×64.
+
+The package has the interface that Gym had before seeds were given to `reset`.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+
+class Crafter(gymnasium.Env[NDArray[np.uint8], Any]):
+    """One world for each seed. Rewards are 1 for each achievement's first time, and ± 0.1 for health.
+
+    `info["achievements"]` counts each by name. Raises DependencyNotInstalled.
+
+    Args:
+        reward: without it every reward is 0. length: steps after which an episode is cut. size: of frames.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 - Gymnasium's form
+
+    def __init__(
+        self, reward: bool = True, length: int = 10000, size: int = 64, render_mode: str | None = None
+    ) -> None:
+        try:
+            import crafter
+        except ImportError as error:
+            raise gymnasium.error.DependencyNotInstalled(str(error)) from error
+        self.render_mode, self._length = render_mode, length
+        self._env = crafter.Env(size=(size, size), reward=reward, length=length, seed=0)
+        self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        self.action_space = spaces.Discrete(len(self._env.action_names))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        super().reset(seed=seed)
+        # Crafter draws a world from (its seed, the number of the episode).
+        self._env._seed, self._env._episode = int(self.np_random.integers(2**31 - 1)), 0
+        return self._env.reset(), {}
+
+    def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        observation, reward, done, info = self._env.step(int(action))
+        dead = info["discount"] == 0.0
+        return observation, float(reward), dead, bool(done) and not dead, info
+
+    def render(self) -> Any:
+        return self._env.render((256, 256))
