@@ -123,13 +123,19 @@ def registries() -> dict[str, Registry[Any]]:
     return {key: mark for key, mark in marks if isinstance(mark, Registry)}
 
 
-@functools.cache
 def groups() -> dict[str, list[str]]:
-    """Return every group with its choices: its files, and what third parties have registered for it."""
+    """Return every group with its choices: its files, and what was registered by third parties or here."""
+    others = {
+        group: {*registry.third_party(), *registry.registered()} for group, registry in registries().items()
+    }
+    return {group: sorted(names | others.get(group, set())) for group, names in _files().items()}
+
+
+@functools.cache
+def _files() -> dict[str, set[str]]:
+    """Return every group with the names of its files."""
     folders = sorted(path for path in CONFIGS.iterdir() if any(path.glob("*.yaml")))
-    own = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
-    others = {group: set(registry.third_party()) for group, registry in registries().items()}
-    return {group: sorted(names | others.get(group, set())) for group, names in own.items()}
+    return {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
 
 
 def _check_form(override: Override, sweep: bool) -> None:

@@ -138,7 +138,7 @@ def export(
         program = _program(policy, inputs)
         judged = score is not None and episodes > 0
         returns = (score(agent, episodes), score(dreamer, episodes)) if score and judged else (None, None)
-    flat = {**inputs.pop("observation"), **inputs}
+    flat = {**inputs["observation"], **{k: v for k, v in inputs.items() if k != "observation"}}
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in flat.items()}
     about = {
         "inputs": {name: [str(tensor.dtype)[6:], *shapes[name]] for name, tensor in flat.items()},
@@ -188,14 +188,16 @@ _REFUSAL = (
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str], about: str) -> None:
     try:
-        import onnxscript  # noqa: F401 - torch's exporter needs it
+        from onnxscript import optimizer  # torch's exporter needs it, too
     except ImportError as error:
         raise ValueError("to write .onnx: pip install 'qdreamer[onnx]'; .pt2 needs nothing more") from error
-    # Its optimizer takes + 1e-12 for + 0, and a key of zeros has no direction then.
+    # The whole optimizer would take + 1e-12 for + 0, and a key of zeros has no direction then.
     made = torch.onnx.export(
         program, input_names=names, output_names=["action", "new_state"], optimize=False, verbose=False
     )
     assert made is not None
+    optimizer.fold_constants(made.model)
+    optimizer.remove_unused_nodes(made.model)
     made.model.metadata_props["qdreamer"] = about
     made.save(path)
 

@@ -18,7 +18,7 @@ class OneHots(Normalizer):
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         ends = torch.tensor(sizes).cumsum(0)
-        self.total = int(ends[-1])
+        self.total = sum(sizes)
         self.register_buffer("begin", ends - torch.tensor(sizes), persistent=False)
 
     def forward(self, observation: Tensor) -> Tensor:
