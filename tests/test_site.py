@@ -22,7 +22,7 @@ def test_it_builds_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
     assert "is_first" in reference
-    assert 'class="mermaid"' in (tmp_path / "start" / "index.html").read_text(encoding="utf-8")
+    assert 'class="mermaid"' in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_sizes_are_those_of_the_agents() -> None:
