@@ -2,8 +2,9 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +80,25 @@ class Report:
     def comparisons(self) -> list[ComparisonResult]:
         """Return all of them, the main one first."""
         return [*([self.main] if self.main else []), *self.others]
+
+    def frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each run: agent, seed, its metrics, its costs.
+
+        Raises CompareError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise CompareError("a frame needs pandas: pip install pandas") from error
+        known = [metric for metric in METRICS.values() if metric.applies(self.threshold)]
+        rows = [
+            {"agent": agent.name, "seed": run.seed}
+            | {metric.name: float(metric.scores([run], self.threshold)[0]) for metric in known}
+            | asdict(run.costs)
+            for agent in self.agents
+            for run in agent.runs
+        ]
+        return pandas.DataFrame(rows)
 
     def agent(self, name: str) -> Agent:
         return next(agent for agent in self.agents if agent.name == name)

@@ -88,6 +88,10 @@ class Registry(Generic[P]):
         self._import_package()
         return sorted({*self._entries, *self.third_party()})
 
+    def registered(self) -> list[str]:
+        """Return the names that are registered so far in this process, without importing anything."""
+        return list(self._entries)
+
     @functools.cache  # noqa: B019 - registries live as long as the program
     def third_party(self) -> dict[str, EntryPoint]:
         """Return the installed entry points by name, whether loaded or not."""

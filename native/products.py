@@ -36,6 +36,7 @@ ONEDNN = (
 )
 
 _bfloat16 = False
+_portable = False
 
 
 def use_bfloat16(wanted: bool) -> None:
@@ -53,6 +54,18 @@ def in_float32() -> Iterator[None]:
         yield
     finally:
         use_bfloat16(before)
+
+
+@contextmanager
+def portable() -> Iterator[None]:
+    """Multiply by torch's own operations alone meanwhile, in float32: for graphs that others are to run."""
+    global _portable
+    before, _portable = _portable, True
+    try:
+        with in_float32():
+            yield
+    finally:
+        _portable = before
 
 
 def _rounded(x: Tensor, weight: Tensor) -> bool:
@@ -80,7 +93,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
     """Return x (R, in) times the blocks (g, in/g, out/g), plus `add` (R, out) or (out,)."""
-    rows, blocks = len(x), len(weight)
+    rows, blocks = x.shape[0], weight.shape[0]  # a length would be a constant of exported graphs
     if blocks == 1:
         return affine(x, weight[0].t(), add)
     parts = x.view(rows, blocks, -1).transpose(0, 1)  # (g, R, in/g)
@@ -96,7 +109,8 @@ def blockwise(x: Tensor, weight: Tensor, add: Tensor | None = None) -> Tensor:
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
     """Tell whether oneDNN multiplies these faster than torch.mm, and may: it has no gradients."""
     return (
-        len(x) * weight.numel() >= LEAST
+        not _portable
+        and len(x) * weight.numel() >= LEAST
         and ONEDNN
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32

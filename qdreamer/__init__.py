@@ -9,7 +9,10 @@ from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qdreamer.agents.cli.closure_optimizer import HybridOptimizer
     from qdreamer.agents.cli.functions import TrainedRun, compare, solve_qubo, train
+    from qdreamer.agents.cli.replay_buffer import Replay
+    from qdreamer.agents.interaction.export import Exported
     from qdreamer.agents.interaction.player import Imagined, Player
     from qdreamer.agents.training.loading import load
     from qdreamer.worldmodel.attention.multihead import QuantumMultiheadAttention
@@ -19,9 +22,12 @@ __path__ = extend_path(__path__, __name__)
 __version__ = version("qdreamer")
 
 _FACE = {
+    "Exported": "qdreamer.agents.interaction.export",
+    "HybridOptimizer": "qdreamer.agents.cli.closure_optimizer",
     "Imagined": "qdreamer.agents.interaction.player",
     "Player": "qdreamer.agents.interaction.player",
     "QuantumMultiheadAttention": "qdreamer.worldmodel.attention.multihead",
+    "Replay": "qdreamer.agents.cli.replay_buffer",
     "TrainedRun": "qdreamer.agents.cli.functions",
     "compare": "qdreamer.agents.cli.functions",
     "load": "qdreamer.agents.training.loading",
@@ -29,7 +35,8 @@ _FACE = {
     "train": "qdreamer.agents.cli.functions",
 }
 __all__ = [
-    "Imagined", "Player", "QuantumMultiheadAttention", "TrainedRun", "compare", "load", "solve_qubo", "train",
+    "Exported", "HybridOptimizer", "Imagined", "Player", "QuantumMultiheadAttention", "Replay", "TrainedRun",
+    "compare", "load", "solve_qubo", "train",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ part that can be exchanged. Two subclasses differ in what the posterior of z_t s
   that a transformer needs, and the fair control for it on the GRU.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -48,9 +49,11 @@ class RSSM(nn.Module):
     """Base of both kinds, for embeddings of `embed` numbers; `noise` arguments are U[0, 1) variables, see
     `sample_straight_through`."""
 
+    draw: Callable[[Tensor, Tensor], Tensor]  # probabilities, noise → z; exported policies have another
+
     def __init__(self, config: WorldModelConfig, sequence: SequenceModel, embed: int) -> None:
         super().__init__()
-        self.sequence = sequence
+        self.sequence, self.draw = sequence, sample_straight_through
         self.stoch, self.classes, self.unimix = config.stoch, config.classes, config.unimix
         self.latents = config.stoch * config.classes  # S·K
         width = sequence.deter + sequence.memory.width  # W
@@ -104,7 +107,7 @@ class RSSM(nn.Module):
         embedding = sequence.action_embedding(action, None)
         h, state = sequence.step(carry.stoch, embedding, None, carry.state)
         before, asked = memory.ask(h, carry.stoch, action, carry.memory)  # (B, W)
-        stoch = sample_straight_through(self._probs(self.prior(before)), noise).flatten(-2)  # (B, S·K)
+        stoch = self.draw(self._probs(self.prior(before)), noise).flatten(-2)  # (B, S·K)
         after, memories = memory.append(stoch, asked)
         return torch.cat([after, stoch], -1, out=out), Carry(state, stoch, memories)
 
@@ -195,7 +198,7 @@ class CoupledRSSM(RSSM):
         """Return state, h (B, D), z (B, S·K) and its probabilities (B, S, K) after one step."""
         h, state = self.sequence.step(stoch, now.action_embedding, now.is_first, state)
         probs = self._probs(self.posterior(h, now.prepared))
-        return state, h, sample_straight_through(probs, now.noise).flatten(-2), probs
+        return state, h, self.draw(probs, now.noise).flatten(-2), probs
 
 
 class DecoupledRSSM(RSSM):
@@ -209,7 +212,7 @@ class DecoupledRSSM(RSSM):
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
     ) -> tuple[Tensor, State, Tensor, Tensor]:
         posterior = self._probs(self.posterior(embed))  # (B, T, S, K)
-        stoch = sample_straight_through(posterior, noise).flatten(-2)  # (B, T, S·K)
+        stoch = self.draw(posterior, noise).flatten(-2)  # (B, T, S·K)
         previous = torch.cat([carry.stoch.unsqueeze(1), stoch[:, :-1]], 1)
         h, states = self.sequence.observe(previous, action, is_first, carry.state)
         return h, states, stoch, posterior

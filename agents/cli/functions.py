@@ -21,7 +21,7 @@ from qdreamer.analysis.run_record import RunRecord, find_runs, read_run
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.qaoa.ising import Solution, from_qubo
-from qdreamer.quantum.qaoa.solver import SOLVERS, SolverSetup
+from qdreamer.quantum.qaoa.solver import SOLVERS, Solver, SolverSetup
 
 
 class TrainedRun(NamedTuple):
@@ -103,10 +103,15 @@ def solve_qubo(
 
     Raises ConfigError for unknown words, ValueError for a Q that is not square.
     """
+    problem = from_qubo(torch.as_tensor(quadratic, dtype=torch.float64))
+    made = make_solver(solver, backend, layers, **settings)
+    return made.solve(problem, shots, torch.Generator().manual_seed(seed))
+
+
+def make_solver(solver: str, backend: str, layers: int, bits: int = 1, **settings: Any) -> Solver:
+    """Return a solver of Ising problems; `bits` of a block with several. Arguments as of `solve_qubo`."""
     words = [f"quantum={backend}", *(f"quantum.{key}={value}" for key, value in settings.items())]
     quantum = typed(Config, compose_all([parse(word) for word in words])).quantum
-    setup = SolverSetup(make_backend(quantum), quantum, layers=layers)
-    made = SOLVERS[solver].part.make(setup)
-    problem = from_qubo(torch.as_tensor(quadratic, dtype=torch.float64))
-    found: Solution = made.solve(problem, shots, torch.Generator().manual_seed(seed))
-    return found
+    setup = SolverSetup(make_backend(quantum), quantum, layers=layers, bits_per_block=bits)
+    made: Solver = SOLVERS[solver].part.make(setup)
+    return made

@@ -6,6 +6,7 @@ What can only be said about all of them together, composed, is `agents.cli.compo
 import functools
 import inspect
 import itertools
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ LAUNCHER = "launcher"  # the section of a sweep's own settings
 KWARGS = "env.kwargs"
 OPEN_SECTIONS = (KWARGS, "env.entries", "world_model.entry_scales")  # the environment alone knows their keys
 MAX_SWEEP = 1000  # runs; all of them are checked beforehand
+_CONFIG = "qdreamer.agents.runs.config"  # where the sections are named; imported, it imports torch
 _PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted
 SWEEP = ("-m", "--multirun")
 SHOW = ("-c", "--cfg")  # followed by `job`, as Hydra's option of that name
@@ -124,14 +126,26 @@ def registries() -> dict[str, Registry[Any]]:
     return {key: mark for key, mark in marks if isinstance(mark, Registry)}
 
 
-@functools.cache
 def groups() -> dict[str, list[str]]:
-    """Return every group with its choices: its files, and what third parties have registered for it."""
+    """Return every group with its choices: its files, and what was registered by third parties or here."""
+    others: dict[str, set[str]] = {}
+    if _strangers() or _CONFIG in sys.modules:  # else nobody has registered anything
+        known = registries().items()
+        others = {group: {*registry.third_party(), *registry.registered()} for group, registry in known}
+    return {group: sorted(names | others.get(group, set())) for group, names in _files().items()}
+
+
+@functools.cache
+def _files() -> dict[str, set[str]]:
+    """Return every group with the names of its files."""
     folders = sorted(path for path in CONFIGS.iterdir() if any(path.glob("*.yaml")))
-    own = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
-    strangers = any(group.startswith("qdreamer.") for group in entry_points().groups)
-    others = {g: set(registry.third_party()) for g, registry in registries().items()} if strangers else {}
-    return {group: sorted(names | others.get(group, set())) for group, names in own.items()}
+    return {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
+
+
+@functools.cache
+def _strangers() -> bool:
+    """Tell whether a package of a third party is installed that names parts."""
+    return any(group.startswith("qdreamer.") for group in entry_points().groups)
 
 
 def _check_form(override: Override, sweep: bool) -> None:

@@ -1,6 +1,7 @@
 """An agent as one uses it: the environment's observations in, its actions out, and what it dreams."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
+from qdreamer.agents.interaction.export import Exported, Latents, Score, export
 from qdreamer.agents.randomness import EVALUATION, make_generator
 from qdreamer.envs.interface import Interface
 
@@ -35,6 +37,7 @@ class Player:
     Args:
         dreamer: the agent. interface: of the environment that it was made for.
         observation_space, action_space: the environment's own. seed: of latents, and of drawn actions.
+        score: the mean return of an agent over so many evaluation episodes.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Player:
         observation_space: Space[Any],
         action_space: Space[Any],
         seed: int = 0,
+        score: Score | None = None,
     ) -> None:
+        self._score = score
         self.dreamer, self.interface, self.seed = dreamer.eval(), interface, seed
         self.observation_space, self.action_space = observation_space, action_space
 
@@ -137,6 +142,15 @@ class Player:
             (model.continues(along).pred() / lasting).clamp(max=1.0).cpu().numpy(),
             self.dreamer.critic(along).pred().cpu().numpy(),
         )
+
+    def export(self, path: str | Path, latents: Latents = "drawn", episodes: int = 10) -> Exported:
+        """Write the policy to an .onnx or .pt2 file; see `agents.interaction.export`.
+
+        With the likeliest latents it is another policy: both are played for so many evaluation `episodes`,
+        and the returns stand in the result and in the file.
+        """
+        asked = episodes if latents == "likeliest" else 0
+        return export(self.dreamer, path, latents, str(self.interface.action), self._score, asked)
 
     def _vectors(self, actions: NDArray[Any] | Tensor, count: int) -> Tensor:
         given, size = torch.as_tensor(actions), self.interface.action.size

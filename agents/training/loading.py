@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.interaction.player import Player
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
@@ -29,7 +30,15 @@ def load(directory: str | Path, device: str = "cpu", seed: int | None = None) ->
     spaces = env.observation_space, env.action_space
     env.close()
     agent = load_agent(Path(directory), config, device=device)
-    return Player(agent, interface, *spaces, config.evaluation.seed + 1 if seed is None else seed)
+    own = config.evaluation.seed + 1
+
+    def score(agent: Dreamer, episodes: int) -> float:
+        evaluator = Evaluator(config.env, episodes, own, True, config.evaluation.max_steps)
+        found = evaluator.run(agent)
+        evaluator.close()
+        return sum(episode.score for episode in found) / episodes
+
+    return Player(agent, interface, *spaces, own if seed is None else seed, score)
 
 
 def load_agent(

@@ -71,7 +71,7 @@ class Visibility:
     @property
     def follows(self) -> Tensor:
         """(B, T), whether a step has another of its episode before it."""
-        first = self.segments.new_full((len(self.segments), 1), -1)
+        first = self.segments.new_full((self.segments.shape[0], 1), -1)
         return torch.cat([first, self.segments], 1).diff(dim=1)[:, -self.steps :] == 0
 
 

@@ -124,7 +124,7 @@ class EpisodicMemory(nn.Module):
         else:
             past = state
         positions = past.position + torch.arange(stored + h.shape[1], device=h.device)
-        turn = self._phases(torch.cat([positions, positions[stored:]]), h.dtype)
+        turn = self._phases(torch.cat([positions, positions[..., stored:]], -1), h.dtype)
         return torch.cat(tokens, 1), stored, past, turn
 
     def _drive(self, action: Tensor) -> Tensor:

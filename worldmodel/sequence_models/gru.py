@@ -112,7 +112,7 @@ class BlockGRU(nn.Module):
         """Return the next h, from h (B, D), f(z) (B, hidden) and the action's embedding (B, D)."""
         x = torch.cat([self.deter_in(h), z_in], -1)  # (B, 2·hidden)
         y = blockwise(h, self.recur.weight, affine(x, self.mix_state.weight, action_embedding))
-        gates = self.gates(self.more(self.norm(y))).view(len(h), self.blocks, 3, -1)  # (B, g, 3, D/g)
+        gates = self.gates(self.more(self.norm(y))).unflatten(-1, (self.blocks, 3, -1))  # (B, g, 3, D/g)
         reset, candidate, update = gates.unbind(2)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         return torch.lerp(h.view_as(candidate), candidate, torch.sigmoid(update - 1.0)).view_as(h)

@@ -1,0 +1,48 @@
+"""`qdreamer.Replay`: the buffer by itself."""
+
+import numpy as np
+import pytest
+
+import qdreamer
+
+FIELDS = {"observation": ((2,), np.float32), "reward": ((), np.float32)}
+
+
+def filled(sampler: str, **settings: object) -> qdreamer.Replay:
+    replay = qdreamer.Replay(FIELDS, capacity=64, length=4, sampler=sampler, num_envs=2, **settings)
+    for t in range(20):
+        rows = np.array([[t, 0.0], [t, 1.0]], np.float32)
+        replay.add(np.arange(2), {"observation": rows, "reward": np.full(2, t, np.float32)})
+    return replay
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "prioritized", "quantum"])
+def test_sequences_are_rows_in_order(sampler: str) -> None:
+    sample = filled(sampler).sample(8)
+    observation = sample.rows["observation"]  # (B, T + 1, 2)
+    assert observation.shape == (8, 5, 2) and sample.weights.shape == (8,)
+    assert (np.diff(observation[:, 1:, 0]) == 1).all()
+    assert (observation[:, 1:, 1] == sample.starts.env[:, None]).all()
+    assert (observation[:, 1, 0] == sample.starts.row).all()
+
+
+def test_what_is_told_is_drawn_more_often() -> None:
+    replay = filled("prioritized", alpha=1.0, bonus=0.0)
+    for _ in range(30):
+        starts = replay.sample(16).starts
+        wanted = (starts.env == 1) & (starts.row == 3)
+        replay.update(starts, np.where(wanted, 50.0, 0.01).astype(np.float32))
+    drawn = replay.sample(64).starts
+    assert np.mean((drawn.env == 1) & (drawn.row == 3)) > 0.3
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    a, b, c = (filled("quantum", seed=seed).sample(16).starts for seed in (1, 1, 2))
+    assert np.array_equal(a.row, b.row) and not np.array_equal(a.row, c.row)
+
+
+def test_wrong_words() -> None:
+    with pytest.raises(ValueError, match="did you mean quantum"):
+        filled("quantun")
+    with pytest.raises(ValueError, match=r"replay\.capacity=2 leaves 1 rows"):
+        qdreamer.Replay(FIELDS, capacity=2, length=4, num_envs=2)

@@ -1,0 +1,33 @@
+"""The documentation's site builds without a warning, and the pages that are generated are up to date."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import sizes
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_it_builds_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+    assert "is_first" in reference
+    assert 'class="mermaid"' in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_sizes_are_those_of_the_agents() -> None:
+    assert (ROOT / "docs" / "sizes.md").read_text(encoding="utf-8") == sizes.page()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
