@@ -16,6 +16,8 @@ from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.config import WorldModelConfig
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
+from qdreamer.worldmodel.weights.direct import DirectConfig
+from qdreamer.worldmodel.weights.generator import WEIGHTS, WeightsConfig
 
 
 @settings
@@ -57,6 +59,8 @@ class Config:
     replay: Annotated[ReplayConfig, SAMPLERS]
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS]
     quantum: Annotated[QuantumConfig, BACKENDS]
+    # Sections with a default came later: at their defaults they change no run's fingerprint.
+    weights: Annotated[WeightsConfig, WEIGHTS] = DirectConfig()
     evaluation: EvaluationConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
