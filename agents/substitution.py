@@ -1,4 +1,7 @@
-"""Modules of an agent with something else in their place: weights that are made (`worldmodel.weights`)."""
+"""Modules of an agent with something else in their place.
+
+Weights that are made (`worldmodel.weights`), or circuits in heads (`worldmodel.quantum_heads`).
+"""
 
 import copy
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from qdreamer.agents.dreamer import Dreamer
 from qdreamer.configs.schema import ConfigError
 from qdreamer.worldmodel.networks.heads import TwoHotHead
 from qdreamer.worldmodel.networks.observations import Decoders
+from qdreamer.worldmodel.quantum_heads.config import HeadsConfig
 from qdreamer.worldmodel.rssm import RSSM
 from qdreamer.worldmodel.weights.generated import effective
 from qdreamer.worldmodel.weights.generator import WEIGHTS, WeightsConfig
@@ -75,8 +79,22 @@ SLOTS = {
 }
 
 
-def substitute(agent: Dreamer, weights: WeightsConfig) -> None:
-    """Let the weights of the chosen modules be made. Raises ConfigError for sizes that cannot be."""
+def substitute(agent: Dreamer, weights: WeightsConfig, heads: HeadsConfig) -> None:
+    """Put circuits into the chosen heads, and let the weights of the chosen modules be made.
+
+    Raises ConfigError for sizes that cannot be.
+    """
+    model = agent.world_model
+    all_heads = {
+        "actor": agent.actor.body, "critic": agent.critic.online,
+        "reward": model.reward, "continue": model.continues,
+    }  # fmt: skip
+    for chosen in heads.modules:
+        heads.insert(all_heads[chosen])
+    if "actor" in heads.modules:
+        agent.average_actor = copy.deepcopy(agent.actor).requires_grad_(False)
+    if "critic" in heads.modules:
+        agent.critic.slow = copy.deepcopy(agent.critic.online).requires_grad_(False)
     for name in weights.chosen:
         slot = SLOTS[name]
         make, units = partial(slot.make, agent), slot.units(agent)

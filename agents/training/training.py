@@ -43,7 +43,7 @@ def make_dreamer(
     parts = config.world_model, config.sequence, config.attention
     model = WorldModel(*parts, observation, action.size, config.quantum)
     agent = Dreamer(config.agent, model, observation, action, ranks)
-    substitute(agent, config.weights)
+    substitute(agent, config.weights, config.heads)
     return agent
 
 
