@@ -15,6 +15,7 @@ from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.heads import TwoHot, TwoHotHead
 from qdreamer.worldmodel.rssm import Carry
+from qdreamer.worldmodel.weights.generated import effective
 
 
 class BehaviourSettings(Protocol):
@@ -119,8 +120,8 @@ class Critic(nn.Module):
 
 @torch.no_grad()
 def ema_update(average: nn.Module, module: nn.Module, rate: float) -> None:
-    """Set average ← (1 − rate)·average + rate·module, for all parameters of two modules of one kind."""
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), rate)
+    """Set average ← (1 − rate)·average + rate·module, for all weights of two modules of one kind."""
+    torch._foreach_lerp_(list(average.parameters()), effective(module), rate)
 
 
 class BehaviourLosses(NamedTuple):

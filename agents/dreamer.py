@@ -26,6 +26,7 @@ from qdreamer.envs.entries import ACTION_MASK, Spec
 from qdreamer.worldmodel.model import Batch, WorldModel
 from qdreamer.worldmodel.networks.categorical import entropy, kl_divergence
 from qdreamer.worldmodel.rssm import Trajectory
+from qdreamer.worldmodel.weights.generated import GeneratedWeights
 
 Watch = Callable[[str], AbstractContextManager[Any]]
 """Takes the time of a part of the work, which it is told by name; `nullcontext` takes none."""
@@ -61,6 +62,7 @@ class Dreamer(nn.Module):
         self.config, self.ranks = config, ranks
         self.observation, self.action = observation, action
         self.world_model = world_model
+        self.made: list[GeneratedWeights] = []  # of actor and critic (`agents.substitution`)
         self.actor = Actor(action, world_model.features, config, masked=ACTION_MASK in observation)
         self.average_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = Critic(world_model.features, world_model.config.bins, config)
@@ -73,8 +75,11 @@ class Dreamer(nn.Module):
         """Move, after every update, the slow critic and the averaged actor that evaluation plays.
 
         Steps of a normalised gradient jitter around a good policy; their average lies closer to it
-        (Polyak & Juditsky 1992).
+        (Polyak & Juditsky 1992). Weights that are made are made of the parameters as they now are.
         """
+        with torch.no_grad():
+            for weights in (*self.world_model.made, *self.made):
+                weights.refresh()
         self.critic.update_slow()
         ema_update(self.average_actor, self.actor, self._behaviour.average_rate)
 
@@ -85,6 +90,8 @@ class Dreamer(nn.Module):
         self, batch: Batch, generator: torch.Generator | None = None, watch: Watch = nullcontext
     ) -> Outcome:
         """Return all losses of one batch."""
+        for weights in self.made:
+            weights.refresh()
         agent, model = self._behaviour, self.world_model.config
         rows, length = batch.reward.shape
         steps = agent.starts  # K

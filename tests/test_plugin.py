@@ -24,6 +24,7 @@ LINES = {  # part → what chooses it
     "solver": f"{SEARCH} optimizer.solver=mine",
     "backend": f"{SEARCH} quantum=mine optimizer.wait=true",
     "optimizer": "optimizer=mine",
+    "weights": "weights=mine weights.period=20",
     "writer": "logging.writers=[jsonl,mine]",
 }
 WRONG = {
@@ -108,7 +109,7 @@ def test_the_command_line_knows_the_words_and_their_defaults(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     done = run(environment, tmp_path, "-c", PROGRAM, json.dumps(["--help", "--cfg job optimizer=mine"]))
-    for group in ("attention", "optimizer", "quantum", "replay", "sequence"):
+    for group in ("attention", "optimizer", "quantum", "replay", "sequence", "weights"):
         (line,) = (line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
         assert "mine" in line.removeprefix(f"{group}: ").split(", ")
     assert "optimizer:\n  name: mine\n  lr: ${world_model.lr}\n  momentum: 0.9\n" in done.stdout

@@ -17,6 +17,7 @@ from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead
 from qdreamer.worldmodel.networks.observations import Decoders, Encoders, Entries, Normalizers, joined
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
 from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, leaves, make_sequence, rebuild
+from qdreamer.worldmodel.weights.generated import GeneratedWeights
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self._horizon, self._free_nats = config.horizon, config.free_nats
+        self.made: list[GeneratedWeights] = []  # of this model's parts, by whoever uses it
         units = config.units
         self.obs_normalizer = Normalizers(observation, config)
         self.encoder = Encoders(observation, config)
@@ -114,6 +116,8 @@ class WorldModel(nn.Module):
 
         `targets` takes the place of stopped gradients, see `kl_losses`.
         """
+        for weights in self.made:
+            weights.refresh()
         scaled = self.obs_normalizer.scale(batch.observation)
         embeddings = self.encoder.embed(scaled)
         trajectory = self.rssm.observe(

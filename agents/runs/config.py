@@ -15,7 +15,10 @@ from qdreamer.quantum.circuits.backend import BACKENDS
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.config import WorldModelConfig
+from qdreamer.worldmodel.quantum_heads.config import HEADS, ClassicalConfig, HeadsConfig
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
+from qdreamer.worldmodel.weights.direct import DirectConfig
+from qdreamer.worldmodel.weights.generator import WEIGHTS, WeightsConfig
 
 
 @settings
@@ -57,6 +60,9 @@ class Config:
     replay: Annotated[ReplayConfig, SAMPLERS]
     optimizer: Annotated[OptimizerConfig, OPTIMIZERS]
     quantum: Annotated[QuantumConfig, BACKENDS]
+    # Sections with a default came later: at their defaults they change no run's fingerprint.
+    weights: Annotated[WeightsConfig, WEIGHTS] = DirectConfig()
+    heads: Annotated[HeadsConfig, HEADS] = ClassicalConfig()
     evaluation: EvaluationConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
@@ -66,6 +72,12 @@ class Config:
             raise ValueError(
                 f"agent.imagination_starts={self.agent.imagination_starts} must not exceed "
                 f"train.batch_length={self.train.batch_length}"
+            )
+        both = set(self.weights.chosen) & set(self.heads.modules)
+        if both:
+            raise ValueError(
+                f"weights.modules and heads.modules both name {min(both)}: a head's weights are made, or it "
+                "has a circuit"
             )
         for part in (self.sequence, self.replay, self.optimizer, self.quantum):
             part.check(self)  # `attention` is the sequence model's business

@@ -67,6 +67,9 @@ def origin(config: Config) -> dict[str, str]:
 
 def _learning(config: Config) -> dict[str, Any]:
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
+    for field in dataclasses.fields(config):  # sections that came later mean, at their defaults, none
+        if field.default is not dataclasses.MISSING and getattr(config, field.name) == field.default:
+            values.pop(field.name, None)
     values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
     return values
 

@@ -22,6 +22,7 @@ from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import origin
+from qdreamer.agents.substitution import substitute
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
@@ -42,7 +43,9 @@ def make_dreamer(
     """Make the agent of a run's config for such observations and actions."""
     parts = config.world_model, config.sequence, config.attention
     model = WorldModel(*parts, observation, action.size, config.quantum)
-    return Dreamer(config.agent, model, observation, action, ranks)
+    agent = Dreamer(config.agent, model, observation, action, ranks)
+    substitute(agent, config.weights, config.heads)
+    return agent
 
 
 def make_agent(config: Config, device: str | None = None, ranks: SingleProcess = SINGLE_PROCESS) -> Dreamer:

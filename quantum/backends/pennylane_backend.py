@@ -77,6 +77,30 @@ def overlap_node(n: int, noise: NoiseConfig | None = None) -> Any:
     return qml.QNode(probabilities, device, interface="torch", diff_method="backprop")
 
 
+def expectation_node(circuit: Circuit, name: str, shots: int | None = None) -> Any:
+    """Return a differentiable function of angles (R, P): ⟨Z⟩ of every qubit (R, n), on a device by name.
+
+    Raises ValueError for a device that is not there.
+    """
+    import pennylane as qml
+
+    try:
+        device = qml.device(name, wires=circuit.qubits)
+    except Exception as error:
+        raise ValueError(f"{name} is no PennyLane device here ({one_line(error)})") from None
+
+    def values(angles: Tensor) -> Any:
+        apply(circuit, angles)
+        return [qml.expval(qml.PauliZ(q)) for q in range(circuit.qubits)]
+
+    backprop = shots is None and name.startswith("default.")
+    method = "backprop" if backprop else "best" if shots is None else "parameter-shift"
+    node = qml.set_shots(qml.QNode(values, device, interface="torch", diff_method=method), shots=shots)
+    if not backprop:  # other gradients know no batches of angles
+        node = qml.transforms.broadcast_expand(node)
+    return lambda angles: torch.stack(node(angles), -1)
+
+
 @settings
 class PennyLaneConfig(QuantumConfig):
     takes = frozenset({"device", "noise"})

@@ -24,6 +24,7 @@ from qdreamer.worldmodel.attention.config import ATTENTION, AttentionConfig
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 from qdreamer.worldmodel.sequence_models.interface import SEQUENCE_MODELS, SequenceConfig
 from qdreamer.worldmodel.sequence_models.memory import NoMemory
+from qdreamer.worldmodel.weights.generator import WEIGHTS, WeightGenerator, WeightsConfig
 
 USED: Counter[str] = Counter()  # calls of each part, for the test
 
@@ -187,6 +188,24 @@ class Momentum:
     def make(config, agent, seed, circuits):
         USED["optimizer"] += 1
         return torch.optim.SGD(agent.trainable(), lr=config.lr, momentum=config.momentum)
+
+
+@settings
+class TiledConfig(WeightsConfig):
+    period: Int = Field(default=64, ge=1)
+
+
+@WEIGHTS.register("mine", TiledConfig)
+class Tiled(WeightGenerator):
+    """The same few numbers again and again."""
+
+    def __init__(self, count: int, period: int) -> None:
+        super().__init__(count)
+        self.values = nn.Parameter(torch.randn(period))
+
+    def forward(self) -> Tensor:
+        USED["weights"] += 1
+        return self.values.repeat(-(-self.count // len(self.values)))[: self.count]
 
 
 @WRITERS.register("mine")

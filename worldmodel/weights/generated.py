@@ -1,0 +1,117 @@
+"""Any module, with weights that something else makes.
+
+    generate(policy, lambda count: QuantumTrain(count, blocks=5), every_forward=True)
+
+takes all parameters out of the module and puts tensors in their place, cut from one vector of M numbers. They
+keep their gradient to what made them until `refresh` makes them anew: with `every_forward` before every call
+of the module, otherwise when its owner says so. An agent does so once per update with gradients, and once
+without after the optimizer's step.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class GeneratedWeights(nn.Module):
+    """Makes the weights of a module, of which it becomes a part called `generated`.
+
+    With `scaled`, a tensor's numbers are (x/σ₀)/√fan + c: x as the generator makes it, σ₀ the deviation of
+    all x at the beginning, fan the tensor's last axis, and c what the tensor was filled with if that was one
+    number (1 for the scales of norms, 0 for biases). Without, they are x itself, as published.
+    """
+
+    gain: Tensor
+    centre: Tensor
+
+    def __init__(self, module: nn.Module, make: Callable[[int], nn.Module], scaled: bool) -> None:
+        super().__init__()
+        owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}  # tied weights have several
+        for owner in module.modules():
+            for name, parameter in owner.named_parameters(recurse=False):
+                owners.setdefault(parameter, []).append((owner, name))
+        if not owners:
+            raise ValueError("the module has no parameters that could be made")
+        like = next(iter(owners))
+        self._owners = list(owners.values())
+        self._shapes = [parameter.shape for parameter in owners]
+        self._sizes = [parameter.numel() for parameter in owners]
+        generator = make(sum(self._sizes)).to(like)
+        fans = torch.tensor([shape[-1] if shape else 1 for shape in self._shapes], dtype=like.dtype)
+        with torch.no_grad():
+            deviation = generator().std()
+            if scaled and not (deviation > 0.0 and torch.isfinite(deviation)):
+                raise ValueError("weights that are all alike cannot be scaled: use scale=none")
+            constants = [float(p.flatten()[0]) if bool((p == p.flatten()[0]).all()) else 0.0 for p in owners]
+        gain = 1.0 / (deviation * fans.to(like.device).sqrt()) if scaled else torch.ones_like(fans)
+        centre = torch.tensor(constants if scaled else [0.0] * len(fans), dtype=like.dtype)
+        self.generator = generator
+        self.register_buffer("gain", gain.to(like.device))
+        self.register_buffer("centre", centre.to(like.device))
+        for tensors in self._owners:
+            for owner, name in tensors:
+                del owner._parameters[name]
+        self.register_load_state_dict_post_hook(lambda weights, keys: weights._refresh_without_gradients())
+        self._refresh_without_gradients()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x as it is: a Sequential calls all of its parts."""
+        return x
+
+    @property
+    def count(self) -> int:
+        """M, the weights that are made."""
+        return sum(self._sizes)
+
+    def refresh(self) -> None:
+        """Make the weights anew, with gradients to the generator where gradients are recorded."""
+        flat = self.generator().split(self._sizes)
+        gains, centres = self.gain.unbind(), self.centre.unbind()
+        for part, gain, centre, shape, owners in zip(
+            flat, gains, centres, self._shapes, self._owners, strict=True
+        ):
+            tensor = torch.addcmul(centre, part, gain).view(shape)
+            for owner, name in owners:
+                owner.__dict__[name] = tensor
+
+    def tensors(self) -> list[Tensor]:
+        """Return the weights as they are, in the order in which the module's parameters were."""
+        return [owners[0][0].__dict__[owners[0][1]] for owners in self._owners]
+
+    def _refresh_without_gradients(self) -> None:
+        with torch.no_grad():
+            self.refresh()
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        moved = super()._apply(fn, recurse)  # to another device or type
+        self._refresh_without_gradients()
+        return moved
+
+
+def generate(
+    module: nn.Module,
+    make: Callable[[int], nn.Module],
+    scaled: bool = True,
+    every_forward: bool = False,
+) -> GeneratedWeights:
+    """Let the module's weights be made by `make(M)`, a module whose call returns M numbers.
+
+    Args:
+        scaled: see `GeneratedWeights`. every_forward: make them anew whenever the module is called.
+
+    Raises ValueError for a module without parameters, or whose weights are made already.
+    """
+    if hasattr(module, "generated"):
+        raise ValueError("the module's weights are made already")
+    module.generated = GeneratedWeights(module, make, scaled)
+    if every_forward:
+        module.register_forward_pre_hook(lambda called, arguments: called.generated.refresh())
+    return module.generated
+
+
+def effective(module: nn.Module) -> list[Tensor]:
+    """Return a module's weights: its parameters, or what is made in their place, in the same order."""
+    generated = getattr(module, "generated", None)
+    return list(module.parameters()) if generated is None else generated.tensors()
