@@ -25,6 +25,7 @@ ROOMS = [
     "worldmodel.sequence_models",
     "worldmodel",
     "agents.distributed",
+    "agents.replay.disk",
     "agents.replay",
     "agents",
     "agents.optim",

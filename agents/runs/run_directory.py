@@ -18,7 +18,7 @@ from qdreamer.configs.sealed_file import read_json
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
-FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint")
+FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint", "replay.mapped")
 _FREE_ENV = ("steps", "solved")  # of the env section, likewise
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
 _MAX_NAME = 200  # bytes; file systems end at 255
@@ -26,7 +26,7 @@ _MAX_NAME = 200  # bytes; file systems end at 255
 
 def is_free(key: str) -> bool:
     """Tell whether the (dotted) key may differ between sessions of one run."""
-    return key.split(".")[0] in FREE
+    return key in FREE or key.split(".")[0] in FREE
 
 
 def run_directory(config: Config, env_name: str, overrides: list[str]) -> Path:
@@ -66,6 +66,10 @@ def origin(config: Config) -> dict[str, str]:
 def _learning(config: Config) -> dict[str, Any]:
     values = {key: value for key, value in dataclasses.asdict(config).items() if key not in FREE}
     values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
+    values["replay"] = {
+        **values["replay"],
+        "mapped": False,
+    }  # what hashes had when it was no matter of course
     return values
 
 
