@@ -36,7 +36,7 @@ def parts(config: dict[str, Any]) -> dict[str, Any]:
             "posterior": config["world_model"]["posterior"],
             "representation": config["world_model"]["loss_scales"]["representation"],
         },
-        "replay": config["replay"],
+        "replay": _without(config["replay"], "mapped"),
         "optimizer": config["optimizer"],
     }
     rest = {

@@ -48,13 +48,19 @@ def _check_agents(runs: Sequence[RunRecord], allow_versions: bool) -> set[str]:
     for run in runs:
         agents[run.agent].append(run)
     for agent, members in agents.items():
-        configs = [{k: v for k, v in m.config.items() if k not in PER_SEED} for m in members]
+        configs = [_settings(m.config) for m in members]
         what = f"{agent} was trained with different settings"
         added |= _refuse_other_settings(members, configs, what, allow_versions)
         times = Counter(run.seed for run in members)
         if doubled := [str(run.directory) for run in members if times[run.seed] > 1]:
             raise CompareError(f"{agent} has the same seed twice: {', '.join(doubled)}: remove one of them")
     return added
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be the same for all seeds; where replay keeps its rows need not."""
+    replay = {key: value for key, value in config["replay"].items() if key != "mapped"}
+    return {key: value for key, value in config.items() if key not in PER_SEED} | {"replay": replay}
 
 
 def _check_streams(runs: Sequence[RunRecord]) -> None:

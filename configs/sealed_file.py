@@ -3,17 +3,21 @@
 A file is written beside its place, synced and renamed: at any instant the old or the new one is there. The
 last 32 bytes of a sealed file are the SHA-256 of all before them; readers that go by a format's own tables
 (torch's archives, shared libraries) do not notice them. JSON has the hash of its other entries as `sha256`.
+A file that only grows has no seal: a sealed one names its length so far, and the CRC-32 of so many bytes.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 SIZE = hashlib.sha256().digest_size
+Sum = tuple[int, int]
+"""Bytes from a file's beginning, and their CRC-32: it goes on with every write, and is faster than a hash."""
 _ENTRY = "sha256"
 
 
@@ -73,6 +77,21 @@ def verify(path: Path) -> None:
             raise DamagedError("its content is not what was written")
 
 
+def verify_beginning(path: Path, known: Sum) -> None:
+    """Raises DamagedError unless the file begins with as many bytes of this sum, OSError."""
+    left, wanted = known
+    found = 0
+    with path.open("rb", buffering=0) as file:
+        while left:
+            block = file.read(min(left, 1 << 20))
+            if not block:
+                raise DamagedError("it is cut short")
+            found = zlib.crc32(block, found)
+            left -= len(block)
+    if found != wanted:
+        raise DamagedError("its content is not what was written")
+
+
 def write_json(path: Path, values: dict[str, Any], lasting: bool = False) -> None:
     """Replace a JSON file. `lasting` waits for the disk, so that a power failure loses nothing."""
     text = json.dumps({**values, _ENTRY: _hash(values)}, indent=1)
@@ -118,8 +137,13 @@ def _replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         raise
     temporary.replace(path)
     if lasting and os.name == "posix":  # the rename itself must reach the disk too
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

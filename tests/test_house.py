@@ -30,6 +30,7 @@ ROOMS = [
     "worldmodel.sequence_models",
     "worldmodel",
     "agents.distributed",
+    "agents.replay.disk",
     "agents.replay",
     "agents",
     "agents.optim",

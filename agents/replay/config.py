@@ -1,20 +1,24 @@
 """What samplers are registered with, and the settings that they share. Values live in configs/replay."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.replay.signals import SIGNALS
 from qdreamer.agents.replay.transforms import TRANSFORMS
 from qdreamer.configs.registry import PartConfig, Registry
-from qdreamer.configs.schema import Bool, Float, Int, one_of, settings
+from qdreamer.configs.schema import Float, Int, one_of, settings, show
 from qdreamer.quantum.circuits.backend import Backend
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.quantum.jobs.dry_run import Planned
 
+Mapped = Annotated[
+    Literal["auto", "true", "false"],
+    BeforeValidator(lambda value: show(value) if isinstance(value, bool) else value),
+]
 Share = Annotated[Float, Field(ge=0.0, le=1.0)]
 
 
@@ -23,7 +27,7 @@ class ReplayConfig(PartConfig):
     """What every sampler's settings hold and offer."""
 
     capacity: Int = Field(ge=2)  # rows over all environments
-    mapped: Bool  # observations in a file of the run directory instead of in memory
+    mapped: Mapped  # whether large entries lie in files of the run directory instead of in memory
 
     @property
     def measured(self) -> str | None:

@@ -5,6 +5,7 @@ last or terminal row, the action a_t taken after it (zeros after an episode's la
 agent's state at t, from which a later sequence can go on. An episode of L steps fills L + 1 rows.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qdreamer.agents.replay.disk.chunks import ChunkedRows
+from qdreamer.agents.replay.disk.journal import Journal
 from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
+from qdreamer.configs.sealed_file import Sum
 
 Rows = dict[str, NDArray[Any]]
 
@@ -41,11 +45,9 @@ class Replay:
         context: rows before a sequence whose `state` and `stoch` it comes with; with the `action` that led
             to each, zero for an episode's first, and whether it is `known`: of the episode of row −1, and
             stored like the row whose action led to it.
-        mapped: name → file, for fields that stay on disk. They are no part of `state_dict`, and not
-            to be changed by `write`.
-        spare: with mapped fields, slots of each ring beyond its size. Rows added after a checkpoint
-            go there first, so that a run that was killed finds its old rows in the files, as long as
-            fewer than `spare` were added.
+        mapped: fields whose rows lie in files, which `write` cannot change. Then `state_dict` holds no rows:
+            `files` names what has them, and what has changed of all other fields.
+        folder: of these files, two levels below the checkpoint's directory.
     """
 
     def __init__(
@@ -55,20 +57,31 @@ class Replay:
         length: int,
         fields: dict[str, tuple[tuple[int, ...], Any]],
         sampler: Sampler,
-        mapped: dict[str, Path] | None = None,
-        spare: int = 0,
+        mapped: Sequence[str] = (),
+        folder: Path | None = None,
         context: int = 0,
     ) -> None:
         self.size = capacity // num_envs  # rows of each ring
-        self._mapped = mapped or {}
-        self._slots = self.size + (spare if mapped else 0)
         self.length, self.context = length, context
         self.sampler = sampler
         self._data = {
-            name: _column(self._mapped.get(name), (num_envs, self._slots, *shape), dtype)
+            name: np.zeros((num_envs, self.size, *shape), dtype)
             for name, (shape, dtype) in fields.items()
+            if name not in mapped
         }
-        self._seen = np.zeros((num_envs, self._slots), np.bool_)  # rows that were ever replayed
+        self._chunks: dict[str, ChunkedRows] = {}
+        self._journal: Journal | None = None
+        if mapped and folder is not None:
+            label = f"{folder.parent.name}/{folder.name}"
+            self._chunks = {
+                name: ChunkedRows(
+                    folder / f"entry_{i}", f"{label}/entry_{i}", num_envs, self.size, *fields[name]
+                )
+                for i, name in enumerate(mapped)
+            }
+            self._journal = Journal(folder / "changes", f"{label}/changes", self._data)
+        self._kept = np.zeros((2, num_envs), np.int64)  # first rows that the last two checkpoints need
+        self._seen = np.zeros((num_envs, self.size), np.bool_)  # rows that were ever replayed
         self._added = np.zeros(num_envs, np.int64)  # rows ever stored, per environment
         self._offsets = np.arange(-1, length)
 
@@ -80,10 +93,14 @@ class Replay:
     def add(self, env: NDArray[np.int64], rows: Rows) -> None:
         """Append one row to each of the environments `env` (n,); `rows` holds (n, …) arrays."""
         row = self._added[env]
-        slot = row % self._slots
+        slot = row % self.size
         for name, column in self._data.items():
             column[env, slot] = rows[name]
-        self._seen[env, (row - self.size) % self._slots] = False  # the row that falls out
+        for name, chunks in self._chunks.items():
+            chunks.append(env, row, rows[name])
+        if self._journal is not None:
+            self._journal.changed[env, slot] = True
+        self._seen[env, slot] = False
         self._added[env] += 1
         self.sampler.added(env, row)
 
@@ -103,37 +120,41 @@ class Replay:
         if (eligible.high == eligible.low).all():
             raise RuntimeError(f"the replay buffer holds no sequence of {self.length} rows yet")
         starts, weights = self.sampler.draw(count, eligible)
-        rows, slots = self._gather(starts)
-        self._seen[starts.env[:, None], slots[:, 1:]] = True
+        rows = self._gather(starts)
+        self._seen[starts.env[:, None], (starts.row[:, None] + self._offsets[1:]) % self.size] = True
         return Sample(rows, self._past(starts), starts, weights)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:
         """Uniform draws that leave no trace in sampler or coverage: for measuring, not for learning."""
         eligible = self.eligible()
         starts = start_at(eligible, random.integers((eligible.high - eligible.low).sum(), size=count))
-        return Sample(self._gather(starts)[0], self._past(starts), starts, np.ones(count, np.float32))
+        return Sample(self._gather(starts), self._past(starts), starts, np.ones(count, np.float32))
 
-    def _gather(self, starts: Starts) -> tuple[Rows, NDArray[np.int64]]:
-        """The rows from one before each start, and their slots, (B, T + 1). States come with the past."""
-        slots = (starts.row[:, None] + self._offsets) % self._slots
+    def _gather(self, starts: Starts) -> Rows:
+        """The rows from one before each start, (B, T + 1, …). States come with the past."""
+        env, absolute = starts.env[:, None], starts.row[:, None] + self._offsets
+        slots = absolute % self.size
         names = self._data.keys() - (PAST if self.context else ())
-        return {name: self._data[name][starts.env[:, None], slots] for name in names}, slots
+        rows = {name: self._data[name][env, slots] for name in names}
+        for name, chunks in self._chunks.items():
+            rows[name] = chunks.take(env, absolute)
+        return rows
 
     def _past(self, starts: Starts) -> Rows:
         if not self.context:
             return {}
         env = starts.env[:, None]
         absolute = starts.row[:, None] + np.arange(-self.context, 0)  # (B, c)
-        is_first = self._data["is_first"][env, absolute % self._slots].astype(np.bool_)
+        is_first = self._data["is_first"][env, absolute % self.size].astype(np.bool_)
         later = is_first[:, ::-1].cumsum(1)[:, ::-1] - is_first  # episodes that begin after a row
         oldest = np.maximum(self._added - self.size, 0)[env]
         known = (later == 0) & (absolute - ~is_first >= oldest)  # with the row whose action led to it
         # No more columns than some sequence needs; few widths, so that their tensors are used again.
         columns = min(self.context, -(-int(known.sum(1).max()) // COLUMNS) * COLUMNS or 1)
         absolute, is_first, known = (x[:, -columns:] for x in (absolute, is_first, known))
-        slots = absolute % self._slots
+        slots = absolute % self.size
         past = {name: self._data[name][env, slots] for name in PAST}
-        action = self._data["action"][env, (absolute - 1) % self._slots] * ~is_first[..., None]
+        action = self._data["action"][env, (absolute - 1) % self.size] * ~is_first[..., None]
         return past | {"action": action, "known": known}
 
     def update(self, starts: Starts, priorities: NDArray[np.float32]) -> None:
@@ -145,56 +166,93 @@ class Replay:
         absolute = starts.row[:, None] + self._offsets[1:]  # (B, T)
         env = np.broadcast_to(starts.env[:, None], absolute.shape)
         stored = absolute >= self._added[env] - self.size
-        slots = absolute % self._slots
+        slots = absolute % self.size
         for name, values in rows.items():
             self._data[name][env[stored], slots[stored]] = values[stored]
+        if self._journal is not None:
+            self._journal.changed[env[stored], slots[stored]] = True
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the log; the sampler's are over the draws since the last call."""
         coverage = np.count_nonzero(self._seen) / max(self.rows, 1)
         return {"replay/rows": self.rows, "replay/coverage": coverage, **self.sampler.metrics()}
 
+    def full_bytes(self) -> tuple[int, int]:
+        """Bytes that the rows of full rings take in memory and in files; samplers' trees are small beside."""
+        in_files = self.size * sum(chunks.row_bytes * chunks.num_envs for chunks in self._chunks.values())
+        return sum(column.nbytes for column in self._data.values()), in_files
+
     def state_dict(self) -> dict[str, Any]:
-        """The filled part of the rings as tensors, and the sampler's state."""
-        filled = int(np.minimum(self._added, self._slots).max())
-        for name in self._mapped:
-            self._data[name].flush()  # type: ignore[attr-defined]
-        data = {
-            name: torch.from_numpy(column[:, :filled].copy())
-            for name, column in self._data.items()
-            if name not in self._mapped
-        }
+        """The sampler's state, and the filled part of the rings as tensors unless `files` names it: to be
+        saved before the next row comes, as what is contiguous is not copied."""
+        filled = int(np.minimum(self._added, self.size).max())
+        rows = {} if self._chunks else {name: _filled(column, filled) for name, column in self._data.items()}
+        mapped = {"chunk_rows": {name: chunks.rows for name, chunks in self._chunks.items()}}
         return {
             "size": self.size,
-            "slots": self._slots,
-            "data": data,
+            "slots": self.size,
+            "data": rows,
+            **(mapped if self._chunks else {}),
             "added": self._added.tolist(),
-            "coverage": {"seen": torch.from_numpy(self._seen[:, :filled].copy())},
+            "coverage": {"seen": _filled(self._seen, filled)},
             "sampler": self.sampler.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for the state of a ring of another size."""
+    def files(self) -> dict[str, Sum]:
+        """What a checkpoint of now needs of which files, which have reached the disk. Raises OSError."""
+        if self._journal is None:
+            return {}
+        known = self._journal.files(np.arange(self.size) < self._added[:, None])
+        for chunks in self._chunks.values():
+            known |= chunks.files(self._added)
+        return known
+
+    def saved(self) -> None:
+        """A checkpoint of now is in place: free what neither it nor the one before needs."""
+        if self._journal is not None:
+            self._journal.saved()
+        self._kept = np.stack([self._kept[1], np.maximum(self._added - self.size, 0)])
+        for chunks in self._chunks.values():
+            chunks.free(self._kept[0].tolist())
+
+    def load_state_dict(self, state: dict[str, Any], files: dict[str, Sum] | None = None) -> None:
+        """Go on from a state, and the files of that moment. Rows that it holds are moved to files if need be.
+
+        Raises ValueError for the state of a ring of another size, and of rows in files that are wanted here.
+        """
         if state["size"] != self.size:
             raise ValueError(f"replay holds {state['size']} rows per environment, not {self.size}")
-        if state["slots"] != self._slots:
-            raise ValueError("with replay.mapped=true checkpoint.every must stay what it was")
-        for name, tensor in state["data"].items():
-            self._data[name][:, : tensor.shape[1]] = tensor.numpy()
+        chunk_rows, files = state.get("chunk_rows", {}), files or {}
+        if state["slots"] != self.size or chunk_rows.keys() - self._chunks.keys():
+            raise ValueError("its rows lie in files: replay.mapped must stay what it was")
         self._added[:] = state["added"]
+        if self._journal is not None and chunk_rows:
+            self._journal.load(files)
+        for name, rows in chunk_rows.items():
+            if rows != self._chunks[name].rows:
+                raise ValueError(f"its chunks have {rows} rows, not {self._chunks[name].rows}")
+            self._chunks[name].load(self._added, files)
+        for name, tensor in state["data"].items():
+            if name in self._chunks:
+                self._move(tensor.numpy(), self._chunks[name])
+            else:
+                self._data[name][:, : tensor.shape[1]] = tensor.numpy()
+        self._kept[:] = np.maximum(self._added - self.size, 0)
         seen = state["coverage"]["seen"].numpy()
         self._seen[:, : seen.shape[1]] = seen
         self.sampler.load_state_dict(state["sampler"])
 
+    def _move(self, ring: NDArray[Any], chunks: ChunkedRows) -> None:
+        """Write the rows of rings (N, filled, …) to files."""
+        for env, added in enumerate(self._added.tolist()):
+            first = max(added - self.size, 0)
+            for row in range(first - first % chunks.rows, added, chunks.rows):  # those before are never read
+                slots = np.arange(row, min(row + chunks.rows, added)) % self.size
+                chunks.extend(env, row, ring[env, slots])
 
-def _column(file: Path | None, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros in memory, or the array in the file, which is made unless it is there in this shape."""
-    if file is None:
-        return np.zeros(shape, dtype)
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    there = file.exists() and file.stat().st_size == size
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return np.memmap(file, dtype, mode="r+" if there else "w+", shape=shape)
+
+def _filled(column: NDArray[Any], filled: int) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(column[:, :filled]))
 
 
 def start_at(eligible: Eligible, number: NDArray[np.int64]) -> Starts:

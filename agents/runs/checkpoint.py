@@ -3,7 +3,8 @@
 A file whose bytes are not those that were written is never loaded: the one before takes its place. One
 process writes one file. With several ranks each writes its shard of what only it has (replay and
 environments) into a file of its own, named for the step, before rank 0 replaces the checkpoint that names
-them: a kill at any instant leaves a checkpoint all of whose shards exist.
+them: a kill at any instant leaves a checkpoint all of whose shards exist. Replay's files only grow: a
+checkpoint names them and the length that it needs, with a sum over so many bytes.
 """
 
 import math
@@ -19,7 +20,7 @@ import torch
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.configs.console import one_line
-from qdreamer.configs.sealed_file import DamagedError, verify, write_sealed
+from qdreamer.configs.sealed_file import DamagedError, Sum, verify, verify_beginning, write_sealed
 
 FORMAT = 5
 SEALED = 4  # the first format whose files are sealed
@@ -38,7 +39,8 @@ def save(
 
     Args:
         state: what is equal on all ranks, with the `step`; rank 0's is written.
-        shard: what only this rank has.
+        shard: what only this rank has. Its `files`, if there, are what it needs of others in the directory,
+            (bytes, sum) by name; a run that goes on finds them verified.
     """
     if ranks.size == 1:
         _replace(directory, {**state, **shard})
@@ -107,7 +109,7 @@ def restore(directory: Path, ranks: SingleProcess = SINGLE_PROCESS) -> dict[str,
     with ranks.collective_errors():
         for half in directory.glob("*.tmp") if ranks.rank == 0 else ():  # of a save that was killed
             half.unlink()
-        if ranks.rank == 0 and _newest_sound(directory).name == PREVIOUS:
+        if ranks.rank == 0 and _newest_sound(directory, with_files=True).name == PREVIOUS:
             if (directory / NAME).exists():
                 (directory / NAME).replace(directory / DAMAGED)
             (directory / PREVIOUS).replace(directory / NAME)
@@ -205,8 +207,11 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         torch.serialization.set_crc32_options(checks)
 
 
-def _newest_sound(directory: Path) -> Path:
-    """Return the newest checkpoint that is as it was written, with its shards. Raises CheckpointError."""
+def _newest_sound(directory: Path, with_files: bool = False) -> Path:
+    """Return the newest checkpoint that is as it was written, with its shards, and `with_files` with theirs.
+
+    Raises CheckpointError.
+    """
     if not exists(directory):
         raise CheckpointError(f"no checkpoint in {directory}: is it a run directory?")
     problems = []
@@ -216,6 +221,8 @@ def _newest_sound(directory: Path) -> Path:
             verify(path)
             for file in (directory / name for name in _shards(path)):
                 verify(file)
+            for file, known in _files(path) if with_files else ():
+                verify_beginning(file, known)
         except FileNotFoundError as error:
             problems.append(f"{error.filename} is missing")
         except DamagedError as error:
@@ -247,6 +254,13 @@ def _name_unsealed(path: Path) -> None:
 def _shards(path: Path) -> list[str]:
     """Return the names of the files that belong to a checkpoint, without reading its tensors."""
     return list(_read(path, mmap=True).get("shards", [])) if path.exists() else []
+
+
+def _files(path: Path) -> Iterator[tuple[Path, Sum]]:
+    """Yield what a checkpoint and its shards need of other files."""
+    for part in (path, *(path.parent / name for name in _shards(path))):
+        for name, known in _read(part, mmap=True).get("files", {}).items():
+            yield path.parent / name, known
 
 
 def _kept(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 FOLDER_NAME = "folder.txt"
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
-FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint")
+FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint", "replay.mapped")
 _FREE_ENV = ("steps", "solved")  # of the env section, likewise
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
 _MAX_NAME = 200  # bytes; file systems end at 255
@@ -28,7 +28,7 @@ _MAX_NAME = 200  # bytes; file systems end at 255
 
 def is_free(key: str) -> bool:
     """Tell whether the (dotted) key may differ between sessions of one run."""
-    return key.split(".")[0] in FREE
+    return key in FREE or key.split(".")[0] in FREE
 
 
 def run_directory(config: Config, env_name: str, overrides: list[str]) -> Path:
@@ -71,6 +71,10 @@ def _learning(config: Config) -> dict[str, Any]:
         if field.default is not dataclasses.MISSING and getattr(config, field.name) == field.default:
             values.pop(field.name, None)
     values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
+    values["replay"] = {
+        **values["replay"],
+        "mapped": False,
+    }  # what hashes had when it was no matter of course
     return values
 
 

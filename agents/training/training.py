@@ -23,6 +23,7 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import origin
 from qdreamer.agents.substitution import substitute
+from qdreamer.agents.training import storage_choice
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
@@ -67,30 +68,20 @@ def make_learner(
     circuits = circuits or CircuitAccess.of(config.quantum, directory)
     shard = replace(config.replay, capacity=config.replay.capacity // ranks.size)
     seed = shard_seed(config.seed, ranks.rank)
-    fields = replay_fields(agent)
+    fields, entries = replay_fields(agent), [field(name) for name in agent.observation]
     replay = Replay(
         shard.capacity,
         config.env.num_envs,
         train.batch_length,
         fields,
         make_sampler(shard, config.env.num_envs, train.batch_length, seed, circuits),
-        _files(directory, agent, ranks) if config.replay.mapped else None,
-        # A step stores two rows at most; a run may go back by two checkpoints, and one may be skipped.
-        spare=6 * (config.checkpoint.every // (ranks.size * config.env.num_envs) + 2),
+        storage_choice.choose_files(config, directory, fields, entries),
+        directory / storage_choice.FOLDER / f"rank_{ranks.rank}",
         context=agent.world_model.rssm.sequence.memory.context,
     )
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
     signal = None if config.replay.measured is None else SIGNALS[config.replay.measured]
     return Learner(agent, optimizer, replay, train.batch_size, train.forget, config.seed, signal)
-
-
-def _files(directory: Path, agent: Dreamer, ranks: SingleProcess) -> dict[str, Path]:
-    """Return where this rank's shard keeps each entry of observations that stay on disk."""
-    of_rank = f"_{ranks.rank}" * (ranks.size > 1)
-    return {
-        field(name): directory / "replay" / f"observation_{i}{of_rank}.bin"
-        for i, name in enumerate(agent.observation)
-    }
 
 
 def prepare_torch(config: Config) -> None:
@@ -227,7 +218,11 @@ class Run:
         if self.observer is not None:
             state["observer"] = self.observer.state_dict()
         shard = {"replay": self.replay.state_dict(), "collector": self.collector.state_dict()}
+        with self.ranks.collective_errors():
+            shard["files"] = self.replay.files()
         checkpoint.save(self.directory, state, shard, self.ranks)
+        self.ranks.maximum(0)  # waits for rank 0, whose file it is
+        self.replay.saved()
         self._saved = self.step
 
     def _restore(self) -> dict[str, Any]:
@@ -238,7 +233,7 @@ class Run:
         with checkpoint.translate_load_errors(self.directory):
             checkpoint.check_counters(state, self.stride)
             self.learner.load_state_dict(state["learner"])
-            self.replay.load_state_dict(shard["replay"])
+            self.replay.load_state_dict(shard["replay"], shard.get("files"))
             self.same_episodes = self.collector.load_state_dict(shard["collector"])
             self.step, self.credit = state["step"], state["credit"]
             return dict(state["observer"])

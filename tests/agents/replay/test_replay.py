@@ -276,43 +276,13 @@ def test_state_dict_round_trip(online, case):
         twin.add(other, envs)
 
 
-# Fields on disk
-
-
-@MANY
-@given(cases(), st.integers(0, 5), st.integers(0, 1))
-def test_a_killed_run_finds_its_rows_in_the_file(tmp_path_factory, case, later, online):
-    """What is added between a checkpoint and a kill overwrites nothing that the checkpoint needs."""
-    file = tmp_path_factory.mktemp("mapped") / "value.bin"
-
-    def mapped(seed):
-        sampler = UniformSampler(case.envs, case.length, bool(online), seed)
-        capacity = case.envs * case.size
-        return Replay(capacity, case.envs, case.length, FIELDS, sampler, {"value": file}, spare=5)
-
-    replay, reference = mapped(case.seed), Reference(case)
-    for envs in case.adds:
-        reference.add(replay, envs)
-    state = replay.state_dict()
-    assert "value" not in state["data"]
-    lost = Reference(case)
-    lost.rows = [list(rows) for rows in reference.rows]
-    for _ in range(later):  # then the kill
-        lost.add(replay, list(range(case.envs)))
-    other = mapped(case.seed)
-    other.load_state_dict(state)
-    if starts := reference.starts():
-        other.sampler = Chosen(starts)
-        reference.check(other.sample(len(starts)))
-
-
 @pytest.mark.parametrize("on_disk", [False, True])
 @MANY
 @given(case=cases())
 def test_a_peek_finds_the_rows_and_leaves_no_trace(tmp_path_factory, on_disk, case):
     sampler = UniformSampler(case.envs, case.length, False, case.seed)
-    mapped = {"value": tmp_path_factory.mktemp("mapped") / "value.bin"} if on_disk else None
-    replay = Replay(case.envs * case.size, case.envs, case.length, FIELDS, sampler, mapped, spare=5)
+    mapped, folder = ["value"] if on_disk else [], tmp_path_factory.mktemp("mapped") / "replay" / "rank_0"
+    replay = Replay(case.envs * case.size, case.envs, case.length, FIELDS, sampler, mapped, folder)
     reference = Reference(case)
     for envs in case.adds:
         reference.add(replay, envs)
@@ -322,29 +292,3 @@ def test_a_peek_finds_the_rows_and_leaves_no_trace(tmp_path_factory, on_disk, ca
         assert set(pairs(sample.starts)) <= reference.starts()
         reference.check(sample)
         assert (sampler.state_dict(), replay.metrics()) == before
-
-
-def test_pixels_on_disk_are_neither_in_memory_nor_in_checkpoints(tmp_path):
-    fields = {"pixels": ((64, 64, 3), np.uint8), "reward": ((), np.float32)}
-    sampler = UniformSampler(1, 4, False, 0)
-    replay = Replay(500, 1, 4, fields, sampler, {"pixels": tmp_path / "pixels.bin"}, spare=20)
-    shown = np.random.default_rng(0).integers(256, size=(40, 64, 64, 3), dtype=np.uint8)
-    for i, frame in enumerate(shown):
-        replay.add(np.zeros(1, np.int64), {"pixels": frame[None], "reward": np.full(1, i, np.float32)})
-    stored = np.memmap(tmp_path / "pixels.bin", np.uint8, "r").reshape(-1, 64, 64, 3)
-    assert np.array_equal(stored[: len(shown)], shown)
-    sample = replay.sample(8)
-    for i, start in enumerate(sample.starts.row):
-        assert np.array_equal(sample.rows["pixels"][i, 1:], shown[start : start + 4])
-    state = replay.state_dict()
-    assert set(state["data"]) == {"reward"}
-    assert (tmp_path / "pixels.bin").stat().st_size == 520 * 64 * 64 * 3
-
-
-def test_another_number_of_spare_slots_is_refused(tmp_path):
-    def mapped(spare):
-        sampler = UniformSampler(1, 2, False, 0)
-        return Replay(10, 1, 2, FIELDS, sampler, {"value": tmp_path / "value.bin"}, spare)
-
-    with pytest.raises(ValueError, match=r"checkpoint\.every must stay"):
-        mapped(3).load_state_dict(mapped(4).state_dict())
