@@ -95,7 +95,7 @@ def row_of(folder: Path, overrides: list[str]) -> dict[str, Any]:
     assert observer is not None
     assert observer.last_evaluation is not None
     broken = trained(folder / "broken", overrides, [PREFILL + ENVS * UPDATES // 2, steps])
-    problem = observer.reporter.video_problem
+    problem = observer.reporter.problems.get("videos")
     quarter = len(losses) // 4
     words = summary(whole.agent.observation, whole.agent.action).split("\n")
     row = {
