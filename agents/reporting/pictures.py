@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
@@ -20,6 +20,7 @@ from qdreamer.envs.suites.known import rendering_hint
 MAX_TRACES = 6
 SHOWN = 3  # predictions
 ENLARGED = 192  # least height of an image in a video
+GAP, MARGIN = 4, 70  # pixels between images, and left of them
 
 
 def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
@@ -76,22 +77,33 @@ def _traces(result: OpenLoop) -> list[tuple[str, NDArray[np.float32], NDArray[np
 
 
 def open_loop_videos(result: OpenLoop) -> dict[str, list[Image.Image]]:
-    """Return a video of each entry that is an image: true, predicted and their difference, some starts."""
-    shown = _longest(result)
-    return {
-        name: [_rows_of_frames(entry, shown, step) for step in range(entry.true.shape[1])]
-        for name, entry in result.entries.items()
-        if entry.true.ndim == 5
-    }
+    """Return a video of each entry that is an image: true, predicted and their difference, some starts.
+
+    It ends with the longest of these episodes.
+    """
+    shown, videos = _longest(result), {}
+    for name, entry in result.entries.items():
+        if entry.true.ndim == 5:
+            steps = int(np.isfinite(entry.true[shown, :, 0, 0, 0]).any(0).sum())
+            videos[name] = [_rows_of_frames(entry, shown, step) for step in range(steps)]
+    return videos
 
 
 def _rows_of_frames(entry: Prediction, shown: NDArray[np.int64], step: int) -> Image.Image:
     """Return one frame: a column for each of the starts that are shown, black where its episode is over."""
     predicted, true = (np.nan_to_num(x[shown, step]) for x in entry)  # (3, H, W, C)
-    rows = [np.concatenate(list(in_colours(x)), 1) for x in (true, predicted, np.abs(true - predicted))]
-    picture = np.rint(255.0 * np.concatenate(rows).clip(0.0, 1.0)).astype(np.uint8)
-    times = -(-ENLARGED // true.shape[1]) if true.shape[1] < ENLARGED // 2 else 1
-    return Image.fromarray(picture.repeat(times, 0).repeat(times, 1))
+    height, width = true.shape[1:3]
+    times = -(-ENLARGED // height) if height < ENLARGED // 2 else 1
+    down, across = height * times + GAP, width * times + GAP
+    frame = Image.new("RGB", (MARGIN + SHOWN * across, 3 * down), "gray")
+    for row, (label, images) in enumerate(
+        {"true": true, "predicted": predicted, "difference": np.abs(true - predicted)}.items()
+    ):
+        ImageDraw.Draw(frame).text((GAP, row * down + GAP), label)
+        pictures = np.rint(255.0 * in_colours(images).clip(0.0, 1.0)).astype(np.uint8)
+        for column, picture in enumerate(pictures.repeat(times, 1).repeat(times, 2)):
+            frame.paste(Image.fromarray(picture), (MARGIN + column * across, row * down))
+    return frame
 
 
 def in_colours(images: NDArray[np.float32]) -> NDArray[np.float32]:

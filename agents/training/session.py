@@ -13,7 +13,7 @@ from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import exclusive
 from qdreamer.agents.runs.run_directory import check_same_run, read_summary, write_config
 from qdreamer.agents.training.observer import Observer
-from qdreamer.agents.training.storage_choice import FOLDER, show_bytes
+from qdreamer.agents.training.storage_choice import show_bytes
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.interface import summary
@@ -109,11 +109,9 @@ def _train(run: Run, config: Config, directory: Path) -> int | None:
     print(f"{directory} · {config.env.id} · {parameters:,} parameters{on} · {begin}")
     print(summary(run.agent.observation, run.agent.action))
     in_memory, in_files = (run.ranks.size * size for size in run.replay.full_bytes())
-    files = f", {show_bytes(in_files)} in {directory / FOLDER}" if in_files else ""
-    print(
-        f"replay: {config.replay.capacity:,} rows when full: {show_bytes(in_memory)} of memory{files}",
-        flush=True,
-    )
+    files = f" and {show_bytes(in_files)} of files" if in_files else ""
+    rows = f"{config.replay.capacity:,} rows"
+    print(f"replay: {rows} when full: {show_bytes(in_memory)} of memory{files}", flush=True)
     if run.step and run.ranks.maximum(int(not run.same_episodes)) and run.observer is not None:
         print(
             "warning: this environment did not come back to the same state from its seed and actions; "

@@ -22,6 +22,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         loads = damage.damaged_loads(Path(folder) / "damage", options.corruptions, chance)
         print(f"{options.corruptions} damaged checkpoints: {loads} loaded", flush=True)
+        believed = damage.damaged_chunks(Path(folder) / "chunks", options.corruptions, chance)
+        print(f"{options.corruptions} damaged chunks of replay: {believed} not noticed", flush=True)
         bad = fuzz.tracebacks(options.lines, chance)
         print(f"{options.lines} fuzzed command lines: {bad} tracebacks", flush=True)
         _storm(Path(folder), options.kinds, options.minutes * 60.0, chance)

@@ -5,9 +5,12 @@ import io
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from qdreamer.agents.replay.disk.chunks import ChunkedRows
 from qdreamer.agents.runs import checkpoint
+from qdreamer.configs.sealed_file import DamagedError, verify_beginning
 
 
 def damaged_loads(directory: Path, count: int, chance: random.Random) -> int:
@@ -26,6 +29,30 @@ def damaged_loads(directory: Path, count: int, chance: random.Random) -> int:
             path.write_bytes(changed(sound, chance))
             wrong += checkpoint.load(directory)["step"] != 4
     return wrong
+
+
+def damaged_chunks(directory: Path, count: int, chance: random.Random) -> int:
+    """Change what a checkpoint needs of replay's files, each time otherwise.
+
+    Returns how often nobody noticed.
+    """
+    rows = ChunkedRows(directory / "rows", "rows", 1, 64, (32, 64), np.uint8)  # chunks of 32
+    values = np.random.default_rng(chance.randrange(1000)).integers(256, size=(50, 32, 64), dtype=np.uint8)
+    for row in range(50):  # a full chunk, and an open one
+        rows.append(np.zeros(1, np.int64), np.full(1, row), values[row : row + 1])
+    files, unnoticed = rows.files(np.array([50])), 0
+    sound = {name: (directory / name).read_bytes() for name in files}
+    for _ in range(count):
+        name = chance.choice(list(files))
+        used = files[name][0]
+        damaged = changed(sound[name][:used], chance)
+        (directory / name).write_bytes(damaged)
+        try:
+            verify_beginning(directory / name, files[name])
+        except DamagedError:
+            continue
+        unnoticed += damaged[:used] != sound[name][:used]  # else something came behind what is used
+    return unnoticed
 
 
 def changed(content: bytes, chance: random.Random) -> bytes:

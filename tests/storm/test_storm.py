@@ -26,6 +26,10 @@ def test_no_damaged_checkpoint_is_loaded(tmp_path: Path) -> None:
     assert damage.damaged_loads(tmp_path, 300, random.Random(1)) == 0
 
 
+def test_no_damaged_chunk_is_believed(tmp_path: Path) -> None:
+    assert damage.damaged_chunks(tmp_path, 300, random.Random(1)) == 0
+
+
 def test_a_fuzzed_command_line_gets_one_line() -> None:
     told: list[str] = []
     assert fuzz.tracebacks(60, random.Random(2), told.append) == 0, told

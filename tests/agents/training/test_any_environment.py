@@ -14,7 +14,7 @@ from gymnasium import spaces
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.reporting.openloop import open_loop
-from qdreamer.agents.reporting.pictures import open_loop_picture, open_loop_videos
+from qdreamer.agents.reporting.pictures import GAP, MARGIN, open_loop_picture, open_loop_videos
 from qdreamer.agents.training.session import run_session
 from qdreamer.agents.training.training import Run
 from tests.agents.training.test_training import SMALL, StopAt, metrics
@@ -169,9 +169,13 @@ def test_open_loop_shows_every_entry(tmp_path: Path) -> None:
     assert open_loop_picture(result, "title").std() > 5.0
     (frames,) = open_loop_videos(result).values()
     assert len(frames) == 5
-    top = np.asarray(frames[0])[: frames[0].height // 3, : frames[0].width // 3]  # true, first of three
-    lit = top.any((1, 2)).reshape(8, -1).all(1)  # rows of the true image, enlarged
-    np.testing.assert_array_equal(lit, np.arange(8) == 3)
+    size, down = 24, 8 * 24 + GAP  # of a pixel, enlarged; from one row of images to the next
+    first = np.asarray(frames[0], np.int64)[:, MARGIN : MARGIN + 7 * size]  # of three starts
+    true, predicted, difference = (first[i * down :][: 8 * size : size, ::size] for i in range(3))
+    np.testing.assert_array_equal(true.any((1, 2)), np.arange(8) == 3)
+    assert predicted.std() > 0.0
+    assert difference[3].any() and (difference[0] < true[3].max()).all()
+    np.testing.assert_array_equal(first[: 8 * size : size], first[size - 1 : 8 * size : size])
     evaluator.close()
     run.close()
 
