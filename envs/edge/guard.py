@@ -48,14 +48,14 @@ class WrongValueError(ValueError):
 
 def number(reward: Any) -> float:
     """Return a reward, which may be an array of one number. Raises WrongValueError for all else."""
-    if type(reward) is not float:
+    if not isinstance(reward, float):
         array = np.asarray(reward)
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise WrongValueError(f"the reward is {brief(reward)}, not a number")
         reward = float(array.reshape(())[()])
     if not math.isfinite(reward):
         raise WrongValueError(f"the reward is {reward}")
-    return reward
+    return float(reward)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -240,29 +240,32 @@ class Watch:
     """
 
     def __init__(self, name: str, bounds: tuple[NDArray[Any], NDArray[Any]] | None) -> None:
-        self._name, self._bounds = name, bounds
+        self._name = name
+        low, high = bounds or (-np.inf, np.inf)
+        # One comparison finds both numbers outside and those that are not finite.
+        self._low, self._high = np.maximum(low, -_FINITE), np.minimum(high, _FINITE)
+
+    def fine(self, values: NDArray[np.float32]) -> bool:
+        """Tell whether all numbers (N, ·) are finite and in their space."""
+        return bool(((values >= self._low) & (values <= self._high)).all())
 
     def wrong(self, values: NDArray[np.float32]) -> tuple[int, str] | None:
-        """Return the copy whose numbers are not finite, and what to say; values are (N, ·)."""
-        if math.isfinite(values.sum()):  # one pass; a sum that overflows is looked at again
-            return None
+        """Return the copy whose numbers are not finite, and what to say."""
         odd = np.argwhere(~np.isfinite(values))
         if not len(odd):
             return None
         copy, place = int(odd[0][0]), int(odd[0][1])
-        return copy, f"entry {self._name} is {values[copy, place]} at index {place}"
+        return copy, f"entry {self._name} is {values[copy, place]} at index {place}, which is not finite"
 
-    def outside(self, values: NDArray[np.float32]) -> str | None:
+    def outside(self, values: NDArray[np.float32]) -> str:
         """Return what to say, once, about numbers outside the space."""
-        if self._bounds is None:
-            return None
-        low, high = self._bounds
-        odd = (values < low) | (values > high)
-        if not odd.any():
-            return None
-        copy, place = np.argwhere(odd)[0]
-        self._bounds = None
+        copy, place = np.argwhere((values < self._low) | (values > self._high))[0]
+        low, high = self._low[place], self._high[place]
+        self._low, self._high = np.full_like(self._low, -_FINITE), np.full_like(self._high, _FINITE)
         return (
             f"entry {self._name} is {values[copy, place]:g} at index {place}, outside its space's "
-            f"{low[place]:g} to {high[place]:g}"
+            f"{low:g} to {high:g}"
         )
+
+
+_FINITE = np.finfo(np.float32).max

@@ -1,6 +1,7 @@
 """Environments that do what they should not, each in one way, at once or in their 25th step."""
 
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable
@@ -228,6 +229,18 @@ class Port(Odd):
         Port.held -= 1
 
 
+class Seeder(Odd):
+    """Seeds everything anew in every step."""
+
+    def step(self, action: Any) -> Any:
+        import torch
+
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002 (as old environments do)
+        random.seed(0)
+        return super().step(action)
+
+
 class Level(Odd):
     """Takes a level in its options, if there are any."""
 
@@ -238,5 +251,5 @@ class Level(Odd):
 
 def register() -> None:
     """Make them known to Gymnasium."""
-    for maker in (Odd, OddSpace, Masked, Meddler, Model, Level, Port):
+    for maker in (Odd, OddSpace, Masked, Meddler, Model, Level, Port, Seeder):
         gymnasium.register(f"{maker.__name__}-v0", entry_point=maker)

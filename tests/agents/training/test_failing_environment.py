@@ -102,3 +102,10 @@ def test_a_simulator_of_which_there_is_one_is_evaluated_in_trainings_own_copy(
     one, many = (metrics(next(tmp_path.glob(f"{name}/*/*/seed_0"))) for name in ("one", "many"))
     assert trained(one) == trained(many)
     assert [line["eval/return"] for line in one if "eval/return" in line] == [10.0, 10.0]
+
+
+def test_seeds_that_an_environment_sets_do_not_reach_the_run(tmp_path: Path) -> None:
+    for name in ("Odd-v0", "Seeder-v0"):
+        words = [word.replace("Odd-v0", name) for word in TINY]
+        assert run_session(load_config(words), tmp_path / name) == 0
+    assert metrics(tmp_path / "Odd-v0") == metrics(tmp_path / "Seeder-v0")
