@@ -7,8 +7,8 @@ python -m benchmarks.generated_weights table docs/data/generated-weights.jsonl
 
 `digits` needs scikit-learn (`pip install 'qdreamer[digits]'`), whose 1,797 pictures come with it. A network
 64-32-10 (ReLU, 2,410 weights) learns 1,000 of them in 400 steps of Adam, 100 pictures each, cosine decay.
-Each row's learning rate is the best of three on 297 pictures and a seed of its own, at 229 parameters;
-accuracy is on the other 500 pictures.
+Each row's learning rate is the best of three on 297 pictures and a seed of its own, at 229 parameters (three
+seeds for small networks); accuracy is on the other 500 pictures.
 """
 
 import argparse
@@ -37,9 +37,10 @@ from qdreamer.worldmodel.weights.quantum_train import QuantumTrain
 torch.set_num_threads(1)
 STEPS, BATCH, UNITS = 400, 100, 32
 RATES = (0.01, 0.03, 0.1)
-TUNING_SEED = 1000
+TUNING_SEEDS = (1000, 1001, 1002)
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 10: 2.26}  # 97.5 % quantile of t with so many seeds
 SIZES = (85, 229, 589)
+LAST = ("quantum_train as published", "quantum_train, ReLU, chunks of 16")  # in the order of work
 
 
 class Cell(NamedTuple):
@@ -124,12 +125,11 @@ def print_digits(seeds: int, path: Path | None) -> None:
     """Run all cells, one line each; with a path also keep them as JSON lines, and go on where those end."""
     done = read(path) if path is not None and path.exists() else []
     rates = {d["row"]: d["rate"] for d in done}
-    for cell in sorted(cells(), key=lambda cell: (cell.size != 229, -cell.size)):
+    for cell in sorted(cells(), key=lambda cell: (cell.size != 229, cell.row in LAST, -cell.size)):
         if any((d["row"], d["size"]) == cell[:2] for d in done):
             continue
         if cell.row not in rates:
-            tuned = {rate: train(cell, rate, TUNING_SEED)["validation"] for rate in RATES}
-            rates[cell.row] = max(tuned, key=lambda rate: tuned[rate])
+            rates[cell.row] = tuned(cell)
         rate = rates[cell.row]
         runs = [train(cell, rate, seed) for seed in range(seeds)]
         record = {
@@ -142,6 +142,13 @@ def print_digits(seeds: int, path: Path | None) -> None:
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+def tuned(cell: Cell) -> float:
+    """Return the learning rate with the highest mean accuracy on validation pictures."""
+    seeds = TUNING_SEEDS if cell.generator is None else TUNING_SEEDS[:1]  # two units may die by bad luck
+    found = {rate: statistics.mean(train(cell, rate, seed)["validation"] for seed in seeds) for rate in RATES}
+    return max(found, key=lambda rate: found[rate])
 
 
 def described(values: list[float]) -> str:
@@ -192,7 +199,7 @@ def print_times(repeats: int) -> None:
     for qubits, blocks in ((10, 5), (13, 8), (13, 16), (15, 5), (16, 16)):
         angles = (math.pi * (2 * torch.rand(blocks, 2, qubits, 3) - 1)).requires_grad_()
         slopes = torch.randn(2**qubits)
-        theirs = pennylane_probabilities(blocks, qubits) if (qubits, blocks) != (16, 16) else None
+        theirs = pennylane_probabilities(blocks, qubits) if qubits < 15 else None
 
         def ours(angles: Tensor) -> Tensor:
             return probabilities(amplitudes(angles))

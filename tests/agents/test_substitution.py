@@ -14,6 +14,7 @@ from qdreamer.agents.training.loading import load_agent
 from qdreamer.agents.training.training import Run, make_agent
 from qdreamer.configs.schema import ConfigError
 from qdreamer.worldmodel.weights.generated import effective
+from tests.golden.run import open_run as trained_heads
 
 SMALL = (
     "env=CartPole", "agent=classical", "steps=40", "train.prefill=16", "train.batch_size=2",
@@ -76,11 +77,12 @@ def test_made_modules_learn_with_every_optimizer(tmp_path, optimizer, kernels, c
             assert all(torch.equal(a, b) for a, b in zip(now, weights.tensors(), strict=True))
 
 
-def test_gradients_in_c_are_those_of_torch(tmp_path, compiled):
+def test_gradients_in_c_are_those_of_torch(compiled):
     found = []
+    modules = "weights.modules=[actor,decoder,prior,posterior]"
     for kernels in ("kernels=false", "kernels=true"):
-        with open_run(tmp_path / kernels, "weights=quantum_train", ALL, kernels) as run:
-            filled(run)
+        words = [*SMALL, "weights=quantum_train", modules, kernels]
+        with trained_heads(*words, dtype=torch.float32, rows=30) as run:
             run.learner.update()
             found.append({n: p.grad.clone() for n, p in run.agent.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()

@@ -14,17 +14,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+SMALL = 0.1
+"""Share of 1/√fan under which a tensor was drawn to start as good as at 0."""
+
 
 class GeneratedWeights(nn.Module):
     """Makes the weights of a module, of which it becomes a part called `generated`.
 
     With `scaled`, a tensor's numbers are (x/σ₀)/√fan + c: x as the generator makes it, σ₀ the deviation of
-    all x at the beginning, fan the tensor's last axis, and c what the tensor was filled with if that was one
-    number (1 for the scales of norms, 0 for biases). Without, they are x itself, as published.
+    all x at the beginning, fan the tensor's last axis. c is 0 where the tensor was drawn about so large; what
+    was constant (norms, biases, outputs that start at 0) or drawn much smaller (an actor's output) begins as
+    it was, by a c that is kept: two-hot outputs must start at 0. Without, they are x itself, as published.
     """
 
     gain: Tensor
-    centre: Tensor
 
     def __init__(self, module: nn.Module, make: Callable[[int], nn.Module], scaled: bool) -> None:
         super().__init__()
@@ -41,15 +44,19 @@ class GeneratedWeights(nn.Module):
         generator = make(sum(self._sizes)).to(like)
         fans = torch.tensor([shape[-1] if shape else 1 for shape in self._shapes], dtype=like.dtype)
         with torch.no_grad():
-            deviation = generator().std()
+            first = generator()
+            deviation = first.std()
             if scaled and not (deviation > 0.0 and torch.isfinite(deviation)):
                 raise ValueError("weights that are all alike cannot be scaled: use scale=none")
-            constants = [float(p.flatten()[0]) if bool((p == p.flatten()[0]).all()) else 0.0 for p in owners]
-        gain = 1.0 / (deviation * fans.to(like.device).sqrt()) if scaled else torch.ones_like(fans)
-        centre = torch.tensor(constants if scaled else [0.0] * len(fans), dtype=like.dtype)
+            fans = fans.to(like.device)
+            gain = 1.0 / (deviation * fans.sqrt()) if scaled else torch.ones_like(fans)
+            parts = zip(owners, first.split(self._sizes), gain, fans, strict=True)
+            for k, (tensor, part, factor, fan) in enumerate(parts):
+                small = scaled and bool(tensor.std(correction=0) < SMALL / fan.sqrt())
+                start = tensor.detach() - (part * factor).view_as(tensor) if small else tensor.new_zeros(())
+                self.register_buffer(f"centre_{k}", start)
         self.generator = generator
-        self.register_buffer("gain", gain.to(like.device))
-        self.register_buffer("centre", centre.to(like.device))
+        self.register_buffer("gain", gain)
         for tensors in self._owners:
             for owner, name in tensors:
                 del owner._parameters[name]
@@ -68,11 +75,9 @@ class GeneratedWeights(nn.Module):
     def refresh(self) -> None:
         """Make the weights anew, with gradients to the generator where gradients are recorded."""
         flat = self.generator().split(self._sizes)
-        gains, centres = self.gain.unbind(), self.centre.unbind()
-        for part, gain, centre, shape, owners in zip(
-            flat, gains, centres, self._shapes, self._owners, strict=True
-        ):
-            tensor = torch.addcmul(centre, part, gain).view(shape)
+        each = zip(flat, self.gain.unbind(), self._shapes, self._owners, strict=True)
+        for k, (part, gain, shape, owners) in enumerate(each):
+            tensor = torch.addcmul(getattr(self, f"centre_{k}"), part.view(shape), gain)
             for owner, name in owners:
                 owner.__dict__[name] = tensor
 

@@ -38,4 +38,5 @@ class MLPGenerator(WeightGenerator):
         )  # kinks at different places: torch's biases are small beside ±1 bits
 
     def forward(self) -> Tensor:
-        return self.network(self.bits).squeeze(-1)
+        weights = self.network(self.bits).squeeze(-1)
+        return weights - weights.mean()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from qdreamer.worldmodel.networks.heads import TwoHotHead
 from qdreamer.worldmodel.networks.layers import MLP, MLPHead
 from qdreamer.worldmodel.weights.generated import effective, generate
 from qdreamer.worldmodel.weights.hashed import Hashed
@@ -62,12 +63,24 @@ def test_gradients_are_those_of_the_weights_carried_on():
 
 def test_scaled_weights_start_as_large_as_in_other_networks_and_keep_constants():
     torch.manual_seed(0)
-    module = MLPHead(256, 64, 2, 10)
-    generate(module, lambda count: Hashed(count, 500))
-    first, norm = module.body[0].weight, module.body[1].scale
-    assert float(first.std()) == pytest.approx(256**-0.5, rel=0.15)
-    assert float(norm.mean()) == pytest.approx(1.0, abs=0.1)
-    assert float(module.body[0].bias.mean()) == pytest.approx(0.0, abs=0.1)
+    module = MLPHead(256, 64, 2, 10, scale=0.01)
+    out = module.out.weight.detach().clone()
+    generated = generate(module, lambda count: Hashed(count, 500))
+    assert float(module.body[0].weight.std()) == pytest.approx(256**-0.5, rel=0.15)
+    assert_close(module.body[1].scale, torch.ones(64))
+    assert_close(module.body[0].bias, torch.zeros(64))
+    assert_close(module.out.weight, out)  # an actor starts undecided, and moves as fast as others
+    with torch.no_grad():
+        generated.generator.values.mul_(2.0)
+    generated.refresh()
+    assert float((module.out.weight - out).detach().std()) == pytest.approx(64**-0.5, rel=0.15)
+
+
+def test_outputs_that_start_at_zero_still_do():
+    torch.manual_seed(0)
+    head = TwoHotHead(16, 8, 1)
+    generate(head, lambda count: Hashed(count, 100))
+    assert float(head(torch.randn(5, 16)).pred().abs().max()) < 1e-3
 
 
 def test_as_published_weights_are_what_the_generator_makes():
