@@ -89,7 +89,7 @@ class Policy(nn.Module):
     def _carry(self, columns: tuple[Tensor, ...] | list[Tensor], is_first: Tensor) -> Carry:
         parts = []
         for column, shape, leaf in zip(columns, self.shapes, leaves(self.like), strict=True):
-            kept = column.unflatten(-1, shape) if len(shape) > 1 else column
+            kept = (column.unflatten(-1, shape) if len(shape) > 1 else column).contiguous()
             parts.append((kept if leaf.dim() else kept * (1.0 - is_first.unsqueeze(1))).to(leaf.dtype))
         found: Carry = rebuild(self.like, iter(parts))
         return found
