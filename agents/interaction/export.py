@@ -79,7 +79,7 @@ class Policy(nn.Module):
         *columns, last = state.split(self.sizes, -1)
         first, carry = is_first.unsqueeze(1), self._carry(columns, is_first)
         if uniforms is None:  # without effect
-            uniforms = state.new_zeros(len(state), self.variables)
+            uniforms = state.new_zeros(state.shape[0], self.variables)
         seen = {name: values.unsqueeze(1) for name, values in observation.items()}
         trajectory = self.model.observe(seen, last.unsqueeze(1), first, carry, uniforms.unsqueeze(1))
         action = self.actor(trajectory.features[:, 0], observation.get(ACTION_MASK)).mode()
@@ -89,7 +89,7 @@ class Policy(nn.Module):
     def _carry(self, columns: tuple[Tensor, ...] | list[Tensor], is_first: Tensor) -> Carry:
         parts = []
         for column, shape, leaf in zip(columns, self.shapes, leaves(self.like), strict=True):
-            kept = column.unflatten(-1, shape) if len(shape) > 1 else column
+            kept = (column.unflatten(-1, shape) if len(shape) > 1 else column).contiguous()
             parts.append((kept if leaf.dim() else kept * (1.0 - is_first.unsqueeze(1))).to(leaf.dtype))
         found: Carry = rebuild(self.like, iter(parts))
         return found

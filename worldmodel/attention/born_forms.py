@@ -132,9 +132,9 @@ def _cut(steps: Steps, number: Tensor | None, chunk: int) -> _Chunks:
     k, w = (F.pad(x, (0, 0, 0, missing)).unflatten(-2, (-1, chunk)) for x in (steps.k, w))
     segments = steps.segments
     if segments is None:
-        segments = torch.zeros(len(w), steps.k.shape[2], dtype=torch.int64, device=w.device)
+        segments = torch.zeros(w.shape[0], steps.k.shape[2], dtype=torch.int64, device=w.device)
     segments = torch.cat([segments, segments[:, -1:].expand(-1, missing)], -1).unflatten(-1, (-1, chunk))
-    first = segments.new_zeros(len(w)) if number is None else number
+    first = segments.new_zeros(w.shape[0]) if number is None else number
     ends = torch.cat([first.unsqueeze(-1), segments[..., -1]], -1)  # (B, G + 1)
     to_end = (segments == ends[:, 1:, None]).unsqueeze(1).to(w.dtype)
     from_start = (segments == ends[:, :-1, None]).unsqueeze(1).to(w.dtype)

@@ -160,7 +160,7 @@ class FFM(RecurrentKernel):
         if segments is None:
             segments = torch.zeros(v.shape[0], v.shape[2], dtype=torch.long, device=v.device)
         number = F.pad(segments, (1, 0))[:, first:]  # (B, 1 + N − first)
-        before = self.initial(len(v), self.width, v) if state is None else state
+        before = self.initial(v.shape[0], self.width, v) if state is None else state
         before = torch.view_as_complex(before)
         if first:
             before = self._sum(written[:, :, :first], segments[:, :first], before)

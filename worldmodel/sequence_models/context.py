@@ -282,7 +282,7 @@ class RecurrentAttention(nn.Module):
         return 1
 
     def truncate(self, trail: RecurrentTrail, visibility: Visibility) -> Tensor:
-        b = torch.arange(len(trail.heads.v), device=trail.heads.v.device)
+        b = torch.arange(trail.heads.v.shape[0], device=trail.heads.v.device)
         return self.select(trail, visibility, b, torch.full_like(b, visibility.steps - 1).unsqueeze(1))
 
     def select(self, trail: RecurrentTrail, visibility: Visibility, b: Tensor, t: Tensor) -> Tensor:

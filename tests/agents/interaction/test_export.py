@@ -117,6 +117,13 @@ def test_it_plays_as_the_agent(
     compare(agent, PLAYERS[suffix](path), made.inputs["state"][0], STEPS, drawn=True)
 
 
+@pytest.mark.parametrize("kind", ["born", "ffm"])
+def test_memories_that_are_a_state(kind: str, make_config: Callable[..., Config], tmp_path: Path) -> None:
+    agent = make(make_config, "gru_attention", "vectors", f"attention={kind}")
+    made = export(agent, tmp_path / "policy.pt2")
+    compare(agent, by_torch(made.path), made.inputs["state"][0], 100, drawn=True)
+
+
 def test_one_row_is_enough(make_config: Callable[..., Config], tmp_path: Path) -> None:
     agent = make(make_config, "gru_attention", "vectors")
     made = export(agent, tmp_path / "policy.pt2")
