@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SMALL = [
-    "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
+    "world_model.units=8", "world_model.hidden=8", "world_model.stoch=2",
     "train.batch_size=2", "train.batch_length=8", "train.replay_ratio=4", "train.prefill=40",
     "evaluation.episodes=2", "logging.video_every=0",
 ]  # fmt: skip

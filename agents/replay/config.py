@@ -74,6 +74,15 @@ class PriorityConfig(ReplayConfig):
     def measured(self) -> str | None:
         return self.signal
 
+    def check(self, root: Any) -> None:
+        super().check(root)
+        first, last = self.beta
+        if first != last and self.beta_updates == 0:
+            raise ValueError(
+                f"replay.beta=[{first:g},{last:g}] moves within replay.beta_updates=0 updates: "
+                f"give it updates, or one value, as replay.beta=[{first:g},{first:g}]"
+            )
+
     @property
     def annealing(self) -> int:
         """Updates over which beta moves."""

@@ -69,7 +69,7 @@ class Reporter:
         self._env, self._evaluation, self._steps = env, evaluation, steps
         self._pictures_every = logging.pictures_every if log.pictures else 0
         self._video_every = logging.video_every if log.pictures else 0
-        self._video_frames = logging.video_frames if self._video_every else 0
+        self._video_frames = logging.video_frames
         self._batch_length, self._log, self._directory = batch_length, log, directory
         self.problems: dict[str, str] = {}  # "videos" or "pictures" → why there are none
 
@@ -93,7 +93,7 @@ class Reporter:
         horizon = self._evaluation.horizon
         result = open_loop(agent, episodes, self._evaluation.context, horizon)
         if result is not None:
-            for k in HORIZONS:
+            for k in sorted({*HORIZONS, horizon}):
                 if k <= horizon and np.isfinite(result.model_error[k - 1]):
                     values[f"open_loop/mse_{k:02d}"] = float(result.model_error[k - 1])
                     values[f"open_loop/persistence_{k:02d}"] = float(result.persistence_error[k - 1])

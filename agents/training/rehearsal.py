@@ -36,6 +36,7 @@ PARTS = ("world_model", "agent", "sequence", "attention", "replay", "optimizer",
 """Sections that are asked for; all other settings are the loop's."""
 LOOP = (
     "logging.every", "logging.writers", "env.num_envs", "env.vectorization", "env.solved", "quantum.dry_run",
+    "logging.video_frames",  # of evaluate.py's video, too
 )  # fmt: skip
 """Settings of these sections that the loop reads whatever the parts are."""
 

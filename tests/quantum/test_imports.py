@@ -52,7 +52,7 @@ def test_a_run_without_circuits_imports_no_quantum_library(tmp_path):
     """train.py from its first line to its last, classical and with the simulator of this process."""
     small = (
         "env=CartPole agent=classical kernels=false steps=24 train.prefill=8 train.batch_size=2 "
-        "train.batch_length=4 train.replay_ratio=4 logging.video_every=0 logging.pictures_every=0 "
+        "train.batch_length=4 train.replay_ratio=4 "
         "agent.imagination_starts=2 evaluation.episodes=1 evaluation.max_steps=4 evaluation.horizon=2 "
         f"evaluation.context=1 logging.writers=[jsonl] runs={tmp_path}"
     ).split()

@@ -1,8 +1,12 @@
 """The component monitor: TensorBoard's CUSTOM SCALARS tab, one section for each question about a run.
 
-Charts name tags of `metrics.jsonl` by regular expressions; those of parts that a run does not have
-stay empty. Runs with the same layout share charts, so agents lie over each other.
+Charts name tags of `metrics.jsonl` by regular expressions; those of parts that a run does not have are left
+out. Runs with the same layout share charts, so agents lie over each other.
 """
+
+import re
+from collections.abc import Iterable
+from typing import cast
 
 Layout = dict[str, dict[str, list[object]]]
 
@@ -55,3 +59,19 @@ LAYOUT: Layout = {
         "multiplier of each block": lines("optimizer/multiplier/.*"),
     },
 }
+
+
+def layout(tags: Iterable[str]) -> Layout:
+    """Return the sections and charts that show at least one of the tags; a chart's patterns, too."""
+    tags = list(tags)
+
+    def shown(pattern: str) -> bool:
+        return any(re.match(pattern, tag) for tag in tags)
+
+    found: Layout = {}
+    for section, charts in LAYOUT.items():
+        for title, (kind, patterns) in charts.items():
+            kept = [pattern for pattern in cast(list[str], patterns) if shown(pattern)]
+            if kept:
+                found.setdefault(section, {})[title] = [kind, patterns if kind == "Margin" else kept]
+    return found

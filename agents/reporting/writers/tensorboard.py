@@ -8,14 +8,17 @@ from typing import Any
 import yaml
 from numpy.typing import NDArray
 
-from qdreamer.agents.reporting.writers.monitor import LAYOUT
+from qdreamer.agents.reporting.writers.monitor import layout
 from qdreamer.agents.reporting.writers.writer import WRITERS, Writer
 from qdreamer.configs.schema import dotted
 
-# Sections that the HPARAMS tab shows: those that decide what is learned.
+# What the HPARAMS tab shows of every run, beside the settings that its folder is named for.
 HPARAMS = (
-    "seed", "env", "agent", "world_model", "sequence", "attention", "replay", "optimizer", "quantum", "train",
+    "seed", "env.id", "agent.name", "sequence.name", "attention.name", "replay.name", "optimizer.name",
 )  # fmt: skip
+# TensorBoard sorts charts by name: the return is shown once more where it comes first.
+FIRST = {"eval/return": "0_return/evaluation", "train/return": "0_return/training"}
+_EVALUATIONS = 2  # after which all that a run logs has been logged once, as a rule
 
 
 _EVENTS = "events.out.tfevents."
@@ -32,17 +35,19 @@ class TensorBoard(Writer):
 
         _put_behind(directory, int(time.time()))
         self._board = SummaryWriter(str(directory), purge_step=0 if resume_at is None else resume_at + 1)
+        self._folder = directory.parent.name
+        self._seen: dict[str, int] | None = {}  # tags and how often they came, until the charts are laid out
 
     def begin(self, settings: dict[str, Any]) -> None:
-        """Fill the tabs TEXT, HPARAMS and CUSTOM SCALARS."""
+        """Fill the tabs TEXT and HPARAMS."""
         from torch.utils.tensorboard.summary import hparams
 
-        self._board.add_custom_scalars(LAYOUT)
         self._board.add_text("config", f"```yaml\n{yaml.safe_dump(json.loads(json.dumps(settings)))}```")
+        named = {part.partition("=")[0] for part in self._folder.split("+")[1:]}
         flat = {  # what TensorBoard cannot show becomes text
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in dotted(settings).items()
-            if key.split(".")[0] in HPARAMS and not isinstance(value, dict)
+            if key in {*HPARAMS, *named} and not isinstance(value, dict)
         }
         for summary in hparams(flat, {"eval/return": 0.0}):  # add_hparams would make a stray sub-run
             self._board._get_file_writer().add_summary(summary)
@@ -50,6 +55,18 @@ class TensorBoard(Writer):
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+            if name in FIRST:
+                self._board.add_scalar(FIRST[name], value, step)
+            if self._seen is not None:
+                self._seen[name] = self._seen.get(name, 0) + 1
+        if self._seen is not None and self._seen.get("eval/return", 0) >= _EVALUATIONS:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Fill the tab CUSTOM SCALARS with charts of what was logged. TensorBoard takes the first layout."""
+        if self._seen:
+            self._board.add_custom_scalars(layout(self._seen))
+        self._seen = None
 
     def histogram(self, step: int, name: str, values: NDArray[Any]) -> None:
         self._board.add_histogram(name, values, step)
@@ -66,6 +83,7 @@ class TensorBoard(Writer):
         self._board._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
+        self._lay_out()
         self._board.close()
 
 

@@ -78,7 +78,6 @@ SILENT = [
     # the loop
     ("logging.writers=[jsonl] logging.video_every=100", ["logging.video_every=100 has no effect"]),
     ("logging.writers=[jsonl] logging.pictures_every=100", ["logging.pictures_every=100 has no effect"]),
-    ("logging.video_every=0 logging.video_frames=9", ["is read only by logging.video_every=1"]),
     ("env.steps=400 steps=500", ["env.steps=400 has no effect"]),
     # sweeps: nobody reads it
     ("-m agent=classical,hybrid_without_attention attention=coherent,born", ["attention=coherent has no"]),
@@ -86,6 +85,10 @@ SILENT = [
 ]  # fmt: skip
 
 BEYOND = [
+    (
+        "replay.beta=[0.4,1]",
+        ["replay.beta=[0.4,1] moves within replay.beta_updates=0", "replay.beta=[0.4,0.4]"],
+    ),
     ("steps=200", ["train.prefill=256 leaves nothing to learn in steps=200", "train.prefill=100"]),
     ("steps=1000 train.prefill=1000", ["train.prefill=1000 leaves nothing to learn"]),
     ("steps=1000 evaluation.every=1001", ["evaluation.every=1001 never comes in steps=1000"]),

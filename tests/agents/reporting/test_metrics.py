@@ -84,11 +84,13 @@ def test_the_component_monitor_finds_what_a_hybrid_run_logs(tmp_path: Path) -> N
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == list(LAYOUT)
     scalars = board.Tags()["scalars"]
-    elsewhere = {"attention/memory_steps/.*", "pool/distance"}  # Born attention, circuits
+    titles = {chart.title for category in layout.category for chart in category.chart}
+    all_titles = {title for charts in LAYOUT.values() for title in charts}
+    assert all_titles - titles == {"pool of shots: distance to the target"}  # of circuits
     for category in layout.category:
         for chart in category.chart:
             margins = [tag for s in chart.margin.series for tag in (s.value, s.lower, s.upper)]
-            for pattern in {*chart.multiline.tag, *margins} - elsewhere:
+            for pattern in {*chart.multiline.tag, *margins}:
                 assert any(re.match(pattern, tag) for tag in scalars), pattern
             for names in (re.search(r"time/\((.*)\)", tag) for tag in chart.multiline.tag):
                 parts = set(names[1].split("|")) - {"quantum"} if names else set()
@@ -176,7 +178,9 @@ def test_progress_lines() -> None:
     stream = io.StringIO()
     progress = Progress(1000, 200, 50, stream)
     progress.episode(21.0)
-    progress.evaluation(480.25)
+    progress.evaluation(300, 480.25, 470.0, 490.0, 20)
+    assert stream.getvalue() == "step 300: evaluation 480.2 [470.0, 490.0] over 20 episodes\n"
+    stream.truncate(stream.seek(0))
     assert progress.line(400, 150, 10.0) == (
         "step 400/1000 · return 21.0 · evaluation 480.2 · 20 steps/s · 10.0 updates/s · ETA 30 s"
     )
@@ -184,6 +188,27 @@ def test_progress_lines() -> None:
     assert stream.getvalue() == ""
     progress.show(400, 150, force=True)
     assert stream.getvalue().startswith("step 400/1000 · return 21.0")
+
+
+def test_a_narrow_terminal_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar's words wrap, and evaluations stay above it."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    progress = Progress(100_000, 0, 0, stream)
+    progress.episode(-1234.5)
+    progress.evaluation(500, -1300.0, -1400.0, -1200.0, 20)
+    progress.show(500, 250, force=True)
+    assert progress._bar is not None
+    progress._bar.refresh()
+    words = progress.line(500, 250, 1.0).split(" · ")
+    progress.close()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "step 500: evaluation -1300.0 [-1400.0, -1200.0] over 20 episodes\n" in plain
+    assert "…" not in plain and max(len(line) for line in re.split(r"[\r\n]", plain)) <= 80
+    for word in ("step 500/100000", "return -1234.5", words[2]):
+        assert word in " ".join(plain.split())
 
 
 @pytest.mark.parametrize(
