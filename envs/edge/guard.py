@@ -74,7 +74,7 @@ def brief(value: Any) -> str:
         return f"an array of shape {value.shape} and type {value.dtype}"
     if isinstance(value, np.ndarray):
         return one_line(np.array2string(value, precision=4, separator=", "))
-    return shorten(one_line(repr(value)), 80)
+    return shorten(one_line(repr(value.item() if isinstance(value, np.generic) else value)), 80)
 
 
 def shorten(text: str, longest: int = _LONGEST) -> str:

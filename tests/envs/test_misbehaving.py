@@ -172,7 +172,8 @@ def test_goes_on(name: str, fault: str, when: str, words: str, capsys: pytest.Ca
 
 
 def test_an_error_shows_the_users_own_line() -> None:
-    with pytest.raises(EnvError, match=r"misbehaving\.py:\d+ in throw: raise error\)"):
+    line = r"with action [01]: ValueError: .*misbehaving\.py:\d+ in throw: raise error\)"
+    with pytest.raises(EnvError, match=line):
         check_env(env_config("Odd", fault="shows_raise", when="step"))
 
 
