@@ -60,6 +60,7 @@ class Crafter(gymnasium.Env[NDArray[np.uint8], Any]):
 
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         observation, reward, done, info = self._env.step(int(action))
+        info["player_pos"] = info["player_pos"].copy()
         dead = info["discount"] == 0.0
         return observation, float(reward), dead, bool(done) and not dead, info
 
