@@ -40,6 +40,7 @@ ROWS = {preset: [f"env={preset}"] for preset in PRESETS} | {
     f"custom {name}": ["env=gym", f"env.id=benchmarks.custom_environments:{name}-v0"] for name in CUSTOM
 }
 PREFILL, ENVS, UPDATES = 32, 2, 32
+MORE = {"env=Humanoid": 96}  # updates: 348 numbers, of which most begin far from their moments
 SHORT = [
     *(f"env.num_envs={ENVS}", "env.vectorization=sync", f"train.prefill={PREFILL}", "replay.capacity=2000"),
     *("train.batch_size=4", "train.batch_length=8", "train.replay_ratio=16"),  # an update for each iteration
@@ -89,12 +90,13 @@ def tried(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 def row_of(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Train twice, once with a break, and return what happened."""
-    steps = PREFILL + ENVS * UPDATES
+    updates = MORE.get(overrides[0], UPDATES)
+    steps = PREFILL + ENVS * updates
     whole = trained(folder / "whole", overrides, [steps])
     observer, losses = whole.observer, world_model_losses(folder / "whole", whole)
     assert observer is not None
     assert observer.last_evaluation is not None
-    broken = trained(folder / "broken", overrides, [PREFILL + ENVS * UPDATES // 2, steps])
+    broken = trained(folder / "broken", overrides, [PREFILL + ENVS * (updates // 2), steps])
     problem = observer.reporter.problems.get("videos")
     quarter = len(losses) // 4
     words = summary(whole.agent.observation, whole.agent.action).split("\n")

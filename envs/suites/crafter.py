@@ -3,12 +3,23 @@
 The package has the interface that Gym had before seeds were given to `reset`.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
+
+class Things(dict[Any, None]):
+    """What Crafter keeps of each region, in order: its sets go by addresses in memory, each time others."""
+
+    def add(self, thing: Any) -> None:
+        self[thing] = None
+
+    def remove(self, thing: Any) -> None:
+        del self[thing]
 
 
 class Crafter(gymnasium.Env[NDArray[np.uint8], Any]):
@@ -40,12 +51,22 @@ class Crafter(gymnasium.Env[NDArray[np.uint8], Any]):
         super().reset(seed=seed)
         # Crafter draws a world from (its seed, the number of the episode).
         self._env._seed, self._env._episode = int(self.np_random.integers(2**31 - 1)), 0
-        return self._env.reset(), {}
+        observation, world = self._env.reset(), self._env._world
+        place = {thing: i for i, thing in enumerate(world._objects)}
+        world._chunks = defaultdict(
+            Things, {k: Things.fromkeys(sorted(v, key=place.__getitem__)) for k, v in world._chunks.items()}
+        )
+        return observation, {}
 
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         observation, reward, done, info = self._env.step(int(action))
+        info["player_pos"] = info["player_pos"].copy()
         dead = info["discount"] == 0.0
         return observation, float(reward), dead, bool(done) and not dead, info
 
     def render(self) -> Any:
-        return self._env.render((256, 256))
+        random = self._env._world.random  # darkness is drawn: looking must not change what comes
+        state = random.get_state()
+        picture = self._env.render((256, 256))
+        random.set_state(state)
+        return picture

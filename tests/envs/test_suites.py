@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.envs.factory import EnvError, make_raw
+from qdreamer.envs.factory import EnvError, make_env, make_raw
 from qdreamer.envs.repeated import Repeated
 from qdreamer.envs.suites.atari import LifeLoss, Pooled
 from qdreamer.envs.suites.known import installs, rendering_hint
@@ -97,3 +97,49 @@ def test_a_lost_life_ends_the_episode_by_choice() -> None:
     env = LifeLoss(Game())
     env.reset()
     assert [env.step(0)[2] for _ in range(4)] == [False, False, True, False]
+
+
+def test_atari_takes_every_action_for_four_frames() -> None:
+    pytest.importorskip("ale_py")
+    env = make_env(load_config(["env=atari_pong"]).env)
+    observation, _ = env.reset(seed=0)
+    before = env.unwrapped.ale.getEpisodeFrameNumber()  # type: ignore[attr-defined]
+    env.step(env.action_space.sample())
+    assert env.unwrapped.ale.getEpisodeFrameNumber() - before == 4  # type: ignore[attr-defined]
+    assert observation["observation"].shape == (64, 64, 1)
+    assert env.interface.action.size == 6
+
+
+def test_minigrid_shows_image_direction_and_mission() -> None:
+    pytest.importorskip("minigrid")
+    observation, _ = make_env(load_config(["env=minigrid_doorkey"]).env).reset(seed=0)
+    assert {name: values.shape for name, values in observation.items()} == {
+        "image": (7, 7, 3), "direction": (1,), "mission": (64,),
+    }  # fmt: skip
+
+
+def test_dm_control_is_cut_after_a_thousand_frames() -> None:
+    pytest.importorskip("dm_control")
+    env = make_env(load_config(["env=dmc_cartpole_swingup"]).env)
+    observation, _ = env.reset(seed=0)
+    assert observation["observation"].shape == (5,)
+    action = np.zeros(1, np.float32)
+    ends = [env.step(action)[2:4] for _ in range(500)]
+    assert ends == [(False, False)] * 499 + [(False, True)]
+
+
+def test_crafter_has_one_world_for_each_seed() -> None:
+    pytest.importorskip("crafter")
+    env = make_env(load_config(["env=crafter"]).env)
+
+    def episode(seed: int) -> list[Any]:
+        first, _ = env.reset(seed=seed)
+        actions = np.eye(env.interface.action.size, dtype=np.float32)[[1, 2, 3, 4] * 5]
+        return [
+            first["observation"].copy(),
+            *(env.step(action)[0]["observation"].copy() for action in actions),
+        ]
+
+    one, other, again = episode(3), episode(4), episode(3)
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one[0], other[0])
