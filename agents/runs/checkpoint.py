@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from qdreamer.configs.sealed_file import DamagedError, Sum, verify, verify_begin
 
 FORMAT = 5
 SEALED = 4  # the first format whose files are sealed
+READERS = 4  # threads
 NAME, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.damaged.pt"
 BEST = "best.pt"  # the agent alone, as it was at its best evaluation
 
@@ -221,8 +223,13 @@ def _newest_sound(directory: Path, with_files: bool = False) -> Path:
             verify(path)
             for file in (directory / name for name in _shards(path)):
                 verify(file)
-            for file, known in _files(path) if with_files else ():
-                verify_beginning(file, known)
+            if with_files:
+                named = list(_files(path))
+                with ThreadPoolExecutor(READERS) as pool:  # the disk reads one while another's sum is taken
+                    for (name, _), trouble in zip(named, pool.map(_trouble, named), strict=True):
+                        if trouble is not None:
+                            file = name
+                            raise trouble
         except FileNotFoundError as error:
             problems.append(f"{error.filename} is missing")
         except DamagedError as error:
@@ -261,6 +268,14 @@ def _files(path: Path) -> Iterator[tuple[Path, Sum]]:
     for part in (path, *(path.parent / name for name in _shards(path))):
         for name, known in _read(part, mmap=True).get("files", {}).items():
             yield path.parent / name, known
+
+
+def _trouble(named: tuple[Path, Sum]) -> DamagedError | FileNotFoundError | None:
+    try:
+        verify_beginning(*named)
+    except (DamagedError, FileNotFoundError) as error:
+        return error
+    return None
 
 
 def _kept(path: Path) -> list[str]:
