@@ -145,7 +145,7 @@ def fingerprint(words: list[str]) -> str:
         with closing(Run(config, directory)) as run:
             run.train(Progress(config.steps, 0, 0, io.StringIO()))
             for name, tensor in run.agent.state_dict().items():
-                digest.update(name.encode() + tensor.numpy().tobytes())
+                digest.update(name.encode() + np.asarray(tensor).tobytes())
             state = {"replay": run.replay.state_dict(), "collector": run.collector.state_dict()}
             digest.update(repr(_without_arrays(state, digest)).encode())
         lines = (directory / "metrics.jsonl").read_text().splitlines()
@@ -217,7 +217,8 @@ def keys(config: Config) -> list[str]:
 def verdict(base: list[str], before: str, key: str) -> str:
     """What becomes of a command line when a key is changed: changed, refused, or silent; else untried."""
     config, refused = composed(base)[2], False
-    for value in values(config, key):
+    now = show(leaves(config)[key])
+    for value in (value for value in values(config, key) if value != now):
         word = f"{key}={value}"
         words = [other for other in base if not other.startswith(f"{key}=")] + [word]
         with suppress(ConfigError, ValueError, OSError):

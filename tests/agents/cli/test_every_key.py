@@ -17,7 +17,7 @@ SAMPLE = {
         "attention.noise": "changed", "sequence.filled": "changed", "world_model.core": "changed",
         "replay.floor": "changed", "optimizer.epsilon": "changed", "optimizer.p_layers": "changed",
         "quantum.shots": "changed", "replay.decay": "refused", "attention.heads": "refused",
-        "optimizer.patience": "refused", "quantum.timeout": "refused",
+        "optimizer.wait": "refused", "quantum.mitigation": "refused",
     },
 }  # fmt: skip
 
