@@ -17,7 +17,7 @@ from qdreamer.agents.training.loading import load
 from qdreamer.agents.training.session import run_session
 from qdreamer.analysis.comparison import Report, Settings
 from qdreamer.analysis.comparison import compare as compare_runs
-from qdreamer.analysis.run_record import RunRecord, find_runs, read_run
+from qdreamer.analysis.run_record import find_runs, read_finished
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.qaoa.ising import Solution, from_qubo
@@ -76,11 +76,12 @@ def compare(folder: str | Path, **settings: Any) -> Report:
     """Return what compare.py finds in the runs of one environment, as data.
 
     `settings` are those of `analysis.comparison.Settings`: baseline, primary, threshold, margin,
-    allow_versions. Raises CompareError for runs that do not match.
+    allow_versions. Unfinished runs are left out, with a note. Raises CompareError for runs that do not match.
     """
-    return compare_runs(
-        Path(folder), [read_run(path) for path in find_runs(Path(folder))], Settings(**settings)
-    )
+    runs, left_out = read_finished(find_runs(Path(folder)))
+    report = compare_runs(Path(folder), runs, Settings(**settings))
+    report.notes.extend(left_out)
+    return report
 
 
 def solve_qubo(
