@@ -215,7 +215,7 @@ def _entry(name: str, space: Space[Any], choice: Choice | None, image_size: int)
 
 
 def _numbers(value: Any) -> NDArray[np.float32]:
-    return np.asarray(value, np.float32).reshape(-1)
+    return np.ascontiguousarray(value, np.float32).reshape(-1)
 
 
 def _bits(value: Any) -> NDArray[np.uint8]:
@@ -250,7 +250,8 @@ def _image(space: spaces.Box, axes: tuple[int, ...], image_size: int) -> Entry:
         steps.append(lambda x: np.rint(np.clip((x - low) * factor, 0, 255)).astype(np.uint8))
     if axes == (1, 2, 0):
         steps.append(lambda x: np.ascontiguousarray(x.transpose(axes)))
-    steps.append(lambda x: x.reshape(height, width, channels))
+    # Renderers hand out pictures upside down in memory, which torch does not take.
+    steps.append(lambda x: np.ascontiguousarray(x.reshape(height, width, channels)))
     if max(height, width) > LARGEST:
         small = Image(min(height, image_size), min(width, image_size), channels)
         return Entry(small, lambda x: resize(_all(steps, x), small.height, small.width))
