@@ -284,7 +284,7 @@ def _classes(name: str, space: spaces.Discrete | spaces.MultiDiscrete, choice: C
 
 
 def _numbers(value: Any) -> NDArray[np.float32]:
-    return np.asarray(value, np.float32).reshape(-1)
+    return np.ascontiguousarray(value, np.float32).reshape(-1)
 
 
 def _bits(value: Any) -> NDArray[np.uint8]:
@@ -331,7 +331,8 @@ def _image(name: str, space: spaces.Box, axes: tuple[int, ...], image_size: int)
         steps.append(lambda x: x if x.dtype == np.uint8 else within(x).clip(0, 255).astype(np.uint8))
     if axes == (1, 2, 0):
         steps.append(lambda x: np.ascontiguousarray(x.transpose(axes)))
-    steps.append(lambda x: x.reshape(height, width, channels))
+    # Renderers hand out pictures upside down in memory, which torch does not take.
+    steps.append(lambda x: np.ascontiguousarray(x.reshape(height, width, channels)))
     if max(height, width) > LARGEST:
         small = Image(min(height, image_size), min(width, image_size), channels)
         return Entry(small, lambda x: resize(_all(steps, x), small.height, small.width))

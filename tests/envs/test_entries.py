@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import Space, spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -246,3 +247,14 @@ def test_odd_spaces_are_refused_in_one_line_that_names_a_way_out(
     text = str(caught.value)
     assert [word for word in words if word not in text] == [], text
     assert "\n" not in text and len(text) < 350
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Box(-9, 9, (6,), np.float32)]
+)
+def test_what_lies_backwards_in_memory_is_turned(space: spaces.Box) -> None:
+    (entry,) = read_entries(space, {}, 64).values()
+    value = space.sample()
+    turned = entry.read(value[::-1].copy()[::-1])
+    np.testing.assert_array_equal(turned, entry.read(value))
+    assert torch.equal(torch.from_numpy(turned), torch.from_numpy(entry.read(value)))
