@@ -17,7 +17,7 @@ from qdreamer.agents.training.loading import load
 from qdreamer.agents.training.session import run_session
 from qdreamer.analysis.comparison import Report, Settings
 from qdreamer.analysis.comparison import compare as compare_runs
-from qdreamer.analysis.run_record import find_runs, read_finished
+from qdreamer.analysis.run_record import RunRecord, find_runs, read_finished, read_run
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.qaoa.ising import Solution, from_qubo
