@@ -140,6 +140,13 @@ def _replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         sync(path.parent)
 
 
+def make_synced(folder: Path) -> None:
+    """Make a folder, up to three levels below one that exists, whose name is on the disk. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in folder.parents[:3]:
+        sync(parent)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -71,6 +71,17 @@ class Vector:
             observation, reward, terminal, truncated, info = self.envs.step(actions)
         return self._arrived(observation, info, actions), reward, terminal, truncated, {}
 
+    def go_back(
+        self,
+        episode: NDArray[np.int64],
+        seeds: Sequence[int | None],
+        actions: Sequence[Sequence[NDArray[Any]]],
+    ) -> tuple[Any, ...]:
+        """Play running episodes again, number `episode` (N,) counted from 1; return what each copy shows."""
+        self.episode[:], self._seeds = episode, list(seeds)
+        self._steps[:] = [len(log) for log in actions]
+        return self.call("restore_by_replay", list(seeds), list(actions))
+
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every copy. One that returns a text instead of an observation has failed."""
         with self._surroundings:

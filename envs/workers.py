@@ -6,11 +6,13 @@ around what it does. Ctrl-C and SIGTERM reach the whole group; what follows is t
 """
 
 import multiprocessing
+import os
 import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 import gymnasium
@@ -70,8 +72,9 @@ class WorkerVector(Vector):
                 pipe.send(("close", None))
             except (*_LOST, AttributeError):
                 continue
+        deadline = monotonic() + _PATIENCE
         for process in self.envs.processes:
-            process.join(_PATIENCE)
+            process.join(max(deadline - monotonic(), 0.0))
         if any(process.is_alive() for process in self.envs.processes):
             warn(f"env.id={self._name} did not close within {_PATIENCE:.0f} s: its processes are ended")
         self._end()
@@ -118,9 +121,10 @@ class _Maker:
         self, make: Callable[[int], Member], index: int, interface: Interface, known: EnvSpec | None
     ) -> None:
         self._make, self._index, self._interface, self._known = make, index, interface, known
+        self._run = os.getpid()
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        if multiprocessing.parent_process() is None:
+        if os.getpid() == self._run:
             return Spaces(self._interface)
         for signal_name in ("SIGINT", "SIGTERM", "SIGHUP"):
             if hasattr(

@@ -127,8 +127,7 @@ class Collector:
 
     def _go_back(self, stored: Mapping[str, Any]) -> bool:
         """Return the environments to their running episodes; tell whether they show what they did there."""
-        self.envs.episode[:] = self._episode + 1
-        back = self.envs.call("restore_by_replay", self._seeds(), self._actions)
+        back = self.envs.go_back(self._episode + 1, self._seeds(), self._actions)
         self._observation = {name: np.stack([one[name] for one in back]) for name in self._observation}
         return all(np.array_equal(stored[name], values) for name, values in self._observation.items())
 

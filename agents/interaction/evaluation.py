@@ -130,7 +130,7 @@ class Evaluator:
         first, running = np.ones(count, np.bool_), np.ones(count, np.bool_)
         score = np.zeros(count)
         observations = [observation]
-        most = max(KEPT // sum(values.nbytes for values in observation.values()), 1)  # steps
+        most = max(KEPT // sum(values.nbytes for values in observation.values()), 2)  # steps
         actions: list[NDArray[np.float32]] = []
         length = np.zeros(count, np.int64)
         step = 0

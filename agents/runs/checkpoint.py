@@ -22,6 +22,7 @@ import torch
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.configs.console import one_line
 from qdreamer.configs.sealed_file import DamagedError, Sum, verify, verify_beginning, write_sealed
+from qdreamer.envs.edge.guard import EnvError
 
 FORMAT = 5
 SEALED = 4  # the first format whose files are sealed
@@ -178,6 +179,8 @@ def translate_load_errors(directory: Path) -> Iterator[None]:
     """Raise CheckpointError when a loaded state does not fit where this context puts it."""
     try:
         yield
+    except EnvError:  # the environment's own fault, which names itself
+        raise
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / NAME} does not fit this run "

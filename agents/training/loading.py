@@ -11,8 +11,8 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import origin, read_config
 from qdreamer.agents.training.training import make_agent
-from qdreamer.envs.factory import make_raw
-from qdreamer.envs.interface import make_interface
+from qdreamer.envs.edge.guard import close
+from qdreamer.envs.factory import make_env
 
 
 def load(directory: str | Path, device: str = "cpu", seed: int | None = None) -> Player:
@@ -25,10 +25,9 @@ def load(directory: str | Path, device: str = "cpu", seed: int | None = None) ->
     Raises ConfigError, CheckpointError or EnvError, each of one line, for what cannot be read or made.
     """
     config = read_config(Path(directory))
-    env = make_raw(config.env)
-    interface = make_interface(env, config.env.entries, config.env.image_size)
-    spaces = env.observation_space, env.action_space
-    env.close()
+    named = make_env(config.env)
+    interface, spaces = named.interface, (named.env.observation_space, named.env.action_space)
+    close(named, config.env.id)
     agent = load_agent(Path(directory), config, device=device)
     own = config.evaluation.seed + 1
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qdreamer.agents.replay.disk.chunks import rows_of_chunk
 from qdreamer.agents.replay.disk.window import POSSIBLE
 from qdreamer.agents.runs.config import Config
 from qdreamer.configs.schema import ConfigError
@@ -15,7 +16,7 @@ from qdreamer.configs.schema import ConfigError
 FOLDER = "replay"
 SHARE = 0.5  # of the free memory, that full rings may take before large entries go to files
 LARGE = 1024  # bytes of a row; smaller entries go to files only if there are no others
-PARTS = 1 + 1 / 4  # what files take over their rows: chunks that have begun, or are not free yet
+JOURNAL = 3  # the journal's files, over the rows that it follows: an old chain, and the one that replaces it
 
 
 class Fields(NamedTuple):
@@ -56,10 +57,20 @@ def choose_files(
         rows, in_memory * here, free, "memory", "" if wanted or not row.large else ", or replay.mapped=true"
     )
     if chosen:
-        _check(
-            rows, in_files * PARTS, _free_disk(directory), f"the disk of {directory}", ", or runs=… elsewhere"
+        envs = config.env.num_envs
+        taken = sum(
+            row.entries[name] * _rows_in_chunks(rows, capacity // envs, envs, row.entries[name])
+            for name in chosen
         )
+        each = taken / rows + JOURNAL * (in_memory + 8)
+        _check(rows, each, _free_disk(directory), f"the disk of {directory}", ", or runs=… elsewhere")
     return chosen
+
+
+def _rows_in_chunks(rows: int, size: int, envs: int, row_bytes: int) -> int:
+    """Return how many rows lie in files at most, with chunks that have begun, or are not free yet."""
+    chunk = rows_of_chunk(size, row_bytes)
+    return envs * (-(-rows // (envs * chunk)) + 1) * chunk
 
 
 def _check(rows: int, row_bytes: float, free: int, place: str, otherwise: str) -> None:

@@ -5,7 +5,6 @@ vector (`envs.vector`) says which episode and step they belong to.
 """
 
 import linecache
-import math
 import signal
 import sys
 import sysconfig
@@ -53,7 +52,7 @@ def number(reward: Any) -> float:
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise WrongValueError(f"the reward is {brief(reward)}, not a number")
         reward = float(array.reshape(())[()])
-    if not math.isfinite(reward):
+    if not abs(reward) <= _FINITE:  # replay keeps float32
         raise WrongValueError(f"the reward is {reward}")
     return float(reward)
 
@@ -241,7 +240,7 @@ class Watch:
 
     def __init__(self, name: str, bounds: tuple[NDArray[Any], NDArray[Any]] | None) -> None:
         self._name = name
-        low, high = bounds or (-np.inf, np.inf)
+        low, high = (np.asarray(bound, np.float32) for bound in bounds or (-np.inf, np.inf))  # as the values
         # One comparison finds both numbers outside and those that are not finite.
         self._low, self._high = np.maximum(low, -_FINITE), np.minimum(high, _FINITE)
 

@@ -17,7 +17,7 @@ import torch
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.edge import guard
-from qdreamer.envs.edge.guard import EnvFailure, told_apart
+from qdreamer.envs.edge.guard import EnvFailure, Watch, WrongValueError, told_apart
 from qdreamer.envs.factory import EnvError, check_env, make_vector
 from tests.envs.misbehaving import LATE, register
 
@@ -261,3 +261,17 @@ def test_the_process_belongs_to_the_run(tmp_path: Path) -> None:
     assert os.fspath(Path.cwd()) != os.fspath(tmp_path)
     envs.close()
     assert process() == before
+
+
+@pytest.mark.parametrize("high", [np.array([0.1, np.pi]), np.array([2**31 - 1, 7], np.int64)])
+def test_a_bound_that_float32_rounds_is_inside(high: Any) -> None:
+    watch = Watch("o", (np.zeros_like(high), high))
+    assert watch.fine(high.astype(np.float32)[None])
+    assert not watch.fine(1.001 * high.astype(np.float32)[None])
+
+
+def test_rewards_that_replay_cannot_hold_are_refused() -> None:
+    assert guard.number(3e38) == 3e38
+    for reward in (1e39, -1e39, float("nan"), float("inf")):
+        with pytest.raises(WrongValueError, match="the reward is"):
+            guard.number(reward)

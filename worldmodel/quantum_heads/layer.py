@@ -84,8 +84,9 @@ class QuantumLayer(nn.Module):
         exact = expectations(p)
         if self.shots is None:
             return exact
-        # Seeded by the inputs: the same rows see the same shots, in acting, learning and a resumed run.
-        source = torch.Generator().manual_seed(int(1e6 * float(rows.detach().double().sum())) % 2**31)
+        # Seeded by the inputs: the same batch sees the same shots, so that a resumed run is exact.
+        total = float(rows.detach().double().sum())
+        source = torch.Generator().manual_seed(int(1e6 * total) % 2**31 if math.isfinite(total) else 0)
         index = draw(p.detach().cpu(), self.shots, source)
         counts = torch.zeros(p.shape).scatter_add_(1, index, torch.ones(index.shape)).to(p)
         return exact + (expectations(counts / self.shots) - exact).detach()

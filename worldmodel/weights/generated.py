@@ -42,7 +42,7 @@ class GeneratedWeights(nn.Module):
         self._shapes = [parameter.shape for parameter in owners]
         self._sizes = [parameter.numel() for parameter in owners]
         generator = make(sum(self._sizes)).to(like)
-        fans = torch.tensor([shape[-1] if shape else 1 for shape in self._shapes], dtype=like.dtype)
+        fans = torch.tensor([_fan_in(shape) for shape in self._shapes], dtype=like.dtype)
         with torch.no_grad():
             first = generator()
             deviation = first.std()
@@ -93,6 +93,13 @@ class GeneratedWeights(nn.Module):
         moved = super()._apply(fn, recurse)  # to another device or type
         self._refresh_without_gradients()
         return moved
+
+
+def _fan_in(shape: torch.Size) -> int:
+    """Return what each output of a weight sums over; of vectors their length."""
+    if len(shape) == 3:  # blocks (g, in, out)
+        return shape[1]
+    return shape[1:].numel() if len(shape) > 1 else shape.numel()  # (out, in, …)
 
 
 def generate(

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qdreamer.agents.replay.disk.window import ALIGNED, Window
-from qdreamer.configs.sealed_file import Sum, sync
+from qdreamer.configs.sealed_file import Sum, make_synced, sync
 
 BYTES = 2**26  # of a chunk, at most
 PARTS = 8  # chunks that a ring has at least: what is stored beyond it stays small
@@ -50,7 +50,7 @@ class ChunkedRows:
         self._sums: dict[tuple[int, int], int] = {}  # CRC-32 of what was written, by (environment, chunk)
         self._open: dict[int, FileIO] = {}  # by environment
         self._unsynced: set[Path] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        make_synced(folder)
 
     def append(self, env: NDArray[np.int64], row: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Store the next row of each of the environments `env` (n,): values (n, …)."""

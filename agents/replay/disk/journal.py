@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdreamer.configs.sealed_file import Sum, sync
+from qdreamer.configs.sealed_file import Sum, make_synced, sync
 
 BLOCK = 65_536  # rows that are written, and read, at a time
 
@@ -32,13 +32,15 @@ class Journal:
     def __init__(self, folder: Path, name: str, columns: dict[str, NDArray[Any]]) -> None:
         self._folder, self._name = folder, name
         rings = [columns[field] for field in sorted(columns)]
-        self._rings = [ring.reshape(-1, *ring.shape[2:]) for ring in rings]  # (N·size, …)
+        self._rings = [
+            ring.reshape(math.prod(ring.shape[:2]), *ring.shape[2:]) for ring in rings
+        ]  # (N·size, …)
         self.changed = np.zeros(rings[0].shape[:2], np.bool_)
         """(N, size): rows that have changed since the last file."""
         self._row_bytes = 8 + sum(ring.itemsize * math.prod(ring.shape[1:]) for ring in self._rings)
         self._chain: dict[int, Sum] = {}  # by number
         self._kept: list[set[int]] = [set(), set()]  # what the last two checkpoints need
-        folder.mkdir(parents=True, exist_ok=True)
+        make_synced(folder)
 
     def files(self, filled: NDArray[np.bool_]) -> dict[str, Sum]:
         """Write what has changed; return what a checkpoint needs, which is on the disk.

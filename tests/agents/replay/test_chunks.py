@@ -32,6 +32,7 @@ FIELDS: dict[str, Any] = {
     "is_first": ((), np.bool_),
     "action": ((2,), np.float32),
     "state": ((3,), np.float16),
+    "nothing": ((0,), np.float16),  # as a transformer's state
     "stoch": ((2,), np.uint8),
 }
 SIZE, LENGTH, ENVS = 23, 3, 2

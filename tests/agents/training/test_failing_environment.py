@@ -1,5 +1,6 @@
 """A run whose environment fails: one line, a checkpoint first, and the unbroken run once it is mended."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from qdreamer.agents.sweeps.sweep import OUTPUT, last_output_line
 from qdreamer.agents.training.session import run_session
 from qdreamer.envs.edge import guard
 from qdreamer.envs.edge.guard import EnvFailure
+from qdreamer.envs.interface import NamedEntries
+from qdreamer.envs.seeds import training_seed
 from tests.agents.training.test_training import SMALL, metrics
 from tests.envs.misbehaving import LATE, Odd, Port, register
 
@@ -59,6 +62,31 @@ def test_mended_it_ends_like_the_unbroken_run(
     monkeypatch.setattr(Odd, "sick", False)
     assert run_session(load_config([*TINY, *fault]), tmp_path / "run") == 0
     assert metrics(tmp_path / "run") == expected
+
+
+def test_a_resumed_run_names_the_right_seed_and_step(tmp_path: Path) -> None:
+    fault = ["env.kwargs.fault=shows_raise", "env.kwargs.when=late"]
+    for at in (LATE - 1, 2 * LATE - 6):  # the second time in the episode that was resumed in its middle
+        with pytest.raises(EnvFailure, match=f"saved at step {at}") as failed:
+            run_session(load_config([*TINY, *fault]), tmp_path)
+        found = re.search(r"in step 5 of episode (\d+) \(seed (\d+)\)", str(failed.value))
+        assert found is not None, failed.value
+        assert int(found[2]) == training_seed(0, 0, int(found[1]) - 1)
+
+
+def test_what_fails_while_a_run_comes_back_is_no_fault_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = ["env.kwargs.fault=shows_raise", "env.kwargs.when=late"]
+    with pytest.raises(EnvFailure):
+        run_session(load_config([*TINY, *fault]), tmp_path)
+
+    def refuse(self: Any, seeds: Any, actions: Any) -> Any:
+        raise ValueError("no licence")
+
+    monkeypatch.setattr(NamedEntries, "restore_by_replay", refuse)
+    with pytest.raises(EnvFailure, match="did not come back to its running episode: ValueError: no licence"):
+        run_session(load_config([*TINY, *fault]), tmp_path)
 
 
 def test_the_command_ends_in_one_line_that_a_sweep_repeats(

@@ -77,7 +77,7 @@ def test_small_entries_go_to_files_only_when_told(tmp_path: Path, machine: Any) 
             5.0,
             12.0,
             [],
-            r"1,000,000 rows take 15\.4 GB, and the disk of .* has 12\.0 GB: use .*=703100, or runs=",
+            r"1,000,000 rows take 15\.5 GB, and the disk of .* has 12\.0 GB: use .*=697300, or runs=",
         ),
         (0.8, 100.0, [], r"rows take 1\.0 GB, and memory has 0\.8 GB: use replay\.capacity=705800$"),
         (
