@@ -1,5 +1,7 @@
 """Shared fixtures."""
 
+import gc
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import settings
 from qdreamer import native
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.config import Config
+from qdreamer.configs.registry import Registry
 from qdreamer.native import library, products
 
 torch.set_num_threads(1)
@@ -25,6 +28,23 @@ def as_before_a_run() -> Iterator[None]:
     native.use(False)
     products.use_bfloat16(False)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_usual() -> None:
+    """Under nohup or in the background some are ignored, as a run then does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def registries_as_before() -> Iterator[None]:
+    """For what registers parts of its own: they are forgotten afterwards."""
+    found = [thing for thing in gc.get_objects() if type(thing) is Registry]
+    before = [(registry, registry.names(), dict(registry._entries)) for registry in found]
+    yield
+    for registry, _, entries in before:
+        registry._entries = entries
 
 
 @pytest.fixture(scope="session")

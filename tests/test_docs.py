@@ -32,6 +32,7 @@ def test_files_and_benchmarks_exist(name: str) -> None:
     assert missing == []
 
 
+@pytest.mark.usefixtures("registries_as_before")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TEXTS if SNIPPET.search(TEXTS[name])])
 def test_snippets_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

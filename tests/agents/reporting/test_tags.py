@@ -18,8 +18,9 @@ def test_the_page_is_the_table() -> None:
 
 @pytest.mark.parametrize("agent", ["classical", "hybrid"])
 def test_every_name_of_a_run_has_a_meaning(agent: str, tmp_path: Path) -> None:
+    core = "deter" if agent == "classical" else "core"
     words = [
-        "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "train.batch_size=4",
+        "world_model.units=16", f"world_model.{core}=16", "world_model.hidden=16", "train.batch_size=4",
         "train.batch_length=8", "train.replay_ratio=16", "train.prefill=64", "logging.writers=[jsonl]",
         "evaluation.episodes=2", "logging.every=20",
     ]  # fmt: skip
