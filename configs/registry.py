@@ -27,7 +27,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import ValidationInfo, with_info_before_validator_function
 
-from qdreamer.configs.schema import ConfigError, build, not_one_of, one_of, settings
+from qdreamer.configs.schema import ConfigError, UnknownWordError, build, not_one_of, one_of, settings
 
 P = TypeVar("P")  # what is registered: a class, or a function that makes the part
 Q = TypeVar("Q")
@@ -133,7 +133,8 @@ class Registry(Generic[P]):
         name = value.get("name")
         if name not in self.names():
             problem = "is missing" if name is None else not_one_of(name, self.names())
-            raise ConfigError(f"{info.field_name}.name{' ' if name is None else '='}{problem}")
+            kind = ConfigError if name is None else UnknownWordError
+            raise kind(f"{info.field_name}.name{' ' if name is None else '='}{problem}")
         config = self[name].config
         assert config is not None, f"{self.kind} {name} has no config"
         return build(config, value, f"{info.field_name}.")

@@ -33,6 +33,10 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message is one line and names the fix."""
 
 
+class UnknownWordError(ConfigError):
+    """A word that names no part that is registered by now; the nearest one, if any, comes last."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def settings(cls: type[T]) -> type[T]:
     """Make a frozen config of a class: see the module's docstring."""
@@ -97,7 +101,9 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
     except ValidationError as error:
         found = error.errors(include_url=False)
         first = next((e for e in found if e["type"] in _UNKNOWN), found[0])
-        raise ConfigError(_explain(cls, first, path)) from error
+        unknown = isinstance(first.get("ctx", {}).get("error"), UnknownWordError)
+        kind = UnknownWordError if unknown or first["type"] == "choice" else ConfigError
+        raise kind(_explain(cls, first, path)) from error
 
 
 def check_keys(path: str, values: Mapping[str, Any], keys: Iterable[str]) -> None:
@@ -114,9 +120,12 @@ def closest(word: str, choices: Iterable[str], cutoff: float = 0.5) -> str | Non
     return lowered[near[0]] if near else None
 
 
+HINT = " (did you mean "
+
+
 def did_you_mean(choice: str | None) -> str:
     """Return ' (did you mean X?)', or nothing."""
-    return "" if choice is None else f" (did you mean {choice}?)"
+    return "" if choice is None else f"{HINT}{choice}?)"
 
 
 def dotted(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import closest, did_you_mean
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.edge.guard import EnvError as EnvError
-from qdreamer.envs.edge.guard import EnvFailure, Member, close, is_users, told, told_apart
+from qdreamer.envs.edge.guard import EnvFailure, Member, UnknownEnvError, close, is_users, told, told_apart
 from qdreamer.envs.edge.surroundings import Surroundings
 from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.interface import Interface, NamedEntries, make_interface
@@ -189,6 +189,15 @@ def _advised(config: EnvConfig) -> Interface:
     return env.interface
 
 
+def renders(config: EnvConfig) -> bool:
+    """Tell whether a registered environment may show pictures: not where its class says it has none."""
+    maker: Any = _spec(config.id).entry_point
+    if isinstance(maker, str):
+        maker = load_env_creator(maker)
+    metadata = getattr(maker, "metadata", None)
+    return not isinstance(metadata, dict) or "rgb_array" in (metadata.get("render_modes") or ())
+
+
 def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]]:
     """Return what env.wrappers calls module:Name. Raises EnvError."""
     module, colon, attribute = name.partition(":")
@@ -200,7 +209,8 @@ def _wrapper(name: str) -> Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any
     except BaseException as error:  # whatever the user's module raises
         if is_users(error):
             raise
-        raise EnvError(f"env.wrappers={name} cannot be imported: {told(error)}") from error
+        kind = UnknownEnvError if isinstance(error, ImportError) else EnvError
+        raise kind(f"env.wrappers={name} cannot be imported: {told(error)}") from error
     return typing.cast(Callable[[gymnasium.Env[Any, Any]], gymnasium.Env[Any, Any]], found)
 
 
@@ -223,11 +233,13 @@ def _make(config: EnvConfig, render_mode: str | None) -> gymnasium.Env[Any, Any]
             config.id, config.max_episode_steps, disable_env_checker=True, **kwargs
         )
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
-        raise EnvError(f"env.id={config.id} is not a registered environment{_hint(config.id)}") from error
+        said = f"env.id={config.id} is not a registered environment"
+        raise UnknownEnvError(said, _hint(config.id)) from error
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:  # or of module:Name-v0's module
         install, said = installs(config.id), one_line(error)
         text = f" cannot be imported: {said}" if install is None else f": {install} ({said})"
-        raise EnvError(f"env.id={config.id}{text}") from error
+        kind = UnknownEnvError if ":" in config.id and install is None else EnvError
+        raise kind(f"env.id={config.id}{text}") from error
     except gymnasium.error.Error as error:
         raise EnvError(f"env.id={config.id} cannot be made: {one_line(error)}") from error
     except BaseException as error:  # environments may raise anything for wrong arguments

@@ -6,10 +6,12 @@ beforehand: its settings by `configs.schema`, its environment by one step in it.
 """
 
 import functools
+import json
 import os
 import re
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +41,14 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.repair import repair
-from qdreamer.agents.runs.run_directory import FREE, check_same_run, is_free, read_config, run_directory
+from qdreamer.agents.runs.run_directory import (
+    FREE,
+    check_same_run,
+    found_again,
+    is_free,
+    read_config,
+    run_directory,
+)
 from qdreamer.agents.sweeps.sweep import LAUNCHERS, LauncherConfig, Member, Sweep, SweepConfig, refuse_doubles
 from qdreamer.agents.training.interrupt import InterruptedTwice
 from qdreamer.agents.training.session import check_device, check_ranks, run_session
@@ -128,13 +137,20 @@ def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan
 
 
 def _shown(flags: list[str], overrides: list[Override]) -> str:
-    """Return what --help or --cfg prints. Raises ConfigError for settings that are known to be wrong."""
+    """Return what --help or --cfg prints: with resume=, the settings of that run.
+
+    Raises ConfigError for settings that are known to be wrong.
+    """
     for member in members(overrides):
         composed = compose_all(member)
         if RESOLVE in flags:
             resolved(composed)
     if any(flag in HELP for flag in flags):
         return help_text()
+    if composed.resume is not None:
+        keys = [override.key_or_group for override in overrides]
+        config = _resumed(typed(Config, composed), Path(composed.resume), keys)
+        composed = OmegaConf.create(json.loads(json.dumps(asdict(config))))
     return OmegaConf.to_yaml(composed, resolve=RESOLVE in flags).rstrip()
 
 
@@ -186,7 +202,9 @@ def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str])
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if repr(config.env) not in checked:
-        check_env(config.env)
+        resumes = config.resume is not None
+        with found_again(made.member.directory, config) if resumes else nullcontext():
+            check_env(config.env)
         checked.add(repr(config.env))
     return made
 

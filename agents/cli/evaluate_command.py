@@ -8,15 +8,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import gymnasium
 import torch
 
-from qdreamer.agents.cli.overrides import KWARGS, parse
+from qdreamer.agents.cli.overrides import KWARGS, check_form, parse
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
-from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.agents.runs.run_directory import found_again, read_config
 from qdreamer.agents.training.loading import load_agent
 from qdreamer.configs.console import Parser, fail
 from qdreamer.configs.schema import ConfigError, build
@@ -46,6 +47,7 @@ def main(words: list[str] | None = None) -> None:
         parser.error("--episodes must be at least 1")
     if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
         parser.error("--seed must be from 0 to 2147483647")
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # training has passed its warnings on
     try:
         config = read_config(arguments.run)
         if arguments.seed is None:
@@ -53,9 +55,10 @@ def main(words: list[str] | None = None) -> None:
         other = changed(config, arguments.changes)
         torch.set_num_threads(config.threads)
         made = dataclasses.replace(other, env=config.env)
-        agent = load_agent(arguments.run, config, made, best=arguments.best)
-        check_spaces(agent, other.env)
-        report(agent, other, arguments)
+        with found_again(arguments.run, config):
+            agent = load_agent(arguments.run, config, made, best=arguments.best)
+            check_spaces(agent, other.env)
+            report(agent, other, arguments)
     except (ConfigError, CheckpointError, EnvError) as error:
         fail(error)
     except KeyboardInterrupt:
@@ -70,6 +73,9 @@ def changed(config: Config, words: list[str]) -> Config:
         section, _, name = key.rpartition(".")
         if section != KWARGS and key != "sequence.window":
             raise ConfigError(f"{key} is as it was in training: change {KWARGS}.<key> or sequence.window")
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: one value each; a list is written {key}=[…]")
+        check_form(override, sweep=False)
         part = values
         for word in section.split("."):
             part = part[word]

@@ -41,7 +41,7 @@ def read(arguments: list[str]) -> tuple[list[str], list[Override]]:
     overrides = [parse(text) for text in texts]
     sweep = any(flag in SWEEP for flag in flags)
     for override in overrides:
-        _check_form(override, sweep)
+        check_form(override, sweep)
     first: dict[str, Override] = {}
     for override in overrides:
         other = first.setdefault(override.key_or_group, override)
@@ -148,7 +148,7 @@ def _strangers() -> bool:
     return any(group.startswith("qdreamer.") for group in entry_points().groups)
 
 
-def _check_form(override: Override, sweep: bool) -> None:
+def check_form(override: Override, sweep: bool) -> None:
     """Raises ConfigError for what can be seen to be wrong in a setting without the other ones."""
     key, text = override.key_or_group, override.input_line
     if not key:

@@ -12,8 +12,8 @@ from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.reporting.openloop import OpenLoop, Prediction
 from qdreamer.envs.config import EnvConfig
-from qdreamer.envs.edge.guard import EnvError, brief, close, is_users, told
-from qdreamer.envs.factory import make_env
+from qdreamer.envs.edge.guard import EnvError, UnknownEnvError, brief, close, is_users, told
+from qdreamer.envs.factory import make_env, renders
 from qdreamer.envs.seeds import evaluation_seed
 from qdreamer.envs.suites.known import rendering_hint
 
@@ -129,7 +129,12 @@ def record_video(
     agent: Dreamer, env_config: EnvConfig, seed: int, deterministic: bool, frames: int, width: int = 300
 ) -> list[Image.Image]:
     """Return RGB frames of one evaluation episode. Raises EnvError when the environment cannot show any."""
-    env = make_env(env_config, render_mode="rgb_array")
+    try:
+        env = make_env(env_config, render_mode="rgb_array")
+    except UnknownEnvError:
+        raise
+    except EnvError as error:
+        raise _without_picture(env_config, error) from error
     try:
         actor = ActingLoop(agent, 1, seed, deterministic, averaged=True)
         observation, _ = env.reset(seed=evaluation_seed(seed, 0))
@@ -144,9 +149,18 @@ def record_video(
     except BaseException as error:  # drivers and simulators fail in ways of their own
         if is_users(error):
             raise
-        raise EnvError(f"env.id={env_config.id} cannot be rendered here: {told(error)}") from error
+        raise _without_picture(env_config, error) from error
     finally:
         close(env, env_config.id)
+
+
+def _without_picture(config: EnvConfig, error: BaseException) -> EnvError:
+    """Return the error that says why there is none."""
+    if not renders(config):
+        return EnvError("it renders nothing")
+    if isinstance(error, EnvError):
+        return error
+    return EnvError(f"env.id={config.id} cannot be rendered here: {told(error)}")
 
 
 def gif(frames: list[Image.Image], fps: float = 30.0) -> bytes:

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import yaml
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.provenance import provenance
 from qdreamer.configs.console import one_line
-from qdreamer.configs.schema import ConfigError, build, dotted, show
+from qdreamer.configs.schema import HINT, ConfigError, UnknownWordError, build, dotted, show
 from qdreamer.configs.sealed_file import read_json
-from qdreamer.envs.modules import look_in
+from qdreamer.envs.edge.guard import EnvError, UnknownEnvError
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
 FOLDER_NAME = "folder.txt"
+IN_A_SCRIPT = "registered in a script? import it first, or name it as an entry point (docs/add/index.md)"
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
 FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint", "replay.mapped")
 _FREE_ENV = ("steps", "solved")  # of the env section, likewise
@@ -83,17 +86,39 @@ def write_config(directory: Path, config: Config) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(config))), sort_keys=False)
     replace_file(directory / CONFIG_NAME, f"# fingerprint: {fingerprint(config)}\n{text}")
-    if (":" in config.env.id or config.env.wrappers) and _folder(directory) is None:
+    if _names_modules(config) and _folder(directory) is None:
         replace_file(directory / FOLDER_NAME, f"{Path.cwd()}\n")
 
 
+def _names_modules(config: Config) -> bool:
+    return ":" in config.env.id or bool(config.env.wrappers)
+
+
 def _folder(directory: Path) -> Path | None:
-    """Return the folder that a run was started from, if it is there and may hold modules that env names."""
+    """Return the folder that a run says it was started from, if it is there: for messages alone."""
     try:
         folder = Path((directory / FOLDER_NAME).read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError):
+        inside = folder.resolve().is_relative_to(directory.resolve())  # what came along with a foreign run
+        return folder if folder.is_absolute() and folder.is_dir() and not inside else None
+    except (OSError, ValueError):  # no text, or no path
         return None
-    return folder if folder.is_dir() else None
+
+
+@contextmanager
+def found_again(directory: Path, config: Config) -> Iterator[None]:
+    """Say, where what the environment of an earlier session names is not found, where it may be.
+
+    That folder is named and never looked in: the run may be a stranger's. Raises EnvError.
+    """
+    try:
+        yield
+    except UnknownEnvError as error:
+        if not _names_modules(config):
+            raise EnvError(f"{error.said}; {IN_A_SCRIPT}") from error
+        if (folder := _folder(directory)) is None or folder == Path.cwd():
+            raise
+        where = f"the run was trained in {folder}: run the command from there"
+        raise EnvError(f"{error.said}; {where}") from error
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -104,20 +129,18 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def read_config(directory: Path) -> Config:
-    """Read the config of an earlier session, whose folder's modules are found from now on.
-
-    Raises ConfigError.
-    """
+    """Read the config of an earlier session. Raises ConfigError."""
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise ConfigError(f"{directory} is not a run directory: it has no {CONFIG_NAME}")
-    if (folder := _folder(directory)) is not None:
-        look_in(folder)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ConfigError("it holds no settings")
         return build(Config, values)
+    except UnknownWordError as error:
+        said = str(error).partition(HINT)[0]
+        raise ConfigError(f"{path} cannot be read: {one_line(said)}; {IN_A_SCRIPT}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
 

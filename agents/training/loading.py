@@ -9,7 +9,7 @@ from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.interaction.player import Player
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
-from qdreamer.agents.runs.run_directory import origin, read_config
+from qdreamer.agents.runs.run_directory import found_again, origin, read_config
 from qdreamer.agents.training.training import make_agent
 from qdreamer.envs.edge.guard import close
 from qdreamer.envs.factory import make_env
@@ -25,7 +25,8 @@ def load(directory: str | Path, device: str = "cpu", seed: int | None = None) ->
     Raises ConfigError, CheckpointError or EnvError, each of one line, for what cannot be read or made.
     """
     config = read_config(Path(directory))
-    named = make_env(config.env)
+    with found_again(Path(directory), config):
+        named = make_env(config.env)
     interface, spaces = named.interface, (named.env.observation_space, named.env.action_space)
     close(named, config.env.id)
     agent = load_agent(Path(directory), config, device=device)

@@ -5,6 +5,7 @@ vector (`envs.vector`) says which episode and step they belong to.
 """
 
 import linecache
+import os
 import signal
 import sys
 import sysconfig
@@ -25,16 +26,25 @@ from qdreamer.configs.console import one_line
 
 FAULT, NOTES = "fault", "notes"  # what a member leaves in `info`, if anything
 _LONGEST = 300  # signs of an error's text
-_LIBRARIES = (
-    "<",
-    sysconfig.get_path("stdlib"),
-    str(Path(__file__).parents[1]),
-)  # beginnings of others' paths
+_ROOMS = ("agents", "analysis", "configs", "envs", "quantum", "worldmodel")
+_OURS = tuple(f"{Path(__file__).parents[2] / room}{os.sep}" for room in _ROOMS)  # beginnings of our own paths
+_LIBRARIES = ("<", sysconfig.get_path("stdlib"), *_OURS)  # and of all that are not the user's
 _INSTALLED = ("site-packages", "dist-packages")
 
 
 class EnvError(ValueError):
     """An environment that cannot be used; the message is one line and names the fix."""
+
+
+class UnknownEnvError(EnvError):
+    """An id, or a module that env names, that is not there: what is said, and a hint at another one."""
+
+    def __init__(self, said: str, hint: str = "") -> None:
+        super().__init__(said, hint)
+        self.said = said
+
+    def __str__(self) -> str:
+        return "".join(self.args)
 
 
 class EnvFailure(EnvError):  # noqa: N818 (an EnvError, of a run that had begun)
@@ -93,9 +103,10 @@ def told(error: BaseException) -> str:
         if not frame.filename.startswith(_LIBRARIES)
         and not any(part in frame.filename for part in _INSTALLED)
     ]
-    if not (own or frames):
+    shown = own or [frame for frame in frames[-1:] if not frame.filename.startswith(_OURS)]
+    if not shown:
         return name
-    frame = (own or frames)[-1]
+    frame = shown[-1]
     source = linecache.getline(frame.filename, frame.lineno or 0).strip()
     return f"{name} ({frame.filename}:{frame.lineno} in {frame.name}" + (f": {source})" if source else ")")
 

@@ -339,6 +339,8 @@ def test_resume_keeps_the_run_and_changes_what_is_free(tmp_path: Path) -> None:
     assert resumed.logging.every == 5
     assert resumed.logging.writers == ("jsonl",), "keys that were not given stay as they were"
     assert (resumed.env, resumed.optimizer) == (config.env, config.optimizer)
+    shown = OmegaConf.to_container(OmegaConf.create(prepare([*line, "--cfg", "job"]).text))
+    assert build(Config, shown) == resumed
     for learning in ("optimizer.lr=1e-3", "seed=1", "env.hide=[1]", "world_model=1M", "train.batch_size=4"):
         with pytest.raises(ConfigError, match=f"takes {learning.split('=')[0]} from the run"):
             prepare([*line, learning])

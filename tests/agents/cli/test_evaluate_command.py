@@ -2,17 +2,22 @@
 
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from qdreamer.agents.cli import evaluate_command
+from qdreamer.agents.cli.command_line import prepare
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.checkpoint import NAME
 from qdreamer.agents.training import observer
+from qdreamer.agents.training.loading import load
 from qdreamer.agents.training.session import run_session
+from qdreamer.envs.factory import EnvError
 
 SMALL = [
     "world_model.units=8", "world_model.deter=8", "world_model.hidden=8", "world_model.stoch=2",
@@ -110,6 +115,8 @@ def test_other_episodes_than_those_trained_on(
         (["RUN", "train.batch_size=3"], "train.batch_size is as it was in training"),
         (["RUN", "sequence.window=one"], "sequence.window"),
         (["RUN", "env.kwargs.wings=2"], "wings"),
+        (["RUN", "env.kwargs.length=3,4"], "one value each; a list is written env.kwargs.length=[…]"),
+        (["RUN", "~env.kwargs.length"], "settings cannot be removed"),
         ([], "required"),
     ],
 )
@@ -148,7 +155,7 @@ gymnasium.register("Mine-v0", entry_point=CartPoleEnv, max_episode_steps=20)
 """
 
 
-def test_an_environment_of_the_folder_of_training_is_found_from_elsewhere(
+def test_the_folder_of_training_is_named_and_never_looked_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, elsewhere, directory = tmp_path / "here", tmp_path / "elsewhere", tmp_path / "run"
@@ -163,12 +170,90 @@ def test_an_environment_of_the_folder_of_training_is_found_from_elsewhere(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "my_own_package")
     monkeypatch.delitem(gymnasium.registry, "Mine-v0")
-    capsys.readouterr()
+    lacks = "env.id=my_own_package:Mine-v0 cannot be imported: No module named 'my_own_package'"
+    said = refusal(monkeypatch, capsys, str(directory), "--no-video")
+    assert lacks in said and said.endswith(f"; the run was trained in {here}: run the command from there\n")
+    for attempt in (lambda: load(directory), lambda: prepare([f"resume={directory}", "steps=70"])):
+        with pytest.raises(EnvError, match=f"trained in {here}: run the command from there"):
+            attempt()
+    planted = directory / "planted"
+    planted.mkdir()
+    (planted / "my_own_package.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{OWN}")
+    (directory / "folder.txt").write_text(f"{planted}\n")  # as a foreign run may say
+    said = refusal(monkeypatch, capsys, str(directory), "--no-video")
+    assert lacks in said and str(planted) not in said
+    assert not (tmp_path / "ran").exists()
+    assert not {str(here), str(planted)} & set(sys.path)
+    monkeypatch.chdir(here)
     evaluate(monkeypatch, str(directory), "--episodes", "2", "--no-video")
     assert "of my_own_package:Mine-v0" in capsys.readouterr().out
-    del sys.modules["my_own_package"], gymnasium.registry["Mine-v0"]
-    (directory / "folder.txt").unlink()
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(here)])
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line that evaluate.py ends with."""
+    capsys.readouterr()
     with pytest.raises(SystemExit):
-        evaluate(monkeypatch, str(directory), "--no-video")
-    assert "env.id=my_own_package:Mine-v0 cannot be imported" in capsys.readouterr().err
+        evaluate(monkeypatch, *arguments)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+SCRIPT = "; registered in a script? import it first, or name it as an entry point (docs/add/index.md)\n"
+
+
+def test_what_a_script_registered_is_said_to_be_missing(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An environment or a part: without a hint at another one, which the run did not mean."""
+    gymnasium.register("CartPol-v0", entry_point=CartPoleEnv, max_episode_steps=20)
+    directory = tmp_path / "run"
+    assert run_session(load_config([*SMALL, "env=gym", "env.id=CartPol-v0"]), directory) == 0
+    del gymnasium.registry["CartPol-v0"]
+    said = refusal(monkeypatch, capsys, str(directory))
+    assert said == f"error: env.id=CartPol-v0 is not a registered environment{SCRIPT}"
+    text = (run / "config.yaml").read_text()
+    for old, new, key in (
+        ("(?<=replay:\n  name: ).*", "unifor", "replay.name=unifor"),
+        ("- jsonl", "- json", "logging.writers[0]=json"),
+    ):
+        changed, times = re.subn(old, new, text)
+        assert times == 1
+        (directory / "config.yaml").write_text(changed)
+        said = refusal(monkeypatch, capsys, str(directory))
+        assert f"cannot be read: {key} is not one of " in said
+        assert said.endswith(SCRIPT) and "did you mean" not in said
+
+
+class Dark(CartPoleEnv):
+    """Renders nothing, and says so."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 - Gymnasium's convention
+
+    def render(self) -> None:
+        return None
+
+
+def test_what_renders_nothing_is_said_in_three_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gymnasium.register("Dark-v0", entry_point=Dark, max_episode_steps=20)
+    try:
+        settings = [
+            *SMALL,
+            "env=gym",
+            "env.id=Dark-v0",
+            "logging.video_every=60",
+            "logging.pictures_every=60",
+        ]
+        assert run_session(load_config(settings), tmp_path) == 0
+        capsys.readouterr()
+        monkeypatch.setattr(gymnasium.logger, "min_level", gymnasium.logger.WARN)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate(monkeypatch, str(tmp_path), "--episodes", "2")
+        out, error = capsys.readouterr()
+        assert out.endswith("\nno video: it renders nothing\n")
+        assert error == ""
+    finally:
+        del gymnasium.registry["Dark-v0"]

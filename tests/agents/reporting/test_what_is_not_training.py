@@ -73,7 +73,9 @@ def test_what_cannot_be_rendered_is_said(kind: str, words: str) -> None:
     made = config("env.id=Camera-v0", f"env.kwargs.kind={kind}")
     with pytest.raises(EnvError) as caught:
         record_video(make_agent(made), made.env, 0, True, 4)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert words in said and "\n" not in said
+    assert said.count("cannot be rendered here") == 1 and "EnvError" not in said and "pictures.py" not in said
 
 
 def test_a_failing_video_is_tried_once_and_ends_nothing(
