@@ -21,7 +21,14 @@ import torch
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from qdreamer.agents.cli.composition import SWEEP_FILE, compose_all, default_choice, resolved, typed
+from qdreamer.agents.cli.composition import (
+    SWEEP_FILE,
+    compose_all,
+    default_choice,
+    resolved,
+    typed,
+    unknown_to_some,
+)
 from qdreamer.agents.cli.effect import check_lengths, refuse, unread
 from qdreamer.agents.cli.help import help_text
 from qdreamer.agents.cli.overrides import (
@@ -114,11 +121,11 @@ def prepare(arguments: list[str], ranks: SingleProcess = SINGLE_PROCESS) -> Plan
     flags, overrides = read(arguments)
     if any(flag in (*HELP, *SHOW) for flag in flags):
         return Plan(text=_shown(flags, overrides))
-    runs = members(overrides)
+    runs, others = _runs(overrides)
     checked: set[str] = set()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found, notes = _with_effect(runs, [_checked(run, ranks, checked) for run in runs])
+        found, notes = _with_effect(runs, others, [_checked(run, ranks, checked) for run in runs])
     _pass_on(caught)
     repairs = REPAIR in flags
     if repairs and ranks.size > 1:
@@ -141,7 +148,7 @@ def _shown(flags: list[str], overrides: list[Override]) -> str:
 
     Raises ConfigError for settings that are known to be wrong.
     """
-    for member in members(overrides):
+    for member in _runs(overrides)[0]:
         composed = compose_all(member)
         if RESOLVE in flags:
             resolved(composed)
@@ -166,25 +173,38 @@ class _Checked(NamedTuple):
     composed: DictConfig
 
 
-def _with_effect(runs: list[list[Override]], found: list[_Checked]) -> tuple[list[Member], tuple[str, ...]]:
+def _runs(overrides: list[Override]) -> tuple[list[list[Override]], list[list[Override]]]:
+    """Return the settings of every run of the sweep, and apart those that only others of its runs have."""
+    runs = members(overrides)
+    others = unknown_to_some(runs)
+    return [[o for o in run if o not in unknown] for run, unknown in zip(runs, others, strict=True)], others
+
+
+def _with_effect(
+    runs: list[list[Override]], others: list[list[Override]], found: list[_Checked]
+) -> tuple[list[Member], tuple[str, ...]]:
     """Return the runs, each without settings that it does not read, and what there is to say of that.
 
+    `others` are settings that are left out of a run already, as only other runs of the sweep have their keys.
     Runs that then are the same are one. Raises ConfigError for a setting that no run of the sweep reads.
     """
     silent = [unread(run, made.composed, made.member.config) for run, made in zip(runs, found, strict=True)]
-    nowhere = set.intersection(*({str(o.key_or_group) for o in unused} for unused in silent))
-    refuse([o for o in silent[0] if o.key_or_group in nowhere], runs[0])
+    left_out = [[*unused, *unknown] for unused, unknown in zip(silent, others, strict=True)]
+    nowhere = set.intersection(*({str(o.key_or_group) for o in unused} for unused in left_out))
+    refuse([(o, run) for run, un in zip(runs, silent, strict=True) for o in un if o.key_or_group in nowhere])
     kept: list[Member] = []
     differ: dict[str, None] = {}
-    for run, made, unused in zip(runs, found, silent, strict=True):
+    for run, made, unused in zip(runs, found, left_out, strict=True):
         member = _composed([o for o in run if o not in unused]).member if unused else made.member
         if unused and any(member.directory == other.directory for other in kept):
             differ.update(dict.fromkeys(str(o.key_or_group) for o in unused))
         else:
             kept.append(member)
     fewer = len(found) - len(kept)
-    text = f"{fewer} of {len(found)} runs differ from others only in what they do not read"
-    return kept, (f"{text} ({', '.join(differ)}): they are run once",) * bool(fewer)
+    what, once = "runs differ from others only in what they do", "they are run once"
+    if fewer == 1:
+        what, once = "runs differs from another only in what it does", "the two are one run"
+    return kept, (f"{fewer} of {len(found)} {what} not read ({', '.join(differ)}): {once}",) * bool(fewer)
 
 
 def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str]) -> _Checked:
@@ -218,6 +238,8 @@ def _composed(overrides: list[Override]) -> _Checked:
     if (resume := config.resume) is not None:
         config, directory = _resumed(config, Path(resume), keys), Path(resume)
     else:
+        if not config.runs:
+            raise ConfigError("runs= names no folder: write runs=runs, or leave it out")
         _check_runs(Path(config.runs))
         env = next((str(o.value()) for o in overrides if o.key_or_group == "env"), None)
         name = config.env.id if "env.id" in keys else env or default_choice("env")

@@ -52,11 +52,10 @@ def compose_all(overrides: list[Override], name: str = RUN_FILE) -> DictConfig:
     Choices of groups are Hydra's to compose; single settings are put into its result here, so that a sweep
     over seeds composes once.
     """
-    choices = [o for o in overrides if o.key_or_group in groups()]
-    base, known = _compose(name, tuple((o.key_or_group, str(o.value())) for o in choices))
+    base, known = _chosen(name, overrides)
     composed = copy.deepcopy(base)
     for override in overrides:
-        if override in choices:
+        if override.key_or_group in groups():
             continue
         _check_key(override, known)
         key, value = override.key_or_group, override.value()
@@ -65,6 +64,22 @@ def compose_all(overrides: list[Override], name: str = RUN_FILE) -> DictConfig:
         except OmegaConfBaseException as error:
             raise ConfigError(f"{override.input_line}: {str(error).split(chr(10))[0]}") from error
     return composed
+
+
+def unknown_to_some(runs: list[list[Override]]) -> list[list[Override]]:
+    """Return, for every run of a sweep, its settings whose keys only other runs of it have."""
+    found = []
+    for run in runs:
+        known = _chosen(RUN_FILE, run)[1]
+        found.append([o for o in run if o.key_or_group not in known and not is_open(o.key_or_group)])
+    nowhere = set.intersection(*({str(o.key_or_group) for o in unknown} for unknown in found))
+    return [[o for o in unknown if o.key_or_group not in nowhere] for unknown in found]
+
+
+def _chosen(name: str, overrides: list[Override]) -> tuple[DictConfig, dict[str, Any]]:
+    return _compose(
+        name, tuple((o.key_or_group, str(o.value())) for o in overrides if o.key_or_group in groups())
+    )
 
 
 @functools.cache

@@ -46,16 +46,25 @@ def unread(overrides: Sequence[Override], composed: DictConfig, config: Config) 
     return [override for override in asked if not _counts(override.key_or_group, raw, read)]
 
 
-def refuse(found: Sequence[Override], overrides: Sequence[Override]) -> None:
-    """Raises ConfigError that says of settings without effect what would make them count."""
-    reasons = []
-    for override in found:
-        key = override.key_or_group
-        readers = _readers(key, overrides)
-        who = f"{key} is read only by {readers}" if readers else f"nothing in this run reads {key}"
-        reasons.append(f"{override.input_line} has no effect: {who}")
+def refuse(found: Sequence[tuple[Override, list[Override]]]) -> None:
+    """Refuse settings without effect, unless they write out what holds without them.
+
+    Args:
+        found: such settings, each with all settings of its run.
+
+    Raises ConfigError that says of every key what would make it count.
+    """
+    reasons: dict[str, str] = {}
+    for override, run in found:
+        key = str(override.key_or_group)
+        if key in reasons:
+            continue
+        if (other := _replaced(override, run)) is not None:
+            reasons[key] = f"{override.input_line} has no effect: {other.input_line} replaces it"
+        elif _changes(override, run):
+            reasons[key] = f"{override.input_line} has no effect: {_reason(key, run)}"
     if reasons:
-        raise ConfigError("; ".join(reasons))
+        raise ConfigError("; ".join(reasons.values()))
 
 
 def check_lengths(config: Config, keys: Sequence[str]) -> None:
@@ -110,6 +119,37 @@ def _followers(key: str, raw: dict[str, Any]) -> list[str]:
     for name in found:  # which grows
         found += [k for k, value in references.items() if f"${{{name}}}" in value and k not in found]
     return found
+
+
+def _changes(override: Override, run: list[Override]) -> bool:
+    """Tell whether a setting changes what the run is composed to."""
+    with suppress(ConfigError):  # other settings stand on this choice
+        return _raw(run) != _raw([o for o in run if o is not override])
+    return True
+
+
+def _raw(overrides: list[Override]) -> dict[str, Any]:
+    return typing.cast(Any, OmegaConf.to_container(compose_all(overrides)))
+
+
+def _replaced(override: Override, run: list[Override]) -> Override | None:
+    """Return the setting whose value, were it not given, would be taken from this one."""
+    key = str(override.key_or_group)
+    for other in run:
+        if not {key, other.key_or_group} & set(groups()):
+            without = [o for o in run if o is not other]
+            if other.key_or_group in _followers(key, _raw(without))[1:] and _would_read(key, without):
+                return other
+    return None
+
+
+def _reason(key: str, run: list[Override]) -> str:
+    """Return what would make a setting count that a run does not read, and what is alike in it."""
+    readers = _readers(key, run)
+    who = f"{key} is read only by {readers}" if readers else f"nothing in this run reads {key}"
+    word = f".{key.rpartition('.')[2]}"
+    here = sorted(name for name in _read(typed(Config, compose_all(run))) if name.endswith(word))
+    return f"{who}; this run reads {', '.join(here)}" if here and "." in key else who
 
 
 def _readers(key: str, overrides: Sequence[Override]) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 from qdreamer.agents.reporting.progress import duration
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import is_locked
-from qdreamer.agents.runs.run_directory import check_same_run, read_summary
+from qdreamer.agents.runs.run_directory import check_same_run, fingerprint, read_summary
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.configs.registry import PartConfig, Registry
 from qdreamer.configs.schema import ConfigError, Int, settings
@@ -214,7 +214,11 @@ def refuse_doubles(members: Sequence[Member]) -> None:
     for member in members:
         other = seen.setdefault(member.directory, member)
         if other is not member:
+            keys = [text.partition("=")[0] for text in member.arguments if text not in other.arguments]
+            fix = "keep them apart with runs=<another folder>"
+            if fingerprint(other.config) == fingerprint(member.config):
+                fix = f"they are the same run, so give {' and '.join(keys) or 'each setting'} one value"
             raise ConfigError(
                 f"two runs of the sweep would lie in {member.directory} ({' '.join(other.arguments)} and "
-                f"{' '.join(member.arguments)}): keep them apart with runs=<another folder>"
+                f"{' '.join(member.arguments)}): {fix}"
             )

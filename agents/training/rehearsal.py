@@ -1,13 +1,15 @@
 """Which settings a run reads, found out by making its parts without memory for them.
 
 Parts read their settings when they are made: the agent on torch's meta device, sampler and optimizer with it.
-So what a run reads is derived from what its parts ask for, and a part of a third party needs no list either.
-Settings of the loop itself (`LOOP`) every run reads; `tests.settings` holds all of this against what runs do.
+So what a run reads is derived from what its parts ask for. A part of a third party may ask later: all of its
+section counts as read. Settings of the loop itself (`LOOP`) every run reads; `tests.every_key` holds all of
+this against what runs do.
 """
 
 import os
 import tempfile
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +24,8 @@ from qdreamer.agents.reporting.metrics import shows_pictures
 from qdreamer.agents.reporting.reporting import Reporter
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.training import make_dreamer
-from qdreamer.configs.recording import recording
+from qdreamer.configs.recording import leaves, recording
+from qdreamer.configs.registry import Registry
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.factory import describe
 from qdreamer.quantum.backends.factory import open_backend
@@ -109,4 +112,22 @@ def keys_read(config: Config) -> frozenset[str]:
         circuits.close()
     base = {field.name for field in fields(ReplayConfig)}  # the buffer's own, whichever sampler draws from it
     read |= {f"replay.{name}" for name in base} | set(LOOP)
+    for section in _third_parties(config, read):
+        read |= set(leaves(getattr(config, section), f"{section}."))
     return frozenset(read)
+
+
+def _third_parties(config: Config, read: set[str]) -> Iterator[str]:
+    """Yield the sections in which a run chooses a part that is not this package's own."""
+    for section, registry in _choices(Config):
+        own = getattr(config, section)
+        chosen = [(f"{section}.name", registry[own.name].part)]
+        chosen += [(f"{section}.{key}", inner[getattr(own, key)].part) for key, inner in _choices(type(own))]
+        if any(key in read and not part.__module__.startswith("qdreamer.") for key, part in chosen):
+            yield section
+
+
+def _choices(cls: type) -> Iterator[tuple[str, Registry[Any]]]:
+    """Yield the keys of a config by which parts are chosen."""
+    for key, hint in typing.get_type_hints(cls, include_extras=True).items():
+        yield from ((key, mark) for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Registry))

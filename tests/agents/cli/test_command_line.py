@@ -152,6 +152,7 @@ MALFORMED = [
     ("device=tpu", ["device=tpu is not one of cpu, cuda"]),
     ("device=meta", ["device=meta is not one of cpu, cuda"]),
     (f"runs={Path(__file__)}/below", ["is not a folder that can be written to"]),
+    ("runs=", ["runs= names no folder"]),
     ("resume=/nonexistent", ["/nonexistent is not a run directory"]),
     ("resume=/nonexistent seed=3", ["takes seed from the run", "steps, device, threads"]),
     ("resume=/nonexistent env=Acrobot", ["takes env from the run"]),
@@ -165,7 +166,8 @@ MALFORMED = [
     ("-m 'seed=range(0,0)'", ["has no values"]),
     ("-m 'seed=interval(0,1)'", ["seed=a,b,c"]),
     ("-m 'env=glob(*)'", ["env=a,b,c"]),
-    ("-m seed=0,0", ["two runs of the sweep", "seed_0"]),
+    ("-m seed=0,0", ["two runs of the sweep", "seed_0", "they are the same run"]),
+    ("-m steps=3000,4000", ["two runs of the sweep", "they are the same run, so give steps one value"]),
     ("-m seed=0,1 launcher=slrum", ["launcher=slrum is not one of", "did you mean slurm?"]),
     ("-m seed=0,1 launcher=local,slurm", ["one launcher"]),
     ("-m seed=0,1 launcher.jobs=0", ["launcher.jobs=0 must be at least 1"]),
@@ -344,6 +346,8 @@ def test_resume_keeps_the_run_and_changes_what_is_free(tmp_path: Path) -> None:
     for learning in ("optimizer.lr=1e-3", "seed=1", "env.hide=[1]", "world_model=1M", "train.batch_size=4"):
         with pytest.raises(ConfigError, match=f"takes {learning.split('=')[0]} from the run"):
             prepare([*line, learning])
+    with pytest.raises(ConfigError, match="are the same run, so give steps one value"):
+        prepare(["-m", line[0], "steps=350,400"])
     (directory / "config.yaml").write_text("seed: [")
     with pytest.raises(ConfigError, match="cannot be read"):
         prepare(line)

@@ -22,9 +22,8 @@ SILENT = [
          "quantum=aer has no effect: quantum is read only by replay=quantum or optimizer=hybrid"],
     ),
     ("agent=classical attention=softmax", ["sequence=gru_attention, transformer"]),
-    ("sequence=gru attention=coherent", ["attention=coherent has no effect"]),
+    ("sequence=gru attention=born", ["attention=born has no effect"]),
     ("agent=hybrid_without_attention attention=ffm", ["attention=ffm has no effect"]),
-    ("agent=classical quantum=statevector", ["quantum=statevector has no effect"]),
     ("agent=classical quantum=aer", ["replay=quantum or optimizer=hybrid"]),
     ("replay=uniform optimizer=laprop quantum=aer", ["quantum=aer has no effect"]),
     ("replay=prioritized optimizer.solver=exact quantum=aer", ["quantum=aer has no effect"]),
@@ -40,7 +39,7 @@ SILENT = [
     ("sequence=transformer world_model.core=64", ["sequence=gru_attention"]),
     ("sequence=gru world_model.memory=16", ["sequence=gru_attention"]),
     ("world_model.hidden=32 sequence.hidden=48", ["world_model.hidden=32 has no effect"]),
-    ("world_model.lr=1e-3 optimizer.lr=1e-4", ["world_model.lr=1e-3 has no effect"]),
+    ("world_model.lr=1e-3 optimizer.lr=1e-4", ["world_model.lr=1e-3 has no effect: optimizer.lr=1e-4 repl"]),
     ("world_model.warmup=10 optimizer.warmup=20", ["world_model.warmup=10 has no effect"]),
     ("world_model.posterior=coupled sequence.posterior=decoupled", ["sequence.posterior=decoupled has no"]),
     ("world_model.image.depth=8", ["world_model.image.depth=8 has no effect"]),
@@ -69,6 +68,10 @@ SILENT = [
     ("optimizer.solver=exact optimizer.p_layers=1", ["is read only by optimizer.solver=qaoa"]),
     ("optimizer.solver=random optimizer.angles=ramp", ["optimizer.angles"]),
     ("agent=classical quantum.shots=512", ["quantum.shots is read only by optimizer=hybrid"]),
+    (
+        "agent=classical replay=quantum quantum=aer quantum.shots=64",
+        ["quantum.shots is read only by optimizer=hybrid; this run reads replay.shots"],
+    ),
     ("quantum.method=statevector", ["quantum.method is read only by"]),
     ("quantum.optimization_level=1", ["quantum.optimization_level"]),
     ("quantum.timeout=5", ["quantum.timeout is read only by"]),
@@ -78,9 +81,14 @@ SILENT = [
     # the loop
     ("logging.writers=[jsonl] logging.video_every=100", ["logging.video_every=100 has no effect"]),
     ("logging.writers=[jsonl] logging.pictures_every=100", ["logging.pictures_every=100 has no effect"]),
-    ("env.steps=400 steps=500", ["env.steps=400 has no effect"]),
+    ("env.steps=400 steps=500", ["env.steps=400 has no effect: steps=500 replaces it"]),
     # sweeps: nobody reads it
-    ("-m agent=classical,hybrid_without_attention attention=coherent,born", ["attention=coherent has no"]),
+    ("-m agent=classical,hybrid_without_attention attention=coherent,born", ["attention=born has no"]),
+    (
+        "-m agent=classical optimizer=laprop,hybrid optimizer.solver=exact optimizer.p_layers=1",
+        ["optimizer.p_layers=1 has no effect", "optimizer.solver=qaoa"],
+    ),
+    ("-m agent=classical,hybrid optimizer.evry=25", ["unknown key optimizer.evry"]),
     ("-m agent=classical seed=0,1 attention.noise=0.1,0.2", ["attention.noise=0.1 has no effect"]),
 ]  # fmt: skip
 
@@ -157,6 +165,47 @@ def test_a_sweep_runs_once_what_differs_in_nothing_that_is_read() -> None:
     ]  # fmt: skip
     (note,) = plan.notes
     assert note.startswith("2 of 8 runs differ from others only in what they do not read (attention)")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "agent=classical replay=quantum quantum=statevector",
+        "agent=classical replay=quantum world_model.width=128",
+    ],
+)
+def test_a_default_may_be_written_out(line: str) -> None:
+    """The run is the one without it."""
+    (member,) = prepare(shlex.split(line)).members
+    assert member.arguments == ("agent=classical", "replay=quantum")
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        (
+            "-m agent=classical,hybrid optimizer.every=25,50",
+            ["agent=classical", "agent=hybrid optimizer.every=25", "agent=hybrid optimizer.every=50"],
+        ),
+        (
+            "-m sequence=gru,gru_attention sequence.window=8,16",
+            ["sequence=gru", "sequence=gru_attention sequence.window=8",
+             "sequence=gru_attention sequence.window=16"],
+        ),
+        (
+            "-m replay=uniform,prioritized replay.alpha=0.5,0.8",
+            ["replay=uniform", "replay=prioritized replay.alpha=0.5", "replay=prioritized replay.alpha=0.8"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_sweep_may_set_what_some_of_its_runs_do_not_know(line: str, arguments: list[str]) -> None:
+    plan = prepare(shlex.split(line))
+    assert [" ".join(member.arguments) for member in plan.members] == arguments
+    (note,) = plan.notes
+    key = line.split()[-1].partition("=")[0]
+    assert note == (
+        f"1 of 4 runs differs from another only in what it does not read ({key}): the two are one run"
+    )
 
 
 def test_a_sweep_keeps_what_one_of_its_runs_reads() -> None:
