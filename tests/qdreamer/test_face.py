@@ -17,6 +17,7 @@ import qdreamer
 from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.randomness import EVALUATION, make_generator
 from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.seeds import evaluation_seed
 
 SMALL = [
@@ -165,6 +166,11 @@ def test_qubo() -> None:
     assert found.energy == pytest.approx(-2.5)
     with pytest.raises(ValueError, match="did you mean qaoa"):
         qdreamer.solve_qubo(quadratic, solver="qoaa")
+    for name in ("solver", "backend"):
+        with pytest.raises(ConfigError, match=f"^{name}=foo is not one of .*a.*, "):
+            qdreamer.solve_qubo(quadratic, **{name: "foo"})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^unknown key devcie .did you mean device"):
+        qdreamer.solve_qubo(quadratic, devcie="x")
 
 
 def test_the_same_call_goes_on(run: qdreamer.TrainedRun) -> None:

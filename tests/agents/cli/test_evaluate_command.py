@@ -172,3 +172,11 @@ def test_an_environment_of_the_folder_of_training_is_found_from_elsewhere(
     with pytest.raises(SystemExit):
         evaluate(monkeypatch, str(directory), "--no-video")
     assert "env.id=my_own_package:Mine-v0 cannot be imported" in capsys.readouterr().err
+
+
+def test_changes_are_not_required(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch)
+    assert "arguments are required: run;" in capsys.readouterr().err
