@@ -1,6 +1,7 @@
 """The documentation's site builds without a warning, and the pages that are generated are up to date."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def test_it_builds_without_warnings(tmp_path: Path) -> None:
 
 def test_the_sizes_are_those_of_the_agents() -> None:
     assert (ROOT / "docs" / "sizes.md").read_text(encoding="utf-8") == sizes.page()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The strict build does not say so."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    pages = {page for page in pages if not page.startswith("data/")}
+    assert sorted(pages) == sorted(re.findall(r"[\w/-]+\.md$", navigation, re.MULTILINE))
 
 
 def test_the_readme_is_short() -> None:

@@ -121,9 +121,10 @@ def _check_key(override: Override, known: dict[str, Any]) -> None:
         keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
         raise ConfigError(f"unknown key {key}{hint}; {keys}")
     if isinstance(known[key], dict):
-        inner = next((other for other in known if other.startswith(f"{key}.")), f"{key}.<key>")
+        inner = [other for other in known if other.rpartition(".")[0] == key] or [f"{key}.<key>"]
         raise ConfigError(
-            f"{override.input_line} replaces a whole section: set its keys one by one, as {inner}=…"
+            f"{override.input_line} replaces a whole section: set its keys one by one, as {inner[0]}=…"
+            f" (it has {', '.join(other.rpartition('.')[2] for other in inner)})"
         )
 
 

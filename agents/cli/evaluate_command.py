@@ -40,7 +40,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--best", action="store_true", help="the policy of the run's best evaluation")
     parser.add_argument("--no-video", action="store_true")
     parser.add_argument(
-        "changes", nargs="*", help="what may differ from training: env.kwargs.<key>=…, sequence.window=…"
+        "changes",
+        nargs="*",
+        default=[],  # without one argparse calls it required
+        help="what may differ from training: env.kwargs.<key>=…, sequence.window=…",
     )
     arguments = parser.parse_intermixed_args(words)
     if arguments.episodes < 1:

@@ -1,7 +1,8 @@
 """What the commands do, as functions."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,22 @@ def solve_qubo(
 def make_solver(solver: str, backend: str, layers: int, bits: int = 1, **settings: Any) -> Solver:
     """Return a solver of Ising problems; `bits` of a block with several. Arguments as of `solve_qubo`."""
     words = [f"quantum={backend}", *(f"quantum.{key}={value}" for key, value in settings.items())]
-    quantum = typed(Config, compose_all([parse(word) for word in words])).quantum
-    setup = SolverSetup(make_backend(quantum), quantum, layers=layers, bits_per_block=bits)
-    made: Solver = SOLVERS[solver].part.make(setup)
+    with argument_names(
+        {"solvers=": "solver=", "backends=": "backend=", "quantum.": "", "p_layers": "layers"}
+    ):
+        quantum = typed(Config, compose_all([parse(word) for word in words])).quantum
+        setup = SolverSetup(make_backend(quantum), quantum, layers=layers, bits_per_block=bits)
+        made: Solver = SOLVERS[solver].part.make(setup)
     return made
+
+
+@contextmanager
+def argument_names(names: Mapping[str, str]) -> Iterator[None]:
+    """Raises ConfigError for a ValueError inside, which calls settings by their arguments' `names`."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for key, argument in names.items():
+            text = text.replace(key, argument)
+        raise ConfigError(text) from error

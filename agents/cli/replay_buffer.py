@@ -5,10 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.cli.functions import argument_names
 from qdreamer.agents.replay import storage
 from qdreamer.agents.replay.config import make_sampler
+from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.jobs.access import CircuitAccess
+
+_ARGUMENTS = {
+    "train.batch_length": "length", "env.num_envs": "num_envs", "replay=": "sampler=", "replay.": "",
+    "backends=": "backend=", "quantum.": "",
+}  # fmt: skip
 
 
 class Replay(storage.Replay):
@@ -24,7 +34,7 @@ class Replay(storage.Replay):
         backend: where its circuits run, as `quantum=…`. directory: where jobs of a device are kept.
         settings: of the sampler, as alpha=0.8.
 
-    Raises ConfigError for unknown words and values.
+    Raises ConfigError for unknown words and values; `add` ValueError for rows that are not of the fields.
     """
 
     def __init__(
@@ -40,12 +50,34 @@ class Replay(storage.Replay):
         **settings: Any,
     ) -> None:
         chosen = {"capacity": capacity, **settings}
-        config = load_config(
-            [f"replay={sampler}", f"quantum={backend}", f"env.num_envs={num_envs}", "train.batch_size=1",
-             f"train.batch_length={length}", f"agent.imagination_starts={min(length, 2)}", "optimizer=laprop",
-             *(f"replay.{key}={value}" for key, value in chosen.items())]
-        )  # fmt: skip
         kept = Path(directory) if directory else Path(tempfile.gettempdir()) / "qdreamer"
-        self.access = CircuitAccess.of(config.quantum, kept)
-        made = make_sampler(config.replay, num_envs, length, seed, self.access)
+        if not isinstance(length, int) or length < 2:
+            raise ConfigError(f"length={length} must be a whole number of at least 2")
+        with argument_names(_ARGUMENTS):
+            config = load_config(
+                [f"replay={sampler}", f"quantum={backend}", f"env.num_envs={num_envs}", "train.batch_size=1",
+                 f"train.batch_length={length}", "agent.imagination_starts=2", "optimizer=laprop",
+                 *(f"replay.{key}={value}" for key, value in chosen.items())]
+            )  # fmt: skip
+            self.access = CircuitAccess.of(config.quantum, kept)
+            made = make_sampler(config.replay, num_envs, length, seed, self.access)
+        self._shapes = {name: tuple(shape) for name, (shape, _) in fields.items()}
         super().__init__(capacity, num_envs, length, dict(fields), made)
+
+    def add(self, env: Any, rows: Mapping[str, Any]) -> None:
+        """Append a row of each field, arrays (n, …) by name, to the rings of different environments (n,)."""
+        at: NDArray[Any] = np.asarray(env)
+        rings = len(self._added)
+        if at.ndim != 1 or at.dtype.kind not in "iu" or len(np.unique(at)) < len(at):
+            raise ValueError(
+                f"env={env} must be numbers of different environments, as [0] or numpy.arange(n)"
+            )
+        if len(at) and not (at.min() >= 0 and at.max() < rings):
+            raise ValueError(f"env={env} must be from 0 to {rings - 1}: num_envs is {rings}")
+        if not isinstance(rows, Mapping) or self._shapes.keys() - rows.keys():
+            raise ValueError(f"rows must be arrays by name, one for each of {', '.join(self._shapes)}")
+        arrays = {name: np.asarray(rows[name]) for name in self._shapes}
+        for name, shape in self._shapes.items():
+            if arrays[name].shape != (wanted := (len(at), *shape)):
+                raise ValueError(f"rows of {name} have the shape {arrays[name].shape}, not {wanted}")
+        super().add(at.astype(np.int64), arrays)

@@ -14,8 +14,11 @@ from torch import Tensor
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.export import Exported, Latents, Score, export
+from qdreamer.agents.interaction.observations import infos, read, rows
 from qdreamer.agents.randomness import EVALUATION, make_generator
+from qdreamer.envs.edge.guard import brief
 from qdreamer.envs.interface import Interface
+from qdreamer.envs.leaves import shown
 
 PlayState = ActingLoop
 """Where B episodes stand; `Player.act` returns another and leaves it as it is."""
@@ -77,29 +80,27 @@ class Player:
         Returns:
             An element of the action space, or B of them put together as Gymnasium's vectors do; the state.
 
-        Raises ValueError for observations of another shape, or another number than the state's.
+        Raises ValueError for what is no element of the space, numbers that are not finite among it, and for
+        another number of observations than the state's.
         """
-        rows, alone = _rows(self.observation_space, observation)
-        infos = _infos(info, len(rows), alone)
-        if state is None:
-            state = ActingLoop(self.dreamer, len(rows), self.seed, averaged=True)
-            first = np.ones(len(rows), np.bool_)
-        else:
-            state, first = state.clone(), np.zeros(len(rows), np.bool_)
-        if state.count != len(rows):
-            raise ValueError(
-                f"there are {len(rows)} observations, and the state is of {state.count} episodes"
-            )
-        if is_first is not None:
-            first = np.broadcast_to(np.asarray(is_first, np.bool_), len(rows)).copy()
-        state.deterministic = deterministic
-        each = [self.interface.read(row, about) for row, about in zip(rows, infos, strict=True)]
-        decision = state.act({name: np.stack([one[name] for one in each]) for name in each[0]}, first)
+        each, alone = rows(self.observation_space, observation)
+        count = len(each)
+        if not isinstance(state, PlayState | None):
+            raise ValueError(f"the state is {brief(state)}, not what an earlier call of act returned")
+        if state is not None and state.count != count:
+            raise ValueError(f"there are {count} observations, and the state is of {state.count} episodes")
+        first = np.asarray(state is None if is_first is None else is_first, np.bool_)
+        if first.shape not in ((), (1,), (count,)):
+            raise ValueError(f"is_first has the shape {first.shape}, not () or ({count},)")
+        entries = read(self.interface, each, infos(info, count, alone))
+        begun = ActingLoop(self.dreamer, count, self.seed, averaged=True) if state is None else state.clone()
+        begun.deterministic = deterministic
+        decision = begun.act(entries, np.broadcast_to(first, count).copy())
         actions = [self.interface.to_environment(action) for action in decision.action]
         if alone:
-            return actions[0], state
-        room: Any = create_empty_array(self.action_space, len(rows))
-        return concatenate(self.action_space, actions, room), state
+            return actions[0], begun
+        room: Any = create_empty_array(self.action_space, count)
+        return concatenate(self.action_space, actions, room), begun
 
     @torch.no_grad()
     def imagine(
@@ -117,7 +118,11 @@ class Player:
             actions: (H, B, A) action vectors to take (`interface.action` says which number means what), or
                 classes (H, B) where the environment has one Discrete action; None: the agent's own.
             deterministic: the agent's likeliest actions instead of drawn ones. seed: of all draws.
+
+        Raises ValueError for fewer than one step, and for actions that are none.
         """
+        if actions is None and not (isinstance(horizon, int | np.integer) and horizon >= 1):
+            raise ValueError(f"horizon={brief(horizon)} must be a whole number of at least 1")
         state = start if isinstance(start, ActingLoop) else self.act(start)[1]
         model, actor, device = self.dreamer.world_model, state.network, state.device
         generator = make_generator(device, EVALUATION, seed)
@@ -153,69 +158,18 @@ class Player:
         return export(self.dreamer, path, latents, str(self.interface.action), self._score, asked)
 
     def _vectors(self, actions: NDArray[Any] | Tensor, count: int) -> Tensor:
-        given, size = torch.as_tensor(actions), self.interface.action.size
+        array = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
+        if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+            raise ValueError(f"actions are {brief(actions)}: they must be finite numbers")
+        given, size = torch.as_tensor(array), self.interface.action.size
         if given.dim() == 2 and isinstance(self.action_space, spaces.Discrete):
-            given = torch.eye(size)[given.long() - int(self.action_space.start)]
-        if given.dim() != 3 or given.shape[1:] != (count, size):
+            classes = given - int(self.action_space.start)
+            wrong = given[(classes < 0) | (classes >= size) | (classes % 1 != 0)]
+            if len(wrong):
+                raise ValueError(f"actions hold {wrong[0]:g}, outside {shown(self.action_space)}")
+            given = torch.eye(size)[classes.long()]
+        if given.dim() != 3 or given.shape[1:] != (count, size) or not len(given):
             raise ValueError(
                 f"actions {tuple(given.shape)} must be (H, {count}, {size}): {self.interface.action}"
             )
         return given.float()
-
-
-def _infos(info: Any, count: int, alone: bool) -> Sequence[Mapping[str, Any]]:
-    """Return the `info` of each row; Gymnasium's vectors give one of arrays, and say which rows have it."""
-    if info is None:
-        return [{}] * count
-    if alone or not isinstance(info, Mapping):
-        return [info] if isinstance(info, Mapping) else info
-    names = [name for name in info if f"_{name}" in info]
-    return [{name: info[name][i] for name in names if info[f"_{name}"][i]} for i in range(count)]
-
-
-def _rows(space: Space[Any], observation: Any) -> tuple[list[Any], bool]:
-    """Return observations one by one, and whether only one was given, without an axis for more."""
-    arrays = _arrays(space, observation)
-    count = _count(space, arrays)
-    return ([arrays] if count is None else [_row(arrays, i) for i in range(count)]), count is None
-
-
-def _arrays(space: Space[Any], value: Any) -> Any:
-    """Return an observation, or several, with NumPy arrays of the space's types inside."""
-    if isinstance(space, spaces.Dict):
-        return {key: _arrays(part, value[key]) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_arrays(part, one) for part, one in zip(space.spaces, value, strict=True))
-    if space.shape is None or isinstance(space, spaces.Text):
-        return value
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    return np.asarray(value).astype(space.dtype)
-
-
-def _count(space: Space[Any], arrays: Any) -> int | None:
-    """Return how many observations there are, None for one without an axis for more. Raises ValueError."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = (
-            list(space.spaces.items()) if isinstance(space, spaces.Dict) else list(enumerate(space.spaces))
-        )
-        counts = {_count(part, arrays[key]) for key, part in parts}
-        if len(counts) > 1:
-            raise ValueError("entries of the observation do not agree on how many observations there are")
-        return counts.pop()
-    if isinstance(space, spaces.Text):
-        return None if isinstance(arrays, str) else len(arrays)
-    shape = np.shape(arrays)
-    if shape == space.shape:
-        return None
-    if shape[1:] == space.shape:
-        return int(shape[0])
-    raise ValueError(f"an observation of shape {shape} is neither one of {space.shape} nor several")
-
-
-def _row(arrays: Any, i: int) -> Any:
-    if isinstance(arrays, dict):
-        return {key: _row(part, i) for key, part in arrays.items()}
-    if isinstance(arrays, tuple):
-        return tuple(_row(part, i) for part in arrays)
-    return arrays[i]

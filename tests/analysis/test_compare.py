@@ -380,6 +380,11 @@ def test_impossible_options_are_refused(option: str, runs: Path, refused: Refuse
     assert option.split("=")[0] in refused(runs, option)
 
 
+@pytest.mark.parametrize("option", ["--margin", "--threshold"])
+def test_words_for_numbers_are_refused(option: str, runs: Path, refused: Refused) -> None:
+    assert f"argument {option}: abc is not a finite number;" in refused(runs, option, "abc")
+
+
 def test_choice_of_baseline_and_candidate() -> None:
     assert choose(["classical", "hybrid", "x"], None) == ("classical", "hybrid")
     assert choose(["classical", "x"], None) == ("classical", "x")

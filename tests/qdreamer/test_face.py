@@ -17,6 +17,7 @@ import qdreamer
 from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.randomness import EVALUATION, make_generator
 from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.seeds import evaluation_seed
 
 SMALL = [
@@ -124,6 +125,54 @@ def test_dictionaries_go_in_and_out(nested: qdreamer.Player) -> None:
         nested.act({"where": np.zeros((3, 2)), "what": (5,)})
 
 
+@pytest.mark.parametrize(
+    ("observation", "said"),
+    [
+        ({"where": np.zeros(2)}, "the observation lacks what: give all of w"),
+        (np.zeros(3), "not a dictionary of w"),
+        ({"where": [np.nan, 0.0], "what": (5,)}, "entry where is nan at index 0, which is not finite: row 0"),
+        ({"where": [[0.0, 0.0], [0.0, np.inf]], "what": ([5, 6],)}, "where is inf at index 1, .* row 1"),
+        ({"where": {"x": 1}, "what": (5,)}, "entry where is .*, not of Box"),
+        ({"where": [[0.0], [0.0, 1.0]], "what": (5,)}, "entry where is .*, not of Box"),
+        ({"where": np.zeros(3), "what": (5,)}, r"entry where of shape \(3,\) is neither"),
+        ({"where": np.zeros(2), "what": 5}, "entry what is 5, not a tuple of 1"),
+        ({"where": np.zeros(2), "what": (np.nan,)}, "entry what/0 has numbers that are not finite"),
+        ({"where": np.zeros(2), "what": (9,)}, "entry what/0 is .*9.*, outside Discrete"),
+    ],
+)
+def test_what_is_no_observation(nested: qdreamer.Player, observation: Any, said: str) -> None:
+    for call in (nested.act, nested.imagine):
+        with pytest.raises(ValueError, match=said) as found:
+            call(observation)
+        assert "\n" not in str(found.value)
+
+
+def test_what_is_no_state_no_dream_and_no_action(run: qdreamer.TrainedRun) -> None:
+    player = run.load()
+    observation = np.zeros((2, 4))
+    _, state = player.act(observation)
+    with pytest.raises(ValueError, match="observation is nan at index 3, which is not finite"):
+        player.act([0.0, 0.0, 0.0, np.nan])
+    with pytest.raises(ValueError, match=r"the observation is .*, not of Box"):
+        player.act({"a": 1})
+    with pytest.raises(ValueError, match="the state is 'no', not what"):
+        player.act(observation, "no")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"is_first has the shape \(3,\), not \(\) or \(2,\)"):
+        player.act(observation, state, is_first=[True] * 3)
+    with pytest.raises(ValueError, match=r"info is .*, not a dictionary for each of 2"):
+        player.act(observation, state, info=[{}])
+    for horizon in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"horizon={horizon} must be a whole number of at least 1"):
+            player.imagine(state, horizon=horizon)  # type: ignore[arg-type]
+    for action in (2, -1, 0.5):
+        with pytest.raises(ValueError, match=rf"actions hold {action:g}, outside Discrete\(2\)"):
+            player.imagine(state, actions=np.full((3, 2), action))
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        player.imagine(state, actions=np.full((3, 2, 2), np.nan))
+    with pytest.raises(ValueError, match=r"actions \(0, 2, 2\) must be \(H, 2, 2\)"):
+        player.imagine(state, actions=np.zeros((0, 2, 2)))
+
+
 def test_dreams(run: qdreamer.TrainedRun, nested: qdreamer.Player) -> None:
     player = run.load()
     _, state = player.act(np.zeros((2, 4), np.float32))
@@ -165,6 +214,11 @@ def test_qubo() -> None:
     assert found.energy == pytest.approx(-2.5)
     with pytest.raises(ValueError, match="did you mean qaoa"):
         qdreamer.solve_qubo(quadratic, solver="qoaa")
+    for name in ("solver", "backend"):
+        with pytest.raises(ConfigError, match=f"^{name}=foo is not one of .*a.*, "):
+            qdreamer.solve_qubo(quadratic, **{name: "foo"})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^unknown key devcie .did you mean device"):
+        qdreamer.solve_qubo(quadratic, devcie="x")
 
 
 def test_the_same_call_goes_on(run: qdreamer.TrainedRun) -> None:

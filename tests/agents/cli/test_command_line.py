@@ -98,6 +98,7 @@ MALFORMED = [
     ("env.hide=3", ["env.hide=3 must be a list, as env.hide=[…]"]),
     ("env.hide=1,3", ["add -m", "a list is written env.hide=[…]"]),
     ("agent.return_percentiles=[5]", ["agent.return_percentiles=[5] must have 2 entries"]),
+    ("world_model.image.scale=1", ["as world_model.image.scale.pixels=… (it has pixels, redundancy)"]),
     ("train=3", ["train=3 replaces a whole section", "as train.batch_size=…"]),
     ("train={batch_size:8}", ["replaces a whole section", "as train.batch_size=…"]),
     ("env.kwargs={sutton_barto:true}", ["did you mean sutton_barto_reward?"]),

@@ -257,3 +257,12 @@ def test_what_renders_nothing_is_said_in_three_words(
         assert error == ""
     finally:
         del gymnasium.registry["Dark-v0"]
+
+
+
+def test_changes_are_not_required(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        evaluate(monkeypatch)
+    assert "arguments are required: run;" in capsys.readouterr().err

@@ -1,9 +1,12 @@
 """`qdreamer.Replay`: the buffer by itself."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import qdreamer
+from qdreamer.configs.schema import ConfigError
 
 FIELDS = {"observation": ((2,), np.float32), "reward": ((), np.float32)}
 
@@ -44,5 +47,41 @@ def test_the_same_seed_draws_the_same() -> None:
 def test_wrong_words() -> None:
     with pytest.raises(ValueError, match="did you mean quantum"):
         filled("quantun")
-    with pytest.raises(ValueError, match=r"replay\.capacity=2 leaves 1 rows"):
+    with pytest.raises(ValueError, match=r"^capacity=2 leaves 1 rows"):
         qdreamer.Replay(FIELDS, capacity=2, length=4, num_envs=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"length": 1}, "^length=1 must be a whole number of at least 2"),
+        ({"sampler": "foo"}, "^sampler=foo is not one of .*uniform"),
+        ({"backend": "foo"}, "^backend=foo is not one of .*statevector"),
+        ({"num_envs": 0}, "^num_envs=0 must be at least 1"),
+        ({"alhpa": 1.0, "sampler": "prioritized"}, "^unknown key alhpa .did you mean alpha"),
+    ],
+)
+def test_errors_call_arguments_by_their_names(words: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        qdreamer.Replay(FIELDS, **{"capacity": 64, "length": 4, **words})
+
+
+def test_rows_that_are_not_of_the_fields() -> None:
+    replay = qdreamer.Replay(FIELDS, capacity=64, length=4, num_envs=2)
+    rows = {"observation": np.zeros((1, 2), np.float32), "reward": np.zeros(1, np.float32)}
+    replay.add([0], {name: values.tolist() for name, values in rows.items()})
+    assert replay.rows == 1
+    wrong: list[tuple[Any, Any, str]] = [
+        ([2], rows, "from 0 to 1: num_envs is 2"),
+        ([-1], rows, "from 0 to 1"),
+        (0, rows, "numbers of different environments"),
+        ([0, 0], rows, "numbers of different environments"),
+        ([0.5], rows, "numbers of different environments"),
+        ([0], {"reward": rows["reward"]}, "one for each of observation, reward"),
+        ([0], rows["reward"], "arrays by name"),
+        ([0, 1], rows, r"rows of observation have the shape \(1, 2\), not \(2, 2\)"),
+    ]
+    for env, given, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            replay.add(env, given)
+    assert replay.rows == 1
