@@ -259,7 +259,6 @@ def test_what_renders_nothing_is_said_in_three_words(
         del gymnasium.registry["Dark-v0"]
 
 
-
 def test_changes_are_not_required(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
