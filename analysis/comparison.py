@@ -1,8 +1,10 @@
 """All that a report says, as numbers: computed once, then written as text, pictures and TensorBoard."""
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from qdreamer.analysis.names import short_names
 from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import RunRecord
 from qdreamer.analysis.verdict import Difference, Verdict, decide, decide_all, difference
+from qdreamer.configs.schema import not_one_of
 
 CANDIDATE = "hybrid"
 _RESAMPLES = 40_000  # Holm's levels reach far into the tails
@@ -106,13 +109,23 @@ class Report:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user may choose."""
+    """What a user may choose. Raises CompareError for what cannot be."""
 
     baseline: str | None = None
     primary: str | None = None
     threshold: float | None = None
     margin: float | None = None
     allow_versions: bool = False
+
+    def __post_init__(self) -> None:
+        if self.primary is not None and self.primary not in METRICS:
+            raise CompareError(f"primary={not_one_of(self.primary, METRICS)}")
+        for name in ("threshold", "margin"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+                raise CompareError(f"{name}={value} must be a finite number")
+        if self.margin is not None and self.margin < 0.0:
+            raise CompareError(f"margin={self.margin} must be at least 0")
 
 
 def compare(folder: Path, runs: Sequence[RunRecord], settings: Settings) -> Report:

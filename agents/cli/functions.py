@@ -1,5 +1,6 @@
 """What the commands do, as functions."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from qdreamer.agents.training.loading import load
 from qdreamer.agents.training.session import run_session
 from qdreamer.analysis.comparison import Report, Settings
 from qdreamer.analysis.comparison import compare as compare_runs
+from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import RunRecord, find_runs, read_finished, read_run
-from qdreamer.configs.schema import ConfigError
+from qdreamer.configs.schema import ConfigError, closest, did_you_mean
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.qaoa.ising import Solution, from_qubo
 from qdreamer.quantum.qaoa.solver import SOLVERS, Solver, SolverSetup
@@ -77,10 +79,16 @@ def compare(folder: str | Path, **settings: Any) -> Report:
     """Return what compare.py finds in the runs of one environment, as data.
 
     `settings` are those of `analysis.comparison.Settings`: baseline, primary, threshold, margin,
-    allow_versions. Unfinished runs are left out, with a note. Raises CompareError for runs that do not match.
+    allow_versions. Unfinished runs are left out, with a note. Raises CompareError for runs that do not match,
+    and for settings that cannot be.
     """
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for name in settings.keys() - set(known):
+        hint = did_you_mean(closest(name, known))
+        raise CompareError(f"unknown setting {name}{hint}; settings are {', '.join(known)}")
+    chosen = Settings(**settings)
     runs, left_out = read_finished(find_runs(Path(folder)))
-    report = compare_runs(Path(folder), runs, Settings(**settings))
+    report = compare_runs(Path(folder), runs, chosen)
     report.notes.extend(left_out)
     return report
 

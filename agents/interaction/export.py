@@ -10,6 +10,7 @@ caller; or, in the likeliest form, not drawn at all, which is another policy wit
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -126,18 +127,26 @@ def export(
         latents: drawn by uniforms, which are then an input; or the likeliest classes of each posterior.
         actions: what the numbers of an action mean. score, episodes: to judge both policies with.
 
-    Raises ValueError for another suffix, and for agents whose attention runs circuits or draws.
+    Raises ValueError for another suffix, a folder that is not there or cannot be written to, episodes that
+    are no number or cannot be played, and for agents whose attention runs circuits or draws.
     """
     path = Path(path)
     if path.suffix not in WRITERS or latents not in DRAWS:
         raise ValueError(f"export to .onnx or .pt2, with latents drawn or likeliest, not {path}, {latents}")
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise ValueError(f"{path} cannot be written: its folder must be there and yours to write in")
+    if not isinstance(episodes, int) or episodes < 0:
+        raise ValueError(f"episodes={episodes} must be a whole number of at least 0")
+    if episodes and score is None:
+        raise ValueError(
+            f"episodes={episodes} cannot be played without a score: load the agent by qdreamer.load"
+        )
     agent = copy.deepcopy(dreamer).cpu().eval().requires_grad_(False)
     with native.without(*native.KERNELS), products.portable():
         policy = Policy(agent, latents).eval()
         inputs = _inputs(agent, policy)
         program = _program(policy, inputs)
-        judged = score is not None and episodes > 0
-        returns = (score(agent, episodes), score(dreamer, episodes)) if score and judged else (None, None)
+        returns = (score(agent, episodes), score(dreamer, episodes)) if score and episodes else (None, None)
     flat = {**inputs["observation"], **{k: v for k, v in inputs.items() if k != "observation"}}
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in flat.items()}
     about = {

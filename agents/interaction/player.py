@@ -148,14 +148,16 @@ class Player:
             self.dreamer.critic(along).pred().cpu().numpy(),
         )
 
-    def export(self, path: str | Path, latents: Latents = "drawn", episodes: int = 10) -> Exported:
+    def export(self, path: str | Path, latents: Latents = "drawn", episodes: int | None = None) -> Exported:
         """Write the policy to an .onnx or .pt2 file; see `agents.interaction.export`.
 
-        With the likeliest latents it is another policy: both are played for so many evaluation `episodes`,
-        and the returns stand in the result and in the file.
+        Both the file's policy and the agent are played for so many evaluation `episodes`, and the returns
+        stand in the result and in the file. None: 10 with the likeliest latents, which make another policy,
+        and none with drawn ones.
         """
-        asked = episodes if latents == "likeliest" else 0
-        return export(self.dreamer, path, latents, str(self.interface.action), self._score, asked)
+        if episodes is None:
+            episodes = 10 if latents == "likeliest" and self._score is not None else 0
+        return export(self.dreamer, path, latents, str(self.interface.action), self._score, episodes)
 
     def _vectors(self, actions: NDArray[Any] | Tensor, count: int) -> Tensor:
         array = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)

@@ -17,6 +17,7 @@ import qdreamer
 from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.randomness import EVALUATION, make_generator
 from qdreamer.agents.runs.run_directory import read_config
+from qdreamer.analysis.run_form import CompareError
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.seeds import evaluation_seed
 
@@ -171,6 +172,31 @@ def test_what_is_no_state_no_dream_and_no_action(run: qdreamer.TrainedRun) -> No
         player.imagine(state, actions=np.full((3, 2, 2), np.nan))
     with pytest.raises(ValueError, match=r"actions \(0, 2, 2\) must be \(H, 2, 2\)"):
         player.imagine(state, actions=np.zeros((0, 2, 2)))
+
+
+@pytest.mark.slow
+def test_an_exported_policy_is_judged_where_that_was_asked_for(
+    run: qdreamer.TrainedRun, tmp_path: Path
+) -> None:
+    player = run.load()
+    made = player.export(tmp_path / "drawn.pt2", episodes=2)
+    assert made.mean_return is not None and made.mean_return == made.agent_return
+    assert player.export(tmp_path / "drawn.pt2").mean_return is None
+    fixed = player.export(tmp_path / "fixed.pt2", "likeliest", episodes=1)
+    assert fixed.mean_return is not None and fixed.agent_return is not None
+
+
+def test_compare_says_which_setting_is_wrong(run: qdreamer.TrainedRun) -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"primary": "foo"}, "^primary=foo is not one of steps, minutes, area, final"),
+        ({"threshold": "a"}, "^threshold=a must be a finite number"),
+        ({"threshold": float("nan")}, "^threshold=nan must be a finite number"),
+        ({"margin": -1.0}, "^margin=-1.0 must be at least 0"),
+        ({"primry": "area"}, "^unknown setting primry .did you mean primary.*; settings are baseline, pr"),
+    ]
+    for settings, said in wrong:
+        with pytest.raises(CompareError, match=said):
+            qdreamer.compare(run.directory.parents[1], **settings)
 
 
 def test_dreams(run: qdreamer.TrainedRun, nested: qdreamer.Player) -> None:

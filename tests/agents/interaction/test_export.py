@@ -198,3 +198,21 @@ def test_what_cannot_be_exported(
 def test_only_two_formats(make_config: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"export to \.onnx or \.pt2"):
         export(make(make_config, "gru", "vectors"), tmp_path / "policy.h5")
+
+
+@pytest.mark.parametrize(
+    ("path", "episodes", "said"),
+    [
+        ("missing/policy.pt2", 0, r"missing/policy\.pt2 cannot be written: its folder"),
+        ("policy.pt2", -1, "episodes=-1 must be a whole number of at least 0"),
+        ("policy.pt2", 1.5, r"episodes=1\.5 must be"),
+        ("policy.pt2", 2, "episodes=2 cannot be played without a score"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_traced(
+    path: str, episodes: int, said: str, make_config: Callable[..., Config], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: pytest.fail("traced"))
+    with pytest.raises(ValueError, match=said):
+        export(make(make_config, "gru", "vectors"), tmp_path / path, episodes=episodes)
