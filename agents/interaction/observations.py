@@ -75,7 +75,7 @@ def _arrays(space: Space[Any], value: Any, name: str) -> Any:
             raise ValueError(f"{name} is {brief(value)}, not a tuple of {len(space.spaces)}")
         each = zip(space.spaces, parts, strict=True)
         return tuple(_arrays(part, one, _inside(name, i)) for i, (part, one) in enumerate(each))
-    if isinstance(space, spaces.Text):
+    if _of_words(space):
         texts = [value] if isinstance(value, str) else _parts(value)
         if not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{name} is {brief(value)}, not a text, or a list of them")
@@ -83,6 +83,11 @@ def _arrays(space: Space[Any], value: Any, name: str) -> Any:
     if space.shape is None:
         return value
     return _array(space, value, name)
+
+
+def _of_words(space: Space[Any]) -> bool:
+    """Tell whether a space holds strings: Text, or one of MiniGrid's missions."""
+    return space.dtype is not None and np.dtype(space.dtype).kind == "U"
 
 
 def _array(space: Space[Any], value: Any, name: str) -> NDArray[Any]:
@@ -109,7 +114,7 @@ def _count(space: Space[Any], arrays: Any, name: str) -> int | None:
             said = ", ".join(f"{key} has {'one' if n is None else f'{n} rows'}" for key, n in counts.items())
             raise ValueError(f"entries of {name} do not agree on how many observations there are: {said}")
         return next(iter(counts.values()), None)
-    if isinstance(space, spaces.Text):
+    if _of_words(space):
         return None if isinstance(arrays, str) else len(arrays)
     shape = np.shape(arrays)
     if shape == space.shape:
