@@ -68,11 +68,12 @@ def make(name: str, grid: bool) -> gymnasium.Env[Any, Any]:
 
 def minatar_dqn(steps: int) -> dict[str, Any]:
     """Return network and settings of Young and Tian's DQN, with ε going to .1 over the whole run."""
-    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-    class Convolution(BaseFeaturesExtractor):
+    class Convolution(nn.Module):
+        features_dim = 128  # which the library asks for
+
         def __init__(self, space: spaces.Box) -> None:
-            super().__init__(space, 128)
+            super().__init__()
             layers = (
                 nn.Conv2d(space.shape[0], 16, 3),
                 nn.ReLU(),
