@@ -83,6 +83,14 @@ class Dreamer(nn.Module):
         self.critic.update_slow()
         ema_update(self.average_actor, self.actor, self._behaviour.average_rate)
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the parts that learn, by the names under which their gradients are logged."""
+        model = self.world_model
+        return {
+            "encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder, "reward": model.reward,
+            "continue": model.continues, "actor": self.actor, "critic": self.critic.online,
+        }  # fmt: skip
+
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]
 

@@ -114,7 +114,10 @@ class _MLP(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         count, threads = ctx.parameters, torch.get_num_threads()
-        parameters, saved = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        kept = (
+            ctx.saved_tensors
+        )  # once: checkpointing recomputes them at a first look and gives none at a second
+        parameters, saved = kept[:count], kept[count:]
         gradients: list[Tensor] = []
         grad_x = []
         for part, g in enumerate(_parts(grad, grad)):

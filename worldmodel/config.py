@@ -8,6 +8,7 @@ from qdreamer.configs.schema import DEEPEST, WIDEST, Bool, ByPath, Float, Int, c
 from qdreamer.worldmodel.networks.image import ImageConfig
 from qdreamer.worldmodel.sequence_models.interface import Posterior
 
+PREDICTED = ("observation", "reward", "continue")
 LOSSES = ("observation", "reward", "continue", "dynamics", "representation")
 
 
@@ -42,6 +43,11 @@ class WorldModelConfig:
     loss_scales: dict[str, Annotated[Float, Field(ge=0.0)]]  # exactly the keys LOSSES
     entry_scales: ByPath[Annotated[Float, Field(ge=0.0)]]  # of entries of the observation, beside each other
     image: ImageConfig  # of entries that are images
+    gradients: dict[str, Annotated[Float, Field(ge=0.0)]] = Field(  # exactly the keys PREDICTED
+        default_factory=lambda: dict.fromkeys(PREDICTED, 1.0)
+    )
+    checkpointing: Bool = False  # compute encoder, decoder and heads once more instead of keeping them
 
     def __post_init__(self) -> None:
         check_keys("world_model.loss_scales", self.loss_scales, LOSSES)
+        check_keys("world_model.gradients", self.gradients, PREDICTED)

@@ -1,7 +1,8 @@
 """The world model: encoder, latent dynamics and heads, and their loss (DreamerV3, eqs. 1–3)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,12 @@ from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.entries import ACTION_MASK, Spec, field
 from qdreamer.quantum.config import QuantumConfig
 from qdreamer.worldmodel.attention.config import AttentionConfig
-from qdreamer.worldmodel.config import WorldModelConfig
+from qdreamer.worldmodel.checkpointing import by_sequence
+from qdreamer.worldmodel.config import PREDICTED, WorldModelConfig
 from qdreamer.worldmodel.networks.categorical import kl_divergence
 from qdreamer.worldmodel.networks.entry import NETWORKS
 from qdreamer.worldmodel.networks.heads import BernoulliHead, TwoHotHead
+from qdreamer.worldmodel.networks.layers import scale_gradient
 from qdreamer.worldmodel.networks.observations import Decoders, Encoders, Entries, Normalizers, joined
 from qdreamer.worldmodel.rssm import RSSMS, Carry, Trajectory
 from qdreamer.worldmodel.sequence_models.interface import SequenceConfig, leaves, make_sequence, rebuild
@@ -68,6 +71,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self._horizon, self._free_nats = config.horizon, config.free_nats
+        self._gradients, self._checkpointing = dict(config.gradients), config.checkpointing
         self.made: list[GeneratedWeights] = []  # of this model's parts, by whoever uses it
         units = config.units
         self.obs_normalizer = Normalizers(observation, config)
@@ -119,19 +123,23 @@ class WorldModel(nn.Module):
         for weights in self.made:
             weights.refresh()
         scaled = self.obs_normalizer.scale(batch.observation)
-        embeddings = self.encoder.embed(scaled)
+        run = by_sequence if self._checkpointing else _at_once
+        embeddings = run(self.encoder.embed, scaled)
         trajectory = self.rssm.observe(
             joined(embeddings), batch.previous_action, batch.is_first, batch.carry, noise
         )
-        features = trajectory.features
+        observed_by, rewarded_by, continued_by = (
+            scale_gradient(trajectory.features, self._gradients[name]) for name in PREDICTED
+        )
         # An infinite episode ends with probability 1/horizon at every step, so that imagination
         # multiplies by the predicted continuation alone and needs no second discount.
         continues = (1.0 - batch.is_terminal) * (1.0 - 1.0 / self._horizon)
-        observed = self.decoder.losses(features, scaled, embeddings)
+        decode = run if self.decoder.by_sequence else _at_once
+        observed = decode(self.decoder.losses, observed_by, scaled, embeddings)
         losses = {
             **{field(name): loss for name, loss in observed.items()},
-            "reward": self.reward(features).loss(batch.reward),
-            "continue": self.continues(features).loss(continues),
+            "reward": run(lambda x, target: self.reward(x).loss(target), rewarded_by, batch.reward),
+            "continue": run(lambda x, target: self.continues(x).loss(target), continued_by, continues),
             **kl_losses(trajectory.posterior, trajectory.prior, self._free_nats, targets),
         }
         return losses, trajectory
@@ -150,6 +158,10 @@ class WorldModel(nn.Module):
         """
         predicted = self.decoder.predict(features)
         return {name: self.obs_normalizer.of(name).invert(value) for name, value in predicted.items()}
+
+
+def _at_once(part: Callable[..., Any], *inputs: Any) -> Any:
+    return part(*inputs)
 
 
 def kl_losses(

@@ -23,7 +23,8 @@ from qdreamer.configs.schema import ConfigError, closest, did_you_mean, not_one_
 CONFIGS = Path(configs.__file__).parent
 LAUNCHER = "launcher"  # the section of a sweep's own settings
 KWARGS = "env.kwargs"
-OPEN_SECTIONS = (KWARGS, "env.entries", "world_model.entry_scales")  # the environment alone knows their keys
+# The environment, or the agent that is made for it, alone knows their keys.
+OPEN_SECTIONS = (KWARGS, "env.entries", "world_model.entry_scales", "optimizer.groups")
 MAX_SWEEP = 1000  # runs; all of them are checked beforehand
 _CONFIG = "qdreamer.agents.runs.config"  # where the sections are named; imported, it imports torch
 _PATHS = ("resume", "runs")  # may hold any sign: Hydra wants most of them quoted

@@ -6,6 +6,7 @@ Unlike Adam, the gradient is normalised before the momentum, which stays stable 
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from qdreamer import native
 from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.optim.named_groups import Groups, split
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, AgentOptimizer, Landscape, OptimizerConfig
 from qdreamer.configs.schema import Float, Int, settings
 
@@ -27,6 +29,7 @@ class LaPropConfig(OptimizerConfig):
     agc: Float = Field(ge=0.0)  # 0 switches clipping off
     agc_pmin: Float = Field(gt=0.0)
     warmup: Int = Field(ge=0)  # updates
+    groups: Groups = Field(default_factory=dict)  # parts with a learning rate or turns of their own
 
 
 @OPTIMIZERS.register("laprop", LaPropConfig)
@@ -57,7 +60,14 @@ class LaProp(AgentOptimizer):
     def make(cls, config: LaPropConfig, agent: Dreamer, seed: int = 0, circuits: object = None) -> Self:
         """Make one for all trainable parameters of the agent."""
         betas, agc = (config.beta1, config.beta2), (config.agc, config.agc_pmin)
-        return cls(agent.trainable(), config.lr, betas, config.eps, *agc, config.warmup)
+        groups: Any = agent.trainable()
+        if config.groups:
+            own = {name: asdict(group) for name, group in config.groups.items()}
+            groups = [
+                {"params": group.parameters, "name": group.name, **_given(own.get(group.name, {}))}
+                for group in split(agent, config.groups)
+            ]
+        return cls(groups, config.lr, betas, config.eps, *agc, config.warmup)
 
     @torch.no_grad()
     def step(  # type: ignore[override]
@@ -66,7 +76,8 @@ class LaProp(AgentOptimizer):
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
-            self._step_group(group)
+            if _its_turn(group):
+                self._step_group(group)
         return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
@@ -88,3 +99,15 @@ class LaProp(AgentOptimizer):
             params, grads, second, momentum, group["agc"], group["agc_pmin"], beta1, beta2, correction,
             group["eps"], rate,
         )  # fmt: skip
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _its_turn(group: dict[str, Any]) -> bool:
+    """Count an update, and tell whether a group moves at it; one that waits is not touched at all."""
+    if group.get("every", 1) == 1:
+        return True
+    seen = group["seen"] = group.get("seen", -1) + 1
+    return bool(seen % group["every"] == group["phase"])

@@ -17,6 +17,7 @@ from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import HINT, ConfigError, UnknownWordError, build, dotted, show
 from qdreamer.configs.sealed_file import read_json
 from qdreamer.envs.edge.guard import EnvError, UnknownEnvError
+from qdreamer.worldmodel.config import PREDICTED
 
 CONFIG_NAME = "config.yaml"
 SUMMARY_NAME = "summary.json"
@@ -25,6 +26,13 @@ IN_A_SCRIPT = "registered in a script? import it first, or name it as an entry p
 # Settings that do not change what is learned: not in the directory's name, not in the hash.
 FREE = ("runs", "resume", "steps", "device", "threads", "logging", "checkpoint", "replay.mapped")
 _FREE_ENV = ("steps", "solved")  # of the env section, likewise
+# Settings that came later, with what earlier runs did without them.
+_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("optimizer", "groups", {}),
+    ("world_model", "checkpointing", False),
+    ("world_model", "gradients", dict.fromkeys(PREDICTED, 1.0)),
+    ("heads", "gradient", 1.0),
+)
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
 _MAX_NAME = 200  # bytes; file systems end at 255
 
@@ -73,6 +81,9 @@ def _learning(config: Config) -> dict[str, Any]:
     for field in dataclasses.fields(config):  # sections that came later mean, at their defaults, none
         if field.default is not dataclasses.MISSING and getattr(config, field.name) == field.default:
             values.pop(field.name, None)
+    for section, name, default in _LATER:
+        if values.get(section, {}).get(name, default) == default:
+            values.get(section, {}).pop(name, None)
     values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
     values["replay"] = {
         **values["replay"],

@@ -17,6 +17,7 @@ from qdreamer.agents.randomness import LEARNING, generator_state, make_generator
 from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.replay.signals import PriorityInputs, Signal
 from qdreamer.agents.replay.storage import Replay, Sample
+from qdreamer.agents.training.imbalance import Imbalance
 from qdreamer.envs.entries import field
 from qdreamer.worldmodel.model import Batch
 from qdreamer.worldmodel.rssm import Carry, Trajectory
@@ -106,12 +107,10 @@ class Learner:
         self.rows = batch_size // self.ranks.size  # this rank's sequences of an update
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
-        model = agent.world_model
-        modules = {
-            "encoder": model.encoder, "rssm": model.rssm, "decoder": model.decoder, "reward": model.reward,
-            "continue": model.continues, "actor": agent.actor, "critic": agent.critic.online,
-        }  # fmt: skip
-        self._parameters = {name: list(module.parameters()) for name, module in modules.items()}
+        self._parameters = {name: list(module.parameters()) for name, module in agent.parts().items()}
+        named = {g["name"]: g["params"] for g in optimizer.param_groups if "name" in g}
+        self._parameters |= {f"group/{name}": parameters for name, parameters in named.items()}
+        self.imbalance = Imbalance(list(named))
         self.updates = 0
         self.watch = Stopwatch()
         self.replay_writer = AsyncReplayWriter(replay, deferred=self.device.type != "cpu")
@@ -203,9 +202,9 @@ class Learner:
         gradients = [[p.grad for p in part if p.grad is not None] for part in self._parameters.values()]
         norms = torch.stack(torch._foreach_norm([g for part in gradients for g in part]))
         parts = norms.split([len(part) for part in gradients])
-        return {
-            f"gradient_norm/{name}": part.norm() for name, part in zip(self._parameters, parts, strict=True)
-        }
+        found = {name: part.norm() for name, part in zip(self._parameters, parts, strict=True)}
+        self.imbalance.add(list(found.values())[len(found) - len(self.imbalance.names) :])
+        return {f"gradient_norm/{name}": norm for name, norm in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Flush what is on its way into the replay, whose state is therefore to be taken afterwards."""
@@ -215,6 +214,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "generator": generator_state(self.generator),
             "updates": self.updates,
+            "imbalance": self.imbalance.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -222,6 +222,7 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         restore_generator(self.generator, state["generator"])
         self.updates = state["updates"]
+        self.imbalance.load_state_dict(state.get("imbalance", []))  # earlier checkpoints have none
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What rank 0 alone does in a run: evaluate, log, and keep account of what it costs."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -8,16 +9,25 @@ from typing import Any
 from torch import Tensor
 
 from qdreamer.agents.interaction.collector import Episode
-from qdreamer.agents.interaction.evaluation import Evaluator, Lend, Stopped, mean_and_interval
+from qdreamer.agents.interaction.evaluation import (
+    EvaluationEpisode,
+    Evaluator,
+    Lend,
+    Stopped,
+    mean_and_interval,
+)
 from qdreamer.agents.reporting.metrics import MetricsLog, RunningMeans
+from qdreamer.agents.reporting.overfitting import OverfittingMonitor, held_out_loss, replay_loss
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.reporting.reporting import Reporter
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import origin
 from qdreamer.agents.runs.summary import QUANTUM_PARTS, Summary
+from qdreamer.agents.training.imbalance import MOST, WINDOW
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
+from qdreamer.envs.edge.guard import warn
 from qdreamer.quantum.jobs.budget import CircuitBudget
 
 
@@ -60,6 +70,7 @@ class Observer:
         self.evaluated_at = 0  # step of that evaluation
         self.evaluation_due = False  # one was interrupted: it comes first next time
         self.best: tuple[int, float] | None = None  # step and mean return of the policy that is kept
+        self.overfitting = OverfittingMonitor()
         self.parts: dict[str, float] = {}  # seconds in each part of the loop, up to the last line of the log
         self._begin: float | None = None  # when this session began to train
         if state is not None:
@@ -117,6 +128,7 @@ class Observer:
         if self.solved_at is None and solved is not None and mean >= solved:
             self.solved_at = step
         self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
+        self._watch_overfitting(step, episodes)
         self._progress.evaluation(step, *self.last_evaluation, len(episodes))
         if self.best is None or mean > self.best[1]:
             self.best = step, mean
@@ -149,6 +161,7 @@ class Observer:
             "evaluation_due": self.evaluation_due,
             "best": self.best,
             "parts": self.parts,
+            "overfitting": self.overfitting.state_dict(),
             "log_offset": self.log.positions(),
         }
 
@@ -161,13 +174,16 @@ class Observer:
         best = state.get("best")  # runs of earlier versions kept none
         self.best = None if best is None else tuple(best)
         self.parts = dict(state["parts"])
+        self.overfitting = OverfittingMonitor(**state.get("overfitting", {}))
 
     def _log_means(self, step: int) -> None:
         learner = self.learner
         metrics = self.means.read()
+        self.overfitting.replay = replay_loss(learner.agent, metrics) or self.overfitting.replay
         metrics |= {"updates": learner.updates, **learner.replay.metrics(), **learner.optimizer.metrics()}
         if (repeat := self.config.env.repeat) > 1:
             metrics["frames"] = step * repeat
+        metrics |= self._watch_balance()
         metrics["time/seconds"] = self.seconds()
         metrics |= {f"time/{part}": seconds for part, seconds in learner.watch.seconds.items()}
         for part in {*learner.watch.seconds, *QUANTUM_PARTS}:
@@ -175,6 +191,29 @@ class Observer:
         learner.watch.seconds.clear()
         self.log.scalars(step, metrics)
         self.reporter.histograms(step, learner.replay.sampler)
+
+    def _watch_overfitting(self, step: int, episodes: list[EvaluationEpisode]) -> None:
+        """Log the world model's loss on held-out episodes beside replay's, and warn if they part."""
+        held_out, replay = held_out_loss(self.learner.agent, episodes), self.overfitting.replay
+        if held_out is None or replay is None or not math.isfinite(held_out):
+            return
+        self.log.scalars(step, {"overfitting/held_out": held_out, "overfitting/replay": replay})
+        if self.overfitting.evaluated(held_out):
+            warn(
+                f"step {step}: the world model overfits: its loss on held-out episodes is {held_out:.3g} and "
+                f"was {self.overfitting.lowest:.3g}, while that on replay falls; fewer updates "
+                "(train.replay_ratio) or a smaller world_model help",
+                ("overfitting", self._directory),
+            )
+
+    def _watch_balance(self) -> dict[str, float]:
+        """Warn, once, of groups whose gradients differ; return how often the worst of them do."""
+        worst = self.learner.imbalance.worst()
+        if worst is None:
+            return {}
+        if worst.updates >= MOST:
+            warn(str(worst), ("imbalance", self._directory))
+        return {"optimizer/imbalance": worst.updates / WINDOW}
 
     def seconds(self) -> float:
         """Return the seconds of all sessions together."""

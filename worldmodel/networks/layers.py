@@ -24,6 +24,11 @@ def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """Return x itself, to the bit, with its gradient times `scale`: s·x + (1 − s)·sg(x)."""
+    return x if scale == 1.0 else x.detach() + scale * (x - x.detach())
+
+
 class Linear(nn.Linear):
     """Affine map with DreamerV3's initialisation; `scale=0` starts the output at zero."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from qdreamer.configs.registry import PartConfig, Registry
-from qdreamer.configs.schema import Int, settings
+from qdreamer.configs.schema import Float, Int, settings
 from qdreamer.worldmodel.networks.layers import MLPHead
 from qdreamer.worldmodel.quantum_heads.layer import Rule
 from qdreamer.worldmodel.quantum_heads.paths import PATHS
@@ -44,12 +44,14 @@ class QuantumHeadsConfig(HeadsConfig):
     normalize: Rule
     device: str | None  # of PennyLane; null: our own simulation
     shots: Int | None = Field(ge=1)  # null: exact
+    gradient: Float = Field(default=1.0, ge=0.0)  # by which gradients into the path are multiplied
 
     def insert(self, head: MLPHead) -> None:
         settings = {key: getattr(self, key) for key in ("blocks", "normalize", "device", "shots")}
         path = PATHS[self.path].part(self.qubits, **settings)
         units, inputs = head.body.width, features_of(head)
         made = PATTERNS[self.pattern].part(head.body, inputs, units, path, self.qubits)
+        made.gradient = self.gradient
         head.add_module("body", made)
 
 

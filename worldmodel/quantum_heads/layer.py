@@ -75,8 +75,9 @@ class QuantumLayer(nn.Module):
         """Raises ValueError for inputs of another width."""
         if x.shape[-1] != self.qubits:
             raise ValueError(f"inputs of {x.shape[-1]} numbers do not fit {self.qubits} qubits: project them")
-        rows = RULES[self.normalize](x).reshape(-1, self.qubits)
-        out = self._simulated(rows) if self.device is None else self._on_device(rows)
+        with torch.autocast(x.device.type, enabled=False):  # circuits stay in single precision
+            rows = RULES[self.normalize](x.float() if x.itemsize < 4 else x).reshape(-1, self.qubits)
+            out = self._simulated(rows) if self.device is None else self._on_device(rows)
         return out.view(x.shape)
 
     def _simulated(self, rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qdreamer.configs.registry import Registry
-from qdreamer.worldmodel.networks.layers import Linear
+from qdreamer.worldmodel.networks.layers import Linear, scale_gradient
 
 PATTERNS: Registry[type["HybridLayers"]] = Registry("head_patterns", "qdreamer.worldmodel.quantum_heads")
 
@@ -22,6 +22,7 @@ class HybridLayers(nn.Module):
     """
 
     after = True  # whether the path sees y, or x
+    gradient = 1.0  # by which gradients into the path, and through it, are multiplied
 
     def __init__(self, layers: nn.Module, inputs: int, units: int, path: nn.Module, qubits: int) -> None:
         super().__init__()
@@ -35,7 +36,8 @@ class HybridLayers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.classical(x)
-        return self.joined(y, self.path(self.compress(y if self.after else x)))
+        found = self.path(self.compress(y if self.after else x))
+        return self.joined(y, scale_gradient(found, self.gradient))
 
     def joined(self, y: Tensor, found: Tensor) -> Tensor:
         """Return (…, units) of y and what the path found (…, n)."""

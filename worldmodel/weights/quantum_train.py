@@ -89,7 +89,8 @@ class QuantumTrain(WeightGenerator):
 
     def probabilities(self) -> Tensor:
         """Return |ψ|² of all basis states, (2^n,), with gradients."""
-        return probabilities(amplitudes(self.angles))
+        with torch.autocast(self.angles.device.type, enabled=False):  # circuits stay in single precision
+            return probabilities(amplitudes(self.angles))
 
     def mapped(self, p: Tensor) -> Tensor:
         """Return the weights (M,) that probabilities (2^n,) stand for."""

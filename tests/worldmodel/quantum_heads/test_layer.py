@@ -1,11 +1,15 @@
 """The layer that is a circuit."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from torch.testing import assert_close
 
+from qdreamer.native import products
 from qdreamer.quantum.circuits.angle_encoding import expected_z
 from qdreamer.worldmodel.quantum_heads.layer import RULES, QuantumLayer
+from qdreamer.worldmodel.weights.quantum_train import QuantumTrain
 
 
 def layer(**settings):
@@ -83,3 +87,35 @@ def test_wrong_settings_are_refused(settings, message):
         layer(**settings)
     with pytest.raises(ValueError, match="do not fit 3 qubits"):
         layer()(inputs(2, 4))
+
+
+@contextmanager
+def products_in_bfloat16():
+    products.use_bfloat16(True)
+    try:
+        yield
+    finally:
+        products.use_bfloat16(False)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        products_in_bfloat16,  # precision=bfloat16
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.autocast("cpu", torch.float16),
+    ],
+    ids=["precision", "autocast to bfloat16", "autocast to float16"],
+)
+def test_circuits_stay_in_float32(half):
+    torch.manual_seed(0)
+    layer, x = QuantumLayer(4, blocks=2, normalize="sigmoid"), torch.randn(16, 4)
+    made = QuantumTrain(200, blocks=2)
+    found = []
+    for precision in (nullcontext, half):
+        with precision():
+            z, p = layer(x), made.probabilities()
+        gradients = torch.autograd.grad(z.square().sum() + p.square().sum(), [layer.angles, made.angles])
+        found.append([z, p, *gradients])
+    assert all(a.dtype == torch.float32 for a in found[1])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
