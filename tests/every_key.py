@@ -76,6 +76,8 @@ EXCEPTIONS = {
     "env.entries": "keys are entries of the observation: refused where there is no such one",
     "env.kwargs": "keys are the environment's: refused where there is no such one",
     "world_model.entry_scales": "keys are entries of the observation: refused where there is no such one",
+    "replay.initial": "a file: what it changes is tests/agents/training/test_initial_data.py's business",
+    "train.collect": "refused without replay.initial",
     "world_model.checkpointing": "how it is computed: in less memory and more time",
     "optimizer.groups": "keys are parts of the agent: refused where there is no such one",
     "logging.video_frames": "without videos in training it is evaluate.py that reads it",

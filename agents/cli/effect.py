@@ -70,7 +70,7 @@ def refuse(found: Sequence[tuple[Override, list[Override]]]) -> None:
 def check_lengths(config: Config, keys: Sequence[str]) -> None:
     """Raises ConfigError for lengths, set by `keys`, at which nothing is learned or evaluated."""
     train, every, steps = config.train, config.evaluation.every, config.steps
-    learns = train.prefill < steps or train.replay_ratio == 0.0
+    learns = train.begin < steps or train.replay_ratio == 0.0
     if config.resume is None and not learns and {"steps", "env.steps", "train.prefill"} & set(keys):
         raise ConfigError(
             f"train.prefill={train.prefill} leaves nothing to learn in steps={steps}: "

@@ -70,7 +70,7 @@ class HybridConfig(LaPropConfig):
         if not self.runs_circuits():
             return []
         train, quantum = root.train, root.quantum
-        updates = max(root.steps - train.prefill, 0) * train.replay_ratio
+        updates = max(root.steps - train.begin, 0) * train.replay_ratio
         searches = int(updates / (train.batch_size * train.batch_length) / self.every)
         task = self.circuit_solver(backend, quantum).task(dense(self.num_qubits), torch.Generator())
         return [Planned("optimizer", task, quantum.shots, searches)]

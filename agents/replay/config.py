@@ -28,6 +28,7 @@ class ReplayConfig(PartConfig):
 
     capacity: Int = Field(ge=2)  # rows over all environments
     mapped: Mapped  # whether large entries lie in files of the run directory instead of in memory
+    initial: str | None = None  # a file of episodes or a run, whose rows are there from the beginning
 
     @property
     def measured(self) -> str | None:

@@ -61,7 +61,8 @@ class Replay:
         folder: Path | None = None,
         context: int = 0,
     ) -> None:
-        self.size = capacity // num_envs  # rows of each ring
+        self.num_envs, self.size = num_envs, capacity // num_envs  # rings, and rows of each
+        self._fields = fields
         self.length, self.context = length, context
         self.sampler = sampler
         self._data = {
@@ -89,6 +90,11 @@ class Replay:
     def rows(self) -> int:
         """Rows stored now, over all environments."""
         return int(np.minimum(self._added, self.size).sum())
+
+    def blank(self, name: str) -> NDArray[Any]:
+        """Return an entry of zeros."""
+        shape, dtype = self._fields[name]
+        return np.zeros(shape, dtype)
 
     def add(self, env: NDArray[np.int64], rows: Rows) -> None:
         """Append one row to each of the environments `env` (n,); `rows` holds (n, …) arrays."""

@@ -30,6 +30,12 @@ class TrainConfig:
     replay_ratio: Float = Field(ge=0.0, le=1e6)  # replayed time steps per environment step
     forget: Float = Field(ge=0.0, le=1.0)  # share of sequences replayed without memory
     prefill: Int = Field(ge=0)  # environment steps of random actions before learning
+    collect: Bool = True  # false: learn from replay.initial alone; a step is then one without the environment
+
+    @property
+    def begin(self) -> int:
+        """Steps before the first update."""
+        return self.prefill if self.collect else 0
 
 
 @settings
@@ -68,6 +74,10 @@ class Config:
     checkpoint: CheckpointConfig
 
     def __post_init__(self) -> None:
+        if not self.train.collect and self.replay.initial is None:
+            raise ValueError(
+                "train.collect=false needs replay.initial=…: without it there is nothing to learn from"
+            )
         if self.agent.imagination_starts > self.train.batch_length:
             raise ValueError(
                 f"agent.imagination_starts={self.agent.imagination_starts} must not exceed "

@@ -32,6 +32,8 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("world_model", "checkpointing", False),
     ("world_model", "gradients", dict.fromkeys(PREDICTED, 1.0)),
     ("heads", "gradient", 1.0),
+    ("replay", "initial", None),
+    ("train", "collect", True),
 )
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
 _MAX_NAME = 200  # bytes; file systems end at 255

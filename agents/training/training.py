@@ -23,7 +23,7 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import origin
 from qdreamer.agents.substitution import substitute
-from qdreamer.agents.training import storage_choice
+from qdreamer.agents.training import initial_data, storage_choice
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
@@ -126,7 +126,11 @@ class Run:
         self.credit = 0.0  # updates that the replay ratio allows by now
         self._ready = False  # all ranks have stored a sequence
         self._saved: int | None = None  # step of the newest checkpoint of this session
-        state = self._restore() if checkpoint.exists(directory) else None
+        state = None
+        if checkpoint.exists(directory):
+            state = self._restore()
+        elif config.replay.initial is not None:
+            initial_data.fill(self.replay, self.agent, config.replay.initial)
         self.observer: Observer | None = None
         if ranks.rank == 0:
             budget = self.circuits.budget
@@ -163,8 +167,10 @@ class Run:
             observer.evaluate(self.step, interrupt)
         signal = self.ranks.maximum(interrupt.signal or 0)
         while self.step < config.steps and not signal:
-            episodes = self.collector.step(random=self.step < config.train.prefill)
-            episodes = self.ranks.gather_lists(episodes)
+            episodes = []
+            if config.train.collect:
+                episodes = self.collector.step(random=self.step < config.train.prefill)
+                episodes = self.ranks.gather_lists(episodes)
             self.step += self.stride
             metrics = [self.learner.update() for _ in range(self._updates_due())]
             if observer is not None:
@@ -198,7 +204,7 @@ class Run:
     def _updates_due(self) -> int:
         """Return how many updates the replay ratio asks for after an iteration's steps."""
         train = self.config.train
-        if self.step < train.prefill:
+        if self.step < train.begin:
             return 0
         self._ready = self._ready or not self.ranks.maximum(int(not self.replay.ready(1)))
         if not self._ready:

@@ -100,6 +100,15 @@ def test_a_channel_is_divided_by_its_largest_value():
     assert_close(brightness.largest, torch.tensor([10.0, 255.0, 1.0]))  # never less
 
 
+def test_a_channel_that_gets_bright_somewhere_is_scaled_before_it_is_learned_from():
+    """Inside of a sequence, at one pixel: divided by what it was before, it would be 250."""
+    brightness, frames = Brightness(2), torch.zeros(3, 4, 5, 5, 2, dtype=torch.uint8)
+    frames[1, 2, 3, 4, 1] = 250
+    brightness.update(frames, lambda rows: rows)
+    assert brightness(frames).max() == 1.0
+    assert_close(brightness.largest, torch.tensor([1.0, 250.0]))
+
+
 # --- without a decoder
 
 

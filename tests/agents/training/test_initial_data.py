@@ -1,0 +1,155 @@
+"""Replay that begins with a file of episodes, or with what another run has seen."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.replay_data import cliffwalk
+from qdreamer.agents.training.training import Run, make_learner
+from qdreamer.configs.schema import ConfigError
+from qdreamer.envs.tasks.cliffwalk import Cliffwalk, right_action
+
+SMALL = (
+    *("agent=classical", "world_model.units=8", "world_model.deter=16", "world_model.hidden=8"),
+    *("world_model.stoch=3", "world_model.classes=4", "train.batch_size=4", "train.batch_length=4"),
+    *("agent.imagination_starts=2", "agent.imagination_horizon=3", "logging.writers=[jsonl]"),
+)
+CLIFF = ("env=cliffwalk", "env.kwargs={n: 4}", *SMALL)
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.npz"
+
+    def write(**changes):
+        columns = cliffwalk(4) | changes
+        np.savez(path, **{name: values for name, values in columns.items() if values is not None})
+        return path
+
+    return write
+
+
+def run_in(config, directory):
+    directory.mkdir(exist_ok=True)
+    return Run(config, directory)
+
+
+class Silent:
+    """Progress that says nothing."""
+
+    def __getattr__(self, name):
+        return lambda *a, **k: None
+
+
+def test_the_cliffwalk_is_the_frozen_one():
+    """One path of n right actions, given by the parity of a hash; all else ends with nothing."""
+    assert [right_action(i) for i in range(12)] == [
+        bin(i * 2654435761 % 2**32).count("1") % 2 for i in range(12)
+    ]
+    env = Cliffwalk(3)
+    env.reset()
+    for i in range(3):
+        observation, reward, terminal, _, _ = env.step(right_action(i))
+    assert (reward, terminal) == (1.0, True)
+    assert not observation.any()
+    env.reset()
+    observation, reward, terminal, _, _ = env.step(1 - right_action(0))
+    assert (reward, terminal) == (0.0, True)
+
+
+def test_every_sequence_once_and_one_reward():
+    columns = cliffwalk(12)
+    assert int((~columns["is_last"]).sum()) == 8190
+    assert int(columns["is_last"].sum()) == 4096
+    assert columns["reward"].sum() == 1.0
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_all_rows_are_there_from_the_beginning(make_config, tmp_path, data, num_envs):
+    config = make_config(*CLIFF, f"replay.initial={data()}", f"env.num_envs={num_envs}")
+    run = run_in(config, tmp_path / "run")
+    columns, replay = cliffwalk(4), run.replay
+    assert replay.rows == len(columns["reward"])
+    stored = [replay._data["reward"][e, : replay._added[e]] for e in range(num_envs)]
+    assert sum(x.sum() for x in stored) == 1.0
+    first = [replay._data["is_first"][e, : replay._added[e]] for e in range(num_envs)]
+    assert all(x[0] for x in first)
+    assert sum(x.sum() for x in first) == columns["is_first"].sum()
+    if num_envs == 1:
+        actions = replay._data["action"][0, : replay.rows]
+        inside = ~columns["is_last"]
+        assert (actions[inside].argmax(1) == columns["action"][inside]).all()
+        assert not actions[~inside].any()
+    run.close()
+
+
+def test_learning_without_collecting_resumes_exactly(make_config, tmp_path, data):
+    words = (*CLIFF, f"replay.initial={data()}", "evaluation.every=10", "evaluation.episodes=2")
+    words += ("train.replay_ratio=16",)
+    lines = []
+    for name, stops in (("whole", [24]), ("parts", [10, 24])):
+        for steps in stops:
+            run = run_in(make_config(*words, f"steps={steps}"), tmp_path / name)
+            run.train(Silent())
+            run.close()
+        text = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        lines.append([line for line in text if '"eval/return"' in line][-1].split('"time/')[0])
+        assert run.learner.updates == 24  # one at each step
+        assert run.replay.rows == len(cliffwalk(4)["reward"])
+    assert lines[0] == lines[1]
+
+
+def test_what_another_run_has_seen(make_config, tmp_path):
+    before = run_in(
+        make_config("env=CartPole", *SMALL, "steps=150", "train.prefill=150"), tmp_path / "before"
+    )
+    before.train(Silent())
+    before.close()
+    words = "env=CartPole", *SMALL, f"replay.initial={tmp_path / 'before'}"
+    replay = make_learner(make_config(*words), tmp_path / "empty").replay
+    assert replay.rows == 0  # a run fills it
+    run = run_in(make_config(*words), tmp_path / "after")
+    ends = np.flatnonzero(before.replay._data["is_last"][0])
+    assert run.replay.rows == ends[-1] + 1 > 0  # whole episodes
+    for name in ("observation", "action", "reward", "is_terminal"):
+        stored = run.replay._data[name][0, : run.replay.rows]
+        assert np.array_equal(stored, before.replay._data[name][0, : run.replay.rows])
+    assert torch.isfinite(run.learner.update()["loss/observation"])
+    run.close()
+
+
+def changed(name, at, value):
+    values = cliffwalk(4)[name].copy()
+    values[at] = value
+    return {name: values}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"reward": None}, "there is no array reward; a row has observation, action, reward"),
+        ({"reward": cliffwalk(4)["reward"][:-1]}, r"reward has the shape \(45,\), not \(46,\)"),
+        (
+            {"observation": cliffwalk(4)["observation"][:, :3]},
+            r"observation has the shape \(46, 3\), not \(46, 4\)",
+        ),
+        (changed("reward", 3, np.nan), "reward must hold finite numbers"),
+        (changed("action", 3, 7), "action must be a class from 0 to 1"),
+        (changed("is_first", 0, False), "row 0 breaks an episode"),
+        (changed("is_last", -1, False), "row 45 breaks an episode"),
+        (changed("is_terminal", 0, True), "row 0 is_terminal and not is_last"),
+        ({"reward": np.array([None] * 46)}, "cannot be read as npz of plain arrays"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(make_config, tmp_path, data, changes, said):
+    with pytest.raises(ConfigError, match=f"replay.initial=.*{said}"):
+        Run(make_config(*CLIFF, f"replay.initial={data(**changes)}"), tmp_path / "run")
+
+
+def test_what_is_not_there_or_too_much(make_config, tmp_path, data):
+    with pytest.raises(ConfigError, match="no such file or run directory"):
+        Run(make_config(*CLIFF, "replay.initial=nowhere.npz"), tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"46 rows, more than fit into replay\.capacity=40"):
+        Run(make_config(*CLIFF, f"replay.initial={data()}", "replay.capacity=40"), tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"train\.collect=false needs replay\.initial"):
+        make_config(*CLIFF)
