@@ -33,7 +33,8 @@ def main() -> None:
     if a.which == "redundant" and a.run is None:
         parser.error("redundant needs --run, the directory of a half-trained run on CartPole")
     columns = cliffwalk() if a.which == "cliffwalk" else redundant(a.run, a.seed)
-    np.savez_compressed(a.file, **columns)
+    arrays: dict[str, Any] = dict(columns)
+    np.savez_compressed(a.file, **arrays)
     rows, ends = len(columns["reward"]), int(columns["is_last"].sum())
     print(f"{a.file}: {rows:,} rows, {ends:,} episodes, sum of rewards {columns['reward'].sum():g}")
 

@@ -58,7 +58,7 @@ def split(agent: Dreamer, names: Mapping[str, Any]) -> list[ParameterGroup]:
     owner: dict[int, str] = {}
     for name in sorted(names, key=len):  # longer names come later, and take over
         owner |= {id(p): name for p in _module(agent, name).parameters()}
-    rest = []
+    rest: list[nn.Parameter] = []
     for p in agent.trainable():
         found.get(owner.get(id(p), ""), rest).append(p)
     empty = [name for name, parameters in found.items() if not parameters]
