@@ -31,6 +31,7 @@ ROOMS = [
     "worldmodel",
     "agents.distributed",
     "agents.replay.disk",
+    "agents.replay.diversity",
     "agents.replay",
     "agents",
     "agents.optim",

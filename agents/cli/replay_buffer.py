@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.cli.functions import argument_names
 from qdreamer.agents.replay import storage
-from qdreamer.agents.replay.config import make_sampler
+from qdreamer.agents.replay.config import make_sampler, make_selection
 from qdreamer.configs.schema import ConfigError
 from qdreamer.quantum.jobs.access import CircuitAccess
 
@@ -62,7 +62,13 @@ class Replay(storage.Replay):
             self.access = CircuitAccess.of(config.quantum, kept)
             made = make_sampler(config.replay, num_envs, length, seed, self.access)
         self._shapes = {name: tuple(shape) for name, (shape, _) in fields.items()}
-        super().__init__(capacity, num_envs, length, dict(fields), made)
+        if config.replay.diverse != "none" and "stoch" not in fields:
+            raise ConfigError(
+                f"diverse={config.replay.diverse} compares sequences by their latents: fields need stoch, "
+                "classes (S,) as bytes"
+            )
+        chosen_by = make_selection(config.replay, seed)
+        super().__init__(capacity, num_envs, length, dict(fields), made, selection=chosen_by)
 
     def add(self, env: Any, rows: Mapping[str, Any]) -> None:
         """Append a row of each field, arrays (n, …) by name, to the rings of different environments (n,)."""

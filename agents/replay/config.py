@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from qdreamer.agents.replay.diversity.selection import SELECTIONS, Selection
 from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.sampler import Sampler
 from qdreamer.agents.replay.signals import SIGNALS
@@ -28,6 +29,8 @@ class ReplayConfig(PartConfig):
 
     capacity: Int = Field(ge=2)  # rows over all environments
     mapped: Mapped  # whether large entries lie in files of the run directory instead of in memory
+    diverse: Annotated[str, SELECTIONS] = "none"  # how a batch is chosen among candidates
+    candidates: Int = Field(default=3, ge=2, le=64)  # C, for each place in the batch
     initial: str | None = None  # a file of episodes or a run, whose rows are there from the beginning
 
     @property
@@ -103,3 +106,8 @@ def make_sampler(
 ) -> Sampler:
     """The sampler called `config.name`."""
     return SAMPLERS[config.name].part.make(config, num_envs, length, seed, circuits)
+
+
+def make_selection(config: ReplayConfig, seed: int) -> Selection:
+    """What chooses batches among candidates, called `config.diverse`."""
+    return SELECTIONS[config.diverse].part.make(config, seed)

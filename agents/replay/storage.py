@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qdreamer.agents.replay.disk.chunks import ChunkedRows
 from qdreamer.agents.replay.disk.journal import Journal
+from qdreamer.agents.replay.diversity.selection import Everything, Selection
 from qdreamer.agents.replay.sampler import Eligible, Sampler, Starts
 from qdreamer.configs.sealed_file import Sum
 
@@ -47,6 +48,7 @@ class Replay:
             stored like the row whose action led to it.
         mapped: fields whose rows lie in files, which `write` cannot change. Then `state_dict` holds no rows:
             `files` names what has them, and what has changed of all other fields.
+        selection: what takes a batch from more candidates than it has room for, by their latents.
         folder: of these files, two levels below the checkpoint's directory.
     """
 
@@ -60,11 +62,12 @@ class Replay:
         mapped: Sequence[str] = (),
         folder: Path | None = None,
         context: int = 0,
+        selection: Selection | None = None,
     ) -> None:
         self.num_envs, self.size = num_envs, capacity // num_envs  # rings, and rows of each
         self._fields = fields
         self.length, self.context = length, context
-        self.sampler = sampler
+        self.sampler, self.selection = sampler, selection or Everything()
         self._data = {
             name: np.zeros((num_envs, self.size, *shape), dtype)
             for name, (shape, dtype) in fields.items()
@@ -125,10 +128,18 @@ class Replay:
         eligible = self.eligible()
         if (eligible.high == eligible.low).all():
             raise RuntimeError(f"the replay buffer holds no sequence of {self.length} rows yet")
-        starts, weights = self.sampler.draw(count, eligible)
+        starts, weights = self._draw(count, eligible)
         rows = self._gather(starts)
         self._seen[starts.env[:, None], (starts.row[:, None] + self._offsets[1:]) % self.size] = True
         return Sample(rows, self._past(starts), starts, weights)
+
+    def _draw(self, count: int, eligible: Eligible) -> tuple[Starts, NDArray[np.float32]]:
+        starts, weights = self.sampler.draw(self.selection.candidates(count), eligible)
+        if len(weights) == count:
+            return starts, weights
+        slots = (starts.row[:, None] + self._offsets[1:]) % self.size
+        taken, factors = self.selection.select(self._data["stoch"][starts.env[:, None], slots], count)
+        return Starts(starts.env[taken], starts.row[taken]), (weights[taken] * factors).astype(np.float32)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:
         """Uniform draws that leave no trace in sampler or coverage: for measuring, not for learning."""
@@ -202,6 +213,7 @@ class Replay:
             "added": self._added.tolist(),
             "coverage": {"seen": _filled(self._seen, filled)},
             "sampler": self.sampler.state_dict(),
+            "selection": self.selection.state_dict(),
         }
 
     def files(self) -> dict[str, Sum]:
@@ -247,6 +259,7 @@ class Replay:
         seen = state["coverage"]["seen"].numpy()
         self._seen[:, : seen.shape[1]] = seen
         self.sampler.load_state_dict(state["sampler"])
+        self.selection.load_state_dict(state.get("selection", {}))  # earlier checkpoints have none
 
     def _move(self, ring: NDArray[Any], chunks: ChunkedRows) -> None:
         """Write the rows of rings (N, filled, …) to files."""

@@ -17,6 +17,14 @@ from qdreamer.configs.schema import Bool, settings
 class UniformConfig(ReplayConfig):
     online: Bool  # new sequences are replayed once before uniform draws
 
+    def check(self, root: Any) -> None:
+        super().check(root)
+        if self.online and self.diverse != "none":
+            raise ValueError(
+                f"replay.diverse={self.diverse} leaves out most candidates, which replay.online=true would "
+                "count as replayed: set replay.online=false"
+            )
+
 
 @SAMPLERS.register("uniform", UniformConfig)
 class UniformSampler(Sampler):

@@ -33,6 +33,8 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("world_model", "gradients", dict.fromkeys(PREDICTED, 1.0)),
     ("heads", "gradient", 1.0),
     ("replay", "initial", None),
+    ("replay", "diverse", "none"),
+    ("replay", "candidates", 3),
     ("train", "collect", True),
 )
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own

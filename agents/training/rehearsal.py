@@ -10,7 +10,7 @@ import os
 import tempfile
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from qdreamer.agents.optim.optimizer import make_optimizer
-from qdreamer.agents.replay.config import ReplayConfig, make_sampler
+from qdreamer.agents.replay.config import make_sampler, make_selection
 from qdreamer.agents.reporting.metrics import shows_pictures
 from qdreamer.agents.reporting.reporting import Reporter
 from qdreamer.agents.runs.config import Config
@@ -40,6 +40,7 @@ PARTS = ("world_model", "agent", "sequence", "attention", "replay", "optimizer",
 LOOP = (
     "logging.every", "logging.writers", "env.num_envs", "env.vectorization", "env.solved", "quantum.dry_run",
     "logging.video_frames",  # of evaluate.py's video, too
+    "replay.name", "replay.capacity", "replay.mapped", "replay.initial",  # whichever sampler draws
 )  # fmt: skip
 """Settings of these sections that the loop reads whatever the parts are."""
 
@@ -105,13 +106,13 @@ def keys_read(config: Config) -> frozenset[str]:
         if any(kept is view.quantum for part in agent.modules() for kept in vars(part).values()):
             circuits.backend("attention")  # a part that keeps the section opens it when it acts
         view.replay.measured  # noqa: B018 - the learner asks for it
+        make_selection(view.replay, 0)
         make_sampler(view.replay, config.env.num_envs, config.train.batch_length, 0, circuits)
         make_optimizer(view.optimizer, agent, 0, circuits)
         log: Any = SimpleNamespace(pictures=shows_pictures(config.logging.writers))
         Reporter(view.env, view.evaluation, view.logging, config.steps, 1, log, Path(folder))
         circuits.close()
-    base = {field.name for field in fields(ReplayConfig)}  # the buffer's own, whichever sampler draws from it
-    read |= {f"replay.{name}" for name in base} | set(LOOP)
+    read |= set(LOOP)
     for section in _third_parties(config, read):
         read |= set(leaves(getattr(config, section), f"{section}."))
     return frozenset(read)

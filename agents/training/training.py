@@ -15,7 +15,7 @@ from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.collector import Collector, replay_fields
 from qdreamer.agents.optim.optimizer import make_optimizer
 from qdreamer.agents.randomness import WEIGHTS, shard_seed, stream_seed
-from qdreamer.agents.replay.config import make_sampler
+from qdreamer.agents.replay.config import make_sampler, make_selection
 from qdreamer.agents.replay.signals import SIGNALS
 from qdreamer.agents.replay.storage import Replay
 from qdreamer.agents.reporting.progress import Progress
@@ -78,6 +78,7 @@ def make_learner(
         storage_choice.choose_files(config, directory, fields, entries),
         directory / storage_choice.FOLDER / f"rank_{ranks.rank}",
         context=agent.world_model.rssm.sequence.memory.context,
+        selection=make_selection(config.replay, seed),
     )
     optimizer = make_optimizer(config.optimizer, agent, config.seed, circuits)
     signal = None if config.replay.measured is None else SIGNALS[config.replay.measured]

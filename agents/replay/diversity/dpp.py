@@ -1,0 +1,133 @@
+"""Batches drawn by a k-determinantal process (Kulesza & Taskar 2011): alike candidates repel each other.
+
+    P(S) = det(L_S) / Σ_{|S′| = k} det(L_S′)
+
+L is a kernel of the candidates' features. It is sampled exactly: k eigenvectors of L first, then the
+projection process of these, whose circuit is `quantum.circuits.slater`'s.
+"""
+
+import json
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qdreamer.agents.replay.diversity.selection import SELECTIONS, Selection
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+JITTER = 1e-6  # of L's diagonal: as many independent directions as candidates
+
+
+@SELECTIONS.register("dpp")
+class Determinantal(Selection):
+    """Takes a sample of the k-determinantal process of the candidates' mean latents.
+
+    Each that is taken weighs k/(M·π), π its probability to be taken: so a mean over the batch stays an
+    unbiased estimate, whatever is alike.
+
+    Args:
+        times: candidates for each place in the batch. seed: of its own generator.
+    """
+
+    def __init__(self, times: int, seed: int) -> None:
+        self._times = times
+        self._random = np.random.default_rng(np.random.SeedSequence([5, seed]))
+
+    @classmethod
+    def make(cls, config: Any, seed: int) -> Self:
+        return cls(config.candidates, seed)
+
+    def candidates(self, count: int) -> int:
+        return self._times * count
+
+    def select(self, stoch: NDArray[np.uint8], count: int) -> tuple[Ints, Floats]:
+        spectrum = decompose(kernel(mean_latents(stoch)), count)
+        taken = sample(choose_vectors(spectrum, count, self._random), self._random)
+        return taken, count / (len(stoch) * inclusion(spectrum)[taken])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": json.dumps(self._random.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._random.bit_generator.state = json.loads(state["random"])
+
+
+def mean_latents(stoch: NDArray[np.uint8]) -> Floats:
+    """Return how often each class of each latent variable comes in T steps: (M, T, S) → (M, S·K)."""
+    classes = np.arange(int(stoch.max()) + 1)
+    found: Floats = (stoch[..., None] == classes).mean(1)  # (M, S, K)
+    return found.reshape(len(stoch), -1)
+
+
+class Spectrum(NamedTuple):
+    """What all samples of one kernel have in common."""
+
+    vectors: Floats  # (M, M), eigenvectors in columns
+    before: Floats  # (M + 1, k + 1), elementary symmetric polynomials of the first n eigenvalues
+    chosen: Floats  # (M,), the probability that an eigenvector is among the k
+    values: Floats  # (M,), eigenvalues, their mean 1
+
+
+def kernel(features: Floats) -> Floats:
+    """Return exp(−|x_i − x_j|²/(2 s²)) of features (M, F), s² their mean squared distance; (M, M)."""
+    squares = np.square(features).sum(1)
+    distance = np.maximum(squares[:, None] + squares - 2.0 * features @ features.T, 0.0)
+    scale = distance.sum() / max(len(features) * (len(features) - 1), 1)
+    return np.exp(-0.5 * distance / max(scale, 1e-12)) + JITTER * np.eye(len(features))
+
+
+def decompose(kernel: Floats, k: int) -> Spectrum:
+    """Return what samples of k need. Raises ValueError for more than there are candidates."""
+    count = len(kernel)
+    if not 1 <= k <= count:
+        raise ValueError(f"{k} of {count} candidates cannot be chosen")
+    values, vectors = np.linalg.eigh(kernel)
+    values = np.maximum(values, 0.0)
+    values /= values.mean()
+    before, after = polynomials(values, k), polynomials(values[::-1], k)[::-1]
+    # e_{k−1} of all others: of those before n times those behind it, over all ways to share k − 1.
+    others = (before[:-1, :k] * after[1:, k - 1 :: -1][:, :k]).sum(1)
+    return Spectrum(vectors, before, values * others / before[-1, k], values)
+
+
+def polynomials(values: Floats, k: int) -> Floats:
+    """Return e_j of the first n of M values, (M + 1, k + 1)."""
+    found = np.zeros((len(values) + 1, k + 1))
+    found[:, 0] = 1.0
+    for n, value in enumerate(values):
+        found[n + 1, 1:] = found[n, 1:] + value * found[n, :-1]
+    return found
+
+
+def inclusion(spectrum: Spectrum) -> Floats:
+    """Return the probability of each candidate to be in the sample, (M,); they add up to k."""
+    return np.square(spectrum.vectors) @ spectrum.chosen
+
+
+def choose_vectors(spectrum: Spectrum, k: int, random: np.random.Generator) -> Floats:
+    """Draw k of the eigenvectors, (M, k)."""
+    picked, left, coins = [], k, random.random(len(spectrum.values))
+    for n in range(len(spectrum.values), 0, -1):
+        if left and coins[n - 1] * spectrum.before[n, left] < (
+            spectrum.values[n - 1] * spectrum.before[n - 1, left - 1]
+        ):
+            picked.append(n - 1)
+            left -= 1
+    return spectrum.vectors[:, picked]
+
+
+def sample(vectors: Floats, random: np.random.Generator) -> Ints:
+    """Draw S (k,) with probability det(V_S)², for orthonormal columns V (M, k)."""
+    count, k = vectors.shape
+    rest = np.square(vectors).sum(1)  # squared lengths of what is left of each row
+    removed = np.zeros((count, k))
+    subset = np.zeros(k, np.int64)
+    for j in range(k):
+        ends = np.maximum(rest, 0.0).cumsum()
+        i = subset[j] = min(int(ends.searchsorted(random.random() * ends[-1], side="right")), count - 1)
+        direction = (vectors @ vectors[i] - removed[:, :j] @ removed[i, :j]) / np.sqrt(rest[i])
+        removed[:, j] = direction
+        rest = rest - np.square(direction)
+        rest[subset[: j + 1]] = 0.0
+    return subset

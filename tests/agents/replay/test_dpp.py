@@ -1,0 +1,113 @@
+"""k-determinantal processes: the exact sampler, its probabilities, and its circuit."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from qdreamer.agents.replay.diversity import dpp
+from qdreamer.quantum.backends.statevector import Statevector
+from qdreamer.quantum.circuits.backend import run
+from qdreamer.quantum.circuits.circuit import statevector
+from qdreamer.quantum.circuits.slater import SlaterTask, givens_angles, slater_circuit
+
+
+def features(count, width=3, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, width))
+
+
+def enumerated(kernel, k):
+    """All subsets, and their probabilities."""
+    subsets = list(combinations(range(len(kernel)), k))
+    weights = np.array([np.linalg.det(kernel[np.ix_(s, s)]) for s in subsets])
+    return subsets, weights / weights.sum()
+
+
+@pytest.mark.parametrize(("count", "k"), [(6, 1), (6, 3), (7, 2), (5, 5)])
+def test_samples_have_the_probability_of_the_determinant(count, k):
+    kernel, random = dpp.kernel(features(count)), np.random.default_rng(1)
+    subsets, p = enumerated(kernel, k)
+    number = {subset: i for i, subset in enumerate(subsets)}
+    spectrum = dpp.decompose(kernel, k)
+    seen = np.zeros(len(subsets))
+    for _ in range(4000):
+        subset = dpp.sample(dpp.choose_vectors(spectrum, k, random), random)
+        seen[number[tuple(sorted(subset.tolist()))]] += 1
+    many = p * 4000 > 5
+    observed, expected = np.append(seen[many], seen[~many].sum()), np.append(p[many], p[~many].sum()) * 4000
+    if len(observed) > 2:
+        assert chisquare(observed[expected > 0], expected[expected > 0]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("count", "k"), [(6, 3), (7, 2), (8, 4)])
+def test_probabilities_of_inclusion_are_exact(count, k):
+    kernel = dpp.kernel(features(count, seed=2))
+    subsets, p = enumerated(kernel, k)
+    expected = np.array([sum(q for s, q in zip(subsets, p, strict=True) if i in s) for i in range(count)])
+    found = dpp.inclusion(dpp.decompose(kernel, k))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert found.sum() == pytest.approx(k)
+
+
+def test_weighted_sums_are_unbiased_exactly():
+    """Σ_{i in S} x_i/π_i has the mean Σ x_i over all S, whatever x is."""
+    kernel, x = dpp.kernel(features(6)), np.array([3.0, -1.0, 0.5, 10.0, -7.0, 2.0])
+    subsets, p = enumerated(kernel, 3)
+    pi = dpp.inclusion(dpp.decompose(kernel, 3))
+    mean = sum(q * (x[list(s)] / pi[list(s)]).sum() for s, q in zip(subsets, p, strict=True))
+    assert mean == pytest.approx(x.sum(), rel=1e-9)
+
+
+def test_copies_are_hardly_ever_taken_together():
+    x = features(6)
+    x[1] = x[0]
+    spectrum, random = dpp.decompose(dpp.kernel(x), 3), np.random.default_rng(0)
+    both = 0
+    for _ in range(2000):
+        both += {0, 1} <= set(dpp.sample(dpp.choose_vectors(spectrum, 3, random), random).tolist())
+    assert both <= 2  # of 2,000; of independent draws it were 400
+
+
+def test_many_candidates_stay_finite():
+    spectrum = dpp.decompose(dpp.kernel(features(256, 40)), 64)
+    pi = dpp.inclusion(spectrum)
+    assert np.isfinite(pi).all() and pi.min() > 0.0 and pi.max() <= 1.0 + 1e-9
+    subset = dpp.sample(dpp.choose_vectors(spectrum, 64, np.random.default_rng(0)), np.random.default_rng(1))
+    assert len(set(subset.tolist())) == 64
+
+
+# --- the circuit
+
+
+def orthonormal(modes, particles, seed=0):
+    return torch.linalg.qr(torch.from_numpy(features(modes, particles, seed)))[0]
+
+
+@pytest.mark.parametrize(("modes", "particles"), [(2, 1), (4, 2), (5, 3), (6, 1), (6, 5), (4, 4)])
+def test_amplitudes_are_determinants(modes, particles):
+    vectors = orthonormal(modes, particles)
+    circuit = slater_circuit(modes, particles)
+    state = statevector(circuit, givens_angles(vectors)[None])[0]
+    expected = torch.zeros(2**modes, dtype=torch.float64)
+    for subset in combinations(range(modes), particles):
+        expected[sum(1 << i for i in subset)] = torch.linalg.det(vectors[list(subset)]) ** 2
+    torch.testing.assert_close(state.abs().square(), expected, rtol=0.0, atol=1e-12)
+    assert circuit.two_qubit_gates == 4 * (particles * modes - particles * (particles + 1) // 2)
+
+
+def test_shots_are_distributed_as_the_exact_sampler():
+    vectors, random = orthonormal(6, 3), np.random.default_rng(0)
+    bits = run(Statevector(), [SlaterTask(vectors[None])], 4000, 0).bits[0][0]  # (S, 6)
+    assert (bits.sum(1) == 3).all()
+    subsets = list(combinations(range(6), 3))
+    number = {sum(1 << i for i in s): k for k, s in enumerate(subsets)}
+    measured, drawn = np.zeros(len(subsets)), np.zeros(len(subsets))
+    for row in bits.tolist():
+        measured[number[sum(bit << i for i, bit in enumerate(row))]] += 1
+    for _ in range(4000):
+        drawn[number[sum(1 << int(i) for i in dpp.sample(vectors.numpy(), random))]] += 1
+    p = np.array([float(torch.linalg.det(vectors[list(s)]) ** 2) for s in subsets])
+    for seen in (measured, drawn):
+        assert chisquare(seen, 4000 * p / p.sum()).pvalue > 1e-4
