@@ -1,17 +1,12 @@
-"""k-determinantal processes: the exact sampler, its probabilities, and its circuit."""
+"""k-determinantal processes: the exact sampler and its probabilities."""
 
 from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import chisquare
 
 from qdreamer.agents.replay.diversity import dpp
-from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.circuits.backend import run
-from qdreamer.quantum.circuits.circuit import statevector
-from qdreamer.quantum.circuits.slater import SlaterTask, givens_angles, slater_circuit
 
 
 def features(count, width=3, seed=0):
@@ -76,38 +71,3 @@ def test_many_candidates_stay_finite():
     assert np.isfinite(pi).all() and pi.min() > 0.0 and pi.max() <= 1.0 + 1e-9
     subset = dpp.sample(dpp.choose_vectors(spectrum, 64, np.random.default_rng(0)), np.random.default_rng(1))
     assert len(set(subset.tolist())) == 64
-
-
-# --- the circuit
-
-
-def orthonormal(modes, particles, seed=0):
-    return torch.linalg.qr(torch.from_numpy(features(modes, particles, seed)))[0]
-
-
-@pytest.mark.parametrize(("modes", "particles"), [(2, 1), (4, 2), (5, 3), (6, 1), (6, 5), (4, 4)])
-def test_amplitudes_are_determinants(modes, particles):
-    vectors = orthonormal(modes, particles)
-    circuit = slater_circuit(modes, particles)
-    state = statevector(circuit, givens_angles(vectors)[None])[0]
-    expected = torch.zeros(2**modes, dtype=torch.float64)
-    for subset in combinations(range(modes), particles):
-        expected[sum(1 << i for i in subset)] = torch.linalg.det(vectors[list(subset)]) ** 2
-    torch.testing.assert_close(state.abs().square(), expected, rtol=0.0, atol=1e-12)
-    assert circuit.two_qubit_gates == 4 * (particles * modes - particles * (particles + 1) // 2)
-
-
-def test_shots_are_distributed_as_the_exact_sampler():
-    vectors, random = orthonormal(6, 3), np.random.default_rng(0)
-    bits = run(Statevector(), [SlaterTask(vectors[None])], 4000, 0).bits[0][0]  # (S, 6)
-    assert (bits.sum(1) == 3).all()
-    subsets = list(combinations(range(6), 3))
-    number = {sum(1 << i for i in s): k for k, s in enumerate(subsets)}
-    measured, drawn = np.zeros(len(subsets)), np.zeros(len(subsets))
-    for row in bits.tolist():
-        measured[number[sum(bit << i for i, bit in enumerate(row))]] += 1
-    for _ in range(4000):
-        drawn[number[sum(1 << int(i) for i in dpp.sample(vectors.numpy(), random))]] += 1
-    p = np.array([float(torch.linalg.det(vectors[list(s)]) ** 2) for s in subsets])
-    for seen in (measured, drawn):
-        assert chisquare(seen, 4000 * p / p.sum()).pvalue > 1e-4
