@@ -38,6 +38,8 @@ class HybridConfig(LaPropConfig):
     reuse: Bool  # apply the last accepted multipliers between searches, unchecked
     patience: Int = Field(ge=0)  # updates after which a job's result is too late
     wait: Bool  # training waits for every job: reproducible on simulators
+    steer: Float = Field(default=0.0, ge=0.0, le=1.0)  # how far multipliers steer learning rates; 0: none
+    steer_bound: Float = Field(default=30.0, ge=1.0)  # the largest factor of a learning rate
 
     def __post_init__(self) -> None:
         try:
@@ -48,6 +50,11 @@ class HybridConfig(LaPropConfig):
             raise ValueError(
                 f"optimizer.num_qubits={self.num_qubits} must be a multiple of {levels.bits}: "
                 f"{len(self.levels)} levels take {levels.bits} qubits a block"
+            )
+        if self.steer and min(self.levels) <= 0.0:
+            raise ValueError(
+                f"optimizer.steer={self.steer:g} multiplies learning rates by optimizer.levels, which must "
+                "all be above 0, as [0.5,1.5]"
             )
         most = SOLVERS[self.solver].part.max_qubits
         if most is not None and self.num_qubits > most:

@@ -25,6 +25,7 @@ from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, Landscape, LocalObjective, WrappedOptimizer
 from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup
 from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
+from qdreamer.agents.optim.steering import Steering, by_block
 from qdreamer.agents.randomness import SEARCH, stream_seed
 from qdreamer.native.products import in_float32
 from qdreamer.quantum.circuits.sampling import new_seed
@@ -45,6 +46,7 @@ class HybridOptimizer(WrappedOptimizer):
         reuse: apply the last accepted multipliers between searches as well, unchecked.
         seed: of solvers and of fresh data.
         slice, fresh: sequences that curvature is measured on, and that a step is checked on.
+        steering: of the learning rates of the base's groups that `steering.by_block` cut; None for none.
         average: mean of a small float64 tensor over all processes that train the same weights, so that
             all of them come to the same decisions.
     """
@@ -61,6 +63,7 @@ class HybridOptimizer(WrappedOptimizer):
         seed: int = 0,
         slice: int = 4,
         fresh: int = 16,
+        steering: Steering | None = None,
         average: Callable[[Tensor], Tensor] = SINGLE_PROCESS.mean,
     ) -> None:
         if every < 1 or not blocks:
@@ -68,7 +71,7 @@ class HybridOptimizer(WrappedOptimizer):
         super().__init__(base)
         self.search, self.levels, self.every = search, levels, every
         self.epsilon, self.reuse, self.average = epsilon, reuse, average
-        self.slice, self.fresh = slice, fresh
+        self.slice, self.fresh, self.steering = slice, fresh, steering
         self._names = [block.name for block in blocks]
         self._parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
         known = {id(p) for group in base.param_groups for p in group["params"]}
@@ -93,9 +96,13 @@ class HybridOptimizer(WrappedOptimizer):
         open_search = partial(make_search, config, len(blocks) * levels.bits, circuits)
         search = open_search() if ranks.size == 1 else SharedSearch(ranks, open_search)
         slice, fresh = (-(-rows // ranks.size) for rows in (config.slice, config.fresh))
+        groups, steering = LaProp.groups_of(config, agent), None
+        if config.steer:
+            groups = by_block(groups, blocks)
+            steering = Steering(len(blocks), config.steer, config.steer_bound)
         return cls(
-            LaProp.make(config, agent), blocks, search, levels, config.every, config.epsilon, config.reuse,
-            stream_seed(SEARCH, seed), slice, fresh, ranks.mean,
+            LaProp.of_groups(config, groups), blocks, search, levels, config.every, config.epsilon,
+            config.reuse, stream_seed(SEARCH, seed), slice, fresh, steering, ranks.mean,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -161,6 +168,8 @@ class HybridOptimizer(WrappedOptimizer):
         if not accepted:
             self._set(after)
         self._kept = multipliers if accepted else None
+        if accepted and self.steering is not None:
+            self.steering.follow(multipliers, self.param_groups)
         if math.isfinite(here + base + chosen):
             by_block = dict(zip(self._names, multipliers.tolist(), strict=True))
             self.log.add(found, by_block, here - base, here - chosen, accepted)
@@ -178,7 +187,11 @@ class HybridOptimizer(WrappedOptimizer):
     def metrics(self) -> dict[str, float]:
         """Return means over the searches since the last call, and what circuits cost."""
         log, self.log = self.log, SearchLog()
-        return log.means() | self.search.metrics()
+        rates: dict[str, float] = {}
+        if self.steering is not None:
+            named = zip(self._names, self.steering.rates.tolist(), strict=True)
+            rates = {f"optimizer/rate/{name}": rate for name, rate in named}
+        return log.means() | self.search.metrics() | rates
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state, and under `hybrid` all that the search needs to go on exactly."""
@@ -189,6 +202,8 @@ class HybridOptimizer(WrappedOptimizer):
             "log": asdict(self.log),
             "search": self.search.state_dict(),
         }
+        if self.steering is not None:
+            own["rates"] = self.steering.rates
         return super().state_dict() | {"hybrid": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -202,3 +217,5 @@ class HybridOptimizer(WrappedOptimizer):
         self._generator.set_state(own["generator"].cpu())
         self.log = SearchLog(**own["log"])
         self.search.load_state_dict(own["search"])
+        if self.steering is not None:  # the groups' learning rates are in the base's state
+            self.steering.rates = own["rates"]

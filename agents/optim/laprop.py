@@ -59,14 +59,23 @@ class LaProp(AgentOptimizer):
     @classmethod
     def make(cls, config: LaPropConfig, agent: Dreamer, seed: int = 0, circuits: object = None) -> Self:
         """Make one for all trainable parameters of the agent."""
+        return cls.of_groups(config, cls.groups_of(config, agent))
+
+    @staticmethod
+    def groups_of(config: LaPropConfig, agent: Dreamer) -> list[dict[str, Any]]:
+        """Return all trainable parameters of the agent, by the groups that the settings name."""
+        if not config.groups:
+            return [{"params": agent.trainable()}]
+        own = {name: asdict(group) for name, group in config.groups.items()}
+        return [
+            {"params": group.parameters, "name": group.name, **_given(own.get(group.name, {}))}
+            for group in split(agent, config.groups)
+        ]
+
+    @classmethod
+    def of_groups(cls, config: LaPropConfig, groups: list[dict[str, Any]]) -> Self:
+        """Make one for groups of parameters."""
         betas, agc = (config.beta1, config.beta2), (config.agc, config.agc_pmin)
-        groups: Any = agent.trainable()
-        if config.groups:
-            own = {name: asdict(group) for name, group in config.groups.items()}
-            groups = [
-                {"params": group.parameters, "name": group.name, **_given(own.get(group.name, {}))}
-                for group in split(agent, config.groups)
-            ]
         return cls(groups, config.lr, betas, config.eps, *agc, config.warmup)
 
     @torch.no_grad()

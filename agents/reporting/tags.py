@@ -89,6 +89,7 @@ TAGS = {
     "optimizer/predicted_chosen": "for the step that was found",
     "optimizer/approximation_ratio": "energy of the bits that were found, 1 the best, 0 the worst there is",
     "optimizer/approximation_ratio_mean": "the same of the mean energy of all samples",
+    "optimizer/rate/NAME": "factor that searches have steered a block's learning rate to (`optimizer.steer`)",
     "optimizer/multiplier/NAME": "multiplier of a block's step",
     "optimizer/NAME": "circuit (qubits, depth, gates), jobs, shots and what is left of the budget",
     "quantum/NAME": "jobs of circuits: counts and costs",

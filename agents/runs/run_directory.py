@@ -29,6 +29,8 @@ _FREE_ENV = ("steps", "solved")  # of the env section, likewise
 # Settings that came later, with what earlier runs did without them.
 _LATER: tuple[tuple[str, str, Any], ...] = (
     ("optimizer", "groups", {}),
+    ("optimizer", "steer", 0.0),
+    ("optimizer", "steer_bound", 30.0),
     ("world_model", "checkpointing", False),
     ("world_model", "gradients", dict.fromkeys(PREDICTED, 1.0)),
     ("heads", "gradient", 1.0),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdreamer.agents.dreamer import Dreamer, Outcome
 from qdreamer.agents.optim.local_objective import WorldModelObjective
@@ -108,7 +108,10 @@ class Learner:
         self.device = next(agent.parameters()).device
         self.generator = make_generator(self.device, LEARNING, seed)
         self._parameters = {name: list(module.parameters()) for name, module in agent.parts().items()}
-        named = {g["name"]: g["params"] for g in optimizer.param_groups if "name" in g}
+        named: dict[str, list[nn.Parameter]] = {}
+        for group in optimizer.param_groups:
+            if "name" in group:
+                named.setdefault(group["name"], []).extend(group["params"])
         self._parameters |= {f"group/{name}": parameters for name, parameters in named.items()}
         self.imbalance = Imbalance(list(named))
         self.updates = 0
