@@ -105,6 +105,7 @@ VALUES = {  # where a change of a kind does not do
     "quantum.device": ["null"], "logging.writers": ["[jsonl,csv]"],
     "logging.pictures_every": ["0"], "logging.video_every": ["0"], "world_model.free_nats": ["3"],
     "weights.modules": ["[critic]"], "heads.modules": ["[critic]"],
+    "weights.mapping": ["[5]"],
     "optimizer.fresh": ["3"], "optimizer.slice": ["2"],
     "replay.beta": ["[0.5,0.5]"], "replay.prepare": ["[0.5,1]"], "replay.depreciate": ["[0.1,3]"],
 }  # fmt: skip
@@ -175,7 +176,8 @@ def _name(path: Path) -> str:
 
 def _without_arrays(value: Any, digest: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_arrays(inner, digest) for key, inner in value.items()}
+        timeless = {key: inner for key, inner in value.items() if key != "seconds"}  # of jobs
+        return {key: _without_arrays(inner, digest) for key, inner in timeless.items()}
     if isinstance(value, list | tuple):
         return [_without_arrays(inner, digest) for inner in value]
     if hasattr(value, "numpy"):

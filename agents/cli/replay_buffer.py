@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.cli.functions import argument_names
 from qdreamer.agents.replay import storage
-from qdreamer.agents.replay.sampler import Starts
 from qdreamer.agents.replay.config import make_sampler
+from qdreamer.agents.replay.sampler import Starts
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.edge.guard import brief
 from qdreamer.quantum.jobs.access import CircuitAccess

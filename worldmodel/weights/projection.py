@@ -16,7 +16,8 @@ class ProjectionConfig(SizedConfig):
     def __post_init__(self) -> None:
         if self.nonzeros is not None and self.nonzeros >= self.parameters:
             raise ValueError(
-                f"weights.nonzeros={self.nonzeros} must be less than weights.parameters={self.parameters}, or null"
+                f"weights.nonzeros={self.nonzeros} must be less than weights.parameters={self.parameters}, "
+                "or null"
             )
 
 

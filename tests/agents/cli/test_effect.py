@@ -78,6 +78,7 @@ SILENT = [
     ("quantum.retries=5", ["quantum.retries"]),
     ("quantum.budget_shots=100", ["quantum.budget_shots"]),
     ("quantum.min_fidelity=0.9", ["quantum.min_fidelity=0.9 has no effect"]),
+    ("attention=sampled attention.error=0.1", ["attention.error is read only by attention.strategy=ad"]),
     # generated weights and heads
     ("weights.scale=none", ["weights.scale is read only by weights=frozen_circuit, hashed"]),
     ("heads.modules=[critic]", ["heads.modules is read only by heads=quantum"]),
@@ -121,7 +122,7 @@ BEYOND = [
     ("optimizer.lr=100", ["must be at most 10"]),
     ("weights=hashed weights.modules=[]", ["weights.modules=[] must name at least 1"]),
     ("heads=quantum heads.modules=[]", ["heads.modules=[] must name at least 1"]),
-    ("weights=projection weights.nonzeros=900", ["weights.nonzeros=900 must be less than weights.parameters"]),
+    ("weights=projection weights.nonzeros=900", ["weights.nonzeros=900 must be less than"]),
     (
         "weights=quantum_train weights.mapping=[] weights.activation=relu",
         ["weights.activation=relu has no effect: weights.mapping=[]"],
