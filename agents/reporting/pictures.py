@@ -17,7 +17,7 @@ from qdreamer.envs.factory import make_env, renders
 from qdreamer.envs.seeds import evaluation_seed
 from qdreamer.envs.suites.known import rendering_hint
 
-WIDTH, FONT, DPI = 3.7, 7.0, 200  # inches, points: TensorBoard shows pictures 350 pixels wide
+WIDTH, FONT, DPI = 3.5, 7.0, 100  # inches, points: TensorBoard shows pictures 350 pixels wide, and no finer
 MAX_TRACES = 6
 TRACED = 2  # predictions of vectors
 SHOWN = 3  # of images
