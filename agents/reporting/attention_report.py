@@ -79,6 +79,7 @@ def attention_picture(views: list[LayerView], observation: Observation, title: s
         axis.set_title(f"layer {i} head {j}: {entropy:.1f} nats", fontsize=FONT)
     for axis in axes.flat:
         axis.tick_params(labelsize=FONT)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[1:].flat[len(heads) :]:
         axis.set_visible(False)
     figure.supxlabel("step attended to", fontsize=FONT)

@@ -37,7 +37,8 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
     steps = np.arange(1, len(result.model_error) + 1)
     with matplotlib.rc_context({"font.size": FONT}):
         figure = Figure(figsize=(WIDTH, 1.05 * len(traces) + 2.0), dpi=DPI, layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(1.05 * len(traces) + 1e-3, 1.7))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.05 * len(traces) + 1e-3, 1.7))
+        above, below = parts
         if traces:
             axes = above.subplots(len(traces), TRACED, squeeze=False, sharex=True, sharey="row")
             for column, m in enumerate(_longest(result, TRACED)):
