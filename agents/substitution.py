@@ -89,17 +89,18 @@ def substitute(agent: Dreamer, weights: WeightsConfig, heads: HeadsConfig) -> No
         "actor": agent.actor.body, "critic": agent.critic.online,
         "reward": model.reward, "continue": model.continues,
     }  # fmt: skip
-    for chosen in heads.modules:
+    for chosen in heads.chosen:
         heads.insert(all_heads[chosen])
-    if "actor" in heads.modules:
+    if "actor" in heads.chosen:
         agent.average_actor = copy.deepcopy(agent.actor).requires_grad_(False)
-    if "critic" in heads.modules:
+    if "critic" in heads.chosen:
         agent.critic.slow = copy.deepcopy(agent.critic.online).requires_grad_(False)
+    part = WEIGHTS[weights.name].part
     for name in weights.chosen:
         slot = SLOTS[name]
         make, units = partial(slot.make, agent), slot.units(agent)
         try:
-            module = WEIGHTS[weights.name].part.build(make, units, weights)
+            module = part.build(make, units, weights)
         except ValueError as error:
             raise ConfigError(f"weights={weights.name} cannot make the {name}: {error}") from error
         setattr(slot.owner(agent), slot.attribute, module)

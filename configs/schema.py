@@ -175,6 +175,7 @@ _SAID = {  # of pydantic's types of errors; ints come as int_type, int_from_floa
     "less_than": "must be less than {lt}",
     "tuple": "must be a list, as {path}=[…]",
     "too_long": "must have {max_length} entries",
+    "too_short": "must name at least {min_length}",
     "dict": "must be a mapping, as {path}.<key>=…",
     "dataclass": "replaces a whole section: set its keys instead, as {path}.<key>=…",
 }

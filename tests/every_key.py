@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import gymnasium
 import numpy as np
 from hydra.core.override_parser.types import Override
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from qdreamer.agents.cli.composition import compose_all, typed
 from qdreamer.agents.cli.effect import unread
@@ -55,12 +56,19 @@ CONTEXTS = {
     "prioritized": ["agent=classical", "replay=prioritized"],
     "curious": ["agent=classical", "replay=curious"],
     "boltzmann": ["agent=classical", "replay=prioritized", "replay.transform=boltzmann"],
-    "rotation": ["agent=classical", "replay=prioritized", "replay.transform=rotation", "replay.signal=td"],
+    "rotation": [
+        *("agent=classical", "replay=prioritized", "replay.transform=rotation", "replay.signal=td"),
+        *("replay.prepare=[0.03,1]", "replay.depreciate=[0.3,1]"),  # by default they set in after 500 updates
+    ],
     "circuits": [
         *("agent=hybrid", *SEARCHES, "quantum=aer", "replay.wait=true", "optimizer.wait=true"),
         *("replay.shots=64", "replay.qubits=3", "replay.reuse=0.1", "quantum.shots=64"),
     ],
     "pictures": ["agent=classical", "logging.writers=[jsonl,tensorboard]"],
+    "weights": ["agent=classical", "weights=quantum_train", "weights.mapping=[4]", "weights.activation=relu"],
+    "projection": ["agent=classical", "weights=projection"],
+    "heads": ["agent=classical", "heads=quantum", "heads.qubits=3"],
+    "heads_control": ["agent=classical", "heads=quantum", "heads.path=mlp"],
 }  # fmt: skip
 # Read, and yet no different losses, draws or outputs: why.
 EXCEPTIONS = {
@@ -100,6 +108,8 @@ VALUES = {  # where a change of a kind does not do
     "attention.curriculum.start": ["3"], "attention.curriculum.length": ["9"], "optimizer.epsilon": ["0.3"],
     "quantum.device": ["null"], "logging.writers": ["[jsonl,csv]"],
     "logging.pictures_every": ["0"], "logging.video_every": ["0"], "world_model.free_nats": ["3"],
+    "weights.modules": ["[critic]"], "heads.modules": ["[critic]"],
+    "weights.mapping": ["[5]"],
     "optimizer.fresh": ["3"], "optimizer.slice": ["2"],
     "replay.beta": ["[0.5,0.5]"], "replay.prepare": ["[0.5,1]"], "replay.depreciate": ["[0.1,3]"],
 }  # fmt: skip
@@ -162,15 +172,16 @@ def fingerprint(words: list[str]) -> str:
 
 
 def _name(path: Path) -> str:
-    """A file's name, with the size of pictures; names of events hold the time."""
+    """A file's name, with the size of pictures; of events, whose names hold the time, what they show."""
     if path.name.startswith("events."):
-        return "events"
+        return f"events {sorted(EventAccumulator(str(path)).Reload().Tags()['images'])}"
     return f"{path.name} {path.stat().st_size}" if path.suffix == ".gif" else path.name
 
 
 def _without_arrays(value: Any, digest: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_arrays(inner, digest) for key, inner in value.items()}
+        timeless = {key: inner for key, inner in value.items() if key != "seconds"}  # of jobs
+        return {key: _without_arrays(inner, digest) for key, inner in timeless.items()}
     if isinstance(value, list | tuple):
         return [_without_arrays(inner, digest) for inner in value]
     if hasattr(value, "numpy"):

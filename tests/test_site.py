@@ -23,7 +23,9 @@ def test_it_builds_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
     assert "is_first" in reference
-    assert 'class="mermaid"' in (tmp_path / "index.html").read_text(encoding="utf-8")
+    start = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'src="flow.png"' in start and (tmp_path / "flow.png").exists()
+    assert "mermaid" not in start, "the theme would load its program from elsewhere"
 
 
 def test_the_sizes_are_those_of_the_agents() -> None:

@@ -80,31 +80,30 @@ def test_everything_that_is_no_python_travels_along(site: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize("occupied", [False, True], ids=["empty folder", "folder with agents/ and envs/"])
-def test_the_wheel_trains_evaluates_and_imports(site: Path, tmp_path: Path, occupied: bool) -> None:
-    if occupied:
-        for name in ("agents", "envs", "worldmodel", "quantum", "analysis", "native", "configs"):
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the user’s own package')\n")
+def test_the_wheel_trains_evaluates_and_imports(site: Path, tmp_path: Path) -> None:
+    """In an empty folder it is what is imported; all else it does among packages of the same names."""
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, cwd: Path = tmp_path) -> str:
         """What the installed program prints; python -P, as a console script, has no current folder."""
         environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    (empty := tmp_path / "empty").mkdir()
+    for name in ("agents", "envs", "worldmodel", "quantum", "analysis", "native", "configs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the user’s own package')\n")
     code = "import qdreamer, qdreamer.agents.cli as cli; print(qdreamer.__version__, cli.__file__)"
-    version, place = run("-c", code).split()
-    assert version == SETTINGS["project"]["version"]
-    assert Path(place).is_relative_to(site), "this test must run the wheel, not the checkout"
+    for folder in (empty, tmp_path):
+        version, place = run("-c", code, cwd=folder).split()
+        assert version == SETTINGS["project"]["version"]
+        assert Path(place).is_relative_to(site), "this test must run the wheel, not the checkout"
     console = str(site / "bin" / "qdreamer")
-    assert "done: 500 steps" in run(console, "train", "env=CartPole", "steps=500", *SMALL)
-    run(console, "train", "env=pairs", "steps=64", *SMALL)
-    (directory,) = tmp_path.glob("runs/CartPole/*/seed_0")
-    assert "over 3 unseen episodes" in run(console, "evaluate", str(directory), "--episodes=3", "--no-video")
-    swept = run("-m", "qdreamer", "train", "-m", "env=CartPole", "agent=classical", "steps=50", *SMALL)
+    assert "done: 64 steps" in run(console, "train", "env=pairs", "steps=64", *SMALL, cwd=empty)
+    swept = run("-m", "qdreamer", "train", "-m", "env=CartPole", "steps=200", *SMALL)
     assert "1 of 1 runs are complete, 0 failed" in swept
+    (directory,) = tmp_path.glob("runs/CartPole/*/seed_0")
+    assert "done: 200 steps" in (directory / "console.log").read_text(encoding="utf-8")
+    assert "over 3 unseen episodes" in run(console, "evaluate", str(directory), "--episodes=3", "--no-video")

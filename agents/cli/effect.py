@@ -29,6 +29,8 @@ READERS: dict[str, tuple[str, ...]] = {
     "replay": ("replay", "quantum"),
     "optimizer": ("optimizer", "quantum"),
     "quantum": ("replay", "optimizer", "quantum"),
+    "weights": ("weights",),
+    "heads": ("heads",),
 }
 """Where a hint is looked for: groups whose other choices may read a section's settings."""
 _PRESETS = ("env", "agent")  # they set what several sections read

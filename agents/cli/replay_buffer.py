@@ -12,7 +12,9 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.cli.functions import argument_names
 from qdreamer.agents.replay import storage
 from qdreamer.agents.replay.config import make_sampler, make_selection
+from qdreamer.agents.replay.sampler import Starts
 from qdreamer.configs.schema import ConfigError
+from qdreamer.envs.edge.guard import brief
 from qdreamer.quantum.jobs.access import CircuitAccess
 
 _ARGUMENTS = {
@@ -34,7 +36,8 @@ class Replay(storage.Replay):
         backend: where its circuits run, as `quantum=…`. directory: where jobs of a device are kept.
         settings: of the sampler, as alpha=0.8.
 
-    Raises ConfigError for unknown words and values; `add` ValueError for rows that are not of the fields.
+    Raises ConfigError for unknown words and values; `add` ValueError for rows that are not of the fields,
+    `update` for errors that are NaN, infinite, negative, or not one for each start.
     """
 
     def __init__(
@@ -87,3 +90,16 @@ class Replay(storage.Replay):
             if arrays[name].shape != (wanted := (len(at), *shape)):
                 raise ValueError(f"rows of {name} have the shape {arrays[name].shape}, not {wanted}")
         super().add(at.astype(np.int64), arrays)
+
+    def update(self, starts: Starts, priorities: Any) -> None:
+        """Tell the sampler the errors (B,) of drawn sequences. Raises ValueError for what are none."""
+        errors = np.asarray(priorities)
+        count = len(starts.env)
+        if errors.shape != (count,) or errors.dtype.kind not in "biuf":
+            raise ValueError(f"priorities are {brief(priorities)}, not {count} numbers, one for each start")
+        wrong = np.flatnonzero(~(np.isfinite(errors) & (errors >= 0)))
+        if len(wrong):
+            raise ValueError(
+                f"priorities[{wrong[0]}]={errors[wrong[0]]:g} must be a finite number of at least 0"
+            )
+        super().update(starts, errors.astype(np.float32))

@@ -12,6 +12,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -128,11 +129,14 @@ def export(
         actions: what the numbers of an action mean. score, episodes: to judge both policies with.
 
     Raises ValueError for another suffix, a folder that is not there or cannot be written to, episodes that
-    are no number or cannot be played, and for agents whose attention runs circuits or draws.
+    are no number or cannot be played, .onnx without the packages that write it, and for agents whose
+    attention runs circuits or draws.
     """
     path = Path(path)
     if path.suffix not in WRITERS or latents not in DRAWS:
         raise ValueError(f"export to .onnx or .pt2, with latents drawn or likeliest, not {path}, {latents}")
+    if any(find_spec(module) is None for module in NEEDS.get(path.suffix, ())):
+        raise ValueError("to write .onnx: pip install 'qdreamer[onnx]'; .pt2 needs nothing more")
     if not os.access(path.parent, os.W_OK) or path.is_dir():
         raise ValueError(f"{path} cannot be written: its folder must be there and yours to write in")
     if not isinstance(episodes, int) or episodes < 0:
@@ -196,10 +200,8 @@ _REFUSAL = (
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str], about: str) -> None:
-    try:
-        from onnxscript import optimizer  # torch's exporter needs it, too
-    except ImportError as error:
-        raise ValueError("to write .onnx: pip install 'qdreamer[onnx]'; .pt2 needs nothing more") from error
+    from onnxscript import optimizer  # lazily: an extra
+
     # The whole optimizer would take + 1e-12 for + 0, and a key of zeros has no direction then.
     made = torch.onnx.export(
         program, input_names=names, output_names=["action", "new_state"], optimize=False, verbose=False
@@ -216,3 +218,4 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path, names: list[st
 
 
 WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2}
+NEEDS = {".onnx": ("onnx", "onnxscript")}  # torch's exporter imports them as well

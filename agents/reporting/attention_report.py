@@ -9,12 +9,13 @@ from torch import Tensor
 
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.evaluation import EvaluationEpisode, side_by_side
-from qdreamer.agents.reporting.pictures import rgb
+from qdreamer.agents.reporting.pictures import DPI, FONT, WIDTH, rgb
 from qdreamer.envs.interface import Observation
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView
 
 STEPS = 64
 NUMBERS = 64  # of an observation that are shown at most
+COLUMNS = 2  # maps beside each other: more are too small to see
 
 
 def attention_views(agent: Dreamer, episode: EvaluationEpisode) -> list[LayerView]:
@@ -55,11 +56,13 @@ def attention_picture(views: list[LayerView], observation: Observation, title: s
     """
     from matplotlib.figure import Figure  # lazily: half a second
 
-    heads = views[0].weights.shape[1]
-    figure = Figure(figsize=(2.2 * heads + 0.6, 2.3 * len(views) + 1.9), layout="constrained")
-    ratios = [0.4, *[1.0] * len(views)]
+    heads = [(i, j) for i, view in enumerate(views) for j in range(view.weights.shape[1])]
+    columns = min(len(heads), COLUMNS)
+    rows = -(-len(heads) // columns)
+    figure = Figure(figsize=(WIDTH, 1.5 + rows * WIDTH / columns), dpi=DPI, layout="constrained")
+    ratios = [0.35, *[1.0] * rows]
     axes: Any = figure.subplots(
-        len(views) + 1, heads, squeeze=False, sharex=True, gridspec_kw={"height_ratios": ratios}
+        rows + 1, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": ratios}
     )
     steps = views[0].weights.shape[-1]
     entries = [values[:steps].reshape(steps, -1).astype(np.float32) for values in observation.values()]
@@ -68,17 +71,20 @@ def attention_picture(views: list[LayerView], observation: Observation, title: s
     scale = np.abs(numbers).max(0).clip(min=1e-6)  # of each number
     for axis in axes[0]:
         axis.imshow((numbers / scale).T, cmap="RdBu", vmin=-1.0, vmax=1.0, aspect="auto")
-        axis.set_title("observation", fontsize=8)
+        axis.set_title("observation", fontsize=FONT)
         axis.set_yticks([])
-    for i, view in enumerate(views):
-        for j in range(heads):
-            axis = axes[i + 1][j]
-            axis.imshow(_rows_to_one(view.weights[0, j]), cmap="viridis", vmin=0.0, vmax=1.0)
-            entropy = float(view.numbers["entropy"][j])
-            axis.set_title(f"layer {i} head {j}: {entropy:.1f} nats", fontsize=8)
-    figure.supxlabel("step attended to", fontsize=9)
-    figure.supylabel("step", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    for axis, (i, j) in zip(axes[1:].flat, heads, strict=False):
+        axis.imshow(_rows_to_one(views[i].weights[0, j]), cmap="viridis", vmin=0.0, vmax=1.0)
+        entropy = float(views[i].numbers["entropy"][j])
+        axis.set_title(f"layer {i} head {j}: {entropy:.1f} nats", fontsize=FONT)
+    for axis in axes.flat:
+        axis.tick_params(labelsize=FONT)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    for axis in axes[1:].flat[len(heads) :]:
+        axis.set_visible(False)
+    figure.supxlabel("step attended to", fontsize=FONT)
+    figure.supylabel("step", fontsize=FONT)
+    figure.suptitle(title, fontsize=FONT)
     return rgb(figure)
 
 

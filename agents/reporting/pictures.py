@@ -17,52 +17,53 @@ from qdreamer.envs.factory import make_env, renders
 from qdreamer.envs.seeds import evaluation_seed
 from qdreamer.envs.suites.known import rendering_hint
 
+WIDTH, FONT, DPI = 3.5, 7.0, 100  # inches, points: TensorBoard shows pictures 350 pixels wide, and no finer
 MAX_TRACES = 6
-SHOWN = 3  # predictions
+TRACED = 2  # predictions of vectors
+SHOWN = 3  # of images
 ENLARGED = 192  # least height of an image in a video
 GAP, MARGIN = 4, 70  # pixels between images, and left of them
 
 
 def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
-    """Draw three predictions beside the truth, and the error against the horizon: RGB (H, W, 3).
+    """Draw two predictions beside the truth, and the error against the horizon: RGB (H, W, 3).
 
     Images have videos instead, see `open_loop_videos`.
     """
-    from matplotlib.figure import Figure  # lazily: half a second
+    import matplotlib  # lazily: half a second
+    from matplotlib.figure import Figure
 
     traces = _traces(result)
-    figure = Figure(figsize=(10, 1.6 * len(traces) + 2.2), layout="constrained")
-    axes = figure.subplots(len(traces) + 1, SHOWN, squeeze=False, sharex=True)
     steps = np.arange(1, len(result.model_error) + 1)
-    for column, m in enumerate(_longest(result)):
-        for row, (label, predicted, true) in enumerate(traces):
-            axis = axes[row][column]
-            axis.plot(steps, true[m], color="black", lw=1.2, label="true")
-            axis.plot(steps, predicted[m], color="tab:red", lw=1.2, label="predicted")
-            axis.set_ylabel(label if column == 0 else "")
-    if traces:
-        axes[0][0].legend(frameon=False, fontsize=8)
-        for axis in axes[-2]:
-            axis.set_xlabel("steps ahead")
-            axis.tick_params(labelbottom=True)
-    for axis in axes[-1][1:]:
-        axis.set_visible(False)
-    axes[-1][0].plot(steps, result.model_error, color="tab:red", label="model")
-    axes[-1][0].plot(steps, result.persistence_error, color="gray", ls="--", label="persistence")
-    axes[-1][0].set_yscale("log")
-    axes[-1][0].set_xlabel("steps ahead")
-    axes[-1][0].set_ylabel("standardised MSE")
-    axes[-1][0].legend(frameon=False, fontsize=8)
-    figure.suptitle(title)
-    return rgb(figure)
+    with matplotlib.rc_context({"font.size": FONT}):
+        figure = Figure(figsize=(WIDTH, 1.05 * len(traces) + 2.0), dpi=DPI, layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=(1.05 * len(traces) + 1e-3, 1.7))
+        above, below = parts
+        if traces:
+            axes = above.subplots(len(traces), TRACED, squeeze=False, sharex=True, sharey="row")
+            for column, m in enumerate(_longest(result, TRACED)):
+                for row, (label, predicted, true) in enumerate(traces):
+                    axis = axes[row][column]
+                    axis.plot(steps, true[m], color="black", lw=1.2, label="true")
+                    axis.plot(steps, predicted[m], color="tab:red", lw=1.2, label="predicted")
+                    axis.set_ylabel(label if column == 0 else "")
+            shown = axes[0][0].get_legend_handles_labels()
+            above.legend(*shown, loc="outside upper center", ncols=2, frameon=False)
+        axis = below.subplots()
+        axis.plot(steps, result.model_error, color="tab:red", label="model")
+        axis.plot(steps, result.persistence_error, color="gray", ls="--", label="persistence")
+        axis.set(yscale="log", xlabel="steps ahead", ylabel="standardised MSE")
+        below.legend(loc="outside upper center", ncols=2, frameon=False)
+        figure.suptitle(title, fontsize=FONT + 1)
+        return rgb(figure)
 
 
-def _longest(result: OpenLoop) -> NDArray[np.int64]:
+def _longest(result: OpenLoop, count: int) -> NDArray[np.int64]:
     """Return the numbers of some predictions among those that go on longest."""
     first = next(iter(result.entries.values())).true
     lengths = np.isfinite(first.reshape(*first.shape[:2], -1)[..., 0]).sum(1)
     longest = np.argsort(-lengths, kind="stable")
-    return longest[np.linspace(0, max(np.sum(lengths == lengths.max()) - 1, 0), SHOWN).astype(int)]
+    return longest[np.linspace(0, max(np.sum(lengths == lengths.max()) - 1, 0), count).astype(int)]
 
 
 def _traces(result: OpenLoop) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
@@ -81,7 +82,7 @@ def open_loop_videos(result: OpenLoop) -> dict[str, list[Image.Image]]:
 
     It ends with the longest of these episodes.
     """
-    shown, videos = _longest(result), {}
+    shown, videos = _longest(result, SHOWN), {}
     for name, entry in result.entries.items():
         if entry.true.ndim == 5:
             steps = int(np.isfinite(entry.true[shown, :, 0, 0, 0]).any(0).sum())

@@ -121,7 +121,7 @@ class Reporter:
         observations: Observation,
     ) -> None:
         if views and self._due(step, self._pictures_every):
-            title = f"attention in an evaluation episode, step {step}; each row by its largest weight"
+            title = f"attention in an evaluation episode, step {step}\neach row by its largest weight"
             picture = attention_picture(views, observations, title)
             self._log.image(step, "attention/maps", picture)
         if result is not None and self._due(step, self._pictures_every):

@@ -83,7 +83,7 @@ class Config:
                 f"agent.imagination_starts={self.agent.imagination_starts} must not exceed "
                 f"train.batch_length={self.train.batch_length}"
             )
-        both = set(self.weights.chosen) & set(self.heads.modules)
+        both = set(self.weights.chosen) & set(self.heads.chosen)
         if both:
             raise ValueError(
                 f"weights.modules and heads.modules both name {min(both)}: a head's weights are made, or it "

@@ -35,12 +35,16 @@ from qdreamer.quantum.jobs.access import CircuitAccess
 
 T = TypeVar("T")
 _COPIES = 4  # weights, gradients, two moments
-PARTS = ("world_model", "agent", "sequence", "attention", "replay", "optimizer", "quantum", "logging", "env")
+PARTS = (
+    "world_model", "agent", "sequence", "attention", "replay", "optimizer", "quantum", "weights", "heads",
+    "logging", "env",
+)  # fmt: skip
 """Sections that are asked for; all other settings are the loop's."""
 LOOP = (
     "logging.every", "logging.writers", "env.num_envs", "env.vectorization", "env.solved", "quantum.dry_run",
     "logging.video_frames",  # of evaluate.py's video, too
     "replay.name", "replay.capacity", "replay.mapped", "replay.initial",  # whichever sampler draws
+    "heads.name",
 )  # fmt: skip
 """Settings of these sections that the loop reads whatever the parts are."""
 

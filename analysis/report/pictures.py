@@ -24,7 +24,7 @@ from qdreamer.analysis.metric import METRICS, failed
 
 BASELINE, CANDIDATE = "#404040", "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#B8860B")
-SHOWN = 2 + len(OTHERS)  # agents in one picture of curves: more cannot be told apart
+SHOWN = 2 + len(OTHERS)  # agents in one row of curves: more cannot be told apart
 BANDS = 3  # agents whose intervals may lie on each other; with more, those of baseline and candidate
 _VERDICT = {
     "better": "#009E73",
@@ -65,64 +65,84 @@ def draw(report: Report, folder: Path) -> dict[str, Path]:
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """How an agent is drawn, the same in every picture."""
+    """How an agent is drawn, the same in every picture; baseline and candidate in every row."""
 
     agent: Agent
     colour: str
     wide: bool  # with its interval
 
 
-def _lines(report: Report) -> list[_Line]:
-    shown, rest = report.agents[:SHOWN], iter(OTHERS)
+def _rows(report: Report) -> list[list[_Line]]:
+    """Return the agents of each row: baseline, candidate, and as many others as there are colours."""
     fixed = {report.baseline: BASELINE, report.candidate: CANDIDATE}
+    first = [_Line(agent, fixed[agent.name], True) for agent in report.agents if agent.name in fixed]
+    wide = len(report.agents) <= BANDS
+    others = [agent for agent in report.agents if agent.name not in fixed]
+    each = len(OTHERS)
     return [
-        _Line(agent, fixed.get(agent.name) or next(rest), len(shown) <= BANDS or agent.name in fixed)
-        for agent in shown
+        [*first, *(_Line(*pair, wide) for pair in zip(others[i : i + each], OTHERS, strict=False))]
+        for i in range(0, max(len(others), 1), each)
     ]
 
 
 def curves(report: Report) -> Figure:
     """Draw learning curves against environment steps and against minutes."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    lines = _lines(report)
-    for line in lines:
-        _band(left, line, line.agent.by_step, 1.0)
-        _band(right, line, line.agent.by_second, 1.0 / 60.0)
-    for axis, label in ((left, "environment steps"), (right, "minutes of wall-clock")):
-        axis.set_xlabel(label)
-        axis.set_xlim(left=0)
-        if report.threshold is not None:
-            axis.axhline(report.threshold, color="#808080", linestyle=(0, (4, 3)), linewidth=1)
-            axis.annotate(
-                f"threshold {report.threshold:g}", (0, report.threshold), xytext=(4, 3),
-                textcoords="offset points", fontsize=8, color="#606060",
-            )  # fmt: skip
-    bands = [line.agent.by_second for line in lines]
-    _label_ends(right, lines, max(band.at[-1] for band in bands) / 60.0, [band.mid[-1] for band in bands])
-    left.set_ylabel("return on unseen episodes")
-    left.set_title(f"{report.env}: interquartile mean over seeds, 95 % interval")
+    rows = _rows(report)
+    figure, axes = plt.subplots(
+        len(rows), 2, figsize=(11, 4.2 * len(rows)), sharey=True, squeeze=False, layout="constrained"
+    )
+    for lines, (left, right) in zip(rows, axes, strict=True):
+        for line in lines:
+            _band(left, line, line.agent.by_step, 1.0)
+            _band(right, line, line.agent.by_second, 1.0 / 60.0)
+        bands = [line.agent.by_second for line in lines]
+        end = max(band.at[-1] for band in bands) / 60.0
+        left.set(xlabel="environment steps", ylabel="return on unseen episodes", xlim=(0, None))
+        right.set(xlabel="minutes of wall-clock", xlim=(0, end))
+        for axis in (left, right):
+            if report.threshold is not None:
+                axis.axhline(report.threshold, color="#808080", linestyle=(0, (4, 3)), linewidth=1)
+                axis.annotate(
+                    f"threshold {report.threshold:g}", (0, report.threshold), xytext=(4, 3),
+                    textcoords="offset points", fontsize=8, color="#606060",
+                )  # fmt: skip
+        _label_ends(right, lines, end, [band.mid[-1] for band in bands])
+    axes[0][0].set_title(f"{report.env}: interquartile mean over seeds, 95 % interval")
     return figure
 
 
 def profiles(report: Report) -> Figure:
     """Draw the share of runs that came to the threshold by a step, and that above a final return."""
-    lines = _lines(report)
+    rows = _rows(report)
     columns = 1 if report.threshold is None else 2
-    figure, axes = plt.subplots(1, columns, figsize=(5.5 * columns, 3.9), squeeze=False, layout="constrained")
-    if report.threshold is not None:
-        axis = axes[0][0]
-        budget = lines[0].agent.runs[0].budget
-        at = np.linspace(0.0, budget, 241)
-        ends = []
-        for line in lines:
-            needed = METRICS["steps"].scores(line.agent.runs, report.threshold)
-            # Reached by step t is "more than −t − 1" of the negated steps: a failure never is.
-            scores = np.where(failed(line.agent.runs, report.threshold), -np.inf, -needed)
-            ends.append(_profile(axis, line, scores, at, -at - 0.5))
-        _label_ends(axis, lines, budget, ends)
-        axis.set(xlabel="environment steps", ylabel="share of seeds", ylim=(-0.03, 1.06), xlim=(0, budget))
-        axis.set_title(f"Reached {report.threshold:g} by then")
-    axis = axes[0][-1]
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(5.5 * columns, 3.9 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for lines, places in zip(rows, axes, strict=True):
+        if report.threshold is not None:
+            _reached(places[0], lines, report.threshold)
+        _finals(places[-1], lines)
+        if report.threshold is None:
+            handles = [Line2D([], [], color=line.colour, label=line.agent.name) for line in lines]
+            places[-1].legend(handles=handles, frameon=False, fontsize=9)
+    return figure
+
+
+def _reached(axis: Axes, lines: Sequence[_Line], threshold: float) -> None:
+    budget = lines[0].agent.runs[0].budget
+    at = np.linspace(0.0, budget, 241)
+    ends = []
+    for line in lines:
+        needed = METRICS["steps"].scores(line.agent.runs, threshold)
+        # Reached by step t is "more than −t − 1" of the negated steps: a failure never is.
+        scores = np.where(failed(line.agent.runs, threshold), -np.inf, -needed)
+        ends.append(_profile(axis, line, scores, at, -at - 0.5))
+    axis.set(xlabel="environment steps", ylabel="share of seeds", ylim=(-0.03, 1.06), xlim=(0, budget))
+    _label_ends(axis, lines, budget, ends)
+    axis.set_title(f"Reached {threshold:g} by then")
+
+
+def _finals(axis: Axes, lines: Sequence[_Line]) -> None:
     finals = [METRICS["final"].scores(line.agent.runs, None) for line in lines]
     low, high = min(map(np.min, finals)), max(map(np.max, finals))
     pad = 0.05 * (high - low) or 1.0
@@ -131,10 +151,6 @@ def profiles(report: Report) -> Figure:
         _profile(axis, line, scores, at, at)
     axis.set(xlabel="final return τ", ylabel="share of seeds above τ", ylim=(-0.03, 1.06))
     axis.set_title("Performance profile of the final return")
-    if report.threshold is None:
-        handles = [Line2D([], [], color=line.colour, label=line.agent.name) for line in lines]
-        axis.legend(handles=handles, frameon=False, fontsize=9)
-    return figure
 
 
 def forest(report: Report) -> Figure | None:
@@ -198,8 +214,8 @@ def _profile(axis: Axes, line: _Line, scores: Floats, at: Floats, levels: Floats
         return profile(scores, levels)
 
     one_task = scores[:, None]
-    low, high = bounds(replicates(share, [one_task], np.random.default_rng(0), RESAMPLES // 5))
     if line.wide:
+        low, high = bounds(replicates(share, [one_task], np.random.default_rng(0), RESAMPLES // 5))
         axis.fill_between(at, low, high, color=line.colour, alpha=0.18, linewidth=0, step="mid")
     mid = share(one_task)
     axis.step(at, mid, color=line.colour, linewidth=2.2 if line.wide else 1.3, where="mid")

@@ -229,9 +229,8 @@ def _compared(report: Report) -> str:
 def _picture(pictures: dict[str, Path], name: str, report: Report) -> list[str]:
     if name not in pictures:
         return []
-    more = len(report.agents) - SHOWN
-    hidden = more > 0 and name != "comparisons"
-    caption = _CAPTIONS[name] + f" The first {SHOWN} of {len(report.agents)} agents." * hidden
+    several = len(report.agents) > SHOWN and name != "comparisons"
+    caption = _CAPTIONS[name] + " Baseline and candidate are in every row." * several
     return [f"![{caption}]({pictures[name].name})\n\n*{caption}*"]
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from benchmarks.comparison import AGENTS, write_runs
 from qdreamer.analysis.ablation import classify
-from qdreamer.analysis.comparison import Settings, choose, compare
+from qdreamer.analysis.comparison import Band, Settings, choose, compare
 from qdreamer.analysis.names import short_names
+from qdreamer.analysis.report import board
 from qdreamer.analysis.report.compare_command import main
+from qdreamer.analysis.report.pictures import curves
 from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import find_runs, read_run
 
@@ -119,6 +122,41 @@ def test_custom_scalars_overlay_the_agents(runs: Path) -> None:
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
     (series,) = layout.category[0].chart[0].margin.series
     assert [series.lower, series.value, series.upper] == tags
+
+
+def many_agents(folder: Path) -> Any:
+    """A report's curves of 12 agents."""
+    band = Band(*(np.array([0.0, 100.0]) + i for i in range(4)))
+    names = ["classical", "hybrid", *(f"hybrid+seven={i}" for i in range(10))]
+    agents = [SimpleNamespace(name=name, by_step=band, by_second=band) for name in names]
+    facts = {"baseline": "classical", "candidate": "hybrid", "threshold": 90.0, "env": "CartPole-v1"}
+    return SimpleNamespace(folder=folder, agents=agents, **facts)
+
+
+def test_every_agent_is_drawn_and_no_two_of_a_row_have_one_colour(tmp_path: Path) -> None:
+    report = many_agents(tmp_path)
+    rows = [
+        {text.get_text(): text.get_color() for text in axis.texts if text.get_text() != "threshold 90"}
+        for axis in curves(report).axes[1::2]
+    ]
+    assert all(len(set(row.values())) == len(row) and {"classical", "hybrid"} <= set(row) for row in rows)
+    assert set().union(*rows) == {agent.name for agent in report.agents}
+
+
+def test_no_chart_of_tensorboard_has_more_agents_than_it_has_colours(tmp_path: Path) -> None:
+    report = many_agents(tmp_path)
+    board.write(report, tmp_path / "compare")
+    (tensor,) = EventAccumulator(str(tmp_path / "compare")).Reload().Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
+    names = sorted(agent.name for agent in report.agents)
+    events = {name: EventAccumulator(str(tmp_path / "compare" / name)).Reload() for name in names}
+    shown: list[str] = []
+    for chart in layout.category[0].chart[::2]:  # against steps
+        (series,) = chart.margin.series
+        here = [name for name in names if series.value in events[name].Tags()["scalars"]]
+        assert here == names[len(shown) : len(shown) + len(here)] and len(here) <= board.COLOURS
+        shown += here
+    assert shown == names
 
 
 def test_failed_seeds_stay_in(runs: Path) -> None:

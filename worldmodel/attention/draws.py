@@ -15,7 +15,7 @@ gradient that does not depend on the same draws. `control` is a function of p an
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,10 +93,14 @@ def control(p: Tensor, budget: Budget, generator: torch.Generator | None) -> Est
     return Estimate(torch.where(top, p, rest * shared), top.sum(-1))
 
 
+Name = Literal["importance", "stratified", "systematic", "adaptive", "topk_rest", "control"]
 STRATEGIES: dict[str, Strategy] = {
     strategy.__name__: strategy
     for strategy in (importance, stratified, systematic, adaptive, topk_rest, control)
 }
+
+READS = {"topk_rest": ("top",), "adaptive": ("error",)}
+"""What a strategy looks at in the budget beside its draws."""
 
 
 def entropy(p: Tensor) -> Tensor:

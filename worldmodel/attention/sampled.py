@@ -5,25 +5,36 @@ values at S measured keys are averaged. An estimator study, not a speed-up: ever
 products of queries and keys. Strategies and their gradient: `draws.py`.
 """
 
-from typing import Annotated
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from qdreamer.configs.schema import LONGEST, Float, Int, one_of, settings
+from qdreamer.configs.schema import LONGEST, Float, Int, settings
 from qdreamer.native import AttentionForm
 from qdreamer.worldmodel.attention.config import ATTENTION, ScheduledConfig
-from qdreamer.worldmodel.attention.draws import STRATEGIES, Budget, predicted_error, relative_error
+from qdreamer.worldmodel.attention.draws import (
+    READS,
+    STRATEGIES,
+    Budget,
+    Name,
+    predicted_error,
+    relative_error,
+)
 from qdreamer.worldmodel.attention.kernel import AttentionKernel
 
 
 @settings
 class SampledConfig(ScheduledConfig):
-    strategy: Annotated[str, one_of(lambda: STRATEGIES)]
+    strategy: Name
     draws: Int = Field(ge=1, le=LONGEST)  # S, keys looked at per query
     top: Int = Field(ge=0, le=LONGEST)  # of them the largest, for topk_rest
     error: Float = Field(gt=0.0)  # wanted relative error, for adaptive
+
+    def arguments(self, quantum: Any) -> dict[str, Any]:
+        names = "strategy", "draws", *READS.get(self.strategy, ())
+        return {name: getattr(self, name) for name in names}
 
 
 @ATTENTION.register("sampled", SampledConfig)
@@ -31,7 +42,8 @@ class Sampled(AttentionKernel):
     """See the module's docstring. Exact inside `weights` and `attend_encoded`.
 
     Args:
-        strategy: one of `draws.STRATEGIES`. draws, top, error: see `draws.Budget`.
+        strategy: one of `draws.STRATEGIES`. draws, top, error: see `draws.Budget`; top is half of the draws
+            unless given.
     Raises ValueError for another strategy or a wrong budget.
     """
 
@@ -41,14 +53,14 @@ class Sampled(AttentionKernel):
         width: int,
         strategy: str = "topk_rest",
         draws: int = 32,
-        top: int = 16,
+        top: int | None = None,
         error: float = 0.2,
     ) -> None:
         super().__init__(heads, width)
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy={strategy!r} is unknown: choose one of {', '.join(STRATEGIES)}")
         self.strategy = STRATEGIES[strategy]
-        self.budget = Budget(draws, top, error)
+        self.budget = Budget(draws, draws // 2 if top is None else top, error)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         return q @ k.mT * self.width**-0.5

@@ -1,5 +1,6 @@
 """Which heads get a circuit, and how: `heads=classical` (none) or `heads=quantum`."""
 
+import inspect
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,8 @@ from qdreamer.worldmodel.quantum_heads.paths import PATHS
 from qdreamer.worldmodel.quantum_heads.patterns import PATTERNS
 
 Head = Literal["actor", "critic", "reward", "continue"]
+CIRCUIT = ("blocks", "normalize", "device", "shots")
+"""Settings that a path may take beside its number of qubits."""
 
 
 @settings
@@ -19,6 +22,11 @@ class HeadsConfig(PartConfig):
     """What both choices have."""
 
     modules: tuple[Head, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[Head, ...]:
+        """Heads that get a circuit."""
+        return self.modules
 
     def insert(self, head: MLPHead) -> None:
         """Put something beside or behind the head's layers."""
@@ -33,10 +41,14 @@ class ClassicalConfig(HeadsConfig):
 
     name: str = "classical"
 
+    @property
+    def chosen(self) -> tuple[Head, ...]:
+        return ()
+
 
 @settings
 class QuantumHeadsConfig(HeadsConfig):
-    modules: tuple[Head, ...] = ("actor",)
+    modules: Annotated[tuple[Head, ...], Field(min_length=1)] = ("actor",)
     pattern: Annotated[str, PATTERNS]
     path: Annotated[str, PATHS]  # the circuit, or a control in its place
     qubits: Int = Field(ge=2, le=16)  # n
@@ -47,8 +59,11 @@ class QuantumHeadsConfig(HeadsConfig):
     gradient: Float = Field(default=1.0, ge=0.0)  # by which gradients into the path are multiplied
 
     def insert(self, head: MLPHead) -> None:
-        settings = {key: getattr(self, key) for key in ("blocks", "normalize", "device", "shots")}
-        path = PATHS[self.path].part(self.qubits, **settings)
+        make = PATHS[self.path].part
+        taken = inspect.signature(make).parameters  # a control has no use for the circuit's settings
+        rest = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+        settings = {key: getattr(self, key) for key in CIRCUIT if rest or key in taken}
+        path = make(self.qubits, **settings)
         units, inputs = head.body.width, features_of(head)
         made = PATTERNS[self.pattern].part(head.body, inputs, units, path, self.qubits)
         made.gradient = self.gradient

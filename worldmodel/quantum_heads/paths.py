@@ -10,7 +10,7 @@ from qdreamer.configs.registry import Registry
 from qdreamer.worldmodel.quantum_heads.layer import QuantumLayer
 
 PATHS: Registry[Callable[..., nn.Module]] = Registry("head_paths", "qdreamer.worldmodel.quantum_heads")
-"""Called with the number of qubits and the keywords of `QuantumLayer`."""
+"""Called with the number of qubits and those keywords of `QuantumLayer` that it takes by name, or by **."""
 
 
 @PATHS.register("circuit")
@@ -35,7 +35,7 @@ def frozen(qubits: int, **settings: Any) -> nn.Module:
 class Zeroed(nn.Module):
     """Nothing comes through: zeros."""
 
-    def __init__(self, qubits: int, **settings: Any) -> None:
+    def __init__(self, qubits: int) -> None:
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Random(nn.Module):
 
     keys: Tensor
 
-    def __init__(self, qubits: int, **settings: Any) -> None:
+    def __init__(self, qubits: int) -> None:
         super().__init__()
         self.register_buffer("keys", torch.randn(qubits, qubits))
 
@@ -61,7 +61,7 @@ class Random(nn.Module):
 class EqualMLP(nn.Module):
     """tanh(V tanh(W x + b) + c) with at most as many parameters as the circuit has."""
 
-    def __init__(self, qubits: int, blocks: int = 2, **settings: Any) -> None:
+    def __init__(self, qubits: int, blocks: int = 2) -> None:
         super().__init__()
         hidden = max(1, (6 * qubits * blocks - qubits) // (2 * qubits + 1))
         parts = nn.Linear(qubits, hidden), nn.Tanh(), nn.Linear(hidden, qubits), nn.Tanh()

@@ -27,7 +27,7 @@ Module = Literal["actor", "critic", "decoder", "prior", "posterior"]
 class WeightsConfig(PartConfig):
     """What every choice has."""
 
-    modules: tuple[Module, ...] = ("actor",)
+    modules: Annotated[tuple[Module, ...], Field(min_length=1)] = ("actor",)
     scale: Literal["fan_in", "none"] = "fan_in"  # of what is made, see `generated.GeneratedWeights`
 
     @property
@@ -37,7 +37,7 @@ class WeightsConfig(PartConfig):
 
     def arguments(self) -> dict[str, Any]:
         """Return what the generator's class takes beside the number of weights."""
-        return {key: value for key, value in vars(self).items() if key not in ("name", "modules", "scale")}
+        return {key: getattr(self, key) for key in vars(self) if key not in ("name", "modules", "scale")}
 
 
 @settings

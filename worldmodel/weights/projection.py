@@ -13,6 +13,13 @@ from qdreamer.worldmodel.weights.generator import WEIGHTS, FixedDraws, SizedConf
 class ProjectionConfig(SizedConfig):
     nonzeros: Int | None = Field(ge=1, default=None)  # parameters in a weight; null: all
 
+    def __post_init__(self) -> None:
+        if self.nonzeros is not None and self.nonzeros >= self.parameters:
+            raise ValueError(
+                f"weights.nonzeros={self.nonzeros} must be less than weights.parameters={self.parameters}, "
+                "or null"
+            )
+
 
 @WEIGHTS.register("projection", ProjectionConfig)
 class Projection(FixedDraws):

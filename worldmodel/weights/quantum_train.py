@@ -43,6 +43,12 @@ class QuantumTrainConfig(WeightsConfig):
     gamma: Float = Field(gt=0.0, default=1.0)
     chunk: Int = Field(ge=1, default=1)  # weights per basis state
 
+    def __post_init__(self) -> None:
+        if not self.mapping and self.activation != "none":
+            raise ValueError(
+                f"weights.activation={self.activation} has no effect: weights.mapping=[] has no hidden layers"
+            )
+
 
 @WEIGHTS.register("quantum_train", QuantumTrainConfig)
 class QuantumTrain(WeightGenerator):

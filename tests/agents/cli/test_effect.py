@@ -78,6 +78,11 @@ SILENT = [
     ("quantum.retries=5", ["quantum.retries"]),
     ("quantum.budget_shots=100", ["quantum.budget_shots"]),
     ("quantum.min_fidelity=0.9", ["quantum.min_fidelity=0.9 has no effect"]),
+    ("attention=sampled attention.error=0.1", ["attention.error is read only by attention.strategy=ad"]),
+    # generated weights and heads
+    ("weights.scale=none", ["weights.scale is read only by weights=frozen_circuit, hashed"]),
+    ("heads.modules=[critic]", ["heads.modules is read only by heads=quantum"]),
+    ("heads=quantum heads.path=mlp heads.shots=9", ["heads.shots is read only by heads.path=circuit"]),
     # the loop
     ("logging.writers=[jsonl] logging.video_every=100", ["logging.video_every=100 has no effect"]),
     ("logging.writers=[jsonl] logging.pictures_every=100", ["logging.pictures_every=100 has no effect"]),
@@ -115,6 +120,13 @@ BEYOND = [
     ("evaluation.episodes=1e6", ["must be at most 10000"]),
     ("evaluation.horizon=1e6", ["must be at most 10000"]),
     ("optimizer.lr=100", ["must be at most 10"]),
+    ("weights=hashed weights.modules=[]", ["weights.modules=[] must name at least 1"]),
+    ("heads=quantum heads.modules=[]", ["heads.modules=[] must name at least 1"]),
+    ("weights=projection weights.nonzeros=900", ["weights.nonzeros=900 must be less than"]),
+    (
+        "weights=quantum_train weights.mapping=[] weights.activation=relu",
+        ["weights.activation=relu has no effect: weights.mapping=[]"],
+    ),
     ("logging.video_frames=1e9", ["must be at most 10000"]),
 ]
 

@@ -85,3 +85,21 @@ def test_rows_that_are_not_of_the_fields() -> None:
         with pytest.raises(ValueError, match=said):
             replay.add(env, given)
     assert replay.rows == 1
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "prioritized", "quantum"])
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ([0.1, float("nan"), 0.2], r"^priorities\[1\]=nan must be a finite number of at least 0"),
+        ([float("inf"), 0.1, 0.2], r"^priorities\[0\]=inf must"),
+        ([0.1, 0.2, -1.0], r"^priorities\[2\]=-1 must"),
+        ([0.1], "not 3 numbers, one for each start"),
+        (["a", "b", "c"], "not 3 numbers"),
+    ],
+)
+def test_priorities_that_are_none(sampler: str, errors: list[Any], said: str) -> None:
+    replay = filled(sampler)
+    with pytest.raises(ValueError, match=said):
+        replay.update(replay.sample(3).starts, errors)
+    replay.update(replay.sample(3).starts, [0, 1, 2])

@@ -1,6 +1,7 @@
 """Exported policies play as the agent does: through torch.export's program, and through onnxruntime."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,16 @@ def test_what_cannot_be_exported(
 def test_only_two_formats(make_config: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"export to \.onnx or \.pt2"):
         export(make(make_config, "gru", "vectors"), tmp_path / "policy.h5")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_onnx_without_its_packages_fails_before_anything_is_made(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    nothing: Any = None  # an agent that nobody may look at
+    with pytest.raises(ValueError, match=r"^to write \.onnx: pip install 'qdreamer\[onnx\]'"):
+        export(nothing, tmp_path / "policy.onnx")
 
 
 @pytest.mark.parametrize(

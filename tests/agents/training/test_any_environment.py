@@ -221,7 +221,7 @@ def test_both_leaves_are_learned(tmp_path: Path) -> None:
     Who leaves out what the bits say gets 3 of 12. When this test was written seed 1001 reached 10 at step
     4,800 and 11 at step 5,600.
     """
-    for steps in range(4000, 8001, 1000):
+    for steps in range(4800, 8001, 400):
         config = load_config(
             ["env=gym", "env.id=Both-v0", "agent=classical", "seed=1001", f"steps={steps}",
              "train.replay_ratio=64", "train.batch_size=8", "agent.imagination_horizon=5",

@@ -100,8 +100,7 @@ def test_random_is_noise_that_repeats_and_zeroed_is_nothing():
 
 @pytest.mark.parametrize(("qubits", "blocks"), [(2, 1), (4, 2), (6, 4)])
 def test_the_mlp_has_at_most_as_many_parameters_and_nearly_as_many(qubits, blocks):
-    circuit, mlp = (PATHS[name].part(qubits, blocks=blocks, normalize="sigmoid", device=None, shots=None)
-                    for name in ("circuit", "mlp"))  # fmt: skip
+    circuit, mlp = (PATHS[name].part(qubits, blocks=blocks) for name in ("circuit", "mlp"))
     counts = [sum(p.numel() for p in part.parameters()) for part in (circuit, mlp)]
     assert counts[0] == 6 * qubits * blocks
     assert counts[0] - (2 * qubits + 1) < counts[1] <= counts[0]
