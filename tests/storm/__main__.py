@@ -42,13 +42,19 @@ def _storm(folder: Path, names: list[str], seconds: float, chance: random.Random
     print(
         f"| kind | {' | '.join(vars(kills.Tally()))} |\n|---{'|---:' * len(vars(kills.Tally()))}|", flush=True
     )
-    while sum(used.values()) < seconds:
-        name = min(names, key=used.__getitem__)
+    left = list(names)
+    while left and sum(used.values()) < seconds:
+        name = min(left, key=used.__getitem__)
         kind, total, begin = KINDS[name], totals[name], time.monotonic()
-        if name not in expected:
-            expected[name] = kills.unbroken(kind, folder / f"{name}-unbroken")
-        runs = folder / f"{name}-{total.runs}".replace(" ", "_").replace(",", "")
-        one = kills.batter(kind, runs, expected[name], chance)
+        runs = folder / f"{name.replace(' ', '_')}_{total.runs}"
+        try:
+            if name not in expected:
+                expected[name] = kills.unbroken(kind, runs.with_name(f"{runs.name}_unbroken"))
+            one = kills.batter(kind, runs, expected[name], chance)
+        except RuntimeError as error:
+            print(f"{name}: {error}", flush=True)
+            left.remove(name)
+            one = kills.Tally(failed=1)
         total.add(one)
         used[name] += time.monotonic() - begin
         print(_row(name, one), flush=True)

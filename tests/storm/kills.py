@@ -24,7 +24,8 @@ SMALL = [
     "world_model.units=16", "world_model.hidden=16",
     "world_model.stoch=4", "world_model.classes=4", "train.batch_size=4", "train.batch_length=16",
     "train.replay_ratio=16", "train.prefill=64", "agent.imagination_horizon=5", "evaluation.every=100",
-    "evaluation.episodes=3", "evaluation.max_steps=50", "evaluation.horizon=10", "checkpoint.every=20", "logging.every=10", "logging.writers=[jsonl]",
+    "evaluation.episodes=3", "evaluation.max_steps=50", "evaluation.horizon=10",
+    "checkpoint.every=20", "logging.every=10", "logging.writers=[jsonl]",
 ]  # fmt: skip
 
 
@@ -43,8 +44,10 @@ _IMAGES = ["env=gym", "env.id=tests.storm.dots:Dot-v0", "agent=classical", "worl
 _FAKE = ["quantum=ibm", "quantum.device=FakeManilaV2", "replay.wait=true", "optimizer.wait=true"]
 KINDS = {
     "vectors": Kind([*_CLASSICAL, "steps=1000"]),
-    "images, mapped replay": Kind([*_IMAGES, "world_model.image.depth=4", "replay.mapped=true", "steps=500"]),
-    "hybrid, fake device": Kind(
+    "images in mapped replay": Kind(
+        [*_IMAGES, "world_model.image.depth=4", "replay.mapped=true", "steps=500"]
+    ),
+    "hybrid on a fake device": Kind(
         ["env=CartPole", "agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=400"]
     ),
     "sweep": Kind(["-m", *_CLASSICAL, "seed=0,1", "launcher.jobs=2", "steps=500"], sweep=True),

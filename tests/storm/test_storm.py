@@ -14,7 +14,7 @@ from tests.storm import damage, forks, fuzz
 @pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_a_run_survives_kills() -> None:
-    words = "--kinds short --minutes 0.01 --corruptions 0 --lines 0".split()  # one run
+    words = ["--kinds", "short", "--minutes", "0.01", "--corruptions", "0", "--lines", "0"]  # one run
     storm = subprocess.run(
         [sys.executable, "-m", "tests.storm", *words], cwd=forks.ROOT, capture_output=True, text=True
     )
