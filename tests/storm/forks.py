@@ -22,7 +22,6 @@ from qdreamer.agents.cli import command_line
 from qdreamer.configs import sealed_file
 
 ROOT = Path(__file__).parents[2]
-LAZY = ["qiskit_aer", "qiskit_ibm_runtime.fake_provider", "torch.distributed", "torch._dynamo"]
 
 
 @dataclass
@@ -72,9 +71,9 @@ class Fault:
         os.killpg(0, signal.SIGKILL)
 
 
-def prepare(commands: Sequence[Sequence[str]]) -> None:
-    """Import what such commands would, by doing all that comes before training."""
-    for module in LAZY:
+def prepare(commands: Sequence[Sequence[str]], modules: Sequence[str] = ()) -> None:
+    """Import what such commands would, by doing all that comes before training, and modules beside."""
+    for module in modules:
         importlib.import_module(module)
     for words in commands:
         command_line.prepare(list(words))
