@@ -56,9 +56,19 @@ class _Environment(TypedDict):
 
 
 @with_config(_OPEN)
+class _LossScales(TypedDict):
+    representation: float
+
+
+@with_config(_OPEN)
+class _Sequence(TypedDict):
+    name: str
+
+
+@with_config(_OPEN)
 class _WorldModel(TypedDict):
     posterior: str
-    loss_scales: dict[str, float]
+    loss_scales: _LossScales
 
 
 @with_config(_OPEN)
@@ -71,7 +81,7 @@ class RunConfig(TypedDict):
     evaluation: dict[str, Any]
     agent: dict[str, Any]
     world_model: _WorldModel
-    sequence: dict[str, Any]
+    sequence: _Sequence
     attention: dict[str, Any]
     replay: dict[str, Any]
     optimizer: dict[str, Any]

@@ -37,7 +37,9 @@ def main() -> None:
 
 def _storm(folder: Path, names: list[str], seconds: float, chance: random.Random) -> bool:
     """Batter the kinds in turns, each as long as the others; print a row for each run, and the sums."""
-    forks.prepare([kills.words(KINDS[name], folder / "nowhere") for name in names], LATE)
+    forks.prepare(
+        [kills.words(KINDS[name], folder / "nowhere") for name in names if not KINDS[name].threads], LATE
+    )
     totals = {name: kills.Tally() for name in names}
     used, expected = dict.fromkeys(names, 0.0), {}
     print(

@@ -36,6 +36,7 @@ class Kind:
     settings: list[str]
     window: float = 3.0
     ranks: int = 1
+    threads: bool = False  # planning it starts threads (Qiskit's), which no fork survives
     sweep: bool = False  # the command trains in processes of its own, which have no fault to be armed
 
 
@@ -48,7 +49,7 @@ KINDS = {
         [*_IMAGES, "world_model.image.depth=4", "replay.mapped=true", "steps=500"]
     ),
     "hybrid on a fake device": Kind(
-        ["env=CartPole", "agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=400"]
+        ["env=CartPole", "agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=400"], threads=True
     ),
     "sweep": Kind(["-m", *_CLASSICAL, "seed=0,1", "launcher.jobs=2", "steps=500"], sweep=True),
     "two ranks": Kind([*_CLASSICAL, "steps=600"], ranks=2),
