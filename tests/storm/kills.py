@@ -48,11 +48,13 @@ KINDS = {
     "images in mapped replay": Kind(
         [*_IMAGES, "world_model.image.depth=4", "replay.mapped=true", "steps=500"]
     ),
-    "hybrid on a fake device": Kind(
-        ["env=CartPole", "agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=400"], threads=True
+    "hybrid on a fake device": Kind(  # whose steps take longer, as does its start
+        ["env=CartPole", "agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=140"],
+        window=15.0,
+        threads=True,
     ),
-    "sweep": Kind(["-m", *_CLASSICAL, "seed=0,1", "launcher.jobs=2", "steps=500"], sweep=True),
-    "two ranks": Kind([*_CLASSICAL, "steps=600"], ranks=2),
+    "sweep": Kind(["-m", *_CLASSICAL, "seed=0,1", "launcher.jobs=2", "steps=300"], window=6.0, sweep=True),
+    "two ranks": Kind([*_CLASSICAL, "steps=500"], ranks=2),
 }
 SHORT = {"short": Kind([*_CLASSICAL, "steps=200"], window=0.5)}
 """For the tests."""
