@@ -56,6 +56,13 @@ class _Environment(TypedDict):
 
 
 @with_config(_OPEN)
+class _Evaluation(TypedDict):
+    every: _Count
+    episodes: _Count
+    seed: _Count
+
+
+@with_config(_OPEN)
 class _LossScales(TypedDict):
     representation: float
 
@@ -78,7 +85,7 @@ class RunConfig(TypedDict):
     seed: _Count
     steps: Annotated[int, Field(gt=0)]
     env: _Environment
-    evaluation: dict[str, Any]
+    evaluation: _Evaluation
     agent: dict[str, Any]
     world_model: _WorldModel
     sequence: _Sequence

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.storm import damage, forks, fuzz, kills
+from tests.storm import damage, forks, fuzz, fuzz_files, kills
 
 KINDS = kills.KINDS | kills.SHORT
 LATE = ["qiskit_aer", "qiskit_ibm_runtime.fake_provider", "torch._dynamo"]  # imported once training goes on
@@ -32,6 +32,11 @@ def main() -> None:
         print(f"{options.corruptions} damaged chunks of replay: {believed} not noticed", flush=True)
         bad = fuzz.tracebacks(options.lines, chance)
         print(f"{options.lines} fuzzed command lines: {bad} tracebacks", flush=True)
+        for files in (
+            (fuzz_files.configs, fuzz_files.logs) if options.lines else ()
+        ):  # these raise what they find
+            files(Path(folder) / files.__name__, options.lines)
+            print(f"{options.lines} fuzzed {files.__name__}: 0 tracebacks", flush=True)
     sys.exit(0 if sound and not (loads or believed or bad) else 1)
 
 

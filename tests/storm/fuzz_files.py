@@ -16,6 +16,7 @@ from qdreamer.agents.cli import command_line
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.runs.run_directory import check_same_run, read_config, write_config
 from qdreamer.analysis.comparison import Settings, compare
+from qdreamer.analysis.report.report import document
 from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import find_runs, read_finished
 from qdreamer.configs.schema import ConfigError
@@ -114,9 +115,8 @@ def configs(directory: Path, count: int) -> None:
 
 def logs(folder: Path, count: int) -> None:
     """Change the files that comparisons read. Raises what they raise but for one line of theirs."""
-    write_runs(
-        folder, 1, agents={name: AGENTS[name] for name in ("classical", "hybrid", "hybrid+attention=softmax")}
-    )
+    agents = ("classical", "hybrid", "hybrid+attention=softmax")
+    write_runs(folder, 1, agents={name: AGENTS[name] for name in agents})
     directory = folder / "classical" / "seed_0"
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "eval/return" in line] + lines[:2]
@@ -135,13 +135,15 @@ def logs(folder: Path, count: int) -> None:
             "".join(json.dumps(line) + "\n" for line in tree) if name == "metrics.jsonl" else json.dumps(tree)
         )
 
+    def report() -> None:
+        compared = compare(folder, read_finished(find_runs(folder))[0], Settings())
+        document(compared, dict.fromkeys(("curves", "profiles", "comparisons"), Path("picture.png")), "")
+
     def check(drawn: tuple[str, bytes]) -> None:
         for name, tree in sound.items():
             (directory / name).write_text(text(name, tree))
         (directory / drawn[0]).write_bytes(drawn[1])
-        _refused(
-            lambda: compare(folder, read_finished(find_runs(folder))[0], Settings()), (CompareError, OSError)
-        )
+        _refused(report, (CompareError, OSError))
 
     def files(name: str) -> st.SearchStrategy[tuple[str, bytes]]:
         texts = changed(sound[name]).map(lambda tree: text(name, tree))

@@ -4,11 +4,12 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.storm import damage, forks, fuzz
+from tests.storm import damage, forks, fuzz, fuzz_files
 
 
 @pytest.mark.processes
@@ -31,6 +32,13 @@ def test_no_damaged_checkpoint_is_loaded(tmp_path: Path) -> None:
 
 def test_no_damaged_chunk_is_believed(tmp_path: Path) -> None:
     assert damage.damaged_chunks(tmp_path, 300, random.Random(1)) == 0
+
+
+@pytest.mark.parametrize("files", [fuzz_files.configs, fuzz_files.logs])
+def test_changed_files_are_taken_or_refused_in_one_line(
+    files: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    files(tmp_path, 15)
 
 
 def test_a_fuzzed_command_line_gets_one_line() -> None:
