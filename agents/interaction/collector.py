@@ -66,7 +66,9 @@ class Collector:
             override = np.ones(len(self._all), np.bool_), self._random_actions()
         with self._watch("acting"):
             decision = self._actor.act(self._observation, self._first, override)
-        episode, failure, ended, begun = self._episode, None, list[Episode](), None
+        episode, ended = self._episode, list[Episode]()
+        failure: EnvFailure | None = None
+        begun: Observation | None = None
         try:
             with self._watch("env"):
                 seen, rewards, terminal, truncated, _ = self.envs.step(decision.action)

@@ -170,9 +170,10 @@ class Run:
 
     def _loop(self, interrupt: Interrupt) -> int:
         """Go on until all steps are taken or a signal came, which is returned, 0 if none did."""
-        config, observer, failure = self.config, self.observer, None
+        config, observer = self.config, self.observer
+        failure: EnvFailure | None = None
         if observer is not None:
-            failure = _failure_of(lambda: observer.evaluate(self.step, interrupt))
+            failure = _failure_of(partial(observer.evaluate, self.step, interrupt))
         signal = self._agree(interrupt, failure)
         while self.step < config.steps and not signal:
             episodes = self.collector.step(random=self.step < config.train.prefill)
