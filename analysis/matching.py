@@ -124,9 +124,16 @@ def _refuse_other_settings(
             added.add(key)
         else:
             having = [(run, value.get(key)) for run, value in zip(runs, values, strict=True)]
-        found = [tuple(v) if isinstance(v, list) else v for _, v in having]
+        found = [_frozen(value) for _, value in having]
         _refuse_split([run for run, _ in having], found, f"{what}: {key}")
     return added
+
+
+def _frozen(value: Any) -> Any:
+    """Return a setting so that it can be a key; a maze, say, is a list of lists."""
+    if isinstance(value, dict):
+        return tuple((key, _frozen(inner)) for key, inner in sorted(value.items(), key=repr))
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _refuse_split(

@@ -56,9 +56,26 @@ class _Environment(TypedDict):
 
 
 @with_config(_OPEN)
+class _Evaluation(TypedDict):
+    every: _Count
+    episodes: _Count
+    seed: _Count
+
+
+@with_config(_OPEN)
+class _LossScales(TypedDict):
+    representation: float
+
+
+@with_config(_OPEN)
+class _Sequence(TypedDict):
+    name: str
+
+
+@with_config(_OPEN)
 class _WorldModel(TypedDict):
     posterior: str
-    loss_scales: dict[str, float]
+    loss_scales: _LossScales
 
 
 @with_config(_OPEN)
@@ -68,10 +85,10 @@ class RunConfig(TypedDict):
     seed: _Count
     steps: Annotated[int, Field(gt=0)]
     env: _Environment
-    evaluation: dict[str, Any]
+    evaluation: _Evaluation
     agent: dict[str, Any]
     world_model: _WorldModel
-    sequence: dict[str, Any]
+    sequence: _Sequence
     attention: dict[str, Any]
     replay: dict[str, Any]
     optimizer: dict[str, Any]

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,13 @@ def settle() -> None:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
         setattr(sys, name, Sturdy(stream))
+    threading.excepthook = _of_a_thread
+
+
+def _of_a_thread(what: threading.ExceptHookArgs) -> None:
+    """Print what ended a thread, but for files: TensorBoard's thread hands that on to who writes next."""
+    if not issubclass(what.exc_type, OSError):
+        threading.__excepthook__(what)
 
 
 class Sturdy:

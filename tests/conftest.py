@@ -3,6 +3,7 @@
 import gc
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,23 @@ def signals_as_usual() -> None:
     """Under nohup or in the background some are ignored, as a run then does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def full_disk() -> AbstractContextManager[None]:
+    """A context in which no file of this process grows: EFBIG stands for "No space left on device"."""
+    resource = pytest.importorskip("resource")  # not on Windows
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full()
 
 
 @pytest.fixture

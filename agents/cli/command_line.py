@@ -44,7 +44,7 @@ from qdreamer.agents.cli.overrides import (
 )
 from qdreamer.agents.distributed.process_group import join
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, RanksError, SingleProcess
-from qdreamer.agents.runs.checkpoint import CheckpointError
+from qdreamer.agents.runs.checkpoint import CheckpointError, what_is_safe
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.orphan import exit_with_parent
 from qdreamer.agents.runs.repair import repair
@@ -278,7 +278,7 @@ def _train(plan: Plan, ranks: SingleProcess) -> int:
     except FloatingPointError as error:
         fail(f"training diverged: {error}; the last checkpoint is kept, try a lower optimizer.lr", 1)
     except OSError as error:
-        fail(f"{error}; what was saved before is kept", 1)
+        fail(f"{error}; {what_is_safe(member.directory)}", 1)
     except (MemoryError, torch.OutOfMemoryError) as error:
         fail(f"not enough memory: {error}; try a smaller replay.capacity or world_model", 1)
 

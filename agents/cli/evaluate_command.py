@@ -19,7 +19,7 @@ from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.run_directory import found_again, read_config
 from qdreamer.agents.training.loading import load_agent
-from qdreamer.configs.console import Parser, fail
+from qdreamer.configs.console import Parser, fail, one_line
 from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.factory import EnvError, describe
@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> None:
             agent = load_agent(arguments.run, config, made, best=arguments.best)
             check_spaces(agent, other.env)
             report(agent, other, arguments)
-    except (ConfigError, CheckpointError, EnvError) as error:
+    except (ConfigError, CheckpointError, EnvError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail("interrupted", 130)
@@ -116,10 +116,7 @@ def report(agent: Dreamer, config: Config, arguments: argparse.Namespace) -> Non
         return
     try:
         frames = record_video(agent, config.env, arguments.seed, deterministic, config.logging.video_frames)
-    except EnvError as error:
-        print(f"no video: {error}")
-        return
-    path = save_gif(
-        arguments.run / "videos", f"evaluation{'_best' * arguments.best}_{arguments.seed}.gif", gif(frames)
-    )
-    print(f"video: {path}")
+        name = f"evaluation{'_best' * arguments.best}_{arguments.seed}.gif"
+        print(f"video: {save_gif(arguments.run / 'videos', name, gif(frames))}")
+    except (EnvError, OSError) as error:
+        print(f"no video: {one_line(error)}")

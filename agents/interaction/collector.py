@@ -55,9 +55,10 @@ class Collector:
         self._observation = self.envs.reset(seed=self._seeds())[0]
 
     def step(self, random: bool) -> list[Episode]:
-        """Take one step in every environment, with random or chosen actions; return the episodes that end.
+        """Take one step in every environment, with random or chosen actions.
 
-        Raises EnvFailure; then the collector, its actor and the replay are as they were before.
+        Returns the episodes that end, of all ranks. Raises EnvFailure on all ranks if an environment of any
+        fails; then collector, actor and replay are as they were before.
         """
         actor, drawn = self._actor.state(), self._random.bit_generator.state if random else None
         override = None
@@ -65,16 +66,26 @@ class Collector:
             override = np.ones(len(self._all), np.bool_), self._random_actions()
         with self._watch("acting"):
             decision = self._actor.act(self._observation, self._first, override)
+        episode, ended = self._episode, list[Episode]()
+        failure: EnvFailure | None = None
+        begun: Observation | None = None
         try:
             with self._watch("env"):
                 seen, rewards, terminal, truncated, _ = self.envs.step(decision.action)
                 done = terminal | truncated
-                begun = self._begin(done) if done.any() else None
-        except EnvFailure:  # all is as it was before this step: a checkpoint may be written
+                if done.any():
+                    ended = self._ended(done, rewards)
+                    self._episode = episode + done
+                    begun = self.envs.reset(seed=self._seeds(), options={"reset_mask": done})[0]
+        except EnvFailure as error:
+            failure = error
+        everywhere = self._ranks.gather_lists([(None if failure is None else str(failure), ended)])
+        if failures := [text for text, _ in everywhere if text is not None]:
+            self._episode = episode  # nothing is stored yet, on any rank: a checkpoint may be written
             self._actor.restore(actor)
             if drawn is not None:
                 self._random.bit_generator.state = drawn
-            raise
+            raise failure or EnvFailure(failures[0])
         with self._watch("replay"):
             self._store(self._all, decision.action, decision.state, decision.stoch, False, False)
         for log, action in zip(self._actions, decision.action, strict=True):
@@ -83,7 +94,9 @@ class Collector:
         self._reward = rewards.astype(np.float32)
         self._score += rewards
         self._first = np.zeros_like(done)
-        return [] if begun is None else self._finish(done, terminal, begun)
+        if begun is not None:
+            self._finish(done, terminal, begun)
+        return [episode for _, ended in everywhere for episode in ended]
 
     def close(self) -> None:
         self.envs.close()
@@ -131,29 +144,23 @@ class Collector:
         self._observation = {name: np.stack([one[name] for one in back]) for name in self._observation}
         return all(np.array_equal(stored[name], values) for name, values in self._observation.items())
 
-    def _begin(self, done: NDArray[np.bool_]) -> Observation:
-        """Begin new episodes where `done` holds; return what all environments show then."""
-        self._episode += done
-        try:
-            return self.envs.reset(seed=self._seeds(), options={"reset_mask": done})[0]
-        except EnvFailure:
-            self._episode -= done
-            raise
+    def _ended(self, done: NDArray[np.bool_], rewards: NDArray[Any]) -> list[Episode]:
+        """Return the episodes that a step with these rewards ends."""
+        return [
+            Episode(float(self._score[e] + rewards[e]), len(self._actions[e]) + 1)
+            for e in np.flatnonzero(done)
+        ]
 
-    def _finish(
-        self, done: NDArray[np.bool_], terminal: NDArray[np.bool_], begun: Observation
-    ) -> list[Episode]:
+    def _finish(self, done: NDArray[np.bool_], terminal: NDArray[np.bool_], begun: Observation) -> None:
         """Store the final rows of the finished episodes and go on with those that have begun."""
         env = np.flatnonzero(done)
         self._store(env, 0, 0, 0, True, terminal[env])  # neither action nor state
-        episodes = [Episode(float(self._score[e]), len(self._actions[e])) for e in env]
         for e in env:
             self._actions[e] = []
         self._observation = begun
         self._reward[env] = 0.0
         self._score[env] = 0.0
         self._first = done.copy()
-        return episodes
 
     def _store(
         self, env: NDArray[Any], action: Any, state: Any, stoch: Any, last: Any, terminal: Any

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from qdreamer.agents.reporting.writers.writer import WRITERS, Writer
 from qdreamer.configs.console import one_line
+
+T = TypeVar("T")
 
 
 class RunningMeans:
@@ -98,11 +100,12 @@ class MetricsLog:
         """Log an encoded GIF of `size` (width, height)."""
         self._each(lambda writer: writer.video(step, name, gif, size))
 
-    def _each(self, call: Callable[[Writer], None]) -> None:
+    def _each(self, call: Callable[[Writer], T]) -> dict[str, T]:
         """Let each writer do something. One that fails, and that the run can do without, is left out."""
+        results = {}
         for name, writer in list(self._writers.items()):
             try:
-                call(writer)
+                results[name] = call(writer)
             except Exception as error:
                 if writer.essential:
                     raise
@@ -111,10 +114,11 @@ class MetricsLog:
                     f"warning: {name} is left out from here on: {one_line(error) or type(error).__name__}",
                     file=sys.stderr,
                 )
+        return results
 
     def positions(self) -> dict[str, int]:
         """Return how much each writer has written, safely on disk."""
-        return {name: writer.position() for name, writer in self._writers.items()}
+        return self._each(lambda writer: writer.position())
 
     def close(self) -> None:
         self._each(lambda writer: writer.close())

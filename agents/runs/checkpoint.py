@@ -90,6 +90,15 @@ def exists(directory: Path) -> bool:
     return any((directory / name).exists() for name in (NAME, PREVIOUS))
 
 
+def what_is_safe(directory: Path) -> str:
+    """Say, for a run that could not write, what it finds when it is started again."""
+    if not directory.is_dir():
+        return "the run's folder is gone, and nothing of the run is left"
+    if not exists(directory):
+        return "nothing was saved yet"
+    return "the last checkpoint is kept, and the same command goes on from it"
+
+
 def load(directory: Path) -> dict[str, Any]:
     """Read the newest sound checkpoint, without its shards, onto the CPU. Raises CheckpointError."""
     path = _newest_sound(directory)

@@ -158,7 +158,8 @@ def read_config(directory: Path) -> Config:
     except UnknownWordError as error:
         said = str(error).partition(HINT)[0]
         raise ConfigError(f"{path} cannot be read: {one_line(said)}; {IN_A_SCRIPT}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
+    # YAML's reader raises all of these: of impossible dates, numbers too long, lists in lists in lists.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}") from error
 
 

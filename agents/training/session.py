@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from qdreamer.agents.training.observer import Observer
 from qdreamer.agents.training.storage_choice import show_bytes
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
+from qdreamer.envs.edge.guard import EnvFailure
 from qdreamer.envs.interface import summary
 from qdreamer.quantum.backends.factory import make_backend
 from qdreamer.quantum.jobs.dry_run import report
@@ -78,6 +79,12 @@ def run_session(config: Config, directory: Path, ranks: SingleProcess = SINGLE_P
         try:
             signal = _train(run, config, directory)
             ranks.maximum(0)  # waits: a launcher that sees one rank end may stop others, which still write
+        except EnvFailure:
+            if ranks.rank > 0:  # rank 0 says it: torchrun would stop it, if this rank ended first
+                with suppress(RanksError):
+                    ranks.maximum(0)  # until rank 0 has ended
+                sys.exit(1)
+            raise
         except (RanksError, FloatingPointError):
             if ranks.rank > 0:  # rank 0 says the same
                 sys.exit(1)

@@ -1,8 +1,9 @@
 """The training loop: collect, learn at the replay ratio, evaluate, log, checkpoint."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from qdreamer.native import products
 from qdreamer.native.library import LIMIT, CompileError
 from qdreamer.quantum.jobs.access import CircuitAccess
 from qdreamer.worldmodel.model import WorldModel
+
+_FAILED = 1000  # among signals, of which the largest number counts: an environment failed
 
 
 def make_dreamer(
@@ -108,6 +111,15 @@ def use_kernels(config: Config) -> None:
         print(text, file=sys.stderr)
 
 
+def _failure_of(act: Callable[[], None]) -> EnvFailure | None:
+    """Return how an environment failed in an act of one rank, of which the others do not know yet."""
+    try:
+        act()
+    except EnvFailure as failure:
+        return failure
+    return None
+
+
 class Run:
     """Everything that a run consists of, and the loop over it; with several ranks, one rank's part of it.
 
@@ -164,32 +176,36 @@ class Run:
     def _loop(self, interrupt: Interrupt) -> int:
         """Go on until all steps are taken or a signal came, which is returned, 0 if none did."""
         config, observer = self.config, self.observer
+        failure: EnvFailure | None = None
         if observer is not None:
-            observer.evaluate(self.step, interrupt)
-        signal = self.ranks.maximum(interrupt.signal or 0)
+            failure = _failure_of(partial(observer.evaluate, self.step, interrupt))
+        signal = self._agree(interrupt, failure)
         while self.step < config.steps and not signal:
-            episodes = []
-            if config.train.collect:
-                episodes = self.collector.step(random=self.step < config.train.prefill)
-                episodes = self.ranks.gather_lists(episodes)
+            random = self.step < config.train.prefill
+            episodes = self.collector.step(random) if config.train.collect else []
             self.step += self.stride
             metrics = [self.learner.update() for _ in range(self._updates_due())]
             if observer is not None:
-                observer.record(self.step, episodes, metrics, interrupt)
+                failure = _failure_of(partial(observer.record, self.step, episodes, metrics, interrupt))
             if passed(self.step, self.stride, config.checkpoint.every):
                 self._save()
             if observer is not None:
                 observer.show(self.step)
-            signal = self.ranks.maximum(interrupt.signal or 0)
+            signal = self._agree(interrupt, failure)
         return signal
 
-    def _saved_first(self, failure: EnvFailure) -> EnvFailure:
-        """Save, as far as one process can, and return what to say about an environment that failed.
+    def _agree(self, interrupt: Interrupt, failure: EnvFailure | None) -> int:
+        """Return the signal that came to any rank, 0 if none did.
 
-        It does so between iterations, or in an evaluation, which stays due.
+        Raises EnvFailure on all ranks if rank 0's evaluation failed, which stays due.
         """
-        if self.ranks.size > 1:  # the others are elsewhere
-            return EnvFailure(f"{failure}; the last checkpoint is kept")
+        told = self.ranks.maximum(_FAILED if failure else interrupt.signal or 0)
+        if told == _FAILED:
+            raise failure or EnvFailure("an evaluation failed on rank 0")
+        return told
+
+    def _saved_first(self, failure: EnvFailure) -> EnvFailure:
+        """Save, and return what to say about an environment that failed; all ranks are between iterations."""
         if self._saved != self.step:
             self._save()
         if self.observer is not None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +20,12 @@ from benchmarks.comparison import AGENTS, write_runs
 from qdreamer.analysis.ablation import classify
 from qdreamer.analysis.comparison import Band, Settings, choose, compare
 from qdreamer.analysis.names import short_names
-from qdreamer.analysis.report import board
+from qdreamer.analysis.report import board, compare_command
 from qdreamer.analysis.report.compare_command import main
 from qdreamer.analysis.report.pictures import curves
 from qdreamer.analysis.run_form import CompareError
 from qdreamer.analysis.run_record import find_runs, read_run
+from qdreamer.configs import streams
 
 Refused = Callable[..., str]
 FAST = {**AGENTS, "hybrid": (AGENTS["hybrid"][0], 1500)}  # far ahead
@@ -421,6 +423,22 @@ def test_impossible_options_are_refused(option: str, runs: Path, refused: Refuse
 @pytest.mark.parametrize("option", ["--margin", "--threshold"])
 def test_words_for_numbers_are_refused(option: str, runs: Path, refused: Refused) -> None:
     assert f"argument {option}: abc is not a finite number;" in refused(runs, option, "abc")
+
+
+@pytest.mark.parametrize("part", ["report.write", "board.write"])
+def test_a_full_disk_is_one_line(
+    part: str, runs: Path, refused: Refused, full_disk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = part.split(".")
+    write = getattr(getattr(compare_command, module), name)
+
+    def on_a_full_disk(*arguments: Any) -> Any:
+        with full_disk:
+            return write(*arguments)
+
+    monkeypatch.setattr(getattr(compare_command, module), name, on_a_full_disk)
+    monkeypatch.setattr(threading, "excepthook", streams._of_a_thread)  # as settle does
+    assert "File too large" in refused(runs)
 
 
 def test_choice_of_baseline_and_candidate() -> None:

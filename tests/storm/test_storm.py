@@ -1,25 +1,29 @@
 """The storm, for a few seconds: the long one is `python -m tests.storm --minutes 60`."""
 
 import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.storm import damage, fuzz, kills
+from tests.storm import damage, forks, fuzz, fuzz_files
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(300)
-def test_a_run_survives_kills(tmp_path: Path) -> None:
-    kind = kills.Kind(["agent=classical", "steps=500"])
-    expected, seconds = kills.unbroken(kind, tmp_path / "unbroken")
-    killed = 0
-    for number in range(5):  # a busy machine may let a run through
-        if killed < 2:
-            tally = kills.batter(kind, tmp_path / str(number), expected, seconds, random.Random(number))
-            assert (tally.corrupt, tally.lost, tally.failed, tally.unequal) == (0, 0, 0, 0)
-            killed += tally.kills
-    assert killed >= 2
+def test_a_run_survives_kills() -> None:
+    words = ["--kinds", "short", "--minutes", "0.01", "--corruptions", "0", "--lines", "0"]  # one run
+    storm = subprocess.run(
+        [sys.executable, "-m", "tests.storm", *words], cwd=forks.ROOT, capture_output=True, text=True
+    )
+    assert storm.returncode == 0, storm.stdout + storm.stderr
+    runs, kills, saving, *wrong = map(
+        int, re.findall(r"^\| all \| (.*) \|$", storm.stdout, re.M)[0].split(" | ")
+    )
+    assert (runs, wrong) == (1, [0, 0, 0, 0]) and kills >= 2 and saving >= 1
 
 
 def test_no_damaged_checkpoint_is_loaded(tmp_path: Path) -> None:
@@ -28,6 +32,13 @@ def test_no_damaged_checkpoint_is_loaded(tmp_path: Path) -> None:
 
 def test_no_damaged_chunk_is_believed(tmp_path: Path) -> None:
     assert damage.damaged_chunks(tmp_path, 300, random.Random(1)) == 0
+
+
+@pytest.mark.parametrize("files", [fuzz_files.configs, fuzz_files.logs])
+def test_changed_files_are_taken_or_refused_in_one_line(
+    files: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    files(tmp_path, 15)
 
 
 def test_a_fuzzed_command_line_gets_one_line() -> None:

@@ -16,7 +16,8 @@ class JsonLines(Writer):
     """Scalars as JSON; null stands for a value that is not finite.
 
     A line is written by one call of the system, or taken back: no reader meets half of one. Raises
-    ConfigError when the file does not hold what the checkpoint says was written.
+    ConfigError when the file does not hold what the checkpoint says was written; OSError where the disk
+    takes no line, or the file was removed, which the system would not say.
     """
 
     essential = True
@@ -34,6 +35,8 @@ class JsonLines(Writer):
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         line = {"step": step, **{k: v if math.isfinite(v) else None for k, v in values.items()}}
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise FileNotFoundError(f"{self._file.name} was removed")
         begin, text = self._file.tell(), json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
             if self._file.write(text) != len(text):

@@ -3,6 +3,7 @@
 import re
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import gymnasium
@@ -54,6 +55,14 @@ def test_report_and_video(
     assert (run / "videos" / "evaluation_1.gif").read_bytes()[:4] == b"GIF8"
     evaluate(monkeypatch, str(run), "--episodes", "4", "--no-video")
     assert re.findall(r"returns: (.*)", capsys.readouterr().out)[0].split() == [f"{x:g}" for x in returns]
+
+
+def test_a_full_disk_costs_the_video_alone(
+    run: Path, full_disk: AbstractContextManager[None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with full_disk:
+        evaluate_command.main([str(run), "--episodes", "1", "--seed", "77"])
+    assert "no video: [Errno 27] File too large" in capsys.readouterr().out
 
 
 def test_the_best_policy_is_kept_and_judged_on_fresh_episodes(

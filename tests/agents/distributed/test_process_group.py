@@ -235,6 +235,25 @@ def test_a_killed_rank_ends_the_other_and_the_same_command_goes_on(
     assert {path.name for path in directory.glob("shard*")} == kept
 
 
+def test_all_ranks_save_when_an_environment_fails_on_one(tmp_path: Path) -> None:
+    script = start(["-m", "tests.agents.distributed.failing_ranks", str(tmp_path)])
+    out, err = script.communicate(timeout=240)
+    assert script.returncode == 0, err
+    in_a_step, in_an_evaluation, mended, sound = map(json.loads, out.splitlines())
+    for failed, step in ((in_a_step, 78), (in_an_evaluation, 100)):
+        assert failed["codes"] == [1, 1]
+        (line,) = [line for line in failed["said"].splitlines() if "error" in line.lower()]
+        assert line.startswith(
+            "error: env.id=tests.agents.distributed.failing_ranks:Frail-v0 failed in step "
+        )
+        assert "ValueError: the motor is stuck" in line
+        assert line.endswith(f"; saved at step {step}, where the same command goes on")
+    assert "resuming at step 78" in in_an_evaluation["said"] and "resuming at step 100" in mended["said"]
+    assert mended["codes"] == sound["codes"] == [0, 0]
+    logs = [next(tmp_path.glob(f"{name}/*/*/seed_0")) for name in ("frail", "sound")]
+    assert lines(logs[0]) == lines(logs[1])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_all_ranks_after_the_same_update(number: int, unbroken: Path, tmp_path: Path) -> None:
     command = [str(ROOT / "train.py"), *RUN, f"runs={tmp_path}"]

@@ -226,6 +226,8 @@ def _extend(values: dict[str, Any]) -> str:
         (lambda values: "- 1", "it holds no settings"),
         (lambda values: "seed: [", "cannot be read"),
         (lambda values: "\x00", "cannot be read"),
+        (lambda values: "seed: 2020-13-45", "month must be in 1..12"),
+        (lambda values: "[" * 3000, "recursion"),
         (_truncate, "optimizer.lr is missing"),
         (_extend, "unknown key optimizer.learning_rate"),
     ],
