@@ -3,9 +3,10 @@
     python -m benchmarks.batch_size --memory 2.0 env=CartPolePixels agent=classical
 
 Batch sizes are doubled as long as the memory that a line through the last two forecasts stays within the
-limit (GB, of the whole process). Each size has a process of its own, which the system stops should it want
-more. Printed is the whole curve, and the size at which most replayed steps are learned from in a second. That
-is speed alone: with train.replay_ratio as it is, twice the batch means half as many updates.
+limit (GB, of the whole process, without the rows of replay). Each size has a process of its own, which the
+system stops should it want more. Printed is the whole curve, and the size at which most replayed steps are
+learned from in a second. That is speed alone: with train.replay_ratio as it is, twice the batch means half as
+many updates.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -38,7 +40,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--memory", type=float, required=True, help="limit in GB")
-    parser.add_argument("--updates", type=int, default=3, help="of each size, after one that warms up")
+    parser.add_argument(
+        "--updates", type=int, default=3, choices=range(1, 101), metavar="N", help="of each size, 1 to 100"
+    )
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("settings", nargs="*", help="of train.py")
     a = parser.parse_args()
@@ -66,7 +70,7 @@ def curve(
     batch = 1
     while batch <= LARGEST and _forecast(found, batch) * MARGIN <= limit:
         one = measure(batch)
-        if one is None:
+        if one is None or one.gigabytes > limit:
             break
         show(one)
         found.append(one)
@@ -93,8 +97,9 @@ def _measure(batch: int, limit: float, updates: int, settings: list[str]) -> Mea
     )
     if child.returncode == 0:
         return Measured(*json.loads(child.stdout.splitlines()[-1]))
-    if "error: " in child.stderr:  # settings that are refused, in a line that says so
-        sys.exit(child.stderr.strip().splitlines()[-1])
+    said = child.stderr.strip().splitlines()[-1:]
+    if not any(word in child.stderr for word in ("MemoryError", "can't allocate memory", "alloc")):
+        sys.exit("".join(said) or f"error: the process of batch size {batch} ended with {child.returncode}")
     print(f"| {batch} | stopped: it wanted more | |", flush=True)
     return None
 
@@ -106,6 +111,8 @@ def _measure_here(batch: int, limit: float, updates: int, settings: list[str]) -
 
     try:
         config = load_config([*settings, f"train.batch_size={batch}", "logging.writers=[jsonl]"])
+        rows = 2 * config.train.batch_length + 200  # a full buffer would take what no batch size does
+        config = replace(config, replay=replace(config.replay, capacity=config.env.num_envs * rows))
     except ConfigError as error:
         sys.exit(f"error: {error}")
     with tempfile.TemporaryDirectory() as directory:

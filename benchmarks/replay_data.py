@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qdreamer
+from qdreamer.agents.runs.checkpoint import CheckpointError
+from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.tasks.cliffwalk import all_episodes
 
 Columns = dict[str, NDArray[Any]]
@@ -30,9 +32,14 @@ def main() -> None:
     parser.add_argument("--run", help="of the half-trained policy")
     parser.add_argument("--seed", type=int, default=1000)
     a = parser.parse_args()
+    if a.file.suffix != ".npz":
+        parser.error(f"{a.file} must end in .npz")
     if a.which == "redundant" and a.run is None:
         parser.error("redundant needs --run, the directory of a half-trained run on CartPole")
-    columns = cliffwalk() if a.which == "cliffwalk" else redundant(a.run, a.seed)
+    try:
+        columns = cliffwalk() if a.which == "cliffwalk" else redundant(a.run, a.seed)
+    except (ConfigError, CheckpointError) as error:
+        parser.error(str(error))
     arrays: dict[str, Any] = dict(columns)
     np.savez_compressed(a.file, **arrays)
     rows, ends = len(columns["reward"]), int(columns["is_last"].sum())

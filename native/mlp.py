@@ -114,9 +114,8 @@ class _MLP(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         count, threads = ctx.parameters, torch.get_num_threads()
-        kept = (
-            ctx.saved_tensors
-        )  # once: checkpointing recomputes them at a first look and gives none at a second
+        # Once: under checkpointing the first look computes them anew, and a second gets none.
+        kept = ctx.saved_tensors
         parameters, saved = kept[:count], kept[count:]
         gradients: list[Tensor] = []
         grad_x = []

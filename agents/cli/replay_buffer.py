@@ -65,7 +65,7 @@ class Replay(storage.Replay):
             self.access = CircuitAccess.of(config.quantum, kept)
             made = make_sampler(config.replay, num_envs, length, seed, self.access)
         self._shapes = {name: tuple(shape) for name, (shape, _) in fields.items()}
-        if config.replay.diverse != "none" and "stoch" not in fields:
+        if config.replay.times > 1 and "stoch" not in fields:
             raise ConfigError(
                 f"diverse={config.replay.diverse} compares sequences by their latents: fields need stoch, "
                 "classes (S,) as bytes"

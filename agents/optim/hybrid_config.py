@@ -56,6 +56,10 @@ class HybridConfig(LaPropConfig):
                 f"optimizer.steer={self.steer:g} multiplies learning rates by optimizer.levels, which must "
                 "all be above 0, as [0.5,1.5]"
             )
+        if self.steer and self.reuse:
+            raise ValueError(
+                "optimizer.steer and optimizer.reuse would each apply the same multipliers: take one"
+            )
         most = SOLVERS[self.solver].part.max_qubits
         if most is not None and self.num_qubits > most:
             raise ValueError(

@@ -99,7 +99,7 @@ class HybridOptimizer(WrappedOptimizer):
         groups, steering = LaProp.groups_of(config, agent), None
         if config.steer:
             groups = by_block(groups, blocks)
-            steering = Steering(len(blocks), config.steer, config.steer_bound)
+            steering = Steering(len(blocks), config.steer, config.steer_bound, config.warmup)
         return cls(
             LaProp.of_groups(config, groups), blocks, search, levels, config.every, config.epsilon,
             config.reuse, stream_seed(SEARCH, seed), slice, fresh, steering, ranks.mean,
@@ -158,6 +158,7 @@ class HybridOptimizer(WrappedOptimizer):
     ) -> None:  # fmt: skip
         """Take the step that was found if it is no worse than the base's on fresh data."""
         multipliers = self.levels.multipliers(found.bits)  # (M,)
+        multipliers[~self._moving(step)] = 1.0  # of a block that waits, the search could know nothing
         self._set(before)
         loss, losses = objective.fresh(self.fresh, new_seed(self._generator)), []
         for weights in (before, after, self._moved(before, step, multipliers)):
@@ -168,13 +169,18 @@ class HybridOptimizer(WrappedOptimizer):
         if not accepted:
             self._set(after)
         self._kept = multipliers if accepted else None
-        if accepted and self.steering is not None:
+        if accepted and self.steering is not None and self.updates > self.steering.begin:
             self.steering.follow(multipliers, self.param_groups)
         if math.isfinite(here + base + chosen):
-            by_block = dict(zip(self._names, multipliers.tolist(), strict=True))
-            self.log.add(found, by_block, here - base, here - chosen, accepted)
+            named = dict(zip(self._names, multipliers.tolist(), strict=True))
+            self.log.add(found, named, here - base, here - chosen, accepted)
         else:
             self.log.failed += 1
+
+    def _moving(self, step: list[Tensor]) -> Tensor:
+        """Return which blocks have a step at all, (M,)."""
+        lengths = torch.stack(torch._foreach_norm(step)).cpu()  # (P,)
+        return torch.zeros(len(self._names)).index_add_(0, self._block, lengths.float()) > 0.0
 
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self._parameters, values)

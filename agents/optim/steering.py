@@ -3,7 +3,8 @@
     r_b ← clip(r_b · s_b^gain, 1/bound, bound),   lr_b = lr · r_b
 
 s_b is the multiplier of block b's step that was found and accepted, on the step as it now is: with its rate
-r_b. So rates go on as long as searches want longer or shorter steps, and stay where they want neither.
+r_b. So rates move towards where the levels on both sides are as good; without 1 among the levels they swing
+around it, by one level to the power of gain at a time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,10 +24,11 @@ class Steering:
 
     Args:
         gain: how far a multiplier counts, from 0 to 1. bound: the largest rate; its inverse the smallest.
+        begin: updates, the optimizer's warm-up, in which steps are short on purpose: they steer nothing.
     """
 
-    def __init__(self, blocks: int, gain: float, bound: float) -> None:
-        self.gain, self.bound = gain, bound
+    def __init__(self, blocks: int, gain: float, bound: float, begin: int = 0) -> None:
+        self.gain, self.bound, self.begin = gain, bound, begin
         self.rates = torch.ones(blocks, dtype=torch.float64)
 
     def follow(self, multipliers: Tensor, groups: Iterable[dict[str, Any]]) -> None:

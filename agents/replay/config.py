@@ -20,6 +20,7 @@ Mapped = Annotated[
     Literal["auto", "true", "false"],
     BeforeValidator(lambda value: show(value) if isinstance(value, bool) else value),
 ]
+MOST_CANDIDATES = 1024  # of a batch that is chosen from them: time and memory grow with their cube and square
 Share = Annotated[Float, Field(ge=0.0, le=1.0)]
 
 
@@ -34,6 +35,11 @@ class ReplayConfig(PartConfig):
     initial: str | None = None  # a file of episodes or a run, whose rows are there from the beginning
 
     @property
+    def times(self) -> int:
+        """Candidates for each place in a batch."""
+        return make_selection(self, 0).candidates(1)
+
+    @property
     def measured(self) -> str | None:
         """The signal (`signals.SIGNALS`) that the learner measures on sequences, if the sampler uses one."""
         return None
@@ -43,6 +49,11 @@ class ReplayConfig(PartConfig):
         return False
 
     def check(self, root: Any) -> None:
+        if self.times * root.train.batch_size > MOST_CANDIDATES and self.times > 1:
+            raise ValueError(
+                f"replay.candidates={self.candidates} for train.batch_size={root.train.batch_size} are more "
+                f"than {MOST_CANDIDATES:,}, all of which are compared with each other: use fewer"
+            )
         rows, wanted = self.capacity // root.env.num_envs, root.train.batch_length + 1
         if rows < wanted:
             raise ValueError(

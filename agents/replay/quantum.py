@@ -49,7 +49,12 @@ class QuantumReplayConfig(PriorityConfig):
     def planned(self, root: Any, backend: Backend) -> list[Planned]:
         if not self.sends_jobs(root.quantum):
             return []
-        draws = max(root.steps - root.train.begin, 0) * root.train.replay_ratio / root.train.batch_length
+        draws = (
+            self.times
+            * max(root.steps - root.train.begin, 0)
+            * root.train.replay_ratio
+            / root.train.batch_length
+        )
         doublings = math.log2(max(min(root.steps, self.capacity) / max(root.train.prefill, 1), 1.0))
         calls = 1 + int(draws / (self.reuse * self.shots)) + int(doublings)  # used up, outgrown
         return [Planned("replay", AmplitudeTask(torch.ones(1, 2**self.qubits)), self.shots, calls)]

@@ -86,6 +86,7 @@ class Replay:
             self._journal = Journal(folder / "changes", f"{label}/changes", self._data)
         self._kept = np.zeros((2, num_envs), np.int64)  # first rows that the last two checkpoints need
         self._seen = np.zeros((num_envs, self.size), np.bool_)  # rows that were ever replayed
+        self._strange = np.zeros((num_envs, self.size), np.bool_)  # rows that no agent has seen yet
         self._added = np.zeros(num_envs, np.int64)  # rows ever stored, per environment
         self._offsets = np.arange(-1, length)
 
@@ -93,6 +94,10 @@ class Replay:
     def rows(self) -> int:
         """Rows stored now, over all environments."""
         return int(np.minimum(self._added, self.size).sum())
+
+    def mark_strange(self) -> None:
+        """Say that all rows are somebody else's: their states mean nothing until `write` replaces them."""
+        self._strange[np.arange(self.size) < self._added[:, None]] = True
 
     def blank(self, name: str) -> NDArray[Any]:
         """Return an entry of zeros."""
@@ -109,7 +114,7 @@ class Replay:
             chunks.append(env, row, rows[name])
         if self._journal is not None:
             self._journal.changed[env, slot] = True
-        self._seen[env, slot] = False
+        self._seen[env, slot] = self._strange[env, slot] = False
         self._added[env] += 1
         self.sampler.added(env, row)
 
@@ -138,7 +143,9 @@ class Replay:
         if len(weights) == count:
             return starts, weights
         slots = (starts.row[:, None] + self._offsets[1:]) % self.size
-        taken, factors = self.selection.select(self._data["stoch"][starts.env[:, None], slots], count)
+        env = starts.env[:, None]
+        known = ~self._strange[env, slots].any(1)
+        taken, factors = self.selection.select(self._data["stoch"][env, slots], known, count)
         return Starts(starts.env[taken], starts.row[taken]), (weights[taken] * factors).astype(np.float32)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:
@@ -184,6 +191,7 @@ class Replay:
         env = np.broadcast_to(starts.env[:, None], absolute.shape)
         stored = absolute >= self._added[env] - self.size
         slots = absolute % self.size
+        self._strange[env[stored], slots[stored]] = False
         for name, values in rows.items():
             self._data[name][env[stored], slots[stored]] = values[stored]
         if self._journal is not None:
@@ -211,7 +219,7 @@ class Replay:
             "data": rows,
             **(mapped if self._chunks else {}),
             "added": self._added.tolist(),
-            "coverage": {"seen": _filled(self._seen, filled)},
+            "coverage": {"seen": _filled(self._seen, filled), "strange": _filled(self._strange, filled)},
             "sampler": self.sampler.state_dict(),
             "selection": self.selection.state_dict(),
         }
@@ -258,6 +266,8 @@ class Replay:
         self._kept[:] = np.maximum(self._added - self.size, 0)
         seen = state["coverage"]["seen"].numpy()
         self._seen[:, : seen.shape[1]] = seen
+        if "strange" in state["coverage"]:  # earlier checkpoints have none
+            self._strange[:, : seen.shape[1]] = state["coverage"]["strange"].numpy()
         self.sampler.load_state_dict(state["sampler"])
         self.selection.load_state_dict(state.get("selection", {}))  # earlier checkpoints have none
 

@@ -19,7 +19,7 @@ class UniformConfig(ReplayConfig):
 
     def check(self, root: Any) -> None:
         super().check(root)
-        if self.online and self.diverse != "none":
+        if self.online and self.times > 1:
             raise ValueError(
                 f"replay.diverse={self.diverse} leaves out most candidates, which replay.online=true would "
                 "count as replayed: set replay.online=false"

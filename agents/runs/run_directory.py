@@ -91,10 +91,8 @@ def _learning(config: Config) -> dict[str, Any]:
         if values.get(section, {}).get(name, default) == default:
             values.get(section, {}).pop(name, None)
     values["env"] = {key: value for key, value in values["env"].items() if key not in _FREE_ENV}
-    values["replay"] = {
-        **values["replay"],
-        "mapped": False,
-    }  # what hashes had when it was no matter of course
+    # What hashes had when it was no matter of course.
+    values["replay"] = {**values["replay"], "mapped": False}
     return values
 
 

@@ -50,7 +50,7 @@ class Imbalance:
         """Return the groups that differ most often, once a whole window is known; None for fewer than two."""
         if len(self._norms) < WINDOW:
             return None
-        logs = torch.stack(list(self._norms)).clamp(min=_SMALLEST).log10().cpu()  # (WINDOW, G)
+        logs = torch.stack([norms.cpu() for norms in self._norms]).clamp(min=_SMALLEST).log10()  # (WINDOW, G)
         found = []
         for a, b in combinations(range(len(self.names)), 2):
             apart = logs[:, a] - logs[:, b]  # (WINDOW,)

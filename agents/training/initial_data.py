@@ -1,6 +1,7 @@
 """Rows that a run's replay begins with: a file of episodes, or what another run has seen."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.collector import replay_fields
 from qdreamer.agents.replay.storage import PAST, Replay, Rows
 from qdreamer.agents.runs import checkpoint
+from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import ConfigError
 
 FLAGS = ("is_first", "is_last", "is_terminal")
@@ -26,6 +28,10 @@ def fill(replay: Replay, agent: Dreamer, source: str) -> None:
 
     Raises ConfigError for what cannot be read, does not fit the agent or the buffer, or is no whole episodes.
     """
+    if agent.ranks.size > 1:
+        raise ConfigError(
+            f"replay.initial={source}: a run on several processes cannot begin with data, use one"
+        )
     fields = {name: kind for name, kind in replay_fields(agent).items() if name not in PAST}
     path = Path(source)
     streams = _of_run(path) if path.is_dir() else [_of_file(path)]
@@ -40,10 +46,11 @@ def fill(replay: Replay, agent: Dreamer, source: str) -> None:
             rows[ring] += end - begin
     if max(rows) > replay.size:
         raise ConfigError(
-            f"replay.initial={source} has {sum(rows):,} rows, more than fit into "
-            f"replay.capacity={replay.size * len(rows)}"
+            f"replay.initial={source}: {max(rows):,} rows for one of env.num_envs={len(rows)} rings, which "
+            f"have room for {replay.size:,}: use a larger replay.capacity"
         )
     _store(replay, rings)
+    replay.mark_strange()
 
 
 def _store(replay: Replay, rings: list[list[Rows]]) -> None:
@@ -66,12 +73,16 @@ def _store(replay: Replay, rings: list[list[Rows]]) -> None:
 
 def _of_file(path: Path) -> Rows:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise ConfigError(f"replay.initial={path}: there is no such file or run directory") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"replay.initial={path} cannot be read as npz of plain arrays: {error}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        said = one_line(error)
+        raise ConfigError(f"replay.initial={path} cannot be read as npz of plain arrays: {said}") from error
 
 
 def _of_run(path: Path) -> list[Rows]:
@@ -79,7 +90,9 @@ def _of_run(path: Path) -> list[Rows]:
     if not checkpoint.exists(path):
         raise ConfigError(f"replay.initial={path} holds no checkpoint")
     state = checkpoint.load(path)
-    replay = checkpoint.load_shard(path, state)["replay"]
+    if "replay" not in state:
+        raise ConfigError(f"replay.initial={path}: a run on several processes cannot be a source")
+    replay = state["replay"]
     if "chunk_rows" in replay:
         raise ConfigError(f"replay.initial={path}: rows of a run with replay.mapped lie in files of that run")
     streams, size = [], replay["size"]
@@ -105,15 +118,25 @@ def _checked(source: str, rows: Rows, fields: dict[str, tuple[tuple[int, ...], A
     if not count:
         raise refuse("it has no rows")
     found: Rows = {}
+    last_rows = np.asarray(rows["is_last"], np.bool_)
     for name, (shape, dtype) in fields.items():
-        values = rows[name]
-        if name == "action" and values.ndim == 1 and values.dtype.kind in "iu":
-            values = _one_hot(values, agent, refuse)
+        values = np.array(rows[name])
+        if values.dtype.kind not in "biuf":
+            raise refuse(f"{name} must hold numbers")
+        if name == "action" and len(values) == count == len(last_rows):
+            values[last_rows] = 0  # that of an episode's last row counts for nothing
+            if values.ndim == 1 and values.dtype.kind in "iu":
+                values = _one_hot(values, agent, refuse) * ~last_rows[:, None]
         if values.shape != (count, *shape):
             raise refuse(f"{name} has the shape {values.shape}, not {(count, *shape)}")
-        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            found[name] = values.astype(dtype)
+        if not np.isfinite(found[name]).all():
             raise refuse(f"{name} must hold finite numbers")
-        found[name] = values.astype(dtype)
+        if np.dtype(dtype).kind in "biu" and (found[name] != values).any():
+            raise refuse(f"{name} must hold numbers of the type {np.dtype(dtype)}")
+    if np.abs(found["action"]).max() > 1.0:
+        raise refuse("action must hold numbers from −1 to 1, as the agent's own actions are")
     first, last = found["is_first"], found["is_last"]
     ends = np.append(first[1:], True)  # the next row begins an episode
     if not first[0] or (ends != last).any():
@@ -126,7 +149,6 @@ def _checked(source: str, rows: Rows, fields: dict[str, tuple[tuple[int, ...], A
         raise refuse(
             f"row {int(np.flatnonzero(found['is_terminal'] & ~last)[0])} is_terminal and not is_last"
         )
-    found["action"][last] = 0.0
     found["reward"][first] = 0.0
     return found
 

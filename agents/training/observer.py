@@ -194,8 +194,11 @@ class Observer:
 
     def _watch_overfitting(self, step: int, episodes: list[EvaluationEpisode]) -> None:
         """Log the world model's loss on held-out episodes beside replay's, and warn if they part."""
-        held_out, replay = held_out_loss(self.learner.agent, episodes), self.overfitting.replay
-        if held_out is None or replay is None or not math.isfinite(held_out):
+        if (replay := self.overfitting.replay) is None:
+            return
+        with self.learner.watch("evaluation"):
+            held_out = held_out_loss(self.learner.agent, episodes)
+        if held_out is None or not math.isfinite(held_out):
             return
         self.log.scalars(step, {"overfitting/held_out": held_out, "overfitting/replay": replay})
         if self.overfitting.evaluated(held_out):

@@ -52,7 +52,7 @@ def choose_files(
     in_files = sum(row.entries[name] for name in chosen)
     in_memory = sum(sizes.values()) - in_files
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / int(os.environ.get("WORLD_SIZE", "1"))
-    rows = min(capacity, 2 * config.steps)
+    rows = min(capacity, 2 * config.steps) if config.replay.initial is None else capacity
     _check(
         rows, in_memory * here, free, "memory", "" if wanted or not row.large else ", or replay.mapped=true"
     )

@@ -29,6 +29,7 @@ from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.memory import keep_freed_memory
 from qdreamer.agents.training.observer import Observer, passed
+from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.actions import ActionSpec
 from qdreamer.envs.edge.guard import EnvFailure
 from qdreamer.envs.entries import Spec, field
@@ -144,6 +145,11 @@ class Run:
             state = self._restore()
         elif config.replay.initial is not None:
             initial_data.fill(self.replay, self.agent, config.replay.initial)
+            if not config.train.collect and not self.replay.ready(1):
+                raise ConfigError(
+                    f"replay.initial={config.replay.initial} has no sequence of train.batch_length="
+                    f"{config.train.batch_length} rows in any of env.num_envs={config.env.num_envs} rings"
+                )
         self.observer: Observer | None = None
         if ranks.rank == 0:
             budget = self.circuits.budget

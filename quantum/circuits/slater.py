@@ -2,7 +2,7 @@
 
 With V (M, k), VᵀV = 1, the Slater determinant of the columns is found in the k modes S with probability
 det(V_S)². It is prepared by X on the first k of M qubits and by Givens rotations of neighbours (by the
-Jordan–Wigner transform; Jahangiri et al., arXiv:2305.15851), k·M − k(k + 1)/2 of them.
+Jordan–Wigner transform; Bardenet, Fanuel & Feller, arXiv:2305.15851), k·M − k(k + 1)/2 of them.
 """
 
 import functools

@@ -32,7 +32,7 @@ def test_no_size_is_tried_that_would_not_fit(limit):
 @pytest.mark.slow
 def test_a_process_that_wants_more_is_stopped():
     """The forecast knows nothing of the first sizes: there the system's limit holds."""
-    command = ["benchmarks.batch_size", "--memory", "0.45", "--updates", "1", "agent=classical"]
+    command = ["benchmarks.batch_size", "--memory", "0.3", "--updates", "1", "agent=classical"]
     ended = subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT, timeout=120
     )

@@ -169,6 +169,8 @@ class EmbeddingHead(MLPHead):
     R2-Dreamer (Morihira et al., 2026), after Barlow Twins (Zbontar et al., 2021).
     """
 
+    by_sequence = False  # its loss is one of the whole batch
+
     def __init__(self, features: int, width: int, redundancy: float) -> None:
         super().__init__(features, 0, 0, width)
         self.redundancy = redundancy

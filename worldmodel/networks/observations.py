@@ -61,7 +61,7 @@ class Decoders(nn.Module):
             NETWORKS[type(spec)].decoder(spec, config, features) for spec in specs.values()
         )
         # Correlations with the embedding are those of a whole batch.
-        self.by_sequence = not any(isinstance(part, image.EmbeddingHead) for part in self.parts)
+        self.by_sequence = all(getattr(part, "by_sequence", True) for part in self.parts)
 
     def losses(self, features: Tensor, scaled: Entries, embeddings: Entries) -> Entries:
         """Return the loss of each entry (B, T), of features (B, T, F)."""

@@ -41,8 +41,12 @@ class Determinantal(Selection):
     def candidates(self, count: int) -> int:
         return self._times * count
 
-    def select(self, stoch: NDArray[np.uint8], count: int) -> tuple[Ints, Floats]:
-        spectrum = decompose(kernel(mean_latents(stoch)), count)
+    def select(self, stoch: NDArray[np.uint8], known: NDArray[np.bool_], count: int) -> tuple[Ints, Floats]:
+        likeness = kernel(mean_latents(stoch))
+        strangers = np.flatnonzero(~known)
+        likeness[strangers], likeness[:, strangers] = 0.0, 0.0
+        likeness[strangers, strangers] = 1.0 + JITTER
+        spectrum = decompose(likeness, count)
         taken = sample(choose_vectors(spectrum, count, self._random), self._random)
         return taken, count / (len(stoch) * inclusion(spectrum)[taken])
 
@@ -65,9 +69,9 @@ class Spectrum(NamedTuple):
     """What all samples of one kernel have in common."""
 
     vectors: Floats  # (M, M), eigenvectors in columns
-    before: Floats  # (M + 1, k + 1), elementary symmetric polynomials of the first n eigenvalues
+    before: Floats  # (M + 1, k + 1), logarithms of e_j of the first n eigenvalues
     chosen: Floats  # (M,), the probability that an eigenvector is among the k
-    values: Floats  # (M,), eigenvalues, their mean 1
+    values: Floats  # (M,), logarithms of the eigenvalues
 
 
 def kernel(features: Floats) -> Floats:
@@ -84,20 +88,20 @@ def decompose(kernel: Floats, k: int) -> Spectrum:
     if not 1 <= k <= count:
         raise ValueError(f"{k} of {count} candidates cannot be chosen")
     values, vectors = np.linalg.eigh(kernel)
-    values = np.maximum(values, 0.0)
-    values /= values.mean()
+    values = np.log(np.maximum(values, JITTER * JITTER))
     before, after = polynomials(values, k), polynomials(values[::-1], k)[::-1]
     # e_{k−1} of all others: of those before n times those behind it, over all ways to share k − 1.
-    others = (before[:-1, :k] * after[1:, k - 1 :: -1][:, :k]).sum(1)
-    return Spectrum(vectors, before, values * others / before[-1, k], values)
+    shares = before[:-1, :k] + after[1:, k - 1 :: -1][:, :k]
+    others = np.logaddexp.reduce(shares, axis=1)
+    return Spectrum(vectors, before, np.exp(values + others - before[-1, k]), values)
 
 
 def polynomials(values: Floats, k: int) -> Floats:
-    """Return e_j of the first n of M values, (M + 1, k + 1)."""
-    found = np.zeros((len(values) + 1, k + 1))
-    found[:, 0] = 1.0
+    """Return log e_j of the first n of M values, given by their logarithms; (M + 1, k + 1)."""
+    found = np.full((len(values) + 1, k + 1), -np.inf)
+    found[:, 0] = 0.0
     for n, value in enumerate(values):
-        found[n + 1, 1:] = found[n, 1:] + value * found[n, :-1]
+        found[n + 1, 1:] = np.logaddexp(found[n, 1:], value + found[n, :-1])
     return found
 
 
@@ -108,11 +112,10 @@ def inclusion(spectrum: Spectrum) -> Floats:
 
 def choose_vectors(spectrum: Spectrum, k: int, random: np.random.Generator) -> Floats:
     """Draw k of the eigenvectors, (M, k)."""
-    picked, left, coins = [], k, random.random(len(spectrum.values))
+    picked, left, coins = [], k, np.log(random.random(len(spectrum.values)))
     for n in range(len(spectrum.values), 0, -1):
-        if left and coins[n - 1] * spectrum.before[n, left] < (
-            spectrum.values[n - 1] * spectrum.before[n - 1, left - 1]
-        ):
+        share = spectrum.values[n - 1] + spectrum.before[n - 1, left - 1] - spectrum.before[n, left]
+        if left and coins[n - 1] <= share:
             picked.append(n - 1)
             left -= 1
     return spectrum.vectors[:, picked]

@@ -20,11 +20,14 @@ class Selection(Protocol):
         """How many candidates a batch of `count` is chosen from."""
         ...
 
-    def select(self, stoch: NDArray[np.uint8], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def select(
+        self, stoch: NDArray[np.uint8], known: NDArray[np.bool_], count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return which candidates are taken (count,), and the factors of their importance weights (count,).
 
-        `stoch` (M, T, S) holds the classes of the S latent variables in each of T steps. For any numbers x of
-        the candidates, the mean of factor·x over those that are taken has the mean of x as its expectation.
+        `stoch` (M, T, S) holds the classes of the S latent variables in each of T steps; `known` (M,) is
+        false for candidates that nobody has seen yet, whose classes mean nothing. For any numbers x of the
+        candidates, the mean of factor·x over those that are taken has the mean of x as its expectation.
         """
         ...
 
@@ -48,7 +51,9 @@ class Everything(Selection):
     def candidates(self, count: int) -> int:
         return count
 
-    def select(self, stoch: NDArray[np.uint8], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def select(
+        self, stoch: NDArray[np.uint8], known: NDArray[np.bool_], count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         return np.arange(count), np.ones(count)
 
     def state_dict(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def test_groups_that_alternate_leave_each_other_untouched_to_the_bit(make_config
     run = filled(make_config(*SMALL, ALTERNATING), tmp_path)
     learner, changed = run.learner, []
     run.learner.update()  # the heads start at zero: from now on every part has a gradient
+    assert learner.imbalance.names == ["actor", "critic", "rest"]
     for _ in range(4):
         before = {
             n: [p.detach().clone() for p in part.parameters()] for n, part in learner.agent.parts().items()

@@ -84,6 +84,24 @@ def test_a_rejected_search_steers_nothing():
     assert optimizer.steering.rates.tolist() == [1.0, 1.0, 1.0]
 
 
+def test_a_block_that_waits_keeps_its_rate():
+    """Its step is zero, so that a search can say nothing about it."""
+    x, loss, optimizer = problem([0.1, 0.0, 0.1], 0.5)
+    descend(loss, optimizer, 5)
+    rates = optimizer.steering.rates.tolist()
+    assert rates[1] == 1.0 and rates[0] != 1.0 and rates[2] != 1.0
+    assert float(x[1]) == 1.0
+
+
+def test_warm_up_steers_nothing():
+    _, loss, optimizer = problem([0.1, 0.1, 0.1], 0.5)
+    optimizer.steering.begin = 4
+    descend(loss, optimizer, 4)
+    assert optimizer.steering.rates.tolist() == [1.0, 1.0, 1.0]
+    descend(loss, optimizer, 1)
+    assert 1.0 not in optimizer.steering.rates.tolist()
+
+
 def test_steering_resumes_exactly():
     x, loss, whole = problem([0.01, 0.01, 0.01], 0.5)
     descend(loss, whole, 5)
@@ -103,7 +121,13 @@ def test_an_agents_blocks_are_steered_and_shown(make_config, tmp_path):
         *("agent=hybrid", "world_model.units=8", "world_model.core=16", "world_model.hidden=8"),
         *("world_model.memory=8", "attention.head=4", "world_model.stoch=3", "world_model.classes=4"),
         *("train.batch_size=4", "train.batch_length=4", "agent.imagination_starts=2"),
-        *("logging.writers=[jsonl]", "optimizer.every=1", "optimizer.solver=exact", "optimizer.num_qubits=3"),
+        *(
+            "logging.writers=[jsonl]",
+            "optimizer.every=1",
+            "optimizer.warmup=0",
+            "optimizer.solver=exact",
+            "optimizer.num_qubits=3",
+        ),
     )
     run = Run(make_config(*words, "optimizer.steer=0.5"), tmp_path)
     for _ in range(40):
@@ -126,3 +150,5 @@ def test_an_agents_blocks_are_steered_and_shown(make_config, tmp_path):
 def test_levels_must_be_factors(make_config):
     with pytest.raises(ConfigError, match=r"optimizer\.steer=0\.5 multiplies learning rates"):
         make_config("optimizer.steer=0.5", "optimizer.levels=[0,1]")
+    with pytest.raises(ConfigError, match=r"optimizer\.steer and optimizer\.reuse would each apply"):
+        make_config("optimizer.steer=0.5", "optimizer.reuse=true")

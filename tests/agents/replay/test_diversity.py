@@ -55,17 +55,42 @@ def test_batches_hold_more_kinds_than_independent_draws():
 
 def test_no_candidate_is_taken_twice_and_weights_are_positive():
     stoch = np.random.default_rng(0).integers(0, 4, (24, 3, 2)).astype(np.uint8)
-    taken, factors = Determinantal(3, seed=0).select(stoch, 8)
+    taken, factors = Determinantal(3, seed=0).select(stoch, np.ones(24, np.bool_), 8)
     assert len(set(taken.tolist())) == 8
     assert (factors > 0.0).all() and np.isfinite(factors).all()
     assert mean_latents(stoch).sum(1) == pytest.approx(2.0)  # of each latent variable 1
 
 
-def test_all_alike_is_a_plain_draw():
-    stoch = np.zeros((24, 3, 2), np.uint8)
-    taken, factors = Determinantal(3, seed=0).select(stoch, 8)
-    assert len(set(taken.tolist())) == 8
-    assert factors == pytest.approx(np.ones(8), rel=1e-6)
+@pytest.mark.parametrize("count", [8, 64, 200])
+def test_all_alike_is_a_plain_draw(count):
+    """However small their determinants are."""
+    stoch, known = np.zeros((3 * count, 3, 2), np.uint8), np.ones(3 * count, np.bool_)
+    taken, factors = Determinantal(3, seed=0).select(stoch, known, count)
+    assert len(set(taken.tolist())) == count
+    assert factors == pytest.approx(np.ones(count), rel=1e-4)
+
+
+def test_what_nobody_has_seen_is_like_nothing_else():
+    """Twelve copies and twelve rows without latents: these do not count as copies of each other."""
+    stoch, known = np.zeros((24, 3, 2), np.uint8), np.arange(24) < 12
+    taken, factors = Determinantal(3, seed=0).select(stoch, known, 8)
+    assert (taken >= 12).sum() >= 7
+    assert np.isfinite(factors).all()
+
+
+def test_rows_stop_being_strange_when_they_are_written():
+    replay = buffer(60, online=False, diverse="dpp")
+    replay.mark_strange()
+    assert replay._strange[0, :60].all() and not replay._strange[0, 60:].any()
+    drawn = replay.sample(4)
+    latents = np.zeros((4, 2, 2), np.uint8)
+    replay.write(drawn.starts, {"stoch": latents})
+    fresh = ~replay._strange[0, :60]
+    rows = np.concatenate([drawn.starts.row, drawn.starts.row + 1])
+    assert set(np.flatnonzero(fresh)) == set(rows)
+    again = buffer(60, online=False, diverse="dpp")
+    again.load_state_dict(replay.state_dict())
+    assert np.array_equal(again._strange, replay._strange)
 
 
 def test_an_agent_learns_from_diverse_batches_and_resumes_exactly(make_config, tmp_path):
@@ -93,5 +118,10 @@ def test_what_cannot_be_is_refused(make_config):
         make_config(*SMALL, "replay.diverse=dpp")
     with pytest.raises(ConfigError, match=r"replay\.diverse=dp is not one of .* \(did you mean dpp\?\)"):
         make_config(*SMALL, "replay.diverse=dp")
+    large = [word for word in SMALL if "batch_size" not in word]
+    with pytest.raises(ConfigError, match=r"replay\.candidates=64 .* are more than 1,024"):
+        make_config(
+            *large, "train.batch_size=32", "replay=prioritized", "replay.diverse=dpp", "replay.candidates=64"
+        )
     with pytest.raises(ConfigError, match="fields need stoch"):
         qdreamer.Replay({"x": ((), np.float32)}, 100, 2, diverse="dpp", online=False)

@@ -83,6 +83,33 @@ def test_all_rows_are_there_from_the_beginning(make_config, tmp_path, data, num_
     run.close()
 
 
+def test_the_last_action_of_an_episode_counts_for_nothing(make_config, tmp_path, data):
+    columns = cliffwalk(4)
+    actions = np.where(columns["is_last"], -1, columns["action"])
+    run = run_in(make_config(*CLIFF, f"replay.initial={data(action=actions)}"), tmp_path / "run")
+    assert not run.replay._data["action"][0, :46][columns["is_last"]].any()
+    run.close()
+
+
+def test_images_lie_in_files(make_config, tmp_path):
+    """Observations are the one field that is mapped; the same batches come of it."""
+    batches = []
+    for mapped in ("false", "true"):
+        random = np.random.default_rng(0)
+        path, rows = tmp_path / "images.npz", 60
+        last = np.arange(rows) % 20 == 19
+        np.savez(
+            path, observation=random.integers(0, 256, (rows, 64, 64, 3)).astype(np.uint8),
+            action=random.integers(0, 2, rows), reward=random.normal(size=rows),
+            is_first=np.roll(last, 1), is_last=last, is_terminal=last,
+        )  # fmt: skip
+        words = "env=CartPolePixels", *SMALL, f"replay.initial={path}", f"replay.mapped={mapped}"
+        run = run_in(make_config(*words, "replay.capacity=100"), tmp_path / mapped)
+        batches.append(run.replay.sample(8).rows)
+        run.close()
+    assert all(np.array_equal(batches[0][name], batches[1][name]) for name in batches[0])
+
+
 def test_learning_without_collecting_resumes_exactly(make_config, tmp_path, data):
     words = (*CLIFF, f"replay.initial={data()}", "evaluation.every=10", "evaluation.episodes=2")
     words += ("train.replay_ratio=16",)
@@ -134,7 +161,10 @@ def changed(name, at, value):
             r"observation has the shape \(46, 3\), not \(46, 4\)",
         ),
         (changed("reward", 3, np.nan), "reward must hold finite numbers"),
-        (changed("action", 3, 7), "action must be a class from 0 to 1"),
+        (changed("action", 1, 7), "action must be a class from 0 to 1"),
+        ({"action": np.full((46, 2), 3.0)}, "action must hold numbers from −1 to 1"),
+        (changed("reward", 3, np.inf), "reward must hold finite numbers"),
+        ({"reward": np.full(46, 1e300)}, "reward must hold finite numbers"),
         (changed("is_first", 0, False), "row 0 breaks an episode"),
         (changed("is_last", -1, False), "row 45 breaks an episode"),
         (changed("is_terminal", 0, True), "row 0 is_terminal and not is_last"),
@@ -149,7 +179,14 @@ def test_what_does_not_fit_is_refused_in_a_line(make_config, tmp_path, data, cha
 def test_what_is_not_there_or_too_much(make_config, tmp_path, data):
     with pytest.raises(ConfigError, match="no such file or run directory"):
         Run(make_config(*CLIFF, "replay.initial=nowhere.npz"), tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"46 rows, more than fit into replay\.capacity=40"):
+    with pytest.raises(
+        ConfigError, match=r"46 rows for one of env\.num_envs=1 rings, which have room for 40"
+    ):
         Run(make_config(*CLIFF, f"replay.initial={data()}", "replay.capacity=40"), tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"no sequence of train\.batch_length=64 rows"):
+        Run(make_config(*CLIFF, f"replay.initial={data()}", "train.batch_length=64"), tmp_path / "c")
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    with pytest.raises(ConfigError, match="it holds a single array"):
+        Run(make_config(*CLIFF, f"replay.initial={tmp_path / 'single.npy'}"), tmp_path / "d")
     with pytest.raises(ConfigError, match=r"train\.collect=false needs replay\.initial"):
         make_config(*CLIFF)

@@ -51,7 +51,7 @@ def test_other_backends_draw_the_same(quantum_config, choice):
 
 @pytest.mark.parametrize("choice", ["aer_noisy", "ibm"])
 def test_a_noisy_device_loses_particles(quantum_config, choice):
-    """26 CX as written: what is measured is still near, and not all of it has two particles."""
+    """20 CX as written: what is measured is still near, and not all of it has two particles."""
     vectors, shots = orthonormal(4, 2), 2000
     backend = make_backend(quantum_config(choice, device="FakeManilaV2"))
     bits = run(backend, [SlaterTask(vectors[None])], shots, 1).bits[0][0]
