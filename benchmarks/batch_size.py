@@ -97,10 +97,10 @@ def _measure(batch: int, limit: float, updates: int, settings: list[str]) -> Mea
     )
     if child.returncode == 0:
         return Measured(*json.loads(child.stdout.splitlines()[-1]))
-    said = child.stderr.strip().splitlines()[-1:]
-    if not any(word in child.stderr for word in ("MemoryError", "can't allocate memory", "alloc")):
-        sys.exit("".join(said) or f"error: the process of batch size {batch} ended with {child.returncode}")
-    print(f"| {batch} | stopped: it wanted more | |", flush=True)
+    said = "".join(child.stderr.strip().splitlines()[-1:]) or f"exit code {child.returncode}"
+    if said.startswith("error: "):  # settings that are refused, in a line that says so
+        sys.exit(said)
+    print(f"| {batch} | ended, for want of memory: {said} | |", flush=True)
     return None
 
 
