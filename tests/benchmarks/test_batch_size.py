@@ -29,7 +29,7 @@ def test_no_size_is_tried_that_would_not_fit(limit):
     assert len(found) >= sum(1 for k in range(15) if 1.03 * (0.4 + 0.07 * 2**k) <= limit)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_wants_more_is_stopped():
     """The forecast knows nothing of the first sizes: there the system's limit holds."""
     command = ["benchmarks.batch_size", "--memory", "0.3", "--updates", "1", "agent=classical"]

@@ -213,7 +213,7 @@ def test_imagination_learns_what_is_forbidden(tmp_path: Path) -> None:
     run.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_both_leaves_are_learned(tmp_path: Path) -> None:
     """Reward comes only where bits and speed are right together: by chance in one step of eight.
