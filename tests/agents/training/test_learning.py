@@ -16,7 +16,7 @@ GOAL = 400.0  # mean return of 20 episodes; random actions have 22, the task's l
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("agent", ["classical", "hybrid"])
+@pytest.mark.parametrize("agent", [pytest.param("classical", marks=pytest.mark.long), "hybrid"])
 def test_cartpole_is_learned(tmp_path: Path, agent: str) -> None:
     """Measured on seeds 1000, 1001, 1002 when this test was written, evaluating every 500 steps.
 
