@@ -180,7 +180,7 @@ class HybridOptimizer(WrappedOptimizer):
     def _moving(self, step: list[Tensor]) -> Tensor:
         """Return which blocks have a step at all, (M,)."""
         lengths = torch.stack(torch._foreach_norm(step)).cpu()  # (P,)
-        return torch.zeros(len(self._names)).index_add_(0, self._block, lengths.float()) > 0.0
+        return lengths.new_zeros(len(self._names)).index_add_(0, self._block, lengths) > 0.0
 
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self._parameters, values)

@@ -127,8 +127,8 @@ class Observer:
         mean, solved = self.last_evaluation[0], self.config.env.solved
         if self.solved_at is None and solved is not None and mean >= solved:
             self.solved_at = step
-        self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
         self._watch_overfitting(step, episodes)
+        self.reporter.evaluation(step, agent, episodes, self.last_evaluation, self.seconds())
         self._progress.evaluation(step, *self.last_evaluation, len(episodes))
         if self.best is None or mean > self.best[1]:
             self.best = step, mean

@@ -14,7 +14,7 @@ SMALL = (
     *("world_model.stoch=3", "world_model.classes=4", "train.batch_size=4", "train.batch_length=4"),
     *("agent.imagination_starts=2", "agent.imagination_horizon=3", "logging.writers=[jsonl]"),
 )
-CLIFF = ("env=cliffwalk", "env.kwargs={n: 4}", *SMALL)
+CLIFF = ("env=cliffwalk", "env.kwargs={n: 4}", "train.collect=false", *SMALL)
 
 
 @pytest.fixture
