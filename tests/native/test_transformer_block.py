@@ -84,7 +84,7 @@ def test_blocks_equal_the_modules(build, threads, attention, shape, steps, windo
     for got, torch_got, exact in zip(fused, plain, expected, strict=True):
         size = float(exact.detach().abs().max())
         error = float((torch_got.double() - exact).detach().abs().max())  # torch's own rounding
-        # Of a sum over all pairs that nearly cancels, as photon numbers' gradients are, processors round more.
+        # Sums over all pairs that nearly cancel (photon numbers) are rounded more by some processors.
         assert_close(got.double(), exact, rtol=0.0, atol=max(4.0 * error, 3e-5 * size, 1e-5))
 
 
