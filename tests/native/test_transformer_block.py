@@ -81,11 +81,13 @@ def test_blocks_equal_the_modules(build, threads, attention, shape, steps, windo
         fused = outcome(model, *data)
     finally:
         native.use(False)
-    for got, torch_got, exact in zip(fused, plain, expected, strict=True):
+    names = ["h", "imagined", "after", "stoch", "action", *(name for name, _ in model.named_parameters())]
+    for name, got, torch_got, exact in zip(names, fused, plain, expected, strict=True):
         size = float(exact.detach().abs().max())
         error = float((torch_got.double() - exact).detach().abs().max())  # torch's own rounding
-        # Sums over all pairs that nearly cancel (photon numbers) are rounded more by some processors.
-        assert_close(got.double(), exact, rtol=0.0, atol=max(4.0 * error, 3e-5 * size, 1e-5))
+        # The gradient of a photon number is a sum over all pairs that nearly cancels.
+        rounding, least = (3e-5, 1e-5) if "photon" in name else (1e-5, 1e-6)
+        assert_close(got.double(), exact, rtol=0.0, atol=max(4.0 * error, rounding * size, least))
 
 
 def counted(monkeypatch):
