@@ -1,6 +1,7 @@
 """What the learner asks of an optimizer, whichever it is, and what every optimizer is registered with."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -39,6 +40,13 @@ Landscape = Callable[[], LocalObjective]
 
 class AgentOptimizer(Optimizer):
     """An optimizer of torch that may ask for the losses around the weights before its step."""
+
+    # torch wraps these four to keep them from its compiler, for which the first call of any imports that
+    # compiler: as long as importing torch itself. No optimizer is compiled here.
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
 
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, landscape: Landscape | None = None

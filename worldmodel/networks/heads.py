@@ -4,6 +4,8 @@ A distribution offers `pred()`, what to expect, and `loss(target)` (…) in nats
 with their encoders, in a file for each kind of observation.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -69,10 +71,11 @@ def two_hot_position(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 def symexp_bins(count: int, low: float = -20.0, high: float = 20.0) -> Tensor:
     """Return the bin centres symexp(linspace(low, high)), (count,); exactly antisymmetric for odd counts."""
-    half = symexp(torch.linspace(low, 0.0, count // 2 + 1, dtype=torch.float64))
-    if count % 2:
-        return torch.cat([half, -half[:-1].flip(0)]).float()
-    return symexp(torch.linspace(low, high, count, dtype=torch.float64)).float()
+    # Not on the meta device, where torch's own rules for these functions import its compiler, for seconds.
+    spaced = partial(torch.linspace, dtype=torch.float64, device="cpu")
+    half = symexp(spaced(low, 0.0, count // 2 + 1))
+    bins = torch.cat([half, -half[:-1].flip(0)]) if count % 2 else symexp(spaced(low, high, count))
+    return bins.float().to(torch.get_default_device())
 
 
 def symlog(x: Tensor) -> Tensor:
