@@ -19,8 +19,6 @@ from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.training.session import run_session
 from tests.agents.distributed.two_ranks import CASES, NETWORKS, torch_rand, update
 
-pytestmark = pytest.mark.processes
-
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[3]
 RUN = [
@@ -204,7 +202,7 @@ def test_a_run_counts_the_steps_of_all_ranks_and_logs_their_episodes(unbroken: P
     assert updates == (200 - 62) * 32 // (4 * 16)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_killed_rank_ends_the_other_and_the_same_command_goes_on(
     rank: int, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -254,7 +252,7 @@ def test_all_ranks_save_when_an_environment_fails_on_one(tmp_path: Path) -> None
     assert lines(logs[0]) == lines(logs[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_stops_all_ranks_after_the_same_update(number: int, unbroken: Path, tmp_path: Path) -> None:
     command = [str(ROOT / "train.py"), *RUN, f"runs={tmp_path}"]
     processes = two_ranks(*command, "steps=100000")

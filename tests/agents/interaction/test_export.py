@@ -34,7 +34,7 @@ SPACES: dict[str, tuple[dict[str, Spec], ActionSpec]] = {
     "vectors": ({"observation": Vector(5)}, ActionSpec((Classes(3),))),
     "images": ({"image": Image(16, 16, 3), "speed": Vector(2)}, ActionSpec((Numbers(2),))),
 }
-STEPS, ROWS = 1000, 3
+ROWS = 3
 Play = Callable[[dict[str, NDArray[Any]]], list[NDArray[np.float32]]]
 
 
@@ -81,9 +81,12 @@ PLAYERS = {".pt2": by_torch, ".onnx": by_onnx}
 
 
 # Every agent and kind of observation, in either format; the other six, ten seconds each, were run by hand.
+_LONG = pytest.mark.long
 CASES = [
-    ("gru", "vectors", ".pt2"), ("gru_attention", "images", ".pt2"), ("transformer", "vectors", ".pt2"),
-    ("gru", "images", ".onnx"), ("gru_attention", "vectors", ".onnx"), ("transformer", "images", ".onnx"),
+    ("gru", "images", ".onnx"), ("gru_attention", "vectors", ".onnx"),
+    ("gru_attention", "images", ".pt2"), ("transformer", "vectors", ".pt2"),
+    pytest.param("gru", "vectors", ".pt2", marks=_LONG),
+    pytest.param("transformer", "images", ".onnx", marks=_LONG),
 ]  # fmt: skip
 
 
@@ -107,18 +110,19 @@ def compare(agent: Dreamer, play: Play, size: int, steps: int, drawn: bool) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [200, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize(("name", "spaces", "suffix"), CASES)
 def test_it_plays_as_the_agent(
-    name: str, spaces: str, suffix: str, make_config: Callable[..., Config], tmp_path: Path
+    name: str, spaces: str, suffix: str, steps: int, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     agent, path = make(make_config, name, spaces), tmp_path / f"policy{suffix}"
     if suffix == ".onnx":
         pytest.importorskip("onnxscript")
     made = export(agent, path)
-    compare(agent, PLAYERS[suffix](path), made.inputs["state"][0], STEPS, drawn=True)
+    compare(agent, PLAYERS[suffix](path), made.inputs["state"][0], steps, drawn=True)
 
 
-@pytest.mark.parametrize("kind", ["born", "ffm"])
+@pytest.mark.parametrize("kind", ["born", pytest.param("ffm", marks=_LONG)])
 def test_memories_that_are_a_state(kind: str, make_config: Callable[..., Config], tmp_path: Path) -> None:
     agent = make(make_config, "gru_attention", "vectors", f"attention={kind}")
     made = export(agent, tmp_path / "policy.pt2")
@@ -187,11 +191,9 @@ def test_kernels_in_c_stay_outside(make_config: Callable[..., Config], tmp_path:
     compare(agent, by_torch(made.path), made.inputs["state"][0], 20, drawn=True)
 
 
-@pytest.mark.parametrize("words", [("attention=sampled",), ("attention=circuit",)])
-def test_what_cannot_be_exported(
-    words: tuple[str, ...], make_config: Callable[..., Config], tmp_path: Path
-) -> None:
-    agent = make(make_config, "gru_attention", "vectors", *words)
+@pytest.mark.parametrize("kind", ["sampled", pytest.param("circuit", marks=_LONG)])
+def test_what_cannot_be_exported(kind: str, make_config: Callable[..., Config], tmp_path: Path) -> None:
+    agent = make(make_config, "gru_attention", "vectors", f"attention={kind}")
     with pytest.raises(ValueError, match="this agent cannot be exported"):
         export(agent, tmp_path / "policy.pt2")
 

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from qdreamer.configs.sealed_file import write_sealed
 ROOT = Path(__file__).parents[3]
 SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
-    "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=32",
+    "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=16",
     "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3", "evaluation.horizon=10",
     "checkpoint.every=60", "logging.every=50", "logging.writers=[jsonl]", "steps=400",
 ]  # fmt: skip
@@ -49,8 +50,22 @@ def run_whole(directory: Path, *overrides: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_whole(tmp_path_factory.mktemp("unbroken"))
+def unbroken_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("unbroken")
+    run_whole(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def unbroken(unbroken_directory: Path) -> list[dict[str, Any]]:
+    return metrics(unbroken_directory)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("finished")
+    run_whole(directory, "steps=100")
+    return directory
 
 
 def test_same_seed_gives_identical_metrics(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -59,8 +74,8 @@ def test_same_seed_gives_identical_metrics(unbroken: list[dict[str, Any]], tmp_p
     assert any("eval/return" in line for line in unbroken)
 
 
-def test_other_seed_differs(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert run_whole(tmp_path, "seed=1") != unbroken
+def test_other_seed_differs(finished: Path, tmp_path: Path) -> None:
+    assert run_whole(tmp_path, "seed=1", "steps=100") != metrics(finished)
 
 
 class StopAt(Progress):
@@ -106,7 +121,13 @@ def test_a_run_that_ignores_hangups_goes_on_ignoring_them() -> None:
 
 @pytest.mark.parametrize("env", ["Pendulum", "gym env.id=FrozenLake-v1 env.num_envs=3"])
 def test_resume_is_exact_elsewhere_too(env: str, tmp_path: Path) -> None:
-    overrides = [*SMALL, *f"env={env}".split(), "steps=300"]
+    overrides = [
+        *SMALL,
+        *f"env={env}".split(),
+        "steps=300",
+        "evaluation.every=150",
+        "evaluation.max_steps=40",
+    ]
     config = load_config(overrides)
     assert run_session(config, tmp_path / "whole") == 0
     (tmp_path / "broken").mkdir()
@@ -118,6 +139,7 @@ def test_resume_is_exact_elsewhere_too(env: str, tmp_path: Path) -> None:
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
 
+@pytest.mark.long  # the storm's own test, every time, kills a fork
 @pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_sigkill_at_random_moments(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -230,18 +252,11 @@ def test_impossible_counters_are_refused(place: list[str], value: object, finish
     checkpoint.rewrite(finished, state)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("finished")
-    run_whole(directory, "steps=100")
-    return directory
-
-
 @pytest.mark.parametrize("trouble", ["missing", "short", "other bytes", "half a line"])
 def test_a_log_that_lost_lines_is_refused_and_repaired(
-    trouble: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trouble: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_whole(tmp_path, "steps=200")
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     log = tmp_path / "metrics.jsonl"
     whole = log.read_bytes()
     half = whole[: len(whole) // 2]
@@ -254,21 +269,24 @@ def test_a_log_that_lost_lines_is_refused_and_repaired(
     else:
         log.write_bytes(kept if trouble == "short" else half)
     with pytest.raises(ConfigError, match="--repair"):
-        run_whole(tmp_path, "steps=300")
+        run_whole(tmp_path, "steps=200")
     repair(tmp_path)
     assert "bytes are lost" in capsys.readouterr().err
     assert log.read_bytes() == kept
-    lines = run_whole(tmp_path, "steps=300")  # every line is JSON
-    assert lines[-1]["step"] == 300
+    lines = run_whole(tmp_path, "steps=200")  # every line is JSON
+    assert lines[-1]["step"] == 200
     assert b"\0" not in log.read_bytes()
     repair(tmp_path)
     assert not capsys.readouterr().err
 
 
 def test_finished_run_is_skipped_and_a_longer_one_goes_on(
-    unbroken: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unbroken_directory: Path,
+    unbroken: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_whole(tmp_path)
+    shutil.copytree(unbroken_directory, tmp_path, dirs_exist_ok=True)
     assert run_whole(tmp_path) == unbroken
     assert "nothing to do" in capsys.readouterr().out
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
