@@ -1,15 +1,19 @@
-"""Disks that are full, and run directories that are removed: one line that says what is safe."""
+"""Disks full or read-only, and run directories that are removed: one line that says what is safe."""
 
 import contextlib
+import errno
+import os
 import resource
 import shutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qdreamer.agents.cli import evaluate_command
 from qdreamer.agents.cli.command_line import main
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.reporting import reporting
@@ -76,6 +80,56 @@ def test_a_run_on_a_full_disk_goes_on_once_there_is_space(
     assert "resuming at step 40" in capsys.readouterr().out
     (directory,) = tmp_path.glob("*/*/seed_0")
     assert read_summary(directory)["finished"]
+
+
+READ_ONLY: list[Path] = []
+"""Folders in which this process opens nothing for writing, and makes, renames and removes nothing."""
+HOOKED: list[Any] = []
+"""The hook below, once it is there: it stays until the process ends."""
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook, which Python asks before the system; tests run as root, whom no permission stops."""
+    if not READ_ONLY or event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.link"):
+        return
+    path, writing = arguments[0], event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if (
+        writing
+        and isinstance(path, str | os.PathLike)
+        and any(Path(path).is_relative_to(x) for x in READ_ONLY)
+    ):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    if _refuse not in HOOKED:
+        sys.addaudithook(_refuse)
+        HOOKED.append(_refuse)
+    yield READ_ONLY.append
+    READ_ONLY.clear()
+
+
+@pytest.mark.usefixtures("as_a_command")
+def test_a_run_in_a_read_only_folder(
+    read_only: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    read_only(tmp_path)
+    assert train(tmp_path, monkeypatch) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: [Errno 30] Read-only file system") and str(tmp_path) in line
+    READ_ONLY.clear()
+    assert train(tmp_path, monkeypatch, 75, lambda directory: read_only(tmp_path)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: [Errno 30] Read-only file system")
+    assert "the last checkpoint is kept, and the same command" in last
+    (directory,) = tmp_path.glob("*/*/seed_0")
+    evaluate_command.main([str(directory), "--episodes", "2"])  # which only reads
+    assert "over 2 unseen episodes" in capsys.readouterr().out
+    READ_ONLY.clear()
+    assert train(tmp_path, monkeypatch) == 0
+    assert "resuming at step 40" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("at", [35, 75])
