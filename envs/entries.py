@@ -33,7 +33,7 @@ class Vector:
     """`size` numbers."""
 
     size: int
-    dtype, observed = np.dtype(np.float32), True
+    dtype, observed, sizes = np.dtype(np.float32), True, ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class Image:
     height: int
     width: int
     channels: int
-    dtype, observed = np.dtype(np.uint8), True
+    dtype, observed, sizes = np.dtype(np.uint8), True, ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class Binary:
 
     size: int
     observed: bool = True
-    dtype = np.dtype(np.uint8)
+    dtype, sizes = np.dtype(np.uint8), (2,)
 
     @property
     def shape(self) -> tuple[int, ...]:

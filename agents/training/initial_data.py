@@ -14,6 +14,7 @@ from qdreamer.agents.replay.storage import PAST, Replay, Rows
 from qdreamer.agents.runs import checkpoint
 from qdreamer.configs.console import one_line
 from qdreamer.configs.schema import ConfigError
+from qdreamer.envs.entries import field
 
 FLAGS = ("is_first", "is_last", "is_terminal")
 
@@ -135,6 +136,10 @@ def _checked(source: str, rows: Rows, fields: dict[str, tuple[tuple[int, ...], A
             raise refuse(f"{name} must hold finite numbers")
         if np.dtype(dtype).kind in "biu" and (found[name] != values).any():
             raise refuse(f"{name} must hold numbers of the type {np.dtype(dtype)}")
+    for name, spec in agent.observation.items():
+        values, sizes = found[field(name)], spec.sizes
+        if sizes and ((values < 0) | (values >= np.array(sizes))).any():
+            raise refuse(f"{field(name)} must hold classes from 0, below {', '.join(map(str, sizes))}")
     if np.abs(found["action"]).max() > 1.0:
         raise refuse("action must hold numbers from −1 to 1, as the agent's own actions are")
     first, last = found["is_first"], found["is_last"]

@@ -66,7 +66,8 @@ class QuantumHeadsConfig(HeadsConfig):
         path = make(self.qubits, **settings)
         units, inputs = head.body.width, features_of(head)
         made = PATTERNS[self.pattern].part(head.body, inputs, units, path, self.qubits)
-        made.gradient = self.gradient
+        if getattr(make, "passes_gradients", True):  # else the setting is not read, and is refused
+            made.gradient = self.gradient
         head.add_module("body", made)
 
 

@@ -35,6 +35,8 @@ def frozen(qubits: int, **settings: Any) -> nn.Module:
 class Zeroed(nn.Module):
     """Nothing comes through: zeros."""
 
+    passes_gradients = False
+
     def __init__(self, qubits: int) -> None:
         super().__init__()
 
@@ -47,6 +49,7 @@ class Random(nn.Module):
     """Numbers in [−1, 1] that scatter like noise, yet are the same for the same inputs; no gradients."""
 
     keys: Tensor
+    passes_gradients = False
 
     def __init__(self, qubits: int) -> None:
         super().__init__()
