@@ -83,7 +83,7 @@ SILENT = [
     ("weights.scale=none", ["weights.scale is read only by weights=frozen_circuit, hashed"]),
     ("heads.modules=[critic]", ["heads.modules is read only by heads=quantum"]),
     ("heads=quantum heads.path=mlp heads.shots=9", ["heads.shots is read only by heads.path=circuit"]),
-    ("heads=quantum heads.path=zeroed heads.gradient=0", ["heads.gradient is read only by heads.path=circuit"]),
+    ("heads=quantum heads.path=zeroed heads.gradient=0", ["read only by heads.path=circuit"]),
     # the loop
     ("logging.writers=[jsonl] logging.video_every=100", ["logging.video_every=100 has no effect"]),
     ("logging.writers=[jsonl] logging.pictures_every=100", ["logging.pictures_every=100 has no effect"]),
