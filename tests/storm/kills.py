@@ -125,11 +125,12 @@ def batter(kind: Kind, runs: Path, expected: list[Any], chance: random.Random) -
         if not kind.sweep and chance.random() < 0.5:
             writes = chance.random() < 0.5
             fault = forks.Fault(chance.randrange(60 if writes else 10), writes, chance.random() < 0.5)
-        before = len(_starts(runs))
+        before = _starts(runs)
         processes = forks.start(words(kind, runs), said(runs), kind.ranks, fault)
         codes = _kill(processes, runs, before, kind, fault, chance)
-        for directory, step in _starts(runs)[before:]:
-            tally.lost += reached.get(directory, 0) - step > STEPS_LOST
+        for directory, steps in _starts(runs).items():
+            new = steps[len(before.get(directory, ())) :]
+            tally.lost += sum(reached.get(directory, 0) - step > STEPS_LOST for step in new)
         if codes is not None:
             break
         tally.kills += 1
@@ -145,7 +146,7 @@ def batter(kind: Kind, runs: Path, expected: list[Any], chance: random.Random) -
 def _kill(
     processes: list[int],
     runs: Path,
-    before: int,
+    before: dict[str, list[int]],
     kind: Kind,
     fault: forks.Fault | None,
     chance: random.Random,
@@ -165,7 +166,7 @@ def _kill(
         if signal.SIGKILL in (-code for code in codes.values()):  # at its fault
             time.sleep(chance.uniform(0.0, 0.2))
             break
-        if not begun and len(_starts(runs)) > before:
+        if not begun and _starts(runs) != before:
             begun, due = True, time.monotonic() + chance.uniform(0.0, kind.window)
         late = time.monotonic() - due
         if late > 0 and fault is not None:
@@ -204,9 +205,12 @@ def text(runs: Path) -> str:
     return "".join(path.read_text(errors="replace") for path in files if path.exists())
 
 
-def _starts(runs: Path) -> list[tuple[str, int]]:
-    """Return all starts so far: a run directory, and the step from which it goes on."""
-    return [(found[1], int(found[2] or found[3] or 0)) for found in STARTED.finditer(text(runs))]
+def _starts(runs: Path) -> dict[str, list[int]]:
+    """Return the steps from which each run directory has gone on so far, in order."""
+    starts: dict[str, list[int]] = {}
+    for found in STARTED.finditer(text(runs)):
+        starts.setdefault(found[1], []).append(int(found[2] or found[3] or 0))
+    return starts
 
 
 def _reached(runs: Path) -> Iterator[tuple[str, int]]:
