@@ -18,10 +18,11 @@ In a config, `Annotated[AttentionConfig, ATTENTION]` is the section of whichever
 import functools
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
@@ -31,6 +32,7 @@ from qdreamer.configs.schema import ConfigError, UnknownWordError, build, not_on
 
 P = TypeVar("P")  # what is registered: a class, or a function that makes the part
 Q = TypeVar("Q")
+_VALUES = ("null", "true", "false", "nan", "inf")
 
 
 @settings
@@ -38,6 +40,7 @@ class PartConfig:
     """The settings of a part that has a section of its own."""
 
     name: str
+    kept: ClassVar[bool] = True  # whether the part may keep this and read it later; else it is handed values
 
     def check(self, root: Any) -> None:
         """Raises ValueError if the part does not go with the other sections of the whole config `root`."""
@@ -64,9 +67,14 @@ class Registry(Generic[P]):
         self._entries: dict[str, Entry[P]] = {}
 
     def register(self, name: str, config: type[PartConfig] | None = None) -> Callable[[Q], Q]:
-        """Return a decorator that registers a class or function. Raises ValueError if the name is taken."""
+        """Return a decorator that registers a class or function.
+
+        Raises ValueError if the name is taken, or would be read as a number or the like on a command line.
+        """
 
         def decorate(part: Any) -> Any:
+            if not re.fullmatch(r"[A-Za-z_][\w-]*", name) or name.lower() in _VALUES:
+                raise ValueError(f"{self.kind} {name} cannot be a name: a command line reads it as a value")
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name} is registered already: {self._entries[name].part}")
             self._entries[name] = Entry(part, config)

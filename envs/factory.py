@@ -263,7 +263,10 @@ def _hint(env_id: str) -> str:
     newest = {re.sub(r"-v\d+$", "", key): key for key in sorted(gymnasium.registry, key=_version)}
     near = closest(name, newest, 0.6)
     if near is not None:
-        return f"; did you mean {newest[near]}?"
+        entry = gymnasium.registry[newest[near]].entry_point
+        own = str(entry if isinstance(entry, str) else entry.__module__).startswith("gymnasium.")
+        prefix = f"{module}:" if module and not own else ""  # whose import registers it
+        return f"; did you mean {prefix}{newest[near]}?"
     install = installs(env_id)
     if install is not None:  # registered by a package that is there, but lacks another one
         return f": {install}"

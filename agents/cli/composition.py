@@ -118,6 +118,8 @@ def _check_key(override: Override, known: dict[str, Any]) -> None:
         elsewhere = next((k for k in known if k.rpartition(".")[2] == last), None)
         near = closest(last, siblings)
         hint = did_you_mean(siblings[near] if near else elsewhere or closest(key, known, 0.7))
+        if owners := _choices_with(section, last):
+            hint = f", which only {section}={', '.join(owners)} has"
         keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
         raise ConfigError(f"unknown key {key}{hint}; {keys}")
     if isinstance(known[key], dict):
@@ -126,6 +128,12 @@ def _check_key(override: Override, known: dict[str, Any]) -> None:
             f"{override.input_line} replaces a whole section: set its keys one by one, as {inner[0]}=…"
             f" (it has {', '.join(other.rpartition('.')[2] for other in inner)})"
         )
+
+
+def _choices_with(group: str, key: str) -> list[str]:
+    """Return the choices of a group, if it is one, whose files have a key."""
+    files = {name: CONFIGS / group / f"{name}.yaml" for name in groups().get(group, ())}
+    return [name for name, path in files.items() if path.exists() and key in OmegaConf.load(path)]
 
 
 def default_choice(group: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import torch
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from qdreamer.agents.cli import command_line
 from qdreamer.agents.cli.composition import compose_all, typed
@@ -57,12 +58,16 @@ def train(
     words = [*overrides, *(f"{key}={value}" for key, value in groups.items())]
     if callable(env):
         name = re.sub(r"\W", "", getattr(env, "__name__", type(env).__name__)) + "-v0"
-        before = gymnasium.registry.pop(name, None)  # an earlier call's
-        if name == "lambda-v0" or (before is not None and before.entry_point is not env):
-            if before is not None:
-                gymnasium.registry[name] = before
-            raise ConfigError(f"give the callable that makes environments a name of its own, not {name[:-3]}")
-        gymnasium.register(name, entry_point=env)
+        if name == "lambda-v0":
+            raise ConfigError("give the callable that makes environments a name of its own, not lambda")
+        before = gymnasium.registry.get(name)  # an earlier call's, or the user's own
+        if before is None:
+            gymnasium.register(name, entry_point=env)
+        elif _made_by(before) is not env:
+            raise ConfigError(
+                f"{name} is registered already, for something else: rename {name[:-3]}, or use env='gym' and "
+                f"'env.id={name}' if that is meant"
+            )
         words += ["env=gym", f"env.id={name}"]
     else:
         words.append(f"env={env}")
@@ -73,6 +78,12 @@ def train(
     if run_session(member.config, member.directory):
         raise KeyboardInterrupt
     return TrainedRun(member.directory)
+
+
+def _made_by(spec: EnvSpec) -> Any:
+    """Return what makes a registered environment."""
+    entry = spec.entry_point
+    return load_env_creator(entry) if isinstance(entry, str) else entry
 
 
 def compare(folder: str | Path, **settings: Any) -> Report:

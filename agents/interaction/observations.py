@@ -65,7 +65,9 @@ def _arrays(space: Space[Any], value: Any, name: str) -> Any:
     if isinstance(space, spaces.Dict):
         keys = ", ".join(map(str, space.spaces))
         if not isinstance(value, Mapping):
-            raise ValueError(f"{name} is {brief(value)}, not a dictionary of {keys}")
+            raise ValueError(
+                f"{name} is {brief(value)}, not a dictionary of {keys} (several at once: stack each)"
+            )
         if lacking := [str(key) for key in space.spaces if key not in value]:
             raise ValueError(f"{name} lacks {', '.join(lacking)}: give all of {keys}")
         return {key: _arrays(part, value[key], _inside(name, key)) for key, part in space.spaces.items()}

@@ -143,11 +143,19 @@ def replace_file(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def _runs_near(directory: Path) -> str:
+    """Return some run directories in a folder, or beside one that is not there, to be told."""
+    place = directory if directory.exists() else directory.parent
+    found = [path.parent for below in ("*", "*/*") for path in sorted(place.glob(f"{below}/{CONFIG_NAME}"))]
+    return f"; there are {', '.join(map(str, found[:3]))}{', …' if found[3:] else ''}" if found else ""
+
+
 def read_config(directory: Path) -> Config:
     """Read the config of an earlier session. Raises ConfigError."""
     path = directory / CONFIG_NAME
     if not path.is_file():
-        raise ConfigError(f"{directory} is not a run directory: it has no {CONFIG_NAME}")
+        said = f"it has no {CONFIG_NAME}" if directory.exists() else "it does not exist"
+        raise ConfigError(f"{directory} is not a run directory: {said}{_runs_near(directory)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+import gymnasium
 import torch
 from torch import nn
 
@@ -123,13 +124,27 @@ def keys_read(config: Config) -> frozenset[str]:
 
 
 def _third_parties(config: Config, read: set[str]) -> Iterator[str]:
-    """Yield the sections in which a run chooses a part that is not this package's own."""
+    """Yield the sections that a part, chosen in them and not this package's own, may read later."""
     for section, registry in _choices(Config):
         own = getattr(config, section)
         chosen = [(f"{section}.name", registry[own.name].part)]
         chosen += [(f"{section}.{key}", inner[getattr(own, key)].part) for key, inner in _choices(type(own))]
-        if any(key in read and not part.__module__.startswith("qdreamer.") for key, part in chosen):
+        if own.kept and any(key in read and _strange(part) for key, part in chosen):
             yield section
+
+
+def registered_here(config: Config) -> bool:
+    """Tell whether this program alone knows some part of a run, or its environment, by its name."""
+    spec = gymnasium.registry.get(config.env.id)
+    maker = None if spec is None or isinstance(spec.entry_point, str) else spec.entry_point
+    chosen = [(registry, getattr(config, section).name) for section, registry in _choices(Config)]
+    parts = [registry[name].part for registry, name in chosen if name not in registry.third_party()]
+    return any(map(_strange, parts)) or (maker is not None and _strange(maker))
+
+
+def _strange(part: Any) -> bool:
+    """Tell whether a part is not this package's own."""
+    return not part.__module__.startswith("qdreamer.")
 
 
 def _choices(cls: type) -> Iterator[tuple[str, Registry[Any]]]:

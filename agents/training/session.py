@@ -13,6 +13,7 @@ from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.lock import exclusive
 from qdreamer.agents.runs.run_directory import check_same_run, read_summary, write_config
 from qdreamer.agents.training.observer import Observer
+from qdreamer.agents.training.rehearsal import registered_here
 from qdreamer.agents.training.storage_choice import show_bytes
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
@@ -157,7 +158,10 @@ def _print_summary(run: Run, observer: Observer, signal: int | None) -> None:
         print(f"first evaluation ≥ {config.env.solved:g} at step {observer.solved_at}")
     print(f"run:      {directory}")
     print(f"curves:   tensorboard --logdir {shlex.quote(config.runs)}")
-    print(f"evaluate: qdreamer evaluate {shlex.quote(str(directory))}")
+    if registered_here(config):
+        print(f"evaluate: qdreamer.load({str(directory)!r}), in a program that registers its parts")
+    else:
+        print(f"evaluate: qdreamer evaluate {shlex.quote(str(directory))}")
     if observer.best is not None and observer.best[0] != observer.evaluated_at:
         print(
             f"best:     {observer.best[1]:.1f} at step {observer.best[0]}: add --best to evaluate that policy"

@@ -62,6 +62,12 @@ def test_a_section_is_typed_by_its_name(waves: Registry[type]) -> None:
             build(Beach, {"wave": wave, "word": word})
 
 
+@pytest.mark.parametrize("name", ["nan", "true", "3", "1e5", "null"])
+def test_values_are_no_names(name: str, waves: Registry[type]) -> None:
+    with pytest.raises(ValueError, match=f"^waves {name} cannot be a name"):
+        waves.register(name)(str)
+
+
 @pytest.mark.parametrize("group", registries())
 def test_files_and_registered_names_are_the_same(group: str) -> None:
     files = {path.stem for path in (CONFIGS / group).glob("*.yaml")}

@@ -331,6 +331,7 @@ def test_vectors_do_not_reset_themselves(vectorization: str) -> None:
         ({"env_id": "Cartpole-v7"}, "did you mean CartPole-v1?"),
         ({"env_id": "Zzz-v0"}, "needs that package's module"),
         ({"env_id": "gymnasium:Cartpole-v7"}, "did you mean CartPole-v1?"),
+        ({"env_id": "tests.storm.dots:Dots-v0"}, "did you mean tests.storm.dots:Dot-v0?"),
         ({"env_id": "gymnasium:Zzz-v0"}, "gymnasium registers no such name"),
         ({"env_id": "no spaces allowed"}, "cannot be made"),
         ({"hide": (7,)}, "from 0 to 3"),

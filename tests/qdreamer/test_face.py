@@ -288,5 +288,12 @@ def test_the_info_of_a_vector_environment(tmp_path: Path) -> None:
 def test_callables_need_names_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a name of its own, not lambda"):
         qdreamer.train(env=lambda: Nested(), runs=str(tmp_path))
+    other = type("Other", (Nested,), {})
+    gymnasium.register("Other-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+    try:
+        with pytest.raises(ValueError, match="Other-v0 is registered already, for something else"):
+            qdreamer.train(env=other, runs=str(tmp_path))
+    finally:
+        del gymnasium.registry["Other-v0"]
     with pytest.raises(ValueError, match="takes settings alone"):
         qdreamer.train("--repair", runs=str(tmp_path))

@@ -5,8 +5,9 @@ Values live in configs/attention; only a sequence model that attends reads them.
 
 import inspect
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 
 from qdreamer.configs.registry import PartConfig, Registry
@@ -37,6 +38,7 @@ class CurriculumConfig:
 class AttentionConfig(PartConfig):
     """What every kind has."""
 
+    kept: ClassVar[bool] = False  # a kernel's class takes settings by their names
     heads: Int = Field(ge=1, le=1024)  # h and d, proposals that sequence=transformer takes over
     head: Int = Field(ge=2, le=1024)
 
@@ -87,4 +89,26 @@ def make_kind(name: str, heads: int, width: int, **arguments: Any) -> AttentionK
         raise ValueError(
             f"{name} attention has no {', '.join(wrong)}: it has {', '.join(known) or 'no settings'}"
         )
-    return ATTENTION[name].part(heads, width, **arguments)
+    kind = ATTENTION[name].part(heads, width, **arguments)
+    if not type(kind).__module__.startswith("qdreamer.") and type(kind).attend is AttentionKernel.attend:
+        _try(name, kind)
+    return kind
+
+
+@torch.no_grad()
+def _try(name: str, kind: AttentionKernel) -> None:
+    """Raises ValueError unless a stranger's kind makes finite scores of the right shape."""
+    q, k = (torch.linspace(-1.0, 1.0, n * kind.heads * kind.width) for n in (2, 3))
+    shape = 1, kind.heads, -1, kind.width
+    try:
+        scores = kind.scores(kind.encode(q.view(shape)), kind.encode(k.view(shape)))
+    except Exception as error:  # whatever a stranger's code raises
+        raise ValueError(f"attention={name}: its scores raise {type(error).__name__}: {error}") from error
+    expected = 1, kind.heads, 2, 3
+    if scores.shape != expected:
+        raise ValueError(
+            f"attention={name}: scores of 2 queries and 3 keys have the shape {tuple(scores.shape)}, "
+            f"not {expected}"
+        )
+    if not scores.is_meta and not bool(scores.isfinite().all()):
+        raise ValueError(f"attention={name}: its scores are not finite")

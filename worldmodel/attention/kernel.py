@@ -58,7 +58,7 @@ class AttentionKernel(nn.Module):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """log κ of encoded queries (B, h, N, d) and keys (B, h, M, d): (B, h, N, M)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no scores(q, k)")
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Exact weights (B, h, N, M), without noise or dropout: for looking inside."""

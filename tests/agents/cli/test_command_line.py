@@ -30,6 +30,7 @@ MALFORMED = [
     ("sed=1", ["unknown key sed", "did you mean seed?"]),
     ("batch_size=3", ["unknown key batch_size", "did you mean train.batch_size?"]),
     ("optimizer.rl=1", ["unknown key optimizer.rl", "did you mean optimizer.lr?"]),
+    ("agent=classical optimizer.every=9", ["unknown key optimizer.every, which only optimizer=hybrid has"]),
     ("agent.lambda=0.9", ["unknown key agent.lambda", "did you mean agent.lambda_?"]),
     ("agent.loss_scales.polcy=1", ["did you mean agent.loss_scales.policy?"]),
     ("foo=1", ["unknown key foo", "--cfg job shows all keys"]),

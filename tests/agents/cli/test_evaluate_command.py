@@ -117,7 +117,9 @@ def test_other_episodes_than_those_trained_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["/nonexistent"], "is not a run directory"),
+        (["/nonexistent"], "is not a run directory: it does not exist"),
+        (["BESIDE"], "it does not exist; there are RUN"),
+        (["ABOVE"], "it has no config.yaml; there are RUN"),
         (["RUN", "--episodes", "0"], "--episodes must be at least 1"),
         (["RUN", "--seed", "-1"], "--seed must be from 0"),
         (["RUN", "--frames", "3"], "unrecognized arguments"),
@@ -136,13 +138,14 @@ def test_errors_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    folders = {"RUN": str(run), "BESIDE": f"{run}_9", "ABOVE": str(run.parent)}
     with pytest.raises(SystemExit) as leaving:
-        evaluate(monkeypatch, *[str(run) if a == "RUN" else a for a in arguments])
+        evaluate(monkeypatch, *[folders.get(a, a) for a in arguments])
     assert leaving.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("error: ")
-    assert message in error
+    assert message.replace("RUN", folders["RUN"]) in error
 
 
 def test_damaged_checkpoint_is_one_line(
