@@ -17,8 +17,8 @@ HEAP = 2**30  # bytes by which the heap grows; they take no memory until they ar
 
 def keep_freed_memory() -> None:
     """Do so in this process, from now on. Does nothing where the C library is not glibc."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(library, "mallopt"):
+    library = ctypes.CDLL(None)
+    if sys.platform != "linux" or not hasattr(library, "mallopt"):
         return
     library.mallopt(M_MMAP_MAX, 0)  # all tensors from the heap
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
