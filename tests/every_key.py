@@ -45,9 +45,15 @@ AGENTS = {
     "hybrid_transformer": ["agent=hybrid", "sequence=transformer", *SEARCHES],
 }
 # Where keys count that the agents above refuse.
+_CIRCUITS = [
+    *("agent=hybrid", *SEARCHES, "replay.wait=true", "optimizer.wait=true"),
+    *("replay.shots=64", "replay.qubits=3", "replay.reuse=0.1", "quantum.shots=64"),
+]
+_IMAGES = ["agent=classical", "env=gym", "env.id=EveryKeyImages-v0"]
 CONTEXTS = {
     "numbers": ["agent=classical", "env=Pendulum"],
-    "images": ["agent=classical", "env=gym", "env.id=EveryKeyImages-v0"],
+    "images": _IMAGES,
+    "redundancy": [*_IMAGES, "world_model.image.objective=redundancy"],
     "curriculum": ["agent=hybrid", "optimizer=laprop", "attention.curriculum.length=4"],
     "born": ["agent=hybrid", "optimizer=laprop", "attention=born"],
     "ffm": ["agent=hybrid", "optimizer=laprop", "attention=ffm"],
@@ -60,10 +66,11 @@ CONTEXTS = {
         *("agent=classical", "replay=prioritized", "replay.transform=rotation", "replay.signal=td"),
         *("replay.prepare=[0.03,1]", "replay.depreciate=[0.3,1]"),  # by default they set in after 500 updates
     ],
-    "circuits": [
-        *("agent=hybrid", *SEARCHES, "quantum=aer", "replay.wait=true", "optimizer.wait=true"),
-        *("replay.shots=64", "replay.qubits=3", "replay.reuse=0.1", "quantum.shots=64"),
-    ],
+    "circuits": [*_CIRCUITS, "quantum=aer"],
+    "noisy": [*_CIRCUITS, "quantum=aer_noisy", "quantum.device=null", "quantum.noise.t1=20"],
+    "fake": [*_CIRCUITS, "quantum=ibm", "quantum.device=FakeManilaV2"],
+    "diverse": ["agent=classical", "replay=prioritized", "replay.diverse=dpp"],
+    "steered": ["agent=hybrid", *SEARCHES, "optimizer.steer=1"],
     "pictures": ["agent=classical", "logging.writers=[jsonl,tensorboard]"],
     "weights": ["agent=classical", "weights=quantum_train", "weights.mapping=[4]", "weights.activation=relu"],
     "projection": ["agent=classical", "weights=projection"],
@@ -106,10 +113,10 @@ VALUES = {  # where a change of a kind does not do
     "sequence.blocks": ["2"], "world_model.blocks": ["2"], "replay.capacity": ["41"],
     "evaluation.max_steps": ["9"],
     "attention.curriculum.start": ["3"], "attention.curriculum.length": ["9"], "optimizer.epsilon": ["0.3"],
-    "quantum.device": ["null"], "logging.writers": ["[jsonl,csv]"],
+    "quantum.device": ["FakeBogotaV2"], "logging.writers": ["[jsonl,csv]"],
     "logging.pictures_every": ["0"], "logging.video_every": ["0"], "world_model.free_nats": ["3"],
     "weights.modules": ["[critic]"], "heads.modules": ["[critic]"],
-    "weights.mapping": ["[5]"],
+    "weights.mapping": ["[5]"], "replay.reuse": ["0.01"],
     "optimizer.fresh": ["3"], "optimizer.slice": ["2"],
     "replay.beta": ["[0.5,0.5]"], "replay.prepare": ["[0.5,1]"], "replay.depreciate": ["[0.1,3]"],
 }  # fmt: skip
