@@ -47,7 +47,7 @@ gymnasium.register("Frail-v0", Frail, max_episode_steps=15)
 
 
 def main(folder: Path) -> None:
-    forks.prepare([[*WORDS, f"runs={folder}"]], ["torch._dynamo"])
+    forks.prepare([[*WORDS, f"runs={folder}"]])
     for name, sick in (("frail", "1 training"), ("frail", "0 evaluation"), ("frail", ""), ("sound", "")):
         os.environ[SICK] = sick
         output = folder / "output.txt"
