@@ -70,7 +70,10 @@ CONTEXTS = {
     "noisy": [*_CIRCUITS, "quantum=aer_noisy", "quantum.device=null", "quantum.noise.t1=20"],
     "fake": [*_CIRCUITS, "quantum=ibm", "quantum.device=FakeManilaV2"],
     "diverse": ["agent=classical", "replay=prioritized", "replay.diverse=dpp"],
-    "steered": ["agent=hybrid", *SEARCHES, "optimizer.steer=1"],
+    "steered": [
+        *("agent=hybrid", "optimizer.every=1", "optimizer.num_qubits=4"),
+        *("optimizer.steer=1", "optimizer.steer_bound=1.45", "optimizer.warmup=1"),  # which steering waits for
+    ],
     "pictures": ["agent=classical", "logging.writers=[jsonl,tensorboard]"],
     "weights": ["agent=classical", "weights=quantum_train", "weights.mapping=[4]", "weights.activation=relu"],
     "projection": ["agent=classical", "weights=projection"],
