@@ -57,7 +57,7 @@ class Qubo(RandomSelection):
         if times * qubo.keep > MOST_CANDIDATES:
             raise ValueError(
                 f"replay.candidates={times} for replay.qubo.keep={qubo.keep} are {times * qubo.keep} "
-                f"candidates in a group, whose subsets are all listed: at most {MOST_CANDIDATES}"
+                f"candidates in a group, whose subsets are all listed: use fewer, at most {MOST_CANDIDATES}"
             )
         solver = SUBSET_SOLVERS[qubo.solver].part.make(qubo)
         return cls(times, seed, solver, qubo.keep, qubo.similarity, qubo.floor)
