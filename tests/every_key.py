@@ -60,6 +60,7 @@ CONTEXTS = {
     "sampled": ["agent=hybrid", "optimizer=laprop", "attention=sampled"],
     "adaptive": ["agent=hybrid", "optimizer=laprop", "attention=sampled", "attention.strategy=adaptive"],
     "prioritized": ["agent=classical", "replay=prioritized"],
+    "subsets": ["agent=classical", "replay=prioritized", "replay.diverse=qubo"],
     "curious": ["agent=classical", "replay=curious"],
     "boltzmann": ["agent=classical", "replay=prioritized", "replay.transform=boltzmann"],
     "rotation": [
@@ -121,6 +122,7 @@ VALUES = {  # where a change of a kind does not do
     "weights.modules": ["[critic]"], "heads.modules": ["[critic]"],
     "weights.mapping": ["[5]"], "replay.reuse": ["0.01"],
     "optimizer.fresh": ["3"], "optimizer.slice": ["2"],
+    "replay.qubo.keep": ["2"],
     "replay.beta": ["[0.5,0.5]"], "replay.prepare": ["[0.5,1]"], "replay.depreciate": ["[0.1,3]"],
 }  # fmt: skip
 

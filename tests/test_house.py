@@ -51,6 +51,9 @@ STRANGERS = ["native", "envs", "quantum", "analysis"]
 PARTS = [
     "quantum.qaoa.qaoa",
     "quantum.qaoa.controls",
+    "quantum.qaoa.penalty",
+    "quantum.qaoa.subset_controls",
+    "quantum.qaoa.xy",
     "quantum.backends",
     "worldmodel.weights",
     "worldmodel.quantum_heads",

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from qdreamer.agents.replay.diversity.qubo import QuboConfig
 from qdreamer.agents.replay.diversity.selection import SELECTIONS, Selection
 from qdreamer.agents.replay.priorities import Priorities
 from qdreamer.agents.replay.sampler import Sampler
@@ -32,6 +33,7 @@ class ReplayConfig(PartConfig):
     mapped: Mapped  # whether large entries lie in files of the run directory instead of in memory
     diverse: Annotated[str, SELECTIONS] = "none"  # how a batch is chosen among candidates
     candidates: Int = Field(default=3, ge=2, le=64)  # C, for each place in the batch
+    qubo: QuboConfig = QuboConfig()  # of diverse=qubo
     initial: str | None = None  # a file of episodes or a run, whose rows are there from the beginning
 
     @property

@@ -145,7 +145,7 @@ class Replay:
         slots = (starts.row[:, None] + self._offsets[1:]) % self.size
         env = starts.env[:, None]
         known = ~self._strange[env, slots].any(1)
-        taken, factors = self.selection.select(self._data["stoch"][env, slots], known, count)
+        taken, factors = self.selection.select(self._data["stoch"][env, slots], known, weights, count)
         return Starts(starts.env[taken], starts.row[taken]), (weights[taken] * factors).astype(np.float32)
 
     def peek(self, count: int, random: np.random.Generator) -> Sample:

@@ -37,6 +37,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("replay", "initial", None),
     ("replay", "diverse", "none"),
     ("replay", "candidates", 3),
+    ("replay", "qubo", {"solver": "xy", "layers": 3, "keep": 4, "similarity": 1.0, "floor": 0.1}),
     ("train", "collect", True),
 )
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own

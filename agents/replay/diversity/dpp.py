@@ -6,63 +6,35 @@ L is a kernel of the candidates' features. It is sampled exactly: k eigenvectors
 projection process of these, whose circuit is `quantum.circuits.slater`'s.
 """
 
-import json
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qdreamer.agents.replay.diversity.selection import SELECTIONS, Selection
+from qdreamer.agents.replay.diversity.features import JITTER, Floats, likeness
+from qdreamer.agents.replay.diversity.selection import SELECTIONS, RandomSelection
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-JITTER = 1e-6  # of L's diagonal: as many independent directions as candidates
 
 
 @SELECTIONS.register("dpp")
-class Determinantal(Selection):
+class Determinantal(RandomSelection):
     """Takes a sample of the k-determinantal process of the candidates' mean latents.
 
     Each that is taken weighs k/(M·π), π its probability to be taken: so a mean over the batch stays an
     unbiased estimate, whatever is alike.
-
-    Args:
-        times: candidates for each place in the batch. seed: of its own generator.
     """
-
-    def __init__(self, times: int, seed: int) -> None:
-        self._times = times
-        self._random = np.random.default_rng(np.random.SeedSequence([5, seed]))
 
     @classmethod
     def make(cls, config: Any, seed: int) -> Self:
         return cls(config.candidates, seed)
 
-    def candidates(self, count: int) -> int:
-        return self._times * count
-
-    def select(self, stoch: NDArray[np.uint8], known: NDArray[np.bool_], count: int) -> tuple[Ints, Floats]:
-        likeness = kernel(mean_latents(stoch))
-        strangers = np.flatnonzero(~known)
-        likeness[strangers], likeness[:, strangers] = 0.0, 0.0
-        likeness[strangers, strangers] = 1.0 + JITTER
-        spectrum = decompose(likeness, count)
+    def select(
+        self, stoch: NDArray[np.uint8], known: NDArray[np.bool_], weights: NDArray[np.float32], count: int
+    ) -> tuple[Ints, Floats]:
+        spectrum = decompose(likeness(stoch, known), count)
         taken = sample(choose_vectors(spectrum, count, self._random), self._random)
         return taken, count / (len(stoch) * inclusion(spectrum)[taken])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"random": json.dumps(self._random.bit_generator.state)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._random.bit_generator.state = json.loads(state["random"])
-
-
-def mean_latents(stoch: NDArray[np.uint8]) -> Floats:
-    """Return how often each class of each latent variable comes in T steps: (M, T, S) → (M, S·K)."""
-    (count, steps, variables), classes = stoch.shape, int(stoch.max()) + 1
-    place = np.arange(count)[:, None, None] * variables + np.arange(variables)  # (M, 1, S)
-    found = np.bincount((place * classes + stoch).ravel(), minlength=count * variables * classes)
-    return found.reshape(count, -1) / steps
 
 
 class Spectrum(NamedTuple):
@@ -72,14 +44,6 @@ class Spectrum(NamedTuple):
     before: Floats  # (M + 1, k + 1), logarithms of e_j of the first n eigenvalues
     chosen: Floats  # (M,), the probability that an eigenvector is among the k
     values: Floats  # (M,), logarithms of the eigenvalues
-
-
-def kernel(features: Floats) -> Floats:
-    """Return exp(−|x_i − x_j|²/(2 s²)) of features (M, F), s² their mean squared distance; (M, M)."""
-    squares = np.square(features).sum(1)
-    distance = np.maximum(squares[:, None] + squares - 2.0 * features @ features.T, 0.0)
-    scale = distance.sum() / max(len(features) * (len(features) - 1), 1)
-    return np.exp(-0.5 * distance / max(scale, 1e-12)) + JITTER * np.eye(len(features))
 
 
 def decompose(kernel: Floats, k: int) -> Spectrum:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import qdreamer
-from qdreamer.agents.replay.diversity.dpp import Determinantal, mean_latents
+from qdreamer.agents.replay.diversity.dpp import Determinantal
+from qdreamer.agents.replay.diversity.features import mean_latents
 from qdreamer.agents.training.training import Run
 from qdreamer.configs.schema import ConfigError
 
@@ -27,21 +28,26 @@ def buffer(rows, sampler="uniform", **settings):
     return replay
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "prioritized"])
-def test_weighted_means_over_batches_are_those_of_the_buffer(sampler):
+@pytest.mark.parametrize(
+    ("sampler", "diverse", "batches"),
+    [("uniform", "dpp", 1000), ("prioritized", "dpp", 1000), ("prioritized", "qubo", 200)],
+)
+def test_weighted_means_over_batches_are_those_of_the_buffer(sampler, diverse, batches):
     settings = {"online": False} if sampler == "uniform" else {"beta": [1.0, 1.0]}
-    replay = buffer(60, sampler, diverse="dpp", **settings)
+    replay = buffer(60, sampler, diverse=diverse, **settings)
     starts = np.arange(59)
     errors = np.linspace(0.1, 5.0, 59).astype(np.float32)
     if sampler == "prioritized":
         replay.sample(1)
         replay.update(type(replay.sample(1).starts)(np.zeros(59, np.int64), starts), errors)
+    odd = replay._data["stoch"][0, :59, 0] > 0  # what diverse batches have more of
     means = []
-    for _ in range(1000):
+    for _ in range(batches):
         drawn = replay.sample(8)
-        means.append(float((drawn.weights * drawn.rows["x"][:, 1]).mean()))
-    error = np.std(means) / len(means) ** 0.5
-    assert abs(np.mean(means) - starts.mean()) < 4.0 * error
+        values = np.stack([drawn.rows["x"][:, 1], drawn.rows["stoch"][:, 1, 0] > 0])
+        means.append((drawn.weights * values).mean(1))
+    error = np.std(means, axis=0) / len(means) ** 0.5
+    assert (np.abs(np.mean(means, axis=0) - [starts.mean(), odd.mean()]) < 4.0 * error).all()
 
 
 def test_batches_hold_more_kinds_than_independent_draws():
@@ -55,7 +61,7 @@ def test_batches_hold_more_kinds_than_independent_draws():
 
 def test_no_candidate_is_taken_twice_and_weights_are_positive():
     stoch = np.random.default_rng(0).integers(0, 4, (24, 3, 2)).astype(np.uint8)
-    taken, factors = Determinantal(3, seed=0).select(stoch, np.ones(24, np.bool_), 8)
+    taken, factors = Determinantal(3, seed=0).select(stoch, np.ones(24, np.bool_), np.ones(24, np.float32), 8)
     assert len(set(taken.tolist())) == 8
     assert (factors > 0.0).all() and np.isfinite(factors).all()
     assert mean_latents(stoch).sum(1) == pytest.approx(2.0)  # of each latent variable 1
@@ -65,7 +71,7 @@ def test_no_candidate_is_taken_twice_and_weights_are_positive():
 def test_all_alike_is_a_plain_draw(count):
     """However small their determinants are."""
     stoch, known = np.zeros((3 * count, 3, 2), np.uint8), np.ones(3 * count, np.bool_)
-    taken, factors = Determinantal(3, seed=0).select(stoch, known, count)
+    taken, factors = Determinantal(3, seed=0).select(stoch, known, np.ones(3 * count, np.float32), count)
     assert len(set(taken.tolist())) == count
     assert factors == pytest.approx(np.ones(count), rel=1e-4)
 
@@ -73,7 +79,7 @@ def test_all_alike_is_a_plain_draw(count):
 def test_what_nobody_has_seen_is_like_nothing_else():
     """Twelve copies and twelve rows without latents: these do not count as copies of each other."""
     stoch, known = np.zeros((24, 3, 2), np.uint8), np.arange(24) < 12
-    taken, factors = Determinantal(3, seed=0).select(stoch, known, 8)
+    taken, factors = Determinantal(3, seed=0).select(stoch, known, np.ones(24, np.float32), 8)
     assert (taken >= 12).sum() >= 7
     assert np.isfinite(factors).all()
 
@@ -93,8 +99,9 @@ def test_rows_stop_being_strange_when_they_are_written():
     assert np.array_equal(again._strange, replay._strange)
 
 
-def test_an_agent_learns_from_diverse_batches_and_resumes_exactly(make_config, tmp_path):
-    words = (*SMALL, "replay=prioritized", "replay.diverse=dpp", "replay.candidates=4")
+@pytest.mark.parametrize("diverse", ["dpp", "qubo"])
+def test_an_agent_learns_from_diverse_batches_and_resumes_exactly(make_config, tmp_path, diverse):
+    words = (*SMALL, "replay=prioritized", f"replay.diverse={diverse}", "replay.candidates=4")
     whole, first, second = (Run(make_config(*words), tmp_path) for _ in range(3))
     for run in (whole, first):
         for _ in range(40):

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import chisquare
 
 from qdreamer.agents.replay.diversity import dpp
+from qdreamer.agents.replay.diversity.features import kernel as kernel_of
 
 
 def features(count, width=3, seed=0):
@@ -22,7 +23,7 @@ def enumerated(kernel, k):
 
 @pytest.mark.parametrize(("count", "k"), [(6, 1), (6, 3), (7, 2), (5, 5)])
 def test_samples_have_the_probability_of_the_determinant(count, k):
-    kernel, random = dpp.kernel(features(count)), np.random.default_rng(1)
+    kernel, random = kernel_of(features(count)), np.random.default_rng(1)
     subsets, p = enumerated(kernel, k)
     number = {subset: i for i, subset in enumerate(subsets)}
     spectrum = dpp.decompose(kernel, k)
@@ -38,7 +39,7 @@ def test_samples_have_the_probability_of_the_determinant(count, k):
 
 @pytest.mark.parametrize(("count", "k"), [(6, 3), (7, 2), (8, 4)])
 def test_probabilities_of_inclusion_are_exact(count, k):
-    kernel = dpp.kernel(features(count, seed=2))
+    kernel = kernel_of(features(count, seed=2))
     subsets, p = enumerated(kernel, k)
     expected = np.array([sum(q for s, q in zip(subsets, p, strict=True) if i in s) for i in range(count)])
     found = dpp.inclusion(dpp.decompose(kernel, k))
@@ -48,7 +49,7 @@ def test_probabilities_of_inclusion_are_exact(count, k):
 
 def test_weighted_sums_are_unbiased_exactly():
     """Σ_{i in S} x_i/π_i has the mean Σ x_i over all S, whatever x is."""
-    kernel, x = dpp.kernel(features(6)), np.array([3.0, -1.0, 0.5, 10.0, -7.0, 2.0])
+    kernel, x = kernel_of(features(6)), np.array([3.0, -1.0, 0.5, 10.0, -7.0, 2.0])
     subsets, p = enumerated(kernel, 3)
     pi = dpp.inclusion(dpp.decompose(kernel, 3))
     mean = sum(q * (x[list(s)] / pi[list(s)]).sum() for s, q in zip(subsets, p, strict=True))
@@ -58,7 +59,7 @@ def test_weighted_sums_are_unbiased_exactly():
 def test_copies_are_hardly_ever_taken_together():
     x = features(6)
     x[1] = x[0]
-    spectrum, random = dpp.decompose(dpp.kernel(x), 3), np.random.default_rng(0)
+    spectrum, random = dpp.decompose(kernel_of(x), 3), np.random.default_rng(0)
     both = 0
     for _ in range(2000):
         both += {0, 1} <= set(dpp.sample(dpp.choose_vectors(spectrum, 3, random), random).tolist())
@@ -66,7 +67,7 @@ def test_copies_are_hardly_ever_taken_together():
 
 
 def test_many_candidates_stay_finite():
-    spectrum = dpp.decompose(dpp.kernel(features(256, 40)), 64)
+    spectrum = dpp.decompose(kernel_of(features(256, 40)), 64)
     pi = dpp.inclusion(spectrum)
     assert np.isfinite(pi).all() and pi.min() > 0.0 and pi.max() <= 1.0 + 1e-9
     subset = dpp.sample(dpp.choose_vectors(spectrum, 64, np.random.default_rng(0)), np.random.default_rng(1))
