@@ -73,7 +73,7 @@ CONTEXTS = {
     "diverse": ["agent=classical", "replay=prioritized", "replay.diverse=dpp"],
     "steered": [
         *("agent=hybrid", "optimizer.every=1", "optimizer.num_qubits=4"),
-        *("optimizer.steer=1", "optimizer.steer_bound=1.45", "optimizer.warmup=1"),  # which steering waits for
+        *("optimizer.steer=1", "optimizer.steer_bound=1.45", "optimizer.warmup=1"),  # waited for
     ],
     "pictures": ["agent=classical", "logging.writers=[jsonl,tensorboard]"],
     "weights": ["agent=classical", "weights=quantum_train", "weights.mapping=[4]", "weights.activation=relu"],
@@ -120,7 +120,7 @@ VALUES = {  # where a change of a kind does not do
     "quantum.device": ["FakeBogotaV2"], "logging.writers": ["[jsonl,csv]"],
     "logging.pictures_every": ["0"], "logging.video_every": ["0"], "world_model.free_nats": ["3"],
     "weights.modules": ["[critic]"], "heads.modules": ["[critic]"],
-    "weights.mapping": ["[5]"], "replay.reuse": ["0.01"],
+    "weights.mapping": ["[5]"], "replay.reuse": ["0.01"], "quantum.min_fidelity": ["0.99"],
     "optimizer.fresh": ["3"], "optimizer.slice": ["2"],
     "replay.qubo.keep": ["2"],
     "replay.beta": ["[0.5,0.5]"], "replay.prepare": ["[0.5,1]"], "replay.depreciate": ["[0.1,3]"],
