@@ -74,7 +74,10 @@ class Registry(Generic[P]):
 
         def decorate(part: Any) -> Any:
             if not re.fullmatch(r"[A-Za-z_][\w-]*", name) or name.lower() in _VALUES:
-                raise ValueError(f"{self.kind} {name} cannot be a name: a command line reads it as a value")
+                raise ValueError(
+                    f"{self.kind} {name} cannot be a name: letters, digits, _ and -, a letter first, and no "
+                    "value such as nan"
+                )
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name} is registered already: {self._entries[name].part}")
             self._entries[name] = Entry(part, config)

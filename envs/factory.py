@@ -264,7 +264,7 @@ def _hint(env_id: str) -> str:
     near = closest(name, newest, 0.6)
     if near is not None:
         entry = gymnasium.registry[newest[near]].entry_point
-        own = str(entry if isinstance(entry, str) else entry.__module__).startswith("gymnasium.")
+        own = str(getattr(entry, "__module__", entry)).startswith("gymnasium.")
         prefix = f"{module}:" if module and not own else ""  # whose import registers it
         return f"; did you mean {prefix}{newest[near]}?"
     install = installs(env_id)

@@ -119,7 +119,7 @@ def _check_key(override: Override, known: dict[str, Any]) -> None:
         near = closest(last, siblings)
         hint = did_you_mean(siblings[near] if near else elsewhere or closest(key, known, 0.7))
         if owners := _choices_with(section, last):
-            hint = f", which only {section}={', '.join(owners)} has"
+            hint = f", which {section}={', '.join(owners)} has"
         keys = f"{section} has {', '.join(siblings)}" if section in known else "--cfg job shows all keys"
         raise ConfigError(f"unknown key {key}{hint}; {keys}")
     if isinstance(known[key], dict):
@@ -131,9 +131,11 @@ def _check_key(override: Override, known: dict[str, Any]) -> None:
 
 
 def _choices_with(group: str, key: str) -> list[str]:
-    """Return the choices of a group, if it is one, whose files have a key."""
+    """Return the choices of a group, if it is one, whose files give a key a value."""
     files = {name: CONFIGS / group / f"{name}.yaml" for name in groups().get(group, ())}
-    return [name for name, path in files.items() if path.exists() and key in OmegaConf.load(path)]
+    texts = {name: path.read_text(encoding="utf-8") for name, path in files.items() if path.exists()}
+    own = [name for name, text in texts.items() if "@package _global_" not in text]  # presets set others'
+    return [name for name in own if key != "defaults" and key in OmegaConf.create(texts[name])]
 
 
 def default_choice(group: str) -> str:

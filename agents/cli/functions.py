@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import torch
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec
 
 from qdreamer.agents.cli import command_line
 from qdreamer.agents.cli.composition import compose_all, typed
@@ -63,7 +63,7 @@ def train(
         before = gymnasium.registry.get(name)  # an earlier call's, or the user's own
         if before is None:
             gymnasium.register(name, entry_point=env)
-        elif _made_by(before) is not env:
+        elif not _makes(before, env):
             raise ConfigError(
                 f"{name} is registered already, for something else: rename {name[:-3]}, or use env='gym' and "
                 f"'env.id={name}' if that is meant"
@@ -80,10 +80,10 @@ def train(
     return TrainedRun(member.directory)
 
 
-def _made_by(spec: EnvSpec) -> Any:
-    """Return what makes a registered environment."""
+def _makes(spec: EnvSpec, env: Any) -> bool:
+    """Tell whether a callable is what makes a registered environment, without importing anything."""
     entry = spec.entry_point
-    return load_env_creator(entry) if isinstance(entry, str) else entry
+    return entry is env or entry == f"{env.__module__}:{getattr(env, '__qualname__', '')}"
 
 
 def compare(folder: str | Path, **settings: Any) -> Report:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +145,14 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _runs_near(directory: Path) -> str:
-    """Return some run directories in a folder, or beside one that is not there, to be told."""
-    place = directory if directory.exists() else directory.parent
-    found = [path.parent for below in ("*", "*/*") for path in sorted(place.glob(f"{below}/{CONFIG_NAME}"))]
+    """Return some run directories in a folder, or where one that is not there would be, to be told."""
+    place = next((path for path in (directory, *directory.absolute().parents) if path.is_dir()), Path("/"))
+    if place == Path(place.anchor):  # of all files there are
+        return ""
+    found: list[Path] = []
+    with suppress(OSError):  # folders may vanish
+        for below in ("*", "*/*", "*/*/*"):
+            found += [path.parent for path in sorted(place.glob(f"{below}/{CONFIG_NAME}"))]
     return f"; there are {', '.join(map(str, found[:3]))}{', …' if found[3:] else ''}" if found else ""
 
 

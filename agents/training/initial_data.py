@@ -137,9 +137,9 @@ def _checked(source: str, rows: Rows, fields: dict[str, tuple[tuple[int, ...], A
         if np.dtype(dtype).kind in "biu" and (found[name] != values).any():
             raise refuse(f"{name} must hold numbers of the type {np.dtype(dtype)}")
     for name, spec in agent.observation.items():
-        values, sizes = found[field(name)], spec.sizes
+        values, sizes = found[field(name)], getattr(spec, "sizes", ())
         if sizes and ((values < 0) | (values >= np.array(sizes))).any():
-            raise refuse(f"{field(name)} must hold classes from 0, below {', '.join(map(str, sizes))}")
+            raise refuse(f"{field(name)} must hold whole numbers from 0, below {', '.join(map(str, sizes))}")
     if np.abs(found["action"]).max() > 1.0:
         raise refuse("action must hold numbers from −1 to 1, as the agent's own actions are")
     first, last = found["is_first"], found["is_last"]

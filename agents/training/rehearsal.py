@@ -23,6 +23,7 @@ from qdreamer.agents.optim.optimizer import make_optimizer
 from qdreamer.agents.replay.config import make_sampler, make_selection
 from qdreamer.agents.reporting.metrics import shows_pictures
 from qdreamer.agents.reporting.reporting import Reporter
+from qdreamer.agents.reporting.writers.writer import WRITERS
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.training import make_dreamer
 from qdreamer.configs.recording import leaves, recording
@@ -136,10 +137,15 @@ def _third_parties(config: Config, read: set[str]) -> Iterator[str]:
 def registered_here(config: Config) -> bool:
     """Tell whether this program alone knows some part of a run, or its environment, by its name."""
     spec = gymnasium.registry.get(config.env.id)
-    maker = None if spec is None or isinstance(spec.entry_point, str) else spec.entry_point
+    entry = None if spec is None else spec.entry_point
+    unnamed = entry is not None and not isinstance(entry, str) and _strange(entry)
     chosen = [(registry, getattr(config, section).name) for section, registry in _choices(Config)]
+    for section, _ in _choices(Config):
+        own = getattr(config, section)
+        chosen += [(inner, getattr(own, key)) for key, inner in _choices(type(own))]
+    chosen += [(WRITERS, name) for name in config.logging.writers]
     parts = [registry[name].part for registry, name in chosen if name not in registry.third_party()]
-    return any(map(_strange, parts)) or (maker is not None and _strange(maker))
+    return unnamed or any(map(_strange, parts))
 
 
 def _strange(part: Any) -> bool:

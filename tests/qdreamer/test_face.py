@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 import qdreamer
+from qdreamer.agents.cli.functions import _makes
 from qdreamer.agents.interaction.evaluation import Evaluator
 from qdreamer.agents.randomness import EVALUATION, make_generator
 from qdreamer.agents.runs.run_directory import read_config
@@ -295,5 +297,6 @@ def test_callables_need_names_of_their_own(tmp_path: Path) -> None:
             qdreamer.train(env=other, runs=str(tmp_path))
     finally:
         del gymnasium.registry["Other-v0"]
+    assert _makes(EnvSpec("Nested-v0", f"{__name__}:Nested"), Nested)
     with pytest.raises(ValueError, match="takes settings alone"):
         qdreamer.train("--repair", runs=str(tmp_path))

@@ -30,7 +30,7 @@ MALFORMED = [
     ("sed=1", ["unknown key sed", "did you mean seed?"]),
     ("batch_size=3", ["unknown key batch_size", "did you mean train.batch_size?"]),
     ("optimizer.rl=1", ["unknown key optimizer.rl", "did you mean optimizer.lr?"]),
-    ("agent=classical optimizer.every=9", ["unknown key optimizer.every, which only optimizer=hybrid has"]),
+    ("agent=classical optimizer.every=9", ["unknown key optimizer.every, which optimizer=hybrid has"]),
     ("agent.lambda=0.9", ["unknown key agent.lambda", "did you mean agent.lambda_?"]),
     ("agent.loss_scales.polcy=1", ["did you mean agent.loss_scales.policy?"]),
     ("foo=1", ["unknown key foo", "--cfg job shows all keys"]),
@@ -235,6 +235,12 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 
 def test_there_are_enough_malformed_lines() -> None:
     assert len({line for line, _ in MALFORMED}) == len(MALFORMED) >= 32
+
+
+@pytest.mark.parametrize("line", ["env.train=1", "agent.optimizer=1", "optimizer.defaults=1"])
+def test_no_choice_is_named_that_lacks_the_key(line: str, run_main: Outcome) -> None:
+    """Presets set other sections, and Hydra's own words are no settings."""
+    assert ", which" not in run_main([line])[1]
 
 
 @pytest.mark.parametrize(("line", "words"), MALFORMED, ids=[line for line, _ in MALFORMED])

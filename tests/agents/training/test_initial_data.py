@@ -184,7 +184,7 @@ def test_a_class_that_is_not_there_is_refused(make_config, tmp_path):
     )
     words = ("env=gym", "env.id=FrozenLake-v1", "train.collect=false", "train.batch_length=2", *SMALL[:-1])
     with pytest.raises(
-        ConfigError, match=r"replay\.initial=.*observation must hold classes from 0, below 16"
+        ConfigError, match=r"replay\.initial=.*observation must hold whole numbers from 0, below 16"
     ):
         Run(make_config(*words, f"replay.initial={tmp_path / 'lake.npz'}"), tmp_path / "run")
 

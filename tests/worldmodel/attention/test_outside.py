@@ -47,6 +47,16 @@ def test_wrong_scores_are_one_line(scores: Callable[..., Tensor] | None, said: s
         make_kind("outside", 2, 4)
 
 
+def looking(kind: AttentionKernel, q: Tensor, k: Tensor) -> Tensor:
+    scores = dot(kind, q, k)
+    return scores if float(scores.abs().max()) < 1e4 else scores / 2
+
+
+def test_scores_may_look_at_values() -> None:
+    with registered(looking):
+        assert "attention.name" in keys_read(load_config(["agent=hybrid", "attention=outside"]))
+
+
 def test_settings_that_the_class_does_not_take_are_not_read() -> None:
     with registered(dot):
         config = load_config(["agent=hybrid", "attention=outside", "attention.sharp=5"])
