@@ -176,16 +176,17 @@ def test_what_does_not_fit_is_refused_in_a_line(make_config, tmp_path, data, cha
         Run(make_config(*CLIFF, f"replay.initial={data(**changes)}"), tmp_path / "run")
 
 
-def test_a_class_that_is_not_there_is_refused(make_config, tmp_path):
-    rows = {"observation": [[0], [15], [16]], "action": [0, 1, 2], "reward": [0.0, 0.0, 1.0]}
+@pytest.mark.parametrize(
+    ("number", "said"), [(16, "whole numbers from 0, below 16"), (-1, "numbers of the type uint8")]
+)
+def test_a_class_that_is_not_there_is_refused(make_config, tmp_path, number, said):
+    rows = {"observation": [[0], [15], [number]], "action": [0, 1, 2], "reward": [0.0, 0.0, 1.0]}
     flags = {"is_first": [1, 0, 0], "is_last": [0, 0, 1], "is_terminal": [0, 0, 1]}
     np.savez(
         tmp_path / "lake.npz", **rows, **{name: np.array(bits, np.bool_) for name, bits in flags.items()}
     )
     words = ("env=gym", "env.id=FrozenLake-v1", "train.collect=false", "train.batch_length=2", *SMALL[:-1])
-    with pytest.raises(
-        ConfigError, match=r"replay\.initial=.*observation must hold whole numbers from 0, below 16"
-    ):
+    with pytest.raises(ConfigError, match=rf"replay\.initial=.*observation must hold {said}"):
         Run(make_config(*words, f"replay.initial={tmp_path / 'lake.npz'}"), tmp_path / "run")
 
 
