@@ -9,7 +9,7 @@ import torch
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, OptimizerConfig
 from qdreamer.agents.replay.transforms import TRANSFORMS, Transform
-from qdreamer.agents.training.rehearsal import keys_read
+from qdreamer.agents.training.rehearsal import keys_read, registered_here
 from qdreamer.configs.schema import Float, settings
 
 
@@ -64,4 +64,6 @@ def test_a_part_from_outside_may_read_its_settings_later() -> None:
 def test_so_may_one_that_a_section_names() -> None:
     words = ["agent=classical", "replay=prioritized"]
     assert "replay.temperature" not in keys_read(load_config(words))
-    assert "replay.temperature" in keys_read(load_config([*words, "replay.transform=plain"]))
+    outside = load_config([*words, "replay.transform=plain"])
+    assert "replay.temperature" in keys_read(outside)
+    assert registered_here(outside) and not registered_here(load_config(words))
