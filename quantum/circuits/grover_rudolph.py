@@ -78,7 +78,7 @@ def loading_circuit(n: int) -> Circuit:
     """Build the circuit that loads n qubits, 2^n − 2 CX; its angles are `loading_values`."""
     gates: list[Gate] = []
     for level in range(n):
-        gates += multiplexed_ry(n, level, 2**level - 1)
+        gates += multiplexed("ry", n, level, 2**level - 1)
     return Circuit(n, tuple(gates), 2**n - 1)
 
 
@@ -87,14 +87,17 @@ def loading_values(angles: list[Tensor]) -> Tensor:
     return torch.cat([gray_walsh(theta) for theta in angles], 1)
 
 
-def multiplexed_ry(n: int, level: int, first: int) -> list[Gate]:
-    """Return RY on qubit n−1−level for each setting of the qubits above; its angles start at `first`."""
+def multiplexed(name: str, n: int, level: int, first: int) -> list[Gate]:
+    """Return rotations ("ry" or "rz") of qubit n−1−level, one for each setting of the qubits above it.
+
+    Their angles start at `first`, and are those of `gray_walsh`.
+    """
     target = n - 1 - level
     if level == 0:
-        return [Gate("ry", (target,), first)]
+        return [Gate(name, (target,), first)]
     gates = []
     for i in range(2**level):
-        gates.append(Gate("ry", (target,), first + i))
+        gates.append(Gate(name, (target,), first + i))
         # The bit in which the Gray codes of i and i + 1 differ; the last step closes the circle.
         changed = min(((i + 1) & -(i + 1)).bit_length() - 1, level - 1)
         gates.append(Gate("cx", (n - level + changed, target)))

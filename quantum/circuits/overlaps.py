@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qdreamer.quantum.circuits.circuit import Circuit, Gate
-from qdreamer.quantum.circuits.grover_rudolph import gray_walsh, multiplexed_ry, signed_angles
+from qdreamer.quantum.circuits.grover_rudolph import gray_walsh, multiplexed, signed_angles
 from qdreamer.quantum.circuits.readout import zero_probability
 
 
@@ -33,10 +33,10 @@ def overlap_circuit(n: int) -> Circuit:
     gates: list[Gate] = []
     first = 0
     for level in range(n):
-        gates += multiplexed_ry(n, level, first)
+        gates += multiplexed("ry", n, level, first)
         first += 2**level
     for level in reversed(range(n - 1)):
-        gates += multiplexed_ry(n, level, first + 2**level - 1)
+        gates += multiplexed("ry", n, level, first + 2**level - 1)
     return Circuit(n, tuple(gates), first + 2 ** (n - 1) - 1)
 
 

@@ -1,0 +1,259 @@
+"""What amplitude estimation is worth in replay: python -m benchmarks.amplitude_estimation.
+
+The mean of 2^n priorities (as shares of the largest), by uses of the circuit A that reads them in
+superposition (`quantum.circuits.grover.MeanOracle`): maximum likelihood over Grover powers, and the same
+circuit without amplification. Beside them, what needs no circuit: the mean of priorities that are drawn and
+read (one call each), and the exact sum (2^n calls). RMSE over sets of priorities and many trials, whose shots
+are drawn from the closed form that the tests compare circuits with; slopes are fitted on a log scale.
+
+    --noise     each call keeps κ of the coherence: how much more accurate than counting, at equal calls
+    --device    the same on a noisy simulator of a device, with circuits
+    --blocks    importance weights when block weights are counted, estimated, or taken from the tree
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qdreamer.agents.cli.composition import load_config
+from qdreamer.quantum.backends.factory import make_backend
+from qdreamer.quantum.circuits.amplitude_estimation import (
+    Schedule,
+    estimate,
+    good_probability,
+    measure,
+)
+from qdreamer.quantum.circuits.backend import device_estimate
+from qdreamer.quantum.circuits.grover import BlockOracle, GroverTask, MeanOracle
+
+Numbers = NDArray[np.float64]
+N, SETS, TRIALS, SHOTS = 10, 8, 200, 64
+COHERENCES = (1.0, 0.9999, 0.999, 0.99, 0.97, 0.95, 0.9, 0.8, 0.7)
+DEVICE = "FakeFez"
+
+
+def priorities(n: int, seed: int) -> Tensor:
+    """Return (1, 2^n) numbers in [0, 1] as errors of sequences are: log-normal, to the power 0.6."""
+    errors = np.random.default_rng(seed).lognormal(size=2**n) ** 0.6
+    return torch.from_numpy(errors / errors.max())[None]
+
+
+def amplified_errors(
+    oracle: MeanOracle | BlockOracle, schedule: Schedule, coherence: float, trials: int, seed: int
+) -> Numbers:
+    """Return relative errors (trials,) of the estimate, κ being known to it."""
+    angle = torch.asin(oracle.probability.sqrt())[:, None]
+    p = good_probability(angle, schedule.turns, torch.tensor(coherence, dtype=torch.float64), oracle.mixed)
+    hits = np.random.default_rng(seed).binomial(schedule.shots, p.expand(trials, -1).numpy())
+    found = estimate(torch.from_numpy(hits).double(), schedule, oracle.mixed, coherence).probability
+    return (found / oracle.probability - 1).numpy()
+
+
+def read_errors(x: Tensor, calls: int, trials: int, seed: int) -> Numbers:
+    """Return relative errors (trials,) of the mean of `calls` numbers, drawn with replacement and read."""
+    numbers, random = x[0].numpy(), np.random.default_rng(seed)
+    means = np.stack([numbers[random.integers(len(numbers), size=calls)].mean() for _ in range(trials)])
+    return np.asarray(means / numbers.mean() - 1)
+
+
+def rmse(errors: Callable[[int], Numbers]) -> float:
+    """Root of the mean square over sets of priorities, numbered."""
+    return float(np.sqrt(np.mean([np.square(errors(k)).mean() for k in range(SETS)])))
+
+
+def slope(calls: Sequence[int], errors: Sequence[float]) -> tuple[float, float]:
+    """Return the exponent of RMSE over calls, and its standard error."""
+    x, y = np.log(calls), np.log(errors)
+    fitted, residuals, *_ = np.polyfit(x, y, 1, full=True)
+    spread = math.sqrt(float(residuals[0]) / (len(x) - 2) / float(np.square(x - x.mean()).sum()))
+    return float(fitted[0]), spread
+
+
+def table(plot: Path | None) -> None:
+    sets = [MeanOracle(priorities(N, seed)) for seed in range(SETS)]
+    schedules = [Schedule.doubling(last, SHOTS) for last in range(2, 11)]
+    calls = [schedule.calls for schedule in schedules]
+    methods: dict[str, list[float]] = {
+        "amplitude estimation": [
+            rmse(lambda k, s=s: amplified_errors(sets[k], s, 1.0, TRIALS, k)) for s in schedules
+        ],
+        "counting shots of A": [
+            rmse(lambda k, c=c: amplified_errors(sets[k], Schedule((0,), c), 1.0, TRIALS, k)) for c in calls
+        ],
+        "reading drawn priorities": [
+            rmse(lambda k, c=c: read_errors(sets[k].numbers, c, TRIALS, k)) for c in calls
+        ],
+    }
+    print(
+        f"relative RMSE of the sum of 2^{N} priorities; {SETS} sets, {TRIALS} trials, {SHOTS} shots a power"
+    )
+    print(f"{'largest power':>14} {'calls':>7} " + " ".join(f"{name:>25}" for name in methods))
+    for i, schedule in enumerate(schedules):
+        figures = " ".join(f"{errors[i]:>25.2e}" for errors in methods.values())
+        print(f"{schedule.powers[-1]:>14} {calls[i]:>7} {figures}")
+    for name, errors in methods.items():
+        value, spread = slope(calls, errors)
+        print(f"{name}: slope {value:.3f} ± {spread:.3f}")
+    print(f"the exact sum: error 0, {2**N} calls")
+    if plot is not None:
+        draw(plot, calls, methods)
+
+
+def draw(path: Path, calls: Sequence[int], methods: dict[str, list[float]]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, errors), marker in zip(methods.items(), "osD", strict=True):
+        axes.loglog(calls, errors, marker=marker, label=f"{name} (slope {slope(calls, errors)[0]:.2f})")
+    axes.axvline(2**N, color="gray", linestyle=":", label=f"exact sum: {2**N} calls, error 0")
+    axes.set_xlabel("oracle calls")
+    axes.set_ylabel("relative RMSE")
+    axes.set_title(f"Sum of 2^{N} priorities")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def noise() -> None:
+    """Doubling schedules of about 1,000, 10,000 and 100,000 calls beside counting as many.
+
+    The schedule is the best on other trials than those of the figure.
+    """
+    sets = [MeanOracle(priorities(N, seed)) for seed in range(SETS)]
+    budgets = 1000, 10_000, 100_000
+    print("RMSE of counting over that of the best doubling schedule, at equal calls (its largest power)")
+    print(f"{'κ per call':>12} " + " ".join(f"{calls:>18,}" for calls in budgets))
+    for coherence in COHERENCES:
+        cells = []
+        for budget in budgets:
+            units = [Schedule.doubling(last, 1) for last in range(11)]
+            able = [Schedule(unit.powers, shots) for unit in units if (shots := budget // unit.calls) >= 16]
+
+            def error(schedule: Schedule, other: int, c: float = coherence) -> float:
+                return rmse(lambda k: amplified_errors(sets[k], schedule, c, TRIALS, k + other))
+
+            best = min(able, key=lambda schedule: error(schedule, 1000))
+            ratio = error(Schedule((0,), best.calls), 0) / error(best, 0)
+            cells.append(f"{ratio:.2f} ({best.powers[-1]})")
+        print(f"{coherence:>12} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)
+
+
+def device(shots: int) -> None:
+    """Circuits on a noisy simulator: κ is fitted beside the mean."""
+    words = ["quantum=aer_noisy", f"quantum.device={DEVICE}"]
+    backend: Any = make_backend(load_config(words).quantum)
+    print(f"{DEVICE}'s noise, {shots} shots of each power 0, 1, 2, 4: errors relative to the mean, ten sets")
+    print(f"{'n':>3} {'CX of A, Q':>12} {'fidelity of A, Q⁴A':>20} {'κ':>6} {'amplified':>10} {'counted':>8}")
+    schedule = Schedule.doubling(3, shots)
+    for n in (1, 2, 3):
+        found, counted, kept = [], [], []
+        for seed in range(10):
+            oracle = MeanOracle(priorities(n, seed))
+            hits = measure(backend, oracle, schedule, seed)
+            result = estimate(hits, schedule, coherence=None)
+            found.append(float(result.probability / oracle.probability - 1))
+            kept.append(float(result.coherence))
+            plain = measure(backend, oracle, Schedule((0,), schedule.calls), seed)
+            counted.append(float(plain[0, 0] / schedule.calls / oracle.probability[0] - 1))
+        costs = [device_estimate(backend, GroverTask(oracle, power).circuit()) for power in (0, 1, 4)]
+        assert costs[0] is not None and costs[1] is not None and costs[2] is not None
+        gates = f"{costs[0].two_qubit_gates}, {costs[1].two_qubit_gates - costs[0].two_qubit_gates}"
+        rms = [float(np.sqrt(np.mean(np.square(errors)))) for errors in (found, counted)]
+        print(
+            f"{n:>3} {gates:>12} {costs[0].fidelity:>11.3f}, {costs[2].fidelity:.3f} {np.mean(kept):>7.3f} "
+            f"{rms[0]:>10.3f} {rms[1]:>8.3f}",
+            flush=True,
+        )
+
+
+def blocks(qubits: int, shots: int, trials: int) -> None:
+    """Weighted means of x over draws from a device's shots, by what block weights are taken for q.
+
+    The device draws (1 − λ) of its shots by priority, the rest at random. Draws are the shots themselves.
+    """
+    size, random = 2**qubits, np.random.default_rng(0)
+    weights = priorities(qubits, 0)[0].numpy()
+    target = weights / weights.sum()
+    x = random.normal(loc=weights / weights.mean(), size=size)  # what is averaged goes with priority
+    floor = 0.1
+    print(
+        f"{size} blocks, {shots} shots of a device, floor {floor}: "
+        f"error of a weighted mean over {trials} pools"
+    )
+    print(f"{'noise λ':>8} {'q taken from':>24} {'bias':>9} {'RMSE':>8}")
+    for depolarized in (0.0, 0.1, 0.4):
+        actual = (1 - depolarized) * target + depolarized / size
+        errors: dict[str, list[float]] = {"counts (ours)": [], "amplitude estimation": [], "the tree": []}
+        for trial in range(trials):
+            counts = random.multinomial(shots, actual)
+            draws = np.concatenate(
+                [
+                    np.repeat(
+                        np.arange(size), random.multinomial(round((1 - floor) * shots), counts / shots)
+                    ),
+                    random.integers(size, size=round(floor * shots)),
+                ]
+            )
+            known = {
+                "counts (ours)": counts / shots,
+                "amplitude estimation": estimated(weights, shots, trial),
+                "the tree": target,
+            }
+            for name, share in known.items():
+                q = (1 - floor) * share + floor / size
+                errors[name].append(float((x[draws] / (size * q[draws])).mean() - x.mean()))
+        for name, found in errors.items():
+            e = np.array(found)
+            half = 1.96 * e.std() / math.sqrt(len(e))
+            print(
+                f"{depolarized:>8} {name:>24} {e.mean():>+9.4f} ± {half:.4f} "
+                f"{np.sqrt(np.square(e).mean()):>8.4f}"
+            )
+
+
+def estimated(weights: Numbers, calls: int, seed: int) -> Numbers:
+    """Return block weights, each estimated with powers 0, 1, 2 from a block's part of as many calls again."""
+    tensor, schedule = torch.from_numpy(weights)[None], Schedule((0, 1, 2), 1)
+    shots = max(calls // len(weights) // schedule.calls, 1)
+    schedule = Schedule(schedule.powers, shots)
+    out = []
+    for block in range(len(weights)):
+        oracle = BlockOracle(tensor, block)
+        angle = torch.asin(oracle.probability.sqrt())[:, None]
+        p = good_probability(angle, schedule.turns, torch.ones(1, dtype=torch.float64), oracle.mixed)
+        hits = np.random.default_rng([seed, block]).binomial(shots, p.numpy())
+        out.append(float(estimate(torch.from_numpy(hits).double(), schedule, oracle.mixed).probability))
+    total = sum(out)
+    return np.array(out) / total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--device", action="store_true")
+    parser.add_argument("--blocks", action="store_true")
+    parser.add_argument("--shots", type=int, default=200, help="of --device")
+    parser.add_argument("--plot", type=Path)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    if a.noise:
+        noise()
+    elif a.device:
+        device(a.shots)
+    elif a.blocks:
+        blocks(4, 1024, 200)
+    else:
+        table(a.plot)
+
+
+if __name__ == "__main__":
+    main()
