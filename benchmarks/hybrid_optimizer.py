@@ -5,13 +5,15 @@ python -m benchmarks.hybrid_optimizer overhead   what a search costs, in updates
 python -m benchmarks.hybrid_optimizer searches [optimizer.num_qubits=12 …]   all solvers on real searches
 
 `searches` trains with `optimizer=hybrid`. At every search all other solvers get the same problem on the
-side; each choice passes the acceptance rule on fresh data and is then measured on a third batch that
-played no part. The run itself is the one that it would have been without them. Finished seeds, of toys
-as well, are kept in --out and not repeated, so it can be stopped and started again;
-`benchmarks.qaoa quality --real` takes its problems of twelve qubits from there.
+side, in the run's blocks and in twenty; each choice passes the acceptance rule on fresh data and is then
+measured on a third batch that played no part. So is what the best choice is worth where a search measures
+less of the curvature. The run itself is the one that it would have been without them. Finished seeds, of
+toys as well, are kept in --out and not repeated, so it can be stopped and started again;
+`benchmarks.qaoa quality --real` takes its problems of twenty qubits from there.
 """
 
 import argparse
+import functools
 import json
 import os
 import tempfile
@@ -34,13 +36,20 @@ from qdreamer.agents.optim.hybrid_config import HybridConfig
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
 from qdreamer.agents.optim.optimizer import LocalObjective, Objective, adapt
 from qdreamer.agents.optim.parameter_groups import ParameterGroup, by_module
-from qdreamer.agents.optim.quadratic_model import Levels, measure
+from qdreamer.agents.optim.quadratic_model import (
+    Levels,
+    Quadratic,
+    RunningCurvature,
+    curvature_rows,
+    off_diagonal,
+    slopes,
+)
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs.run_directory import write_config
 from qdreamer.agents.training.training import Run
 from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.sampling import new_seed
-from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar
+from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar, Separable
 from qdreamer.quantum.qaoa.ising import Ising, approximation_ratio, energies
 from qdreamer.quantum.qaoa.qaoa import QAOA
 from qdreamer.quantum.qaoa.solver import Solver
@@ -58,6 +67,7 @@ def solvers(bits: int) -> dict[str, Solver]:
         "greedy": Greedy(),
         "annealing": Annealing(),
         "random": Random(),
+        "separable": Separable(),
         "scalar": Scalar(bits),
     }
 
@@ -71,14 +81,11 @@ class Still:
     def __init__(self, loss: Objective) -> None:
         self._loss = loss
 
-    def full_batch(self) -> Objective:
-        return self._loss
-
     def sub_batch(self, rows: int) -> Objective:
         return self._loss
 
-    def fresh(self, rows: int, seed: int) -> Objective:
-        return self._loss
+    def fresh(self, rows: int, seed: int) -> tuple[Tensor, Objective]:
+        return self._loss().detach(), self._loss
 
 
 def toys() -> dict[str, Callable[[torch.Generator], tuple[list[nn.Parameter], Objective, float]]]:
@@ -195,67 +202,120 @@ def print_overhead(searches: int, overrides: list[str]) -> None:
 # Searches of real training
 
 
+WIDE = 20  # blocks: single layers
+VARIANTS: dict[str, int | None] = {"all rows": None, "four in turn": 4, "two in turn": 2, "one in turn": 1}
+
+
 class Panel(HybridOptimizer):
-    """Trains as ever, and asks all solvers what they would have done at each of its searches."""
+    """Trains as ever, and asks all solvers what they would have done at each of its searches.
+
+    In the run's blocks and in twenty; and with less of the curvature than all of it.
+    """
 
     results: list[dict[str, Any]]
-    twelve: list[ParameterGroup]  # the world model in twelve blocks: problems for `benchmarks.qaoa`
+    wide: list[ParameterGroup]
+    running: dict[str, RunningCurvature]
     source: torch.Generator  # so that the run's own is left alone
 
-    def _search(self, objective: LocalObjective, step: list[Tensor]) -> None:
+    def _search(self, objective: LocalObjective, gradients: list[Tensor | None], step: list[Tensor]) -> None:
         here = [p.clone() for p in self._parameters]
-        self.results.append(self._ask(objective, step))
+        self.results.append(self._ask(objective, gradients, step))
         self._set(here)
-        super()._search(objective, step)
+        super()._search(objective, gradients, step)
 
-    def _ask(self, objective: LocalObjective, step: list[Tensor]) -> dict[str, Any]:
-        model = measure(
-            objective.full_batch(), objective.sub_batch(self.slice), self._parameters, self._block, step,
-            self.epsilon,
-        )  # fmt: skip
+    def _ask(
+        self, objective: LocalObjective, gradients: list[Tensor | None], step: list[Tensor]
+    ) -> dict[str, Any]:
+        """Return what came of every solver and variant: see `print_searches` and `print_savings`."""
         before = [p.clone() for p in self._parameters]
         check, third = (objective.fresh(self.fresh, new_seed(self.source)) for _ in range(2))
+        ids = {id(p): k for k, p in enumerate(self._parameters)}
 
-        def losses(multipliers: Tensor) -> tuple[float, float]:
-            self._set(self._moved(before, step, multipliers))
-            return check().item(), third().item()
+        @functools.cache
+        def losses(factors: tuple[float, ...]) -> tuple[float, float]:
+            """On the batch that accepts and on a third, of one factor for each parameter."""
+            moved = torch._foreach_add(before, torch._foreach_mul(step, list(factors)))
+            self._set(list(moved))
+            return check[1]().item(), third[1]().item()
 
-        ones = torch.ones_like(model.linear)
-        here, base = losses(0.0 * ones)[1], losses(ones)
-        ising = model.ising(self.levels)
-        table = energies(ising, torch.float64)
-        lowest = float(table.min())
-        row: dict[str, Any] = {
-            "update": self.updates,
-            "base": here - base[1],
-            "predicted": -float(model(ones)),
-        }
-        for name, solver in solvers(self.levels.bits).items():
-            solution = solver.solve(ising, SHOTS, self.source)
-            chosen = losses(self.levels.multipliers(solution.bits))
+        base = losses((1.0,) * len(before))
+        here = third[0].item()
+
+        def outcome(model: Quadratic, ising: Ising, bits: Tensor, block: list[int]) -> dict[str, Any]:
+            multipliers = self.levels.multipliers(bits)
+            chosen = losses(tuple(multipliers[block].tolist()))
             accepted = chosen[0] <= base[0]
-            row[name] = {
+            return {
                 "accepted": accepted,
                 "gain": base[1] - chosen[1] if accepted else 0.0,
-                "ratio": approximation_ratio(table, solution.energy),
-                "hit": solution.energy <= lowest + 1e-9 * (1 + abs(lowest)),
-                "mean": approximation_ratio(table, solution.mean),
+                "predicted": -float(model(multipliers)),
+                "actual": here - chosen[1],
             }
-        self._set(before)
-        twelve = self._problem(self.twelve, objective, step)
-        return row | {"h": twelve.h.tolist(), "J": twelve.J.tolist()}
 
-    def _problem(self, blocks: list[ParameterGroup], objective: LocalObjective, step: list[Tensor]) -> Ising:
-        """The same search over other blocks of the same parameters."""
-        steps = {id(p): d for p, d in zip(self._parameters, step, strict=True)}
-        parameters: list[Tensor] = [p for block in blocks for p in block.parameters]
-        sizes = torch.tensor([len(block.parameters) for block in blocks])
-        block = torch.arange(len(blocks)).repeat_interleave(sizes)
-        moved = [steps[id(p)] for p in parameters]
-        model = measure(
-            objective.full_batch(), objective.sub_batch(self.slice), parameters, block, moved, self.epsilon
-        )
-        return model.ising(self.levels)
+        def pose(loss: Objective, groups: list[ParameterGroup]) -> tuple[Quadratic, list[int], Tensor]:
+            """Return the whole model of these blocks, the block of each parameter, and the rows."""
+            self._set(before)
+            order = [ids[id(p)] for group in groups for p in group.parameters]
+            sizes = torch.tensor([len(group.parameters) for group in groups])
+            block = torch.arange(len(groups)).repeat_interleave(sizes)
+            parameters, moved = [self._parameters[k] for k in order], [step[k] for k in order]
+            linear = slopes([gradients[k] for k in order], moved, block)
+            rows = curvature_rows(loss, parameters, block, moved, self.epsilon, range(len(groups)))
+            of_each = torch.empty(len(order), dtype=torch.long).index_copy_(0, torch.tensor(order), block)
+            return Quadratic(linear, 0.5 * (rows + rows.t())), of_each.tolist(), rows
+
+        row: dict[str, Any] = {"update": self.updates, "base": here - base[1]}
+        part, own = objective.sub_batch(self.slice), self._block.tolist()
+        narrow_blocks = [
+            ParameterGroup(name, [p for p, b in zip(self._parameters, own, strict=True) if b == k])
+            for k, name in enumerate(self._names)
+        ]
+        for size, groups in (("own", narrow_blocks), ("wide", self.wide)):
+            model, block, rows = pose(part, groups)
+            ising = model.ising(self.levels)
+            table = energies(ising, torch.float64)
+            lowest, found = float(table.min()), {}
+            for name, solver in solvers(self.levels.bits).items():
+                solution = solver.solve(ising, SHOTS, self.source)
+                found[name] = outcome(model, ising, solution.bits, block) | {
+                    "ratio": approximation_ratio(table, solution.energy),
+                    "hit": solution.energy <= lowest + 1e-9 * (1 + abs(lowest)),
+                    "mean": approximation_ratio(table, solution.mean),
+                }
+            fields, couplings = float(ising.h.abs().sum()), float(ising.J.abs().sum())
+            row[size] = found | {
+                "predicted_base": -float(model(torch.ones_like(model.linear))),
+                "off_diagonal": off_diagonal(model.curvature),
+                "couplings": couplings / (fields + couplings),
+                "blocks": len(groups),
+            }
+            if size == "own":
+                row["savings"] = self._savings(model, rows, step, outcome)
+                whole = pose(objective.sub_batch(10_000), groups)[0]
+                row["savings"]["whole batch"] = self._exact(whole, outcome)
+            else:
+                row |= {"h": ising.h.tolist(), "J": ising.J.tolist()}
+        self._set(before)
+        return row
+
+    def _savings(
+        self, model: Quadratic, rows: Tensor, step: list[Tensor], outcome: Callable[..., dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What the best bits are worth where less of the curvature is known."""
+        known = {
+            name: running.update(rows[running.turn()], self._lengths(step))
+            for name, running in self.running.items()
+        }
+        known["diagonal only"] = model.curvature.diagonal().diag()
+        return {
+            name: self._exact(Quadratic(model.linear, curvature), outcome)
+            for name, curvature in known.items()
+        }
+
+    def _exact(self, model: Quadratic, outcome: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        ising = model.ising(self.levels)
+        bits = Exact().solve(ising, SHOTS, self.source).bits
+        return outcome(model, ising, bits, self._block.tolist())
 
 
 def study(seed: int, overrides: list[str]) -> dict[str, Any]:
@@ -270,7 +330,9 @@ def study(seed: int, overrides: list[str]) -> dict[str, Any]:
         optimizer.__class__ = Panel
         assert isinstance(optimizer, Panel)
         optimizer.results = []
-        optimizer.twelve = by_module(run.agent.world_model, 12 // optimizer.levels.bits)
+        optimizer.wide = by_module(run.agent.world_model, WIDE // optimizer.levels.bits)
+        blocks = len(optimizer._names)
+        optimizer.running = {key: RunningCurvature(blocks, rows) for key, rows in VARIANTS.items()}
         optimizer.source = torch.Generator().manual_seed(seed)
         run.train(Progress(config.steps, 0, 0))
         run.close()
@@ -290,17 +352,29 @@ def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
     groups = [study["searches"] for study in studies]
     rows = [row for group in groups for row in group]
     base = mean(row["base"] for row in rows)
-    predicted = mean(row["predicted"] for row in rows)
     print(f"{len(rows)} searches, {len(seeds)} seeds; base step on the third batch: decrease {base:.4f}")
-    print(f"(predicted {predicted:.4f}). Further decrease by the chosen step, rejected ones count as 0;")
-    print("intervals: t of the seeds' means, or of all searches where there are fewer than 3 seeds")
+    print("Further decrease by the chosen step, rejected ones count as 0; intervals: t of the seeds' means,")
+    print("or of all searches where there are fewer than 3 seeds")
+    for size in ("own", "wide"):
+        print_solvers([[row[size] for row in group] for group in groups], base)
+    print_savings([[row["savings"] for row in group] for group in groups])
+
+
+def print_solvers(groups: list[list[dict[str, Any]]], base: float) -> None:
+    rows = [row for group in groups for row in group]
+    shares = (
+        interval([[row[key] for row in group] for group in groups], 3)
+        for key in ("off_diagonal", "couplings")
+    )
+    print(f"\n{rows[0]['blocks']} blocks; off-diagonal share of the Hessian, of couplings among all terms:",
+          *shares)  # fmt: skip
     print(
-        f"{'':<10}{'accepted':>9}{'further decrease [95 %]':>28}{'of base':>9}{'qaoa minus it [95 %]':>30}"
+        f"{'':<10}{'accepted':>9}{'further decrease [95 %]':>28}{'of base':>9}{'exact minus it [95 %]':>30}"
         f"{'ratio':>8}{'hits':>7}"
     )
     for name in solvers(1):
         gains = [[row[name]["gain"] for row in group] for group in groups]
-        ahead = [[row["qaoa p=3"]["gain"] - row[name]["gain"] for row in group] for group in groups]
+        ahead = [[row["exact"]["gain"] - row[name]["gain"] for row in group] for group in groups]
         accepted = mean(row[name]["accepted"] for row in rows)
         ratio, hits = mean(row[name]["ratio"] for row in rows), mean(row[name]["hit"] for row in rows)
         share = mean(x for g in gains for x in g) / base
@@ -310,6 +384,20 @@ def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
         )
     print(f"mean ratio of the QAOA samples {mean(row['qaoa p=3']['mean'] for row in rows):.3f}, "
           f"of random ones {mean(row['random']['mean'] for row in rows):.3f}")  # fmt: skip
+
+
+def print_savings(groups: list[list[dict[str, Any]]]) -> None:
+    """What the exact solution is worth with less of the curvature: predicted and actual decrease."""
+    print("\nexact solution, by what is known of the curvature (a slice of the batch but in the last row)")
+    print(f"{'':<14}{'predicted':>10}{'actual':>9}{'accepted':>9}{'further decrease [95 %]':>28}"
+          f"{'all rows minus it [95 %]':>30}")  # fmt: skip
+    rows = [row for group in groups for row in group]
+    for name in rows[0]:
+        figures = [mean(row[name][key] for row in rows) for key in ("predicted", "actual", "accepted")]
+        gains = [[row[name]["gain"] for row in group] for group in groups]
+        behind = [[row["all rows"]["gain"] - row[name]["gain"] for row in group] for group in groups]
+        print(f"{name:<14}{figures[0]:>10.4f}{figures[1]:>9.4f}{figures[2]:>9.2f}"
+              f"{interval(gains, 4):>28}{interval(behind, 5):>30}")  # fmt: skip
 
 
 def interval(groups: list[list[float]], digits: int) -> str:
@@ -330,8 +418,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300, help="updates of toys")
     parser.add_argument("--searches", type=int, default=8, help="of overhead")
     parser.add_argument("--out", type=Path, help="hybrid_toys.json, hybrid_searches.json")
-    parser.add_argument("overrides", nargs="*", help="settings of training, right after the word")
-    a = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", help="settings of training")
+    a = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     if a.what == "toys":
         print_toys(a.toys, a.levels, (a.seeds or [10])[0], a.limit, a.out or Path("hybrid_toys.json"))

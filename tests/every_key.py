@@ -121,7 +121,7 @@ VALUES = {  # where a change of a kind does not do
     "logging.pictures_every": ["0"], "logging.video_every": ["0"], "world_model.free_nats": ["3"],
     "weights.modules": ["[critic]"], "heads.modules": ["[critic]"],
     "weights.mapping": ["[5]"], "replay.reuse": ["0.01"], "quantum.min_fidelity": ["0.99"],
-    "optimizer.fresh": ["3"], "optimizer.slice": ["2"],
+    "optimizer.fresh": ["3"], "optimizer.slice": ["2"], "optimizer.differences": ["1"],
     "replay.qubo.keep": ["2"],
     "replay.beta": ["[0.5,0.5]"], "replay.prepare": ["[0.5,1]"], "replay.depreciate": ["[0.1,3]"],
 }  # fmt: skip

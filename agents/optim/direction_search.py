@@ -228,6 +228,7 @@ class SearchLog:
     tried: int = 0
     searches: int = 0  # problems that were built
     failed: int = 0  # because the model was not finite
+    off_diagonal: float = 0.0  # sum over the problems: see `quadratic_model.off_diagonal`
     seconds: float = 0.0  # in updates that searched, tried or reused; the base's step included
 
     def add(
@@ -252,5 +253,7 @@ class SearchLog:
     def means(self) -> dict[str, float]:
         """Return means over the steps that were tried, and counts."""
         out = {"optimizer/searches": float(self.searches), "optimizer/failed": float(self.failed)}
+        if self.searches:
+            out["optimizer/off_diagonal"] = self.off_diagonal / self.searches
         out |= {f"optimizer/{name}": value / self.tried for name, value in self.sums.items()}
         return out | {"optimizer/tried": float(self.tried), "time/search": self.seconds}

@@ -34,6 +34,7 @@ class HybridConfig(LaPropConfig):
     blocks: Annotated[str, one_of(lambda: PARTITIONS)]
     slice: Int = Field(ge=1, le=LONGEST)  # sequences of the batch that curvature is measured on
     fresh: Int = Field(ge=1, le=LONGEST)  # sequences that a step is checked on
+    differences: Int = Field(ge=1, le=24)  # blocks whose curvature a search measures, in turn
     epsilon: Float = Field(gt=0.0)  # length of the differences, in proposed steps
     reuse: Bool  # apply the last accepted multipliers between searches, unchecked
     patience: Int = Field(ge=0)  # updates after which a job's result is too late

@@ -24,7 +24,14 @@ from qdreamer.agents.optim.hybrid_config import HybridConfig, make_search
 from qdreamer.agents.optim.laprop import LaProp
 from qdreamer.agents.optim.optimizer import OPTIMIZERS, Landscape, LocalObjective, WrappedOptimizer
 from qdreamer.agents.optim.parameter_groups import PARTITIONS, ParameterGroup
-from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
+from qdreamer.agents.optim.quadratic_model import (
+    Levels,
+    Quadratic,
+    RunningCurvature,
+    curvature_rows,
+    off_diagonal,
+    slopes,
+)
 from qdreamer.agents.optim.steering import Steering, by_block
 from qdreamer.agents.randomness import SEARCH, stream_seed
 from qdreamer.native.products import in_float32
@@ -46,6 +53,7 @@ class HybridOptimizer(WrappedOptimizer):
         reuse: apply the last accepted multipliers between searches as well, unchecked.
         seed: of solvers and of fresh data.
         slice, fresh: sequences that curvature is measured on, and that a step is checked on.
+        differences: blocks whose curvature a search measures, in turn; None for all.
         steering: of the learning rates of the base's groups that `steering.by_block` cut; None for none.
         average: mean of a small float64 tensor over all processes that train the same weights, so that
             all of them come to the same decisions.
@@ -63,6 +71,7 @@ class HybridOptimizer(WrappedOptimizer):
         seed: int = 0,
         slice: int = 4,
         fresh: int = 16,
+        differences: int | None = None,
         steering: Steering | None = None,
         average: Callable[[Tensor], Tensor] = SINGLE_PROCESS.mean,
     ) -> None:
@@ -79,6 +88,7 @@ class HybridOptimizer(WrappedOptimizer):
             raise ValueError("blocks must be disjoint, and all of their parameters the base optimizer's")
         sizes = torch.tensor([len(block.parameters) for block in blocks])
         self._block = torch.arange(len(blocks)).repeat_interleave(sizes)  # (P,), of each parameter
+        self._curvature = RunningCurvature(len(blocks), differences)
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: Tensor | None = None  # (M,), last accepted multipliers
         self.updates = 0
@@ -102,7 +112,7 @@ class HybridOptimizer(WrappedOptimizer):
             steering = Steering(len(blocks), config.steer, config.steer_bound, config.warmup)
         return cls(
             LaProp.of_groups(config, groups), blocks, search, levels, config.every, config.epsilon,
-            config.reuse, stream_seed(SEARCH, seed), slice, fresh, steering, ranks.mean,
+            config.reuse, stream_seed(SEARCH, seed), slice, fresh, config.differences, steering, ranks.mean,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -126,12 +136,13 @@ class HybridOptimizer(WrappedOptimizer):
         found = self.search.poll(self.updates)
         searches = self.updates % self.every == 0 and not self.search.busy
         before = [p.clone() for p in self._parameters]
+        gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters] if searches else []
         self.base.step()
         after = [p.clone() for p in self._parameters]
         step = list(torch._foreach_sub(after, before))
         if searches:
             self._set(before)
-            self._search(objective, step)
+            self._search(objective, gradients, step)
             found = self.search.poll(self.updates) or found
         if found is not None:
             self._accept_or_revert(found, objective, before, step, after)
@@ -140,15 +151,20 @@ class HybridOptimizer(WrappedOptimizer):
         else:
             self._set(after)
 
-    def _search(self, objective: LocalObjective, step: list[Tensor]) -> None:
-        losses = objective.full_batch(), objective.sub_batch(self.slice)
-        model = measure(*losses, self._parameters, self._block, step, self.epsilon)
-        averaged = self.average(torch.cat([model.linear[None], model.curvature]))  # (1 + M, M)
-        model = Quadratic(averaged[0], averaged[1:])
-        if not model.finite:
+    def _search(self, objective: LocalObjective, gradients: list[Tensor | None], step: list[Tensor]) -> None:
+        """Pose the problem of a step that was made of these gradients, and hand it over."""
+        linear = slopes(gradients, step, self._block)
+        rows = curvature_rows(
+            objective.sub_batch(self.slice), self._parameters, self._block, step, self.epsilon,
+            self._curvature.turn(),
+        )  # fmt: skip
+        linear, *measured = self.average(torch.cat([linear[None], rows]))
+        if not torch.isfinite(torch.stack([linear, *measured])).all():
             self.log.failed += 1
             return
+        model = Quadratic(linear, self._curvature.update(torch.stack(measured), self._lengths(step)))
         self.log.searches += 1
+        self.log.off_diagonal += off_diagonal(model.curvature)
         base = float(model(torch.ones_like(model.linear)))
         self.search.begin(model.ising(self.levels), base, self.updates, self._generator)
 
@@ -158,29 +174,30 @@ class HybridOptimizer(WrappedOptimizer):
     ) -> None:  # fmt: skip
         """Take the step that was found if it is no worse than the base's on fresh data."""
         multipliers = self.levels.multipliers(found.bits)  # (M,)
-        multipliers[~self._moving(step)] = 1.0  # of a block that waits, the search could know nothing
+        multipliers[self._lengths(step) == 0.0] = 1.0  # of a block that waits, the search could know nothing
         self._set(before)
-        loss, losses = objective.fresh(self.fresh, new_seed(self._generator)), []
-        for weights in (before, after, self._moved(before, step, multipliers)):
+        here, loss = objective.fresh(self.fresh, new_seed(self._generator))
+        losses = [here]
+        for weights in (after, self._moved(before, step, multipliers)):
             self._set(weights)
             losses.append(loss())
-        here, base, chosen = self.average(torch.stack(losses).double().cpu()).tolist()
+        start, base, chosen = self.average(torch.stack(losses).double().cpu()).tolist()
         accepted = chosen <= base  # never if one of them is not a number
         if not accepted:
             self._set(after)
         self._kept = multipliers if accepted else None
         if accepted and self.steering is not None and self.updates > self.steering.begin:
             self.steering.follow(multipliers, self.param_groups)
-        if math.isfinite(here + base + chosen):
+        if math.isfinite(start + base + chosen):
             named = dict(zip(self._names, multipliers.tolist(), strict=True))
-            self.log.add(found, named, here - base, here - chosen, accepted)
+            self.log.add(found, named, start - base, start - chosen, accepted)
         else:
             self.log.failed += 1
 
-    def _moving(self, step: list[Tensor]) -> Tensor:
-        """Return which blocks have a step at all, (M,)."""
-        lengths = torch.stack(torch._foreach_norm(step)).cpu()  # (P,)
-        return lengths.new_zeros(len(self._names)).index_add_(0, self._block, lengths) > 0.0
+    def _lengths(self, step: list[Tensor]) -> Tensor:
+        """Return ‖d_i‖ of all blocks, (M,), float64; 0 where a block waits."""
+        squares = torch.stack(torch._foreach_norm(step)).double().square().cpu()  # (P,)
+        return squares.new_zeros(len(self._names)).index_add_(0, self._block, squares).sqrt()
 
     def _set(self, values: list[Tensor]) -> None:
         torch._foreach_copy_(self._parameters, values)
@@ -207,6 +224,7 @@ class HybridOptimizer(WrappedOptimizer):
             "kept": self._kept,
             "log": asdict(self.log),
             "search": self.search.state_dict(),
+            "curvature": self._curvature.state_dict(),
         }
         if self.steering is not None:
             own["rates"] = self.steering.rates
@@ -223,5 +241,7 @@ class HybridOptimizer(WrappedOptimizer):
         self._generator.set_state(own["generator"].cpu())
         self.log = SearchLog(**own["log"])
         self.search.load_state_dict(own["search"])
+        if "curvature" in own:  # earlier checkpoints have none: the next search measures all of it
+            self._curvature.load_state_dict(own["curvature"])
         if self.steering is not None:  # the groups' learning rates are in the base's state
             self.steering.rates = own["rates"]

@@ -47,25 +47,23 @@ class WorldModelObjective:
         self._model, self._batch, self._trajectory = model, batch, trajectory
         self._draw, self._ranks = draw, ranks
 
-    def full_batch(self) -> Objective:
-        return frozen_loss(self._model, self._batch, self._trajectory)
-
     def sub_batch(self, rows: int) -> Objective:
         batch = self._batch
         if rows >= len(batch.reward):
-            return self.full_batch()
+            return frozen_loss(self._model, batch, self._trajectory)
         seen = {name: getattr(self._trajectory, name)[:rows] for name in ("features", "posterior", "prior")}
         return frozen_loss(self._model, batch.first(rows), self._trajectory._replace(**seen))
 
     @torch.no_grad()
-    def fresh(self, rows: int, seed: int) -> Objective:
+    def fresh(self, rows: int, seed: int) -> tuple[Tensor, Objective]:
         # 10: this stream's number, see agents.randomness.
         random = np.random.default_rng(np.random.SeedSequence([10, shard_seed(seed, self._ranks.rank)]))
         batch = self._draw(rows, random)
         source = torch.Generator(batch.reward.device).manual_seed(seed)
         noise = self._ranks.draw(self._model.rssm.noise, *batch.reward.shape, generator=source)
-        _, trajectory = self._model.loss(batch, noise)
-        return frozen_loss(self._model, batch, trajectory)
+        losses, trajectory = self._model.loss(batch, noise)
+        here = weighted(losses, batch, self._model)
+        return here, frozen_loss(self._model, batch, trajectory)
 
 
 def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Objective:
@@ -73,7 +71,6 @@ def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Obje
 
     Draws and stopped gradients are held as in `trajectory`.
     """
-    weight = batch.weight.unsqueeze(1)  # (B, 1)
     noise = frozen_sample(trajectory.stoch(), trajectory.posterior)  # (B, T, S, K)
     targets = trajectory._replace(posterior=trajectory.posterior.detach(), prior=trajectory.prior.detach())
 
@@ -83,7 +80,13 @@ def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Obje
         with torch.random.fork_rng(devices):
             torch.manual_seed(0)
             losses, _ = model.loss(batch, noise, targets=targets)  # (B, T) each
-        scales = model.loss_scales
-        return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()
+        return weighted(losses, batch, model)
 
     return loss
+
+
+def weighted(losses: dict[str, Tensor], batch: Batch, model: WorldModel) -> Tensor:
+    """Return the world model's share of the total loss () of losses (B, T)."""
+    weight = batch.weight.unsqueeze(1)  # (B, 1)
+    scales = model.loss_scales
+    return torch.stack([(losses[name] * weight).mean() * scale for name, scale in scales.items()]).sum()

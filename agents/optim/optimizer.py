@@ -21,17 +21,17 @@ Objective = Callable[[], Tensor]
 class LocalObjective(Protocol):
     """Losses of the parameters that are searched over, to be asked for at the present weights θ₀.
 
-    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀.
+    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀. Its gradient on the
+    whole batch, at θ₀, is what the parameters hold.
     """
 
-    def full_batch(self) -> Objective:
-        """Return the loss on the update's own batch: its gradient at θ₀ is the search's."""
-
     def sub_batch(self, rows: int) -> Objective:
-        """Return the loss on the batch's first `rows` sequences, for the curvature."""
+        """Return the loss on the first `rows` sequences of the update's batch, for the curvature."""
 
-    def fresh(self, rows: int, seed: int) -> Objective:
-        """Return the loss on `rows` sequences drawn anew; the same data for the same seed."""
+    def fresh(self, rows: int, seed: int) -> tuple[Tensor, Objective]:
+        """Return the loss on `rows` sequences drawn anew: () at θ₀, and to be called with other weights.
+
+        The same data for the same seed."""
 
 
 Landscape = Callable[[], LocalObjective]

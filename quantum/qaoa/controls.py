@@ -1,7 +1,8 @@
 """What QAOA must be compared with: solvers that run no circuit, and answer at once.
 
 `random` answers what sampling alone finds, `greedy` and `annealing` what minutes of programming find,
-`exact` what there is to find, and `scalar` what one multiplier for all blocks would do.
+`exact` what there is to find, `separable` what is found without couplings, and `scalar` what one multiplier
+for all blocks would do.
 """
 
 from typing import Self
@@ -89,6 +90,18 @@ class Annealing(ClassicalSolver):
                 flip = coins[i] < torch.exp(-change / temperature)
                 z[:, i] = torch.where(flip, -z[:, i], z[:, i])
         return best_of(ising, ((1 - z) / 2).to(torch.uint8))
+
+
+@SOLVERS.register("separable")
+class Separable(ClassicalSolver):
+    """Every spin by its own field: the best bits if there were no couplings.
+
+    Of multipliers with two levels these are the best of each block while all others stay halfway between
+    their levels.
+    """
+
+    def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
+        return best_of(ising, (ising.h > 0).to(torch.uint8)[None])  # z = 1 − 2b
 
 
 @SOLVERS.register("scalar")

@@ -7,9 +7,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qdreamer.agents.optim.parameter_groups import PARTITIONS, balanced, by_module
-from qdreamer.agents.optim.quadratic_model import Levels, Quadratic, measure
+from qdreamer.agents.optim.quadratic_model import (
+    Levels,
+    Quadratic,
+    RunningCurvature,
+    curvature_rows,
+    off_diagonal,
+    slopes,
+)
 from qdreamer.quantum.qaoa.ising import all_bits, energy
 from qdreamer.worldmodel.networks.categorical import frozen_sample, sample_straight_through
+
+
+def measure(loss, parameters, block, step, epsilon):
+    """The whole model at the present weights."""
+    linear = slopes(torch.autograd.grad(loss(), parameters, allow_unused=True), step, block)
+    rows = curvature_rows(loss, parameters, block, step, epsilon, range(int(block.max()) + 1))
+    return Quadratic(linear, 0.5 * (rows + rows.t()))
+
 
 LEVELS = [[0.0, 1.0], [0.5, 1.5], [-1.0, 1.0], [0.0, 0.5, 1.0, 1.5], [1.5, 1.0, 0.5, 0.0]]
 
@@ -81,7 +96,7 @@ def test_held_draws_keep_value_and_straight_through_gradient(world):
 def test_the_model_is_that_of_hessian_vector_products(world):
     _, _, _, parameters, step, block, loss = world
     before = [p.detach().clone() for p in parameters]
-    model = measure(loss, loss, parameters, block, step, 1e-5)
+    model = measure(loss, parameters, block, step, 1e-5)
     assert all(torch.equal(p, b) for p, b in zip(parameters, before, strict=True))
     gradients = torch.autograd.grad(loss(), parameters, create_graph=True)
     directions = [
@@ -111,8 +126,8 @@ def test_with_free_draws_differences_see_jumps(world):
     model, x, noise, parameters, step, block, loss = world
 
     def error(objective, epsilon):
-        difference = measure(objective, objective, parameters, block, step, epsilon).curvature
-        exact = measure(loss, loss, parameters, block, step, 1e-5).curvature
+        difference = measure(objective, parameters, block, step, epsilon).curvature
+        exact = measure(loss, parameters, block, step, 1e-5).curvature
         return float((difference - exact).abs().max() / exact.abs().max())
 
     assert error(loss, 0.1) < 0.2
@@ -129,7 +144,7 @@ def test_a_quadratic_is_met_exactly_at_any_length():
         return 0.5 * x @ hessian @ x + y * x.sum()
 
     step = [torch.randn(6, dtype=torch.float64, generator=source), torch.tensor(0.3, dtype=torch.float64)]
-    models = [measure(loss, loss, [x, y], torch.tensor([0, 1]), step, e) for e in (1e-3, 1.0, 10.0)]
+    models = [measure(loss, [x, y], torch.tensor([0, 1]), step, e) for e in (1e-3, 1.0, 10.0)]
     here = loss().item()
     for model in models:
         torch.testing.assert_close(model.curvature, models[1].curvature, rtol=1e-8, atol=1e-8)
@@ -180,7 +195,7 @@ def test_the_world_models_curvature_is_that_of_its_held_loss(make_config):
     parameters = [p for block in blocks for p in block.parameters]
     block = torch.arange(len(blocks)).repeat_interleave(torch.tensor([len(b.parameters) for b in blocks]))
     step = [0.05 * torch.randn_like(p) for p in parameters]
-    found = measure(objective, objective, parameters, block, step, 1e-5)
+    found = measure(objective, parameters, block, step, 1e-5)
 
     @torch.no_grad()
     def value(s):
@@ -249,3 +264,64 @@ def test_no_cut_is_more_even_than_balanced(sizes, count):
         for cut in combinations(range(1, len(sizes)), count - 1)
     )
     assert max(block.size for block in balanced(module, count)) == best
+
+
+def symmetric(n, seed=0):
+    half = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return half + half.t()
+
+
+def test_a_few_rows_in_turn_come_to_the_whole_curvature():
+    """Steps change in length from search to search, the curvature along them does not; then it does."""
+    first, second = symmetric(5), symmetric(5, seed=1)
+    running = RunningCurvature(5, rows=2)
+
+    def search(along, lengths):
+        whole = along * lengths[:, None] * lengths
+        return running.update(whole[running.turn()], lengths), whole
+
+    lengths = torch.rand(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert running.turn() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(*search(first, lengths[0]))
+    torch.testing.assert_close(*search(first, lengths[1]))  # two rows anew, the rest kept
+    assert running.turn() == [2, 3]
+    for scale in lengths[1:]:
+        found, whole = search(second, scale)
+    torch.testing.assert_close(found, whole)
+    assert not torch.allclose(*search(first, lengths[0]))  # three blocks are still of the second
+
+
+def test_a_pair_of_blocks_has_the_mean_of_its_two_measurements():
+    running = RunningCurvature(2)
+    found = running.update(torch.tensor([[1.0, 2.0], [4.0, 3.0]]).double(), torch.ones(2).double())
+    assert found.tolist() == [[1.0, 3.0], [3.0, 3.0]]
+
+
+def test_a_block_that_does_not_move_keeps_what_is_known_of_it():
+    running, whole = RunningCurvature(3), symmetric(3)
+    running.update(whole, torch.ones(3).double())
+    lengths = torch.tensor([1.0, 0.0, 2.0]).double()
+    scale = lengths[:, None] * lengths
+    found = running.update(2 * whole * scale, lengths)
+    torch.testing.assert_close(found, 2 * whole * scale)
+    again = running.update(whole * scale, lengths) + 0.0
+    assert torch.isfinite(again).all()
+    torch.testing.assert_close(running.state_dict()["known"][1], whole[1])
+
+
+def test_running_curvature_resumes():
+    whole, ones = symmetric(4), torch.ones(4).double()
+    running, resumed = RunningCurvature(4, 1), RunningCurvature(4, 1)
+    running.update(whole, ones)
+    running.update(whole[running.turn()], ones)
+    resumed.load_state_dict(running.state_dict())
+    assert resumed.turn() == running.turn() == [1]
+    other = symmetric(4, seed=1)[[1]]
+    torch.testing.assert_close(resumed.update(other, ones), running.update(other, ones))
+
+
+def test_the_off_diagonal_share():
+    assert off_diagonal(torch.eye(3).double()) == 0.0
+    assert off_diagonal(torch.zeros(3, 3).double()) == 0.0
+    assert off_diagonal(torch.tensor([[0.0, 2.0], [2.0, 0.0]]).double()) == 1.0
+    assert off_diagonal(torch.ones(2, 2).double()) == pytest.approx(0.5**0.5)

@@ -23,9 +23,8 @@ class Everywhere:
     """The same loss on all data."""
 
     def __init__(self, loss):
-        self.full_batch = lambda: loss
         self.sub_batch = lambda rows: loss
-        self.fresh = lambda rows, seed: loss
+        self.fresh = lambda rows, seed: (loss().detach(), loss)
 
 
 def problem(rates, gain):
@@ -78,7 +77,7 @@ def test_a_rejected_search_steers_nothing():
     class Worse(Everywhere):
         def __init__(self):
             super().__init__(loss)
-            self.fresh = lambda rows, seed: lambda: -loss()
+            self.fresh = lambda rows, seed: (-loss().detach(), lambda: -loss())
 
     optimizer.step(landscape=Worse)
     assert optimizer.steering.rates.tolist() == [1.0, 1.0, 1.0]

@@ -10,7 +10,7 @@ from qdreamer.quantum.backends.statevector import Statevector
 from qdreamer.quantum.circuits.backend import Measurement, Usage
 from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.jobs.dry_run import Planned, cost_of, report
-from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar
+from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar, Separable
 from qdreamer.quantum.qaoa.ising import Ising, all_bits, approximation_ratio, cvar, energies, energy
 from qdreamer.quantum.qaoa.qaoa import QAOA
 from qdreamer.quantum.qaoa.solver import SOLVERS, AngleChoice, SolverSetup
@@ -21,7 +21,7 @@ def source(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("kind", ["qaoa", "exact", "greedy", "random", "annealing", "scalar"])
+@pytest.mark.parametrize("kind", ["qaoa", "exact", "greedy", "random", "annealing", "separable", "scalar"])
 def test_solutions_are_consistent_and_reproducible(quantum_config, random_ising, kind):
     ising = random_ising(8, 0)
     solver = SOLVERS[kind].part.make(SolverSetup(Statevector(), quantum_config("statevector")))
@@ -35,7 +35,7 @@ def test_solutions_are_consistent_and_reproducible(quantum_config, random_ising,
 
 @pytest.mark.parametrize("factor", [1e-160, 1e-13, 7.0, 1e38, 1e150])
 @pytest.mark.parametrize("shift", [0.0, 1e5])
-@pytest.mark.parametrize("kind", ["qaoa", "exact", "greedy", "annealing", "scalar"])
+@pytest.mark.parametrize("kind", ["qaoa", "exact", "greedy", "annealing", "separable", "scalar"])
 def test_scale_and_constant_change_nothing(quantum_config, random_ising, kind, factor, shift):
     """A problem in other units, far from zero, is the same problem."""
     ising = random_ising(9, 4)
@@ -68,6 +68,15 @@ def test_greedy_ends_on_plateaus():
     flat = Ising(torch.zeros(4), torch.zeros(4, 4))
     assert Greedy().solve(flat, 0, source()).energy == 0.0
     assert Annealing().solve(flat, 8, source()).energy == 0.0
+
+
+def test_separable_is_the_best_without_couplings(random_ising):
+    ising = random_ising(8, 2)
+    alone = Ising(ising.h, torch.zeros_like(ising.J))
+    found = Separable().solve(ising, 0, source())
+    assert torch.equal(found.bits, Exact().solve(alone, 0, source()).bits)
+    assert found.energy == pytest.approx(float(energy(ising, found.bits)))  # judged with couplings
+    assert found.energy > Exact().solve(ising, 0, source()).energy
 
 
 def test_scalar_has_equal_bits_in_all_blocks(random_ising):
