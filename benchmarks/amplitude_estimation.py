@@ -13,6 +13,7 @@ are drawn from the closed form that the tests compare circuits with; slopes are 
 
 import argparse
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ def blocks(qubits: int, shots: int, trials: int) -> None:
     print(f"{'noise λ':>8} {'q taken from':>24} {'bias':>9} {'RMSE':>8}")
     for depolarized in (0.0, 0.1, 0.4):
         actual = (1 - depolarized) * target + depolarized / size
-        errors: dict[str, list[float]] = {"counts (ours)": [], "amplitude estimation": [], "the tree": []}
+        errors: dict[str, list[float]] = defaultdict(list)
         for trial in range(trials):
             counts = random.multinomial(shots, actual)
             draws = np.concatenate(
@@ -203,7 +204,8 @@ def blocks(qubits: int, shots: int, trials: int) -> None:
             )
             known = {
                 "counts (ours)": counts / shots,
-                "amplitude estimation": estimated(weights, shots, trial),
+                "estimates, equal calls": estimated(weights, shots, trial),
+                "estimates, 20 × calls": estimated(weights, 20 * shots, trial),
                 "the tree": target,
             }
             for name, share in known.items():
@@ -219,7 +221,7 @@ def blocks(qubits: int, shots: int, trials: int) -> None:
 
 
 def estimated(weights: Numbers, calls: int, seed: int) -> Numbers:
-    """Return block weights, each estimated with powers 0, 1, 2 from a block's part of as many calls again."""
+    """Return block weights, each estimated with powers 0, 1, 2 from its part of so many calls."""
     tensor, schedule = torch.from_numpy(weights)[None], Schedule((0, 1, 2), 1)
     shots = max(calls // len(weights) // schedule.calls, 1)
     schedule = Schedule(schedule.powers, shots)

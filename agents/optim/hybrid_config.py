@@ -34,11 +34,11 @@ class HybridConfig(LaPropConfig):
     blocks: Annotated[str, one_of(lambda: PARTITIONS)]
     slice: Int = Field(ge=1, le=LONGEST)  # sequences of the batch that curvature is measured on
     fresh: Int = Field(ge=1, le=LONGEST)  # sequences that a step is checked on
-    differences: Int = Field(ge=1, le=24)  # blocks whose curvature a search measures, in turn
     epsilon: Float = Field(gt=0.0)  # length of the differences, in proposed steps
     reuse: Bool  # apply the last accepted multipliers between searches, unchecked
     patience: Int = Field(ge=0)  # updates after which a job's result is too late
     wait: Bool  # training waits for every job: reproducible on simulators
+    differences: Int = Field(default=2, ge=1, le=24)  # blocks whose curvature a search measures, in turn
     steer: Float = Field(default=0.0, ge=0.0, le=1.0)  # how far multipliers steer learning rates; 0: none
     steer_bound: Float = Field(default=30.0, ge=1.0)  # the largest factor of a learning rate
 
