@@ -1,62 +1,40 @@
-"""The hybrid optimizer beside its controls.
+"""The hybrid optimizer beside its controls; on searches of real training: `benchmarks.hybrid_searches`.
 
 python -m benchmarks.hybrid_optimizer toys       steps to a target loss where Adam's direction is a bad one
-python -m benchmarks.hybrid_optimizer overhead   what a search costs, in updates
-python -m benchmarks.hybrid_optimizer searches [optimizer.num_qubits=12 …]   all solvers on real searches
+python -m benchmarks.hybrid_optimizer overhead   what searches cost, in turns with the base optimizer
 
-`searches` trains with `optimizer=hybrid`. At every search all other solvers get the same problem on the
-side, in the run's blocks and in twenty; each choice passes the acceptance rule on fresh data and is then
-measured on a third batch that played no part. So is what the best choice is worth where a search measures
-less of the curvature. The run itself is the one that it would have been without them. Finished seeds, of
-toys as well, are kept in --out and not repeated, so it can be stopped and started again;
-`benchmarks.qaoa quality --real` takes its problems of twenty qubits from there.
+Finished seeds of toys are kept in --out and not repeated.
 """
 
 import argparse
-import functools
 import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 from time import process_time
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.learning import Row, print_table, summarise
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.optim.direction_search import SolverSearch
-from qdreamer.agents.optim.hybrid_config import HybridConfig
 from qdreamer.agents.optim.hybrid_optimizer import HybridOptimizer
-from qdreamer.agents.optim.optimizer import LocalObjective, Objective, adapt
-from qdreamer.agents.optim.parameter_groups import ParameterGroup, by_module
-from qdreamer.agents.optim.quadratic_model import (
-    Levels,
-    Quadratic,
-    RunningCurvature,
-    curvature_rows,
-    off_diagonal,
-    slopes,
-)
-from qdreamer.agents.reporting.progress import Progress
-from qdreamer.agents.runs.run_directory import write_config
+from qdreamer.agents.optim.optimizer import Objective, adapt
+from qdreamer.agents.optim.parameter_groups import ParameterGroup
+from qdreamer.agents.optim.quadratic_model import Levels
 from qdreamer.agents.training.training import Run
 from qdreamer.quantum.backends.statevector import Statevector
-from qdreamer.quantum.circuits.sampling import new_seed
 from qdreamer.quantum.qaoa.controls import Annealing, Exact, Greedy, Random, Scalar, Separable
-from qdreamer.quantum.qaoa.ising import Ising, approximation_ratio, energies
 from qdreamer.quantum.qaoa.qaoa import QAOA
 from qdreamer.quantum.qaoa.solver import Solver
 
 SHOTS = 1024
 RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.writers=[jsonl]"]
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # two-sided
 
 
 def solvers(bits: int) -> dict[str, Solver]:
@@ -81,8 +59,11 @@ class Still:
     def __init__(self, loss: Objective) -> None:
         self._loss = loss
 
-    def sub_batch(self, rows: int) -> Objective:
+    def full_batch(self) -> Objective:
         return self._loss
+
+    def sub_batch(self, rows: int) -> None:
+        return None
 
     def fresh(self, rows: int, seed: int) -> tuple[Tensor, Objective]:
         return self._loss().detach(), self._loss
@@ -176,257 +157,62 @@ def print_toys(chosen: list[str], values: list[float], seeds: int, limit: int, o
 # Overhead
 
 
-def print_overhead(searches: int, overrides: list[str]) -> None:
-    """CPU time of updates with a search beside those without, in turns."""
-    config = load_config([*RUN, "optimizer.every=3", *overrides])
-    default = load_config(RUN).optimizer
-    assert isinstance(default, HybridConfig)
+def print_overhead(pairs: int, updates: int, overrides: list[str]) -> None:
+    """Processor time of the agent with the hybrid optimizer over that with its base, in turns."""
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(config, Path(directory))
-        for _ in range(400):
-            run.collector.step(random=True)
-        times: list[list[float]] = [[], []]
-        for k in range(3 * (searches + 1)):
-            searched = isinstance(run.learner.optimizer, HybridOptimizer) and k % 3 == 2
-            begin = process_time()
-            run.learner.update()
-            if k >= 3:
-                times[searched].append(process_time() - begin)
-        run.close()
-    plain, searched_time = (median(t) for t in times)
-    extra = (searched_time - plain) / plain
-    print(f"update {1e3 * plain:.0f} ms CPU; with a search {1e3 * searched_time:.0f} ms: {extra:.2f} more")
-    print(f"at K={default.every}: {1 + extra / default.every:.3f} × the time of the base optimizer")
-
-
-# Searches of real training
-
-
-WIDE = 20  # blocks: single layers
-VARIANTS: dict[str, int | None] = {"all rows": None, "four in turn": 4, "two in turn": 2, "one in turn": 1}
-
-
-class Panel(HybridOptimizer):
-    """Trains as ever, and asks all solvers what they would have done at each of its searches.
-
-    In the run's blocks and in twenty; and with less of the curvature than all of it.
-    """
-
-    results: list[dict[str, Any]]
-    wide: list[ParameterGroup]
-    running: dict[str, RunningCurvature]
-    source: torch.Generator  # so that the run's own is left alone
-
-    def _search(self, objective: LocalObjective, gradients: list[Tensor | None], step: list[Tensor]) -> None:
-        here = [p.clone() for p in self._parameters]
-        self.results.append(self._ask(objective, gradients, step))
-        self._set(here)
-        super()._search(objective, gradients, step)
-
-    def _ask(
-        self, objective: LocalObjective, gradients: list[Tensor | None], step: list[Tensor]
-    ) -> dict[str, Any]:
-        """Return what came of every solver and variant: see `print_searches` and `print_savings`."""
-        before = [p.clone() for p in self._parameters]
-        check, third = (objective.fresh(self.fresh, new_seed(self.source)) for _ in range(2))
-        ids = {id(p): k for k, p in enumerate(self._parameters)}
-
-        @functools.cache
-        def losses(factors: tuple[float, ...]) -> tuple[float, float]:
-            """On the batch that accepts and on a third, of one factor for each parameter."""
-            moved = torch._foreach_add(before, torch._foreach_mul(step, list(factors)))
-            self._set(list(moved))
-            return check[1]().item(), third[1]().item()
-
-        base = losses((1.0,) * len(before))
-        here = third[0].item()
-
-        def outcome(model: Quadratic, ising: Ising, bits: Tensor, block: list[int]) -> dict[str, Any]:
-            multipliers = self.levels.multipliers(bits)
-            chosen = losses(tuple(multipliers[block].tolist()))
-            accepted = chosen[0] <= base[0]
-            return {
-                "accepted": accepted,
-                "gain": base[1] - chosen[1] if accepted else 0.0,
-                "predicted": -float(model(multipliers)),
-                "actual": here - chosen[1],
-            }
-
-        def pose(loss: Objective, groups: list[ParameterGroup]) -> tuple[Quadratic, list[int], Tensor]:
-            """Return the whole model of these blocks, the block of each parameter, and the rows."""
-            self._set(before)
-            order = [ids[id(p)] for group in groups for p in group.parameters]
-            sizes = torch.tensor([len(group.parameters) for group in groups])
-            block = torch.arange(len(groups)).repeat_interleave(sizes)
-            parameters, moved = [self._parameters[k] for k in order], [step[k] for k in order]
-            linear = slopes([gradients[k] for k in order], moved, block)
-            rows = curvature_rows(loss, parameters, block, moved, self.epsilon, range(len(groups)))
-            of_each = torch.empty(len(order), dtype=torch.long).index_copy_(0, torch.tensor(order), block)
-            return Quadratic(linear, 0.5 * (rows + rows.t())), of_each.tolist(), rows
-
-        row: dict[str, Any] = {"update": self.updates, "base": here - base[1]}
-        part, own = objective.sub_batch(self.slice), self._block.tolist()
-        narrow_blocks = [
-            ParameterGroup(name, [p for p, b in zip(self._parameters, own, strict=True) if b == k])
-            for k, name in enumerate(self._names)
-        ]
-        for size, groups in (("own", narrow_blocks), ("wide", self.wide)):
-            model, block, rows = pose(part, groups)
-            ising = model.ising(self.levels)
-            table = energies(ising, torch.float64)
-            lowest, found = float(table.min()), {}
-            for name, solver in solvers(self.levels.bits).items():
-                solution = solver.solve(ising, SHOTS, self.source)
-                found[name] = outcome(model, ising, solution.bits, block) | {
-                    "ratio": approximation_ratio(table, solution.energy),
-                    "hit": solution.energy <= lowest + 1e-9 * (1 + abs(lowest)),
-                    "mean": approximation_ratio(table, solution.mean),
-                }
-            fields, couplings = float(ising.h.abs().sum()), float(ising.J.abs().sum())
-            row[size] = found | {
-                "predicted_base": -float(model(torch.ones_like(model.linear))),
-                "off_diagonal": off_diagonal(model.curvature),
-                "couplings": couplings / (fields + couplings),
-                "blocks": len(groups),
-            }
-            if size == "own":
-                row["savings"] = self._savings(model, rows, step, outcome)
-                whole = pose(objective.sub_batch(10_000), groups)[0]
-                row["savings"]["whole batch"] = self._exact(whole, outcome)
-            else:
-                row |= {"h": ising.h.tolist(), "J": ising.J.tolist()}
-        self._set(before)
-        return row
-
-    def _savings(
-        self, model: Quadratic, rows: Tensor, step: list[Tensor], outcome: Callable[..., dict[str, Any]]
-    ) -> dict[str, Any]:
-        """What the best bits are worth where less of the curvature is known."""
-        known = {
-            name: running.update(rows[running.turn()], self._lengths(step))
-            for name, running in self.running.items()
-        }
-        known["diagonal only"] = model.curvature.diagonal().diag()
-        return {
-            name: self._exact(Quadratic(model.linear, curvature), outcome)
-            for name, curvature in known.items()
-        }
-
-    def _exact(self, model: Quadratic, outcome: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-        ising = model.ising(self.levels)
-        bits = Exact().solve(ising, SHOTS, self.source).bits
-        return outcome(model, ising, bits, self._block.tolist())
-
-
-def study(seed: int, overrides: list[str]) -> dict[str, Any]:
-    """All searches of one run, and what it learned."""
-    config = load_config([*RUN, f"seed={seed}", *overrides])
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        write_config(directory, config)
-        run = Run(config, directory)
-        optimizer = run.learner.optimizer
-        assert isinstance(optimizer, HybridOptimizer)
-        optimizer.__class__ = Panel
-        assert isinstance(optimizer, Panel)
-        optimizer.results = []
-        optimizer.wide = by_module(run.agent.world_model, WIDE // optimizer.levels.bits)
-        blocks = len(optimizer._names)
-        optimizer.running = {key: RunningCurvature(blocks, rows) for key, rows in VARIANTS.items()}
-        optimizer.source = torch.Generator().manual_seed(seed)
-        run.train(Progress(config.steps, 0, 0))
-        run.close()
-        learned = asdict(summarise(directory, seed, None, 100))
-    return {"searches": optimizer.results, "learned": learned}
-
-
-def print_searches(seeds: list[int], out: Path, overrides: list[str]) -> None:
-    kept: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    for seed in seeds:
-        key = " ".join([f"seed={seed}", *overrides])
-        if key not in kept:
-            kept[key] = study(seed, overrides)
-            out.write_text(json.dumps(kept))
-    studies = [kept[" ".join([f"seed={seed}", *overrides])] for seed in seeds]
-    print_table("CartPole", [Row(**study["learned"]) for study in studies], 100)
-    groups = [study["searches"] for study in studies]
-    rows = [row for group in groups for row in group]
-    base = mean(row["base"] for row in rows)
-    print(f"{len(rows)} searches, {len(seeds)} seeds; base step on the third batch: decrease {base:.4f}")
-    print("Further decrease by the chosen step, rejected ones count as 0; intervals: t of the seeds' means,")
-    print("or of all searches where there are fewer than 3 seeds")
-    for size in ("own", "wide"):
-        print_solvers([[row[size] for row in group] for group in groups], base)
-    print_savings([[row["savings"] for row in group] for group in groups])
-
-
-def print_solvers(groups: list[list[dict[str, Any]]], base: float) -> None:
-    rows = [row for group in groups for row in group]
-    shares = (
-        interval([[row[key] for row in group] for group in groups], 3)
-        for key in ("off_diagonal", "couplings")
-    )
-    print(f"\n{rows[0]['blocks']} blocks; off-diagonal share of the Hessian, of couplings among all terms:",
-          *shares)  # fmt: skip
-    print(
-        f"{'':<10}{'accepted':>9}{'further decrease [95 %]':>28}{'of base':>9}{'exact minus it [95 %]':>30}"
-        f"{'ratio':>8}{'hits':>7}"
-    )
-    for name in solvers(1):
-        gains = [[row[name]["gain"] for row in group] for group in groups]
-        ahead = [[row["exact"]["gain"] - row[name]["gain"] for row in group] for group in groups]
-        accepted = mean(row[name]["accepted"] for row in rows)
-        ratio, hits = mean(row[name]["ratio"] for row in rows), mean(row[name]["hit"] for row in rows)
-        share = mean(x for g in gains for x in g) / base
-        print(
-            f"{name:<10}{accepted:>9.2f}{interval(gains, 4):>28}{share:>9.3f}{interval(ahead, 5):>30}"
-            f"{ratio:>8.4f}{hits:>7.2f}"
-        )
-    print(f"mean ratio of the QAOA samples {mean(row['qaoa p=3']['mean'] for row in rows):.3f}, "
-          f"of random ones {mean(row['random']['mean'] for row in rows):.3f}")  # fmt: skip
-
-
-def print_savings(groups: list[list[dict[str, Any]]]) -> None:
-    """What the exact solution is worth with less of the curvature: predicted and actual decrease."""
-    print("\nexact solution, by what is known of the curvature (a slice of the batch but in the last row)")
-    print(f"{'':<14}{'predicted':>10}{'actual':>9}{'accepted':>9}{'further decrease [95 %]':>28}"
-          f"{'all rows minus it [95 %]':>30}")  # fmt: skip
-    rows = [row for group in groups for row in group]
-    for name in rows[0]:
-        figures = [mean(row[name][key] for row in rows) for key in ("predicted", "actual", "accepted")]
-        gains = [[row[name]["gain"] for row in group] for group in groups]
-        behind = [[row["all rows"]["gain"] - row[name]["gain"] for row in group] for group in groups]
-        print(f"{name:<14}{figures[0]:>10.4f}{figures[1]:>9.4f}{figures[2]:>9.2f}"
-              f"{interval(gains, 4):>28}{interval(behind, 5):>30}")  # fmt: skip
-
-
-def interval(groups: list[list[float]], digits: int) -> str:
-    """Mean over the seeds' means, with its t interval; searches of one run are not independent."""
-    values = [mean(g) for g in groups] if len(groups) >= 3 else [x for g in groups for x in g]
-    middle, half = mean(values), T_95.get(len(values), 1.96) * stdev(values) / len(values) ** 0.5
-    return f"{middle:.{digits}f} [{middle - half:.{digits}f}, {middle + half:.{digits}f}]"
+        runs = []
+        for name in ("laprop", "hybrid"):
+            words = [word for word in overrides if name == "hybrid" or not word.startswith("optimizer.")]
+            config = load_config([*RUN, f"optimizer={name}", *words])
+            (Path(directory) / name).mkdir()
+            runs.append(Run(config, Path(directory) / name))
+            for _ in range(400):
+                runs[-1].collector.step(random=True)
+        totals: list[list[float]] = [[], []]
+        each: list[list[float]] = [[], []]  # of the hybrid: updates without a search, and with one
+        for pair in range(pairs + 1):
+            for which, run in enumerate(runs):
+                times = []
+                for _ in range(updates):
+                    begin = process_time()
+                    run.learner.update()
+                    times.append(process_time() - begin)
+                    if which == 1 and pair:
+                        every = config.optimizer.every  # type: ignore[attr-defined]
+                        each[run.learner.updates % every == 0].append(times[-1])
+                if pair:  # the first warms up
+                    totals[which].append(sum(times))
+        for run in runs:
+            run.close()
+    ratios = np.array(totals[1]) / np.array(totals[0])
+    again = np.random.default_rng(0).choice(ratios, size=(10_000, pairs))
+    low, high = np.quantile(np.median(again, axis=1), (0.025, 0.975))
+    plain, searched = (median(t) for t in each)
+    print(f"update {1e3 * plain:.0f} ms; with a search {1e3 * searched:.0f} ms: "
+          f"{(searched - plain) / plain:.2f} updates more")  # fmt: skip
+    shown = f"{np.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
+    print(f"{pairs} pairs of {updates} updates: {shown} × the base's time")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("toys", "overhead", "searches"))
+    parser.add_argument("what", choices=("toys", "overhead"))
     parser.add_argument("--toys", nargs="+", choices=list(toys()), default=list(toys()))
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5], help="of toys")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of searches; toys: how many")
+    parser.add_argument("--seeds", type=int, default=10, help="of toys: how many")
     parser.add_argument("--limit", type=int, default=300, help="updates of toys")
-    parser.add_argument("--searches", type=int, default=8, help="of overhead")
-    parser.add_argument("--out", type=Path, help="hybrid_toys.json, hybrid_searches.json")
+    parser.add_argument("--pairs", type=int, default=20, help="of overhead")
+    parser.add_argument("--updates", type=int, default=100, help="of a pair")
+    parser.add_argument("--out", type=Path, default=Path("hybrid_toys.json"), help="of toys")
     parser.add_argument("overrides", nargs="*", help="settings of training")
     a = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     if a.what == "toys":
-        print_toys(a.toys, a.levels, (a.seeds or [10])[0], a.limit, a.out or Path("hybrid_toys.json"))
-    elif a.what == "overhead":
-        print_overhead(a.searches, a.overrides)
+        print_toys(a.toys, a.levels, a.seeds, a.limit, a.out)
     else:
-        print_searches(a.seeds or [0, 1, 2, 3, 4], a.out or Path("hybrid_searches.json"), a.overrides)
+        print_overhead(a.pairs, a.updates, a.overrides)
 
 
 if __name__ == "__main__":

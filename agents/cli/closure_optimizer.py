@@ -21,8 +21,11 @@ class ClosureObjective:
     def __init__(self, closure: Objective, check: Objective) -> None:
         self._closure, self._check = closure, check
 
-    def sub_batch(self, rows: int) -> Objective:
+    def full_batch(self) -> Objective:
         return self._closure
+
+    def sub_batch(self, rows: int) -> None:
+        return None
 
     def fresh(self, rows: int, seed: int) -> tuple[Tensor, Objective]:
         return self._check().detach(), self._check

@@ -38,7 +38,7 @@ class HybridConfig(LaPropConfig):
     reuse: Bool  # apply the last accepted multipliers between searches, unchecked
     patience: Int = Field(ge=0)  # updates after which a job's result is too late
     wait: Bool  # training waits for every job: reproducible on simulators
-    differences: Int = Field(default=2, ge=1, le=24)  # blocks whose curvature a search measures, in turn
+    differences: Int = Field(default=1, ge=1, le=24)  # blocks whose curvature a search measures, in turn
     steer: Float = Field(default=0.0, ge=0.0, le=1.0)  # how far multipliers steer learning rates; 0: none
     steer_bound: Float = Field(default=30.0, ge=1.0)  # the largest factor of a learning rate
 

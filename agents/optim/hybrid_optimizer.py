@@ -69,7 +69,7 @@ class HybridOptimizer(WrappedOptimizer):
         epsilon: float = 1.0,
         reuse: bool = False,
         seed: int = 0,
-        slice: int = 4,
+        slice: int = 16,
         fresh: int = 16,
         differences: int | None = None,
         steering: Steering | None = None,
@@ -88,6 +88,7 @@ class HybridOptimizer(WrappedOptimizer):
             raise ValueError("blocks must be disjoint, and all of their parameters the base optimizer's")
         sizes = torch.tensor([len(block.parameters) for block in blocks])
         self._block = torch.arange(len(blocks)).repeat_interleave(sizes)  # (P,), of each parameter
+        self._differences = differences
         self._curvature = RunningCurvature(len(blocks), differences)
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: Tensor | None = None  # (M,), last accepted multipliers
@@ -136,13 +137,12 @@ class HybridOptimizer(WrappedOptimizer):
         found = self.search.poll(self.updates)
         searches = self.updates % self.every == 0 and not self.search.busy
         before = [p.clone() for p in self._parameters]
-        gradients = [None if p.grad is None else p.grad.clone() for p in self._parameters] if searches else []
         self.base.step()
         after = [p.clone() for p in self._parameters]
         step = list(torch._foreach_sub(after, before))
         if searches:
             self._set(before)
-            self._search(objective, gradients, step)
+            self._search(objective, step)
             found = self.search.poll(self.updates) or found
         if found is not None:
             self._accept_or_revert(found, objective, before, step, after)
@@ -151,18 +151,18 @@ class HybridOptimizer(WrappedOptimizer):
         else:
             self._set(after)
 
-    def _search(self, objective: LocalObjective, gradients: list[Tensor | None], step: list[Tensor]) -> None:
-        """Pose the problem of a step that was made of these gradients, and hand it over."""
-        linear = slopes(gradients, step, self._block)
-        rows = curvature_rows(
-            objective.sub_batch(self.slice), self._parameters, self._block, step, self.epsilon,
-            self._curvature.turn(),
-        )  # fmt: skip
-        linear, *measured = self.average(torch.cat([linear[None], rows]))
-        if not torch.isfinite(torch.stack([linear, *measured])).all():
+    def _search(self, objective: LocalObjective, step: list[Tensor]) -> None:
+        lengths, of = self._lengths(step), (self._parameters, self._block, step)
+        whole, part = objective.full_batch(), objective.sub_batch(self.slice)
+        linear = slopes(whole, *of)
+        loss, here = (whole, linear) if part is None else (part, slopes(part, *of))
+        chosen = self._curvature.turn(lengths)
+        rows = curvature_rows(loss, here, *of, self.epsilon, chosen)
+        found = self.average(torch.cat([linear[None], rows]))
+        if not torch.isfinite(found).all():
             self.log.failed += 1
             return
-        model = Quadratic(linear, self._curvature.update(torch.stack(measured), self._lengths(step)))
+        model = Quadratic(found[0], self._curvature.update(chosen, found[1:], lengths))
         self.log.searches += 1
         self.log.off_diagonal += off_diagonal(model.curvature)
         base = float(model(torch.ones_like(model.linear)))
@@ -235,6 +235,7 @@ class HybridOptimizer(WrappedOptimizer):
         state = dict(state_dict)
         own = state.pop("hybrid", None)
         super().load_state_dict(state)
+        self._curvature = RunningCurvature(len(self._names), self._differences)
         if own is None:
             return
         self.updates, self._kept = own["updates"], own["kept"]

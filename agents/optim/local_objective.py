@@ -14,7 +14,8 @@ What remains is a function of the weights, smooth but where free nats set in. It
 a second-order model of this loss is one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -47,10 +48,13 @@ class WorldModelObjective:
         self._model, self._batch, self._trajectory = model, batch, trajectory
         self._draw, self._ranks = draw, ranks
 
-    def sub_batch(self, rows: int) -> Objective:
+    def full_batch(self) -> Objective:
+        return frozen_loss(self._model, self._batch, self._trajectory)
+
+    def sub_batch(self, rows: int) -> Objective | None:
         batch = self._batch
         if rows >= len(batch.reward):
-            return frozen_loss(self._model, batch, self._trajectory)
+            return None
         seen = {name: getattr(self._trajectory, name)[:rows] for name in ("features", "posterior", "prior")}
         return frozen_loss(self._model, batch.first(rows), self._trajectory._replace(**seen))
 
@@ -61,7 +65,8 @@ class WorldModelObjective:
         batch = self._draw(rows, random)
         source = torch.Generator(batch.reward.device).manual_seed(seed)
         noise = self._ranks.draw(self._model.rssm.noise, *batch.reward.shape, generator=source)
-        losses, trajectory = self._model.loss(batch, noise)
+        with same_draws(batch):
+            losses, trajectory = self._model.loss(batch, noise)
         here = weighted(losses, batch, self._model)
         return here, frozen_loss(self._model, batch, trajectory)
 
@@ -75,14 +80,20 @@ def frozen_loss(model: WorldModel, batch: Batch, trajectory: Trajectory) -> Obje
     targets = trajectory._replace(posterior=trajectory.posterior.detach(), prior=trajectory.prior.detach())
 
     def loss() -> Tensor:
-        # Some attentions draw as well: the same numbers every time, and none taken from the run.
-        devices = [batch.reward.device] if batch.reward.is_cuda else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
+        with same_draws(batch):
             losses, _ = model.loss(batch, noise, targets=targets)  # (B, T) each
         return weighted(losses, batch, model)
 
     return loss
+
+
+@contextmanager
+def same_draws(batch: Batch) -> Iterator[None]:
+    """Let attentions that draw draw the same numbers every time, and take none from the run."""
+    devices = [batch.reward.device] if batch.reward.is_cuda else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        yield
 
 
 def weighted(losses: dict[str, Tensor], batch: Batch, model: WorldModel) -> Tensor:

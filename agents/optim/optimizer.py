@@ -21,17 +21,21 @@ Objective = Callable[[], Tensor]
 class LocalObjective(Protocol):
     """Losses of the parameters that are searched over, to be asked for at the present weights θ₀.
 
-    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀. Its gradient on the
-    whole batch, at θ₀, is what the parameters hold.
+    Each is an `Objective`: it may then be called with the weights elsewhere, near θ₀. The gradient that the
+    parameters hold may be of more than that: in a Dreamer, of the replayed value loss as well.
     """
 
-    def sub_batch(self, rows: int) -> Objective:
-        """Return the loss on the first `rows` sequences of the update's batch, for the curvature."""
+    def full_batch(self) -> Objective:
+        """Return the loss on the update's own batch: its gradient at θ₀ is the search's."""
+
+    def sub_batch(self, rows: int) -> Objective | None:
+        """Return the loss on the batch's first `rows` sequences, for the curvature; None if these are all."""
 
     def fresh(self, rows: int, seed: int) -> tuple[Tensor, Objective]:
         """Return the loss on `rows` sequences drawn anew: () at θ₀, and to be called with other weights.
 
-        The same data for the same seed."""
+        The same data for the same seed.
+        """
 
 
 Landscape = Callable[[], LocalObjective]

@@ -62,10 +62,6 @@ class Quadratic:
     linear: Tensor
     curvature: Tensor
 
-    @property
-    def finite(self) -> bool:
-        return all(bool(torch.isfinite(part).all()) for part in (self.linear, self.curvature))
-
     def __call__(self, s: Tensor) -> Tensor:
         """Return m of multipliers (…, M) → (…)."""
         return s @ self.linear + 0.5 * ((s @ self.curvature) * s).sum(-1)
@@ -82,8 +78,14 @@ class Quadratic:
         return from_qubo(0.5 * weights.t() @ self.curvature @ weights + field.diag(), float(self(start)))
 
 
-def slopes(gradients: Sequence[Tensor | None], step: list[Tensor], block: Tensor) -> Tensor:
-    """Return Dᵀg (M,), float64, of gradients of P parameters; `block` (P,) tells which block each is in."""
+def slopes(loss: Objective, parameters: list[Tensor], block: Tensor, step: list[Tensor]) -> Tensor:
+    """Return Dᵀg (M,), float64, at the present weights.
+
+    Args:
+        block: (P,), which of M blocks each of P parameters is in. step: the proposed steps.
+    """
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
     dots = [
         d.new_zeros(()) if g is None else torch.dot(g.flatten(), d.flatten())
         for g, d in zip(gradients, step, strict=True)
@@ -94,72 +96,72 @@ def slopes(gradients: Sequence[Tensor | None], step: list[Tensor], block: Tensor
 
 @torch.no_grad()
 def curvature_rows(
-    loss: Objective, parameters: list[Tensor], block: Tensor, step: list[Tensor], epsilon: float,
-    chosen: Sequence[int],
+    loss: Objective, here: Tensor, parameters: list[Tensor], block: Tensor, step: list[Tensor],
+    epsilon: float, chosen: Sequence[int],
 ) -> Tensor:  # fmt: skip
     """Return rows d_iᵀHD (·, M) of the chosen blocks at the present weights, which are left as they were.
 
     Args:
-        loss: takes one gradient more than there are rows.
-        block: (P,), which of M blocks each of P parameters is in. step: the proposed steps.
+        loss: takes one gradient for each row. here: its slopes at the present weights.
+        block, step: as of `slopes`.
         epsilon: length of the differences; 1 is the proposed step. A longer one rounds less; and of a
             loss that is no quadratic it takes in how the curvature changes on the way.
     """
-
-    def here() -> Tensor:
-        with torch.enable_grad():
-            gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
-        return slopes(gradients, step, block)
-
-    start, rows = here(), []
-    for m in chosen:
+    rows = here.new_zeros(len(chosen), len(here))
+    for row, m in zip(rows, chosen, strict=True):
         mine = [k for k, other in enumerate(block.tolist()) if other == m]
         moved, kept = [parameters[k] for k in mine], [parameters[k].clone() for k in mine]
         torch._foreach_add_(moved, [step[k] for k in mine], alpha=epsilon)
-        rows.append((here() - start) / epsilon)
+        row.copy_((slopes(loss, parameters, block, step) - here) / epsilon)
         torch._foreach_copy_(moved, kept)
-    return torch.stack(rows)
+    return rows
 
 
 class RunningCurvature:
     """DᵀHD of M blocks, of which each search measures a few rows in turn; the first one all.
 
     What is kept is d_iᵀHd_j/(‖d_i‖‖d_j‖), the curvature along directions, and the present steps' lengths are
-    put in. Blocks that do not move keep what they had.
+    put in. Blocks that do not move keep what they had, and are measured when they first move.
     """
 
     def __init__(self, blocks: int, rows: int | None = None) -> None:
-        self._blocks, self._rows = blocks, min(rows or blocks, blocks)
-        self._known: Tensor | None = None  # (M, M)
+        self._rows = min(rows or blocks, blocks)
+        self._known = torch.zeros(blocks, blocks, dtype=torch.float64)
+        self._measured = torch.zeros(blocks, dtype=torch.bool)
         self._next = 0
 
-    def turn(self) -> list[int]:
-        """Return the blocks whose rows are due."""
-        if self._known is None:
-            return list(range(self._blocks))
-        return [(self._next + k) % self._blocks for k in range(self._rows)]
+    def turn(self, lengths: Tensor) -> list[int]:
+        """Return the blocks whose rows are due, of steps of these lengths (M,)."""
+        moves = lengths > 0
+        if new := torch.nonzero(moves & ~self._measured).flatten().tolist():
+            return new
+        order = torch.arange(len(moves)).roll(-self._next)
+        return order[moves[order]][: self._rows].tolist()
 
-    def update(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Take in the rows (·, M) of `turn()`; return DᵀHD (M, M) for steps of these lengths (M,)."""
-        chosen, shape = self.turn(), (self._blocks, self._blocks)
+    def update(self, chosen: Sequence[int], rows: Tensor, lengths: Tensor) -> Tensor:
+        """Take in rows (·, M) of the chosen blocks; return DᵀHD (M, M) for steps of these lengths (M,)."""
         scale = lengths[:, None] * lengths  # (M, M)
-        measured, count = rows.new_zeros(shape), rows.new_zeros(shape)
+        measured, count = torch.zeros_like(self._known), torch.zeros_like(self._known)
         measured[chosen], count[chosen] = rows, 1.0
         count = count + count.t()  # 2 where both blocks of a pair were measured: the mean of the two
         found = (measured + measured.t()) / (count * scale).clamp_min(1e-300)
-        before = torch.zeros(shape, dtype=rows.dtype) if self._known is None else self._known
-        self._known = torch.where((count > 0) & (scale > 0), found, before)
-        self._next = (chosen[-1] + 1) % self._blocks
+        self._known = torch.where((count > 0) & (scale > 0), found, self._known)
+        self._measured[chosen] = True
+        if len(chosen):
+            self._next = (chosen[-1] + 1) % len(lengths)
         return self._known * scale
 
     def state_dict(self) -> dict[str, Any]:
-        return {"known": self._known, "next": self._next}
+        return {"known": self._known, "measured": self._measured, "next": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._known, self._next = state["known"], state["next"]
+        self._known, self._measured, self._next = state["known"], state["measured"].clone(), state["next"]
 
 
 def off_diagonal(curvature: Tensor) -> float:
-    """Return ‖A − diag A‖/‖A‖ (Frobenius): 0 where no block changes what another one's step is worth."""
-    whole = float(torch.linalg.matrix_norm(curvature))
-    return float(torch.linalg.matrix_norm(curvature - curvature.diagonal().diag())) / whole if whole else 0.0
+    """Return the share of ‖A‖² (Frobenius) that is not on the diagonal.
+
+    0 where no block changes what another one's step is worth; 1 − 1/M where all entries are equal.
+    """
+    whole = float(curvature.square().sum())
+    return 1.0 - float(curvature.diagonal().square().sum()) / whole if whole else 0.0

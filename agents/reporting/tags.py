@@ -85,7 +85,7 @@ TAGS = {
     "optimizer/decrease_base": "decrease of the loss on fresh data by the base's step",
     "optimizer/decrease_chosen": "the same by the step that was found",
     "optimizer/decrease_taken": "the same by the step that was taken",
-    "optimizer/off_diagonal": "share of the curvature that couples blocks: ‖A − diag A‖/‖A‖",
+    "optimizer/off_diagonal": "share of ‖curvature‖² off the diagonal, rows of earlier searches included",
     "optimizer/predicted_base": "what the quadratic model predicts for the base's step",
     "optimizer/predicted_chosen": "for the step that was found",
     "optimizer/approximation_ratio": "energy of the bits that were found, 1 the best, 0 the worst there is",

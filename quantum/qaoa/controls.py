@@ -92,22 +92,8 @@ class Annealing(ClassicalSolver):
         return best_of(ising, ((1 - z) / 2).to(torch.uint8))
 
 
-@SOLVERS.register("separable")
-class Separable(ClassicalSolver):
-    """Every spin by its own field: the best bits if there were no couplings.
-
-    Of multipliers with two levels these are the best of each block while all others stay halfway between
-    their levels.
-    """
-
-    def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
-        return best_of(ising, (ising.h > 0).to(torch.uint8)[None])  # z = 1 − 2b
-
-
-@SOLVERS.register("scalar")
-class Scalar(ClassicalSolver):
-    """One multiplier for all blocks: with k bits a block, block m's bits m·k … m·k + k − 1 are the same
-    pattern for all m, so there are 2^k candidates, all of them tried."""
+class Blockwise(ClassicalSolver):
+    """A solver that sees blocks: with k bits each, block m has the bits m·k … m·k + k − 1."""
 
     def __init__(self, bits_per_block: int = 1) -> None:
         self._bits = bits_per_block
@@ -116,11 +102,38 @@ class Scalar(ClassicalSolver):
     def make(cls, setup: SolverSetup) -> Self:
         return cls(setup.bits_per_block)
 
-    def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
+    def _blocks(self, ising: Ising) -> int:
         blocks, rest = divmod(ising.qubits, self._bits)
         if rest:
             raise ValueError(f"{ising.qubits} bits are not blocks of {self._bits}")
-        return best_of(ising, all_bits(self._bits).repeat(1, blocks))
+        return blocks
+
+
+@SOLVERS.register("separable")
+class Separable(Blockwise):
+    """Every block by itself: the best of its patterns if no block were coupled to another.
+
+    Of multipliers these are the best while all other blocks stay at the mean of their levels.
+    """
+
+    def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
+        blocks, patterns = self._blocks(ising), all_bits(self._bits)
+        z = 1.0 - 2.0 * patterns.double()  # (2^K, K)
+        fields = ising.h.double().view(blocks, self._bits)
+        within = (
+            ising.J.double().view(blocks, self._bits, blocks, self._bits).diagonal(dim1=0, dim2=2)
+        )  # (K, K, M)
+        alone = z @ fields.t() + torch.einsum("pk,klm,pl->pm", z, within, z)  # (2^K, M)
+        return best_of(ising, patterns[alone.argmin(0)].flatten()[None])
+
+
+@SOLVERS.register("scalar")
+class Scalar(Blockwise):
+    """One multiplier for all blocks: the same pattern of bits in each, so there are 2^k candidates, all of
+    them tried."""
+
+    def solve(self, ising: Ising, shots: int, generator: torch.Generator) -> Solution:
+        return best_of(ising, all_bits(self._bits).repeat(1, self._blocks(ising)))
 
 
 def random_bits(rows: int, n: int, generator: torch.Generator) -> Tensor:

@@ -21,8 +21,9 @@ from qdreamer.worldmodel.networks.categorical import frozen_sample, sample_strai
 
 def measure(loss, parameters, block, step, epsilon):
     """The whole model at the present weights."""
-    linear = slopes(torch.autograd.grad(loss(), parameters, allow_unused=True), step, block)
-    rows = curvature_rows(loss, parameters, block, step, epsilon, range(int(block.max()) + 1))
+    of = (parameters, block, step)
+    linear = slopes(loss, *of)
+    rows = curvature_rows(loss, linear, *of, epsilon, range(int(block.max()) + 1))
     return Quadratic(linear, 0.5 * (rows + rows.t()))
 
 
@@ -271,57 +272,60 @@ def symmetric(n, seed=0):
     return half + half.t()
 
 
+def searched(running, along, lengths):
+    """What a search measures of a curvature along directions, and all of it, for steps of these lengths."""
+    whole, chosen = along * lengths[:, None] * lengths, running.turn(lengths)
+    return running.update(chosen, whole[chosen], lengths), whole
+
+
 def test_a_few_rows_in_turn_come_to_the_whole_curvature():
     """Steps change in length from search to search, the curvature along them does not; then it does."""
     first, second = symmetric(5), symmetric(5, seed=1)
     running = RunningCurvature(5, rows=2)
-
-    def search(along, lengths):
-        whole = along * lengths[:, None] * lengths
-        return running.update(whole[running.turn()], lengths), whole
-
     lengths = torch.rand(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
-    assert running.turn() == [0, 1, 2, 3, 4]
-    torch.testing.assert_close(*search(first, lengths[0]))
-    torch.testing.assert_close(*search(first, lengths[1]))  # two rows anew, the rest kept
-    assert running.turn() == [2, 3]
+    assert running.turn(lengths[0]) == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(*searched(running, first, lengths[0]))
+    torch.testing.assert_close(*searched(running, first, lengths[1]))  # two rows anew, the rest kept
+    assert running.turn(lengths[0]) == [2, 3]
     for scale in lengths[1:]:
-        found, whole = search(second, scale)
+        found, whole = searched(running, second, scale)
     torch.testing.assert_close(found, whole)
-    assert not torch.allclose(*search(first, lengths[0]))  # three blocks are still of the second
+    assert not torch.allclose(*searched(running, first, lengths[0]))  # three blocks are still of the second
 
 
 def test_a_pair_of_blocks_has_the_mean_of_its_two_measurements():
     running = RunningCurvature(2)
-    found = running.update(torch.tensor([[1.0, 2.0], [4.0, 3.0]]).double(), torch.ones(2).double())
+    found = running.update([0, 1], torch.tensor([[1.0, 2.0], [4.0, 3.0]]).double(), torch.ones(2).double())
     assert found.tolist() == [[1.0, 3.0], [3.0, 3.0]]
 
 
-def test_a_block_that_does_not_move_keeps_what_is_known_of_it():
-    running, whole = RunningCurvature(3), symmetric(3)
-    running.update(whole, torch.ones(3).double())
-    lengths = torch.tensor([1.0, 0.0, 2.0]).double()
-    scale = lengths[:, None] * lengths
-    found = running.update(2 * whole * scale, lengths)
-    torch.testing.assert_close(found, 2 * whole * scale)
-    again = running.update(whole * scale, lengths) + 0.0
-    assert torch.isfinite(again).all()
-    torch.testing.assert_close(running.state_dict()["known"][1], whole[1])
+def test_a_block_that_waits_is_measured_when_it_first_moves():
+    running, whole, ones = RunningCurvature(3, rows=1), symmetric(3), torch.ones(3).double()
+    waits = torch.tensor([1.0, 0.0, 2.0]).double()
+    assert running.turn(waits) == [0, 2]
+    found, expected = searched(running, whole, waits)
+    torch.testing.assert_close(found, expected)
+    assert running.turn(ones) == [1]
+    torch.testing.assert_close(*searched(running, whole, ones))
+    torch.testing.assert_close(*searched(running, whole, waits))  # its rows are kept while it waits again
+    torch.testing.assert_close(*searched(running, whole, ones))
+    assert running.turn(torch.zeros(3)) == []
+    assert searched(running, whole, torch.zeros(3).double())[0].tolist() == [[0.0] * 3] * 3
 
 
 def test_running_curvature_resumes():
     whole, ones = symmetric(4), torch.ones(4).double()
     running, resumed = RunningCurvature(4, 1), RunningCurvature(4, 1)
-    running.update(whole, ones)
-    running.update(whole[running.turn()], ones)
+    searched(running, whole, ones)
+    searched(running, whole, ones)
     resumed.load_state_dict(running.state_dict())
-    assert resumed.turn() == running.turn() == [1]
-    other = symmetric(4, seed=1)[[1]]
-    torch.testing.assert_close(resumed.update(other, ones), running.update(other, ones))
+    assert resumed.turn(ones) == running.turn(ones) == [1]
+    other = symmetric(4, seed=1)
+    torch.testing.assert_close(searched(resumed, other, ones)[0], searched(running, other, ones)[0])
 
 
 def test_the_off_diagonal_share():
     assert off_diagonal(torch.eye(3).double()) == 0.0
     assert off_diagonal(torch.zeros(3, 3).double()) == 0.0
     assert off_diagonal(torch.tensor([[0.0, 2.0], [2.0, 0.0]]).double()) == 1.0
-    assert off_diagonal(torch.ones(2, 2).double()) == pytest.approx(0.5**0.5)
+    assert off_diagonal(torch.ones(4, 4).double()) == pytest.approx(0.75)

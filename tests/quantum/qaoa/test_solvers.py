@@ -79,6 +79,15 @@ def test_separable_is_the_best_without_couplings(random_ising):
     assert found.energy > Exact().solve(ising, 0, source()).energy
 
 
+def test_separable_sees_couplings_within_a_block(random_ising):
+    ising = random_ising(8, 2)
+    within = torch.block_diag(*[torch.ones(2, 2)] * 4).double()
+    alone = Ising(ising.h, ising.J * within)
+    found = Separable(2).solve(ising, 0, source())
+    assert torch.equal(found.bits, Exact().solve(alone, 0, source()).bits)
+    assert not torch.equal(found.bits, Separable().solve(ising, 0, source()).bits)
+
+
 def test_scalar_has_equal_bits_in_all_blocks(random_ising):
     ising = random_ising(6, 1)
     one = Scalar().solve(ising, 0, source())
