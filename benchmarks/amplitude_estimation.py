@@ -46,14 +46,22 @@ def priorities(n: int, seed: int) -> Tensor:
     return torch.from_numpy(errors / errors.max())[None]
 
 
+def drawn(
+    oracle: MeanOracle | BlockOracle, schedule: Schedule, coherence: float, trials: int, seed: Any
+) -> Tensor:
+    """Return hits (trials, K), drawn from the closed form."""
+    kept = torch.tensor(coherence, dtype=torch.float64)
+    p = good_probability(torch.asin(oracle.probability.sqrt()), schedule, kept, oracle.mixed)
+    hits = np.random.default_rng(seed).binomial(schedule.shots, p.expand(trials, -1).numpy())
+    return torch.from_numpy(hits).double()
+
+
 def amplified_errors(
     oracle: MeanOracle | BlockOracle, schedule: Schedule, coherence: float, trials: int, seed: int
 ) -> Numbers:
     """Return relative errors (trials,) of the estimate, κ being known to it."""
-    angle = torch.asin(oracle.probability.sqrt())[:, None]
-    p = good_probability(angle, schedule.turns, torch.tensor(coherence, dtype=torch.float64), oracle.mixed)
-    hits = np.random.default_rng(seed).binomial(schedule.shots, p.expand(trials, -1).numpy())
-    found = estimate(torch.from_numpy(hits).double(), schedule, oracle.mixed, coherence).probability
+    hits = drawn(oracle, schedule, coherence, trials, seed)
+    found = estimate(hits, schedule, oracle.mixed, coherence).probability
     return (found / oracle.probability - 1).numpy()
 
 
@@ -129,7 +137,8 @@ def noise() -> None:
     """
     sets = [MeanOracle(priorities(N, seed)) for seed in range(SETS)]
     budgets = 1000, 10_000, 100_000
-    print("RMSE of counting over that of the best doubling schedule, at equal calls (its largest power)")
+    print("RMSE of counting, and of reading drawn priorities (which has no noise), over that of the best")
+    print("doubling schedule at equal calls (its largest power)")
     print(f"{'κ per call':>12} " + " ".join(f"{calls:>18,}" for calls in budgets))
     for coherence in COHERENCES:
         cells = []
@@ -141,35 +150,44 @@ def noise() -> None:
                 return rmse(lambda k: amplified_errors(sets[k], schedule, c, TRIALS, k + other))
 
             best = min(able, key=lambda schedule: error(schedule, 1000))
-            ratio = error(Schedule((0,), best.calls), 0) / error(best, 0)
-            cells.append(f"{ratio:.2f} ({best.powers[-1]})")
+            counted = error(Schedule((0,), best.calls), 0) / error(best, 0)
+            read = rmse(lambda k, c=best.calls: read_errors(sets[k].numbers, c, TRIALS, k)) / error(best, 0)
+            cells.append(f"{counted:.2f} {read:.2f} ({best.powers[-1]})")
         print(f"{coherence:>12} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)
 
 
-def device(shots: int) -> None:
-    """Circuits on a noisy simulator: κ is fitted beside the mean."""
+def device(shots: int, sets: int) -> None:
+    """Circuits on a noisy simulator: κ is fitted beside the mean. Counting takes as many calls, at one κ."""
     words = ["quantum=aer_noisy", f"quantum.device={DEVICE}"]
     backend: Any = make_backend(load_config(words).quantum)
-    print(f"{DEVICE}'s noise, {shots} shots of each power 0, 1, 2, 4: errors relative to the mean, ten sets")
-    print(f"{'n':>3} {'CX of A, Q':>12} {'fidelity of A, Q⁴A':>20} {'κ':>6} {'amplified':>10} {'counted':>8}")
-    schedule = Schedule.doubling(3, shots)
+    print(
+        f"{DEVICE}'s noise, {shots} shots of each power 0, 1, 2, 4; {sets} sets of 2^n priorities: root mean"
+    )
+    print("square of errors relative to the mean, their ratio with its 95 % bootstrap interval over sets")
+    print(f"{'n':>3} {'CX of A, Q':>12} {'κ':>7} {'amplified':>10} {'counted':>8} {'ratio':>20}")
     for n in (1, 2, 3):
-        found, counted, kept = [], [], []
-        for seed in range(10):
+        example = MeanOracle(priorities(n, 0))
+        costs = [device_estimate(backend, GroverTask(example, power).circuit()) for power in (0, 1)]
+        assert costs[0] is not None and costs[1] is not None
+        plain, turn = costs[0].two_qubit_gates, costs[1].two_qubit_gates - costs[0].two_qubit_gates
+        schedule = Schedule(Schedule.doubling(3, shots).powers, shots, loss=turn / plain)
+        rows = []
+        for seed in range(sets):
             oracle = MeanOracle(priorities(n, seed))
-            hits = measure(backend, oracle, schedule, seed)
-            result = estimate(hits, schedule, coherence=None)
-            found.append(float(result.probability / oracle.probability - 1))
-            kept.append(float(result.coherence))
-            plain = measure(backend, oracle, Schedule((0,), schedule.calls), seed)
-            counted.append(float(plain[0, 0] / schedule.calls / oracle.probability[0] - 1))
-        costs = [device_estimate(backend, GroverTask(oracle, power).circuit()) for power in (0, 1, 4)]
-        assert costs[0] is not None and costs[1] is not None and costs[2] is not None
-        gates = f"{costs[0].two_qubit_gates}, {costs[1].two_qubit_gates - costs[0].two_qubit_gates}"
-        rms = [float(np.sqrt(np.mean(np.square(errors)))) for errors in (found, counted)]
+            result = estimate(measure(backend, oracle, schedule, seed), schedule, coherence=None)
+            count = (
+                float(measure(backend, oracle, Schedule((0,), schedule.calls), seed)[0, 0]) / schedule.calls
+            )
+            true = float(oracle.probability)
+            rows.append((float(result.probability) / true - 1, count / true - 1, float(result.coherence)))
+        errors = np.array(rows)  # (sets, 3)
+        squares = np.square(errors[:, :2])
+        again = squares[np.random.default_rng(0).integers(sets, size=(2000, sets))].mean(1)
+        low, high = np.quantile(np.sqrt(again[:, 0] / again[:, 1]), (0.025, 0.975))
+        found, counted = np.sqrt(squares.mean(0))
         print(
-            f"{n:>3} {gates:>12} {costs[0].fidelity:>11.3f}, {costs[2].fidelity:.3f} {np.mean(kept):>7.3f} "
-            f"{rms[0]:>10.3f} {rms[1]:>8.3f}",
+            f"{n:>3} {f'{plain}, {turn}':>12} {errors[:, 2].mean():>7.3f} {found:>10.4f} {counted:>8.4f} "
+            f"{f'{found / counted:.2f} [{low:.2f}, {high:.2f}]':>20}",
             flush=True,
         )
 
@@ -186,7 +204,7 @@ def blocks(qubits: int, shots: int, trials: int) -> None:
     floor = 0.1
     print(
         f"{size} blocks, {shots} shots of a device, floor {floor}: "
-        f"error of a weighted mean over {trials} pools"
+        f"relative error of a weighted mean over {trials} pools"
     )
     print(f"{'noise λ':>8} {'q taken from':>24} {'bias':>9} {'RMSE':>8}")
     for depolarized in (0.0, 0.1, 0.4):
@@ -204,13 +222,13 @@ def blocks(qubits: int, shots: int, trials: int) -> None:
             )
             known = {
                 "counts (ours)": counts / shots,
-                "estimates, equal calls": estimated(weights, shots, trial),
-                "estimates, 20 × calls": estimated(weights, 20 * shots, trial),
+                "estimates, equal calls": estimated(weights, shots, 1 - depolarized, trial),
+                "estimates, 20 × calls": estimated(weights, 20 * shots, 1 - depolarized, trial),
                 "the tree": target,
             }
             for name, share in known.items():
                 q = (1 - floor) * share + floor / size
-                errors[name].append(float((x[draws] / (size * q[draws])).mean() - x.mean()))
+                errors[name].append(float((x[draws] / (size * q[draws])).mean() / x.mean() - 1))
         for name, found in errors.items():
             e = np.array(found)
             half = 1.96 * e.std() / math.sqrt(len(e))
@@ -220,20 +238,16 @@ def blocks(qubits: int, shots: int, trials: int) -> None:
             )
 
 
-def estimated(weights: Numbers, calls: int, seed: int) -> Numbers:
-    """Return block weights, each estimated with powers 0, 1, 2 from its part of so many calls."""
+def estimated(weights: Numbers, calls: int, coherence: float, seed: int) -> Numbers:
+    """Return block weights, each estimated with powers 0, 1, 2 from its part of so many calls; κ is known."""
     tensor, schedule = torch.from_numpy(weights)[None], Schedule((0, 1, 2), 1)
-    shots = max(calls // len(weights) // schedule.calls, 1)
-    schedule = Schedule(schedule.powers, shots)
+    schedule = Schedule(schedule.powers, max(calls // len(weights) // schedule.calls, 1))
     out = []
     for block in range(len(weights)):
         oracle = BlockOracle(tensor, block)
-        angle = torch.asin(oracle.probability.sqrt())[:, None]
-        p = good_probability(angle, schedule.turns, torch.ones(1, dtype=torch.float64), oracle.mixed)
-        hits = np.random.default_rng([seed, block]).binomial(shots, p.numpy())
-        out.append(float(estimate(torch.from_numpy(hits).double(), schedule, oracle.mixed).probability))
-    total = sum(out)
-    return np.array(out) / total
+        hits = drawn(oracle, schedule, coherence, 1, [seed, block])
+        out.append(float(estimate(hits, schedule, oracle.mixed, coherence).probability))
+    return np.array(out) / sum(out)
 
 
 def main() -> None:
@@ -244,13 +258,14 @@ def main() -> None:
     parser.add_argument("--device", action="store_true")
     parser.add_argument("--blocks", action="store_true")
     parser.add_argument("--shots", type=int, default=200, help="of --device")
+    parser.add_argument("--sets", type=int, default=40, help="of --device")
     parser.add_argument("--plot", type=Path)
     a = parser.parse_args()
     torch.set_num_threads(1)
     if a.noise:
         noise()
     elif a.device:
-        device(a.shots)
+        device(a.shots, a.sets)
     elif a.blocks:
         blocks(4, 1024, 200)
     else:

@@ -2,9 +2,9 @@
 
 Trains with `optimizer=hybrid`. At every search all other solvers get the same problem on the side, in the
 run's blocks and in those of twenty qubits; each choice passes the acceptance rule on fresh data and is then
-measured on a third batch that played no part. So is what the best choice is worth where a search measures less
-of the curvature. The run itself is the one that it would have been without them. Finished seeds are kept in
---out and not repeated, so it can be stopped and started again; `benchmarks.qaoa quality --real` takes its
+measured on a third batch that played no part. So is what the best choice is worth where a search measures
+less of the curvature. The run itself is the one that it would have been without them. Finished seeds are kept
+in --out and not repeated, so it can be stopped and started again; `benchmarks.qaoa quality --real` takes its
 problems of twenty qubits from there.
 """
 

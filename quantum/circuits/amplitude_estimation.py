@@ -6,12 +6,13 @@ this most likely,
     θ̂ = argmax Σ_k h_k ln P_k(θ) + (N_k − h_k) ln(1 − P_k(θ)),      P_k = sin²((2m_k + 1)θ),
 
 has an error that falls with the number of uses of A, Σ N_k (2m_k + 1), nearly as fast as its inverse when
-powers double (arXiv:1904.10246), where counting alone has the square root. Noise that leaves κ of the
-coherence at each use of A (depolarizing) turns P_k into
+powers double (arXiv:1904.10246), where counting alone has the square root. Depolarizing noise that leaves κ
+of the coherence at each use of A, and κ^c at each of Q, turns P_k into
 
-    κ^{2m_k+1} P_k + (1 − κ^{2m_k+1}) P_mixed
+    κ^{1 + c·m_k} P_k + (1 − κ^{1 + c·m_k}) P_mixed
 
-and κ is known, or found with θ (Tanaka et al. 2021, arXiv:2006.16223).
+and κ is known, or found with θ (Tanaka et al. 2021, arXiv:2006.16223). c is 2 if flips cost nothing, else the
+ratio of the gates of Q and A.
 """
 
 import math
@@ -24,7 +25,7 @@ from torch import Tensor
 from qdreamer.quantum.circuits.backend import Backend, run
 from qdreamer.quantum.circuits.grover import GroverTask, Oracle
 
-CELLS = 8  # of the first grid, to a half period of the highest power's likelihood
+CELLS = 16  # of the first grid, to a half period of the highest power's likelihood
 ZOOM = 17  # points of each finer grid
 ROUNDS = 10  # each makes the cell eight times smaller
 DECAYS = torch.cat([torch.zeros(1), torch.logspace(-4, 0, 41)]).double()  # −ln κ that are tried first
@@ -33,10 +34,11 @@ CHUNK = 2**22  # numbers of a grid at a time
 
 @dataclass(frozen=True)
 class Schedule:
-    """Powers m_k of Grover's iteration, and shots N_k of each."""
+    """Powers m_k of Grover's iteration, shots N of each, and what Q loses as a multiple of A (c)."""
 
     powers: tuple[int, ...]
     shots: int
+    loss: float = 2.0
 
     @classmethod
     def doubling(cls, last: int, shots: int) -> "Schedule":
@@ -53,6 +55,11 @@ class Schedule:
         """Return 2m + 1 (K,), float64."""
         return 2.0 * torch.tensor(self.powers, dtype=torch.float64) + 1.0
 
+    @property
+    def losses(self) -> Tensor:
+        """Return 1 + c·m (K,), float64: the exponents of κ."""
+        return self.loss * torch.tensor(self.powers, dtype=torch.float64) + 1.0
+
 
 class Estimate(NamedTuple):
     """Probabilities a (R,) of what is good, their standard errors by Fisher's information, and κ (R,)."""
@@ -62,10 +69,10 @@ class Estimate(NamedTuple):
     coherence: Tensor
 
 
-def good_probability(angle: Tensor, turns: Tensor, coherence: Tensor, mixed: float) -> Tensor:
-    """Return P_k, the broadcast of θ, 2m_k + 1 and κ."""
-    kept = coherence**turns
-    return kept * torch.sin(turns * angle).square() + (1.0 - kept) * mixed
+def good_probability(angle: Tensor, schedule: Schedule, coherence: Tensor, mixed: float) -> Tensor:
+    """Return P_k (…, K) of θ (…) and κ (…)."""
+    kept = coherence[..., None] ** schedule.losses
+    return kept * torch.sin(schedule.turns * angle[..., None]).square() + (1.0 - kept) * mixed
 
 
 def measure(backend: Backend, oracle: Oracle, schedule: Schedule, seed: int) -> Tensor:
@@ -95,24 +102,39 @@ def estimate(hits: Tensor, schedule: Schedule, mixed: float = 0.5, coherence: fl
             angle, decay = torch.where(better, found, angle), torch.where(better, tried, decay)
         angle, decay = _refined(hits, schedule, mixed, angle, decay)
     kept = torch.exp(-decay)
-    information = fisher_information(angle, schedule, mixed, kept)
+    information = fisher_information(angle, schedule, mixed, kept, known=coherence is not None)
     error = torch.sin(2 * angle).abs() / information.sqrt()  # da = sin 2θ dθ
-    return Estimate(torch.sin(angle).square(), error, kept)
+    # Near a = 0 and 1, where sin 2θ is 0, the likelihood falls as exp(−a Σ N (2m + 1)²).
+    least = 1 / (schedule.shots * (kept[:, None] ** schedule.losses * schedule.turns.square()).sum(1))
+    return Estimate(torch.sin(angle).square(), torch.fmax(error, least), kept)
 
 
-def fisher_information(angle: Tensor, schedule: Schedule, mixed: float, coherence: Tensor) -> Tensor:
-    """Return the information about θ (R,) in all shots, κ being known: Σ N (dP/dθ)²/(P(1 − P))."""
-    turns, angle, coherence = schedule.turns, angle[:, None], coherence[:, None]
-    p = good_probability(angle, turns, coherence, mixed).clamp(1e-12, 1 - 1e-12)
-    slope = coherence**turns * turns * torch.sin(2 * turns * angle)
-    return schedule.shots * (slope.square() / (p * (1 - p))).sum(1)
+def fisher_information(
+    angle: Tensor, schedule: Schedule, mixed: float, coherence: Tensor, known: bool = True
+) -> Tensor:
+    """Return the information about θ (R,) in all shots, Σ N (dP/dθ)²/(P(1 − P)), of θ and κ (R,).
+
+    Where κ is not `known`, what finding it takes is left out (the Schur complement).
+    """
+    p = good_probability(angle, schedule, coherence, mixed).clamp(1e-12, 1 - 1e-12)  # (R, K)
+    turns, kept = schedule.turns, coherence[:, None] ** schedule.losses
+    weight = schedule.shots / (p * (1 - p))
+    slope = kept * turns * torch.sin(2 * turns * angle[:, None])
+    information = (weight * slope.square()).sum(1)
+    if known:
+        return information
+    fading = schedule.losses * kept * (torch.sin(turns * angle[:, None]).square() - mixed)  # dP/d ln κ
+    joint, own = (weight * slope * fading).sum(1), (weight * fading.square()).sum(1)
+    return (information - joint.square() / own.clamp_min(1e-300)).clamp_min(0.0)
 
 
 def _log_likelihood(hits: Tensor, schedule: Schedule, mixed: float, angle: Tensor, decay: Tensor) -> Tensor:
     """Return (R, G) of hits (R, K), angles θ and −ln κ that broadcast to (R, G)."""
     out = torch.zeros(torch.broadcast_shapes(angle.shape, decay.shape, (len(hits), 1)), dtype=torch.float64)
-    for k, turns in enumerate(schedule.turns):
-        p = good_probability(angle, turns, torch.exp(-decay), mixed).clamp(1e-12, 1 - 1e-12)
+    for k, (turns, losses) in enumerate(zip(schedule.turns, schedule.losses, strict=True)):
+        kept = torch.exp(-decay * losses)
+        p = kept * torch.sin(turns * angle).square() + (1 - kept) * mixed
+        p = p.clamp(1e-12, 1 - 1e-12)
         out += hits[:, k, None] * p.log() + (schedule.shots - hits[:, k, None]) * (1 - p).log()
     return out
 

@@ -3,9 +3,10 @@
     interferometer · [phases π u_i of all modes · interferometer]^L,     u = rule(x) in [0, 1]
 
 of n modes and ⌊n/2⌋ photons, spread out at first. An interferometer of n(n − 1)/2 Mach-Zehnder ones, two
-angles each, reaches every unitary U up to phases (Reck et al. 1994). Photons in modes s are found in modes t with the
-probability |perm U_ts|² (up to a factor where a mode has several), and z_i = 2⟨n_i⟩ − 1 over outcomes with
-at most one photon a mode. The others are left out: with them ⟨n_i⟩ = Σ_j |U_ij|², as of single photons.
+angles each, reaches every unitary U up to phases (Reck et al. 1994). Photons in modes s are found in modes t
+with the probability |perm U_ts|² (up to a factor where a mode has several), and z_i = 2⟨n_i⟩ − 1 over the
+outcomes with at most one photon a mode. The others are left out: with them ⟨n_i⟩ = Σ_j |U_ij|², as of single
+photons.
 """
 
 from typing import Any

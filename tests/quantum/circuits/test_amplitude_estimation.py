@@ -36,7 +36,7 @@ def angles(oracle):
 def exact(oracle, schedule, coherence=1.0):
     """P_k (R, K) by the closed form."""
     kept = torch.tensor(coherence, dtype=torch.float64)
-    return good_probability(angles(oracle)[:, None], schedule.turns, kept, oracle.mixed)
+    return good_probability(angles(oracle), schedule, kept, oracle.mixed)
 
 
 def drawn(oracle, schedule, trials, seed=0):
@@ -114,7 +114,7 @@ def test_on_a_noisy_device_coherence_is_found_too(quantum_config, choice):
 @settings(max_examples=15, deadline=None)
 def test_exact_frequencies_give_the_exact_angle(angle, coherence):
     kept = torch.tensor(coherence, dtype=torch.float64)
-    p = good_probability(torch.tensor([[angle]], dtype=torch.float64), FIVE.turns, kept, 0.5)
+    p = good_probability(torch.tensor([angle], dtype=torch.float64), FIVE, kept, 0.5)
     known = estimate(FIVE.shots * p, FIVE, coherence=coherence)
     assert abs(float(known.probability[0]) - math.sin(angle) ** 2) < 1e-6
     both = estimate(FIVE.shots * p, FIVE, coherence=None)
@@ -147,13 +147,42 @@ def test_the_information_is_the_curvature_of_the_likelihood():
     p, kept, angle = exact(oracle, FIVE, coherence), torch.tensor(coherence), angles(oracle)
 
     def expected(shift):
-        q = good_probability((angle + shift)[:, None], FIVE.turns, kept, 0.5)
+        q = good_probability(angle + shift, FIVE, kept, 0.5)
         return float((FIVE.shots * (p * q.log() + (1 - p) * (1 - q).log())).sum())
 
     h = 1e-5
     curvature = (expected(h) - 2 * expected(0.0) + expected(-h)) / h**2
     found = float(fisher_information(angle, FIVE, 0.5, kept[None])[0])
     assert found == pytest.approx(-curvature, rel=1e-3)
+
+
+def test_errors_are_told_where_nothing_or_everything_was_good():
+    few = Schedule((0, 1, 2), 10)
+    found = estimate(torch.tensor([[0.0, 0.0, 0.0], [10.0, 10.0, 10.0]]), few)
+    torch.testing.assert_close(found.probability, torch.tensor([0.0, 1.0]).double())
+    assert (found.error > 1e-3).all() and (found.error < 0.01).all()  # 1/(10·(1 + 9 + 25)) is 0.0029
+
+
+def test_finding_the_coherence_too_makes_errors_larger():
+    """Errors of 400 estimates (the median: a few find another maximum) beside what the information says."""
+    oracle, trials, kept = MeanOracle(torch.tensor([[0.05, 0.15]])), 400, 0.95
+    p = exact(oracle, FIVE, kept).expand(trials, -1).numpy()
+    hits = torch.from_numpy(np.random.default_rng(0).binomial(FIVE.shots, p)).double()
+    told = []
+    for coherence in (kept, None):
+        found = estimate(hits, FIVE, coherence=coherence)
+        actual = float((found.probability - oracle.probability).abs().median()) / 0.6745  # of a normal one
+        told.append(float(found.error.median()))
+        assert 0.85 < actual / told[-1] < 1.18
+    assert told[1] > told[0]
+
+
+def test_what_an_iteration_loses_is_told_apart_from_its_turns():
+    oracle = MeanOracle(torch.tensor([[0.05, 0.15]]))
+    costly = Schedule(FIVE.powers, FIVE.shots, loss=5.0)
+    hits = FIVE.shots * exact(oracle, costly, coherence=0.97)
+    right, wrong = (float(estimate(hits, s, coherence=0.97).probability[0]) for s in (costly, FIVE))
+    assert abs(right - 0.1) < 1e-6 < 0.001 < abs(wrong - 0.1)
 
 
 def test_errors_fall_faster_than_those_of_counting():
