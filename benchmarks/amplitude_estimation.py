@@ -14,7 +14,7 @@ are drawn from the closed form that the tests compare circuits with; slopes are 
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,16 @@ def read_errors(x: Tensor, calls: int, trials: int, seed: int) -> Numbers:
     return np.asarray(means / numbers.mean() - 1)
 
 
-def rmse(errors: Callable[[int], Numbers]) -> float:
-    """Root of the mean square over sets of priorities, numbered."""
-    return float(np.sqrt(np.mean([np.square(errors(k)).mean() for k in range(SETS)])))
+def amplified(sets: Sequence[MeanOracle], schedule: Schedule, coherence: float = 1.0, seed: int = 0) -> float:
+    """Root mean square of relative errors over sets of priorities."""
+    found = [amplified_errors(x, schedule, coherence, TRIALS, seed + k) for k, x in enumerate(sets)]
+    return float(np.sqrt(np.mean(np.square(found))))
+
+
+def read(sets: Sequence[MeanOracle], calls: int) -> float:
+    """The same of reading."""
+    found = [read_errors(x.numbers, calls, TRIALS, k) for k, x in enumerate(sets)]
+    return float(np.sqrt(np.mean(np.square(found))))
 
 
 def slope(calls: Sequence[int], errors: Sequence[float]) -> tuple[float, float]:
@@ -90,15 +97,9 @@ def table(plot: Path | None) -> None:
     schedules = [Schedule.doubling(last, SHOTS) for last in range(2, 11)]
     calls = [schedule.calls for schedule in schedules]
     methods: dict[str, list[float]] = {
-        "amplitude estimation": [
-            rmse(lambda k, s=s: amplified_errors(sets[k], s, 1.0, TRIALS, k)) for s in schedules
-        ],
-        "counting shots of A": [
-            rmse(lambda k, c=c: amplified_errors(sets[k], Schedule((0,), c), 1.0, TRIALS, k)) for c in calls
-        ],
-        "reading drawn priorities": [
-            rmse(lambda k, c=c: read_errors(sets[k].numbers, c, TRIALS, k)) for c in calls
-        ],
+        "amplitude estimation": [amplified(sets, schedule) for schedule in schedules],
+        "counting shots of A": [amplified(sets, Schedule((0,), count)) for count in calls],
+        "reading drawn priorities": [read(sets, count) for count in calls],
     }
     print(
         f"relative RMSE of the sum of 2^{N} priorities; {SETS} sets, {TRIALS} trials, {SHOTS} shots a power"
@@ -146,13 +147,12 @@ def noise() -> None:
             units = [Schedule.doubling(last, 1) for last in range(11)]
             able = [Schedule(unit.powers, shots) for unit in units if (shots := budget // unit.calls) >= 16]
 
-            def error(schedule: Schedule, other: int, c: float = coherence) -> float:
-                return rmse(lambda k: amplified_errors(sets[k], schedule, c, TRIALS, k + other))
-
-            best = min(able, key=lambda schedule: error(schedule, 1000))
-            counted = error(Schedule((0,), best.calls), 0) / error(best, 0)
-            read = rmse(lambda k, c=best.calls: read_errors(sets[k].numbers, c, TRIALS, k)) / error(best, 0)
-            cells.append(f"{counted:.2f} {read:.2f} ({best.powers[-1]})")
+            errors = [amplified(sets, schedule, coherence, seed=1000) for schedule in able]
+            best = able[int(np.argmin(errors))]
+            error = amplified(sets, best, coherence)
+            counted = amplified(sets, Schedule((0,), best.calls), coherence) / error
+            reading = read(sets, best.calls) / error
+            cells.append(f"{counted:.2f} {reading:.2f} ({best.powers[-1]})")
         print(f"{coherence:>12} " + " ".join(f"{cell:>18}" for cell in cells), flush=True)
 
 

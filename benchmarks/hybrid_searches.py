@@ -17,12 +17,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.hybrid_optimizer import RUN, SHOTS, solvers
 from benchmarks.learning import Row, print_table, summarise
@@ -111,8 +111,9 @@ class Panel(HybridOptimizer):
         row: dict[str, Any] = {"update": self.updates, "base": here - base[1]}
         whole, part, own = objective.full_batch(), objective.sub_batch(SLICE), self._block.tolist()
         assert part is not None
+        parameters = cast(list[nn.Parameter], self._parameters)
         narrow_blocks = [
-            ParameterGroup(name, [p for p, b in zip(self._parameters, own, strict=True) if b == k])
+            ParameterGroup(name, [p for p, b in zip(parameters, own, strict=True) if b == k])
             for k, name in enumerate(self._names)
         ]
         for size, groups in (("own", narrow_blocks), ("wide", self.wide)):
