@@ -17,7 +17,7 @@ from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.training.training import Run
 from qdreamer.worldmodel.networks.heads import symlog
 
-UPDATES = 20
+UPDATES = 8
 ROWS = 260  # collected steps: more than an episode of Pendulum
 AGENTS = {
     "classical": ("agent=classical",),
@@ -25,7 +25,7 @@ AGENTS = {
     "transformer": ("agent=hybrid", "sequence=transformer"),
 }
 CASES = [(agent, env) for agent in AGENTS for env in ("CartPole", "Pendulum")]
-SEARCH = ("optimizer.every=5", "optimizer.wait=true")  # four searches with QAOA within the updates
+SEARCH = ("optimizer.every=2", "optimizer.wait=true")  # four searches with QAOA within the updates
 SEARCHED = ("accepted", "decrease_base", "decrease_chosen", "predicted_base", "predicted_chosen")
 
 

@@ -186,6 +186,7 @@ def test_the_lock_tells_whether_it_is_taken(tmp_path: Path) -> None:
     assert not is_locked(tmp_path)
 
 
+@pytest.mark.long  # the other tests start the same runs from this process
 @pytest.mark.processes
 def test_the_real_command(tmp_path: Path) -> None:
     """Two runs, one of which cannot be loaded any more; the other resumes, and a third call skips."""

@@ -191,6 +191,7 @@ def test_forbidden_actions_are_never_taken(tmp_path: Path) -> None:
     run.close()
 
 
+@pytest.mark.long  # half a minute of learning
 def test_imagination_learns_what_is_forbidden(tmp_path: Path) -> None:
     run = Run(load_config([*TINY, "env.id=Corridor-v0", "optimizer.lr=3e-3"]), tmp_path)
     for _ in range(600):

@@ -30,7 +30,7 @@ from qdreamer.configs.sealed_file import write_sealed
 ROOT = Path(__file__).parents[3]
 SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
-    "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=16",
+    "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=8",
     "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3", "evaluation.horizon=10",
     "checkpoint.every=60", "logging.every=50", "logging.writers=[jsonl]", "steps=400",
 ]  # fmt: skip
