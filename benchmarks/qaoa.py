@@ -2,7 +2,7 @@
 
 python -m benchmarks.qaoa times      one run, one thread, medians of CPU time
 python -m benchmarks.qaoa quality    approximation ratios and hit rates on random dense QUBOs, or with
-    --real FILES on those of searches in real training (written by benchmarks.hybrid_optimizer searches)
+    --real FILES on those of searches in real training (written by benchmarks.hybrid_searches)
 python -m benchmarks.qaoa devices    gates and estimated fidelity on fake devices
 """
 
