@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from contextlib import closing
-from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from qdreamer.worldmodel.quantum_heads.patterns import PATTERNS
 from qdreamer.worldmodel.quantum_heads.photonic import INSTALL
 from tests.worldmodel.quantum_heads.test_heads import SMALL, head
 
+ROOT = Path(__file__).parents[3]
 MERLIN = find_spec("merlin") is not None
 needs_merlin = pytest.mark.skipif(not MERLIN, reason="MerLin is not installed")
 
@@ -119,13 +120,15 @@ def test_in_an_environment_with_merlin(tmp_path):
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
-    (Path(purelib) / "zz_tests.pth").write_text(sysconfig.get_path("purelib"))
-    needs = [need.partition(";")[0].strip() for need in requires("qdreamer") or () if '"photonic"' in need]
+    here = sysconfig.get_path("purelib")  # with its .pth files, of which an editable install is one
+    (Path(purelib) / "zz_tests.pth").write_text(f"import site; site.addsitedir({here!r})")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = project["optional-dependencies"]["photonic"]
     for words in (needs, INSTALL.rpartition("pip install ")[2].split()):
         subprocess.run([python, "-m", "pip", "install", "-q", *words], check=True)
     done = subprocess.run(
         [python, "-m", "pytest", "-n0", "-rs", "-p", "no:cacheprovider", __file__],
-        cwd=Path(__file__).parents[3], env=os.environ, capture_output=True, text=True,
+        cwd=ROOT, env=os.environ, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert "MerLin is not installed" not in done.stdout  # none was left out for want of it
