@@ -127,6 +127,18 @@ def test_a_step_that_is_worse_on_fresh_data_is_the_bases_to_the_bit():
         assert optimizer.metrics()["optimizer/accepted"] == 0.0
 
 
+def test_a_search_models_the_landscape_and_not_what_else_the_gradients_hold():
+    """As in a Dreamer, whose world model also learns from the replayed values."""
+    x, loss, _ = quadratic()
+    optimizer = hybrid(x, torch.optim.SGD(x, lr=1e-3))
+    for _ in range(3):
+        optimizer.zero_grad()
+        (loss() + 5.0 * torch.cat(x).sum()).backward()
+        optimizer.step(landscape=lambda: Everywhere(loss))
+        log = optimizer.metrics()
+        assert log["optimizer/predicted_base"] == pytest.approx(log["optimizer/decrease_base"], rel=1e-8)
+
+
 def test_with_two_differences_a_quadratics_search_is_still_exact():
     """Adam's directions of single numbers do not turn, so that kept rows stay true."""
     decreases = []
