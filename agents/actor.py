@@ -161,7 +161,7 @@ class Actor(nn.Module):
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Return what actions are drawn by, (*shape, ·): a number for each choice and each number."""
-        like = next(self.parameters())
+        like = self.body.out.weight
         parts = [head.noise(like.new_empty(*shape, head.draws), generator) for head in self.heads]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

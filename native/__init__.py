@@ -1,6 +1,7 @@
 """Kernels in C for a CPU behind one door: `native.NAME(…)` runs C where it can and torch elsewhere."""
 
 from qdreamer.native.dispatch import KERNELS, fits, on, use, without
+from qdreamer.native.filter import Filtered, FilterInputs, FilterWeights, Reading, Recurrence, filter_step
 from qdreamer.native.futures import FutureBlocks, FutureLayer, MemoryRollout, Past, TransformerRollout
 from qdreamer.native.laprop import laprop
 from qdreamer.native.mlp import Activations, Layer, mlp, mlp_from_activations
@@ -24,6 +25,9 @@ __all__ = [
     "ActorWeights",
     "AttentionForm",
     "BlockWeights",
+    "FilterInputs",
+    "FilterWeights",
+    "Filtered",
     "FutureBlocks",
     "FutureLayer",
     "GRURollout",
@@ -33,12 +37,15 @@ __all__ = [
     "MemoryRollout",
     "Past",
     "PosteriorWeights",
+    "Reading",
+    "Recurrence",
     "RolloutLoop",
     "RolloutWeights",
     "ScanInputs",
     "ScanWeights",
     "Sight",
     "TransformerRollout",
+    "filter_step",
     "fits",
     "laprop",
     "mlp",

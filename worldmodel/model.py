@@ -113,6 +113,15 @@ class WorldModel(nn.Module):
         embed = joined(self.encoder.embed(self.obs_normalizer.scale(observation)))  # (B, T, E)
         return self.rssm.observe(embed, previous_action, is_first, carry, noise)
 
+    @torch.no_grad()
+    def filter(
+        self, observation: Entries, previous_action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
+    ) -> tuple[Tensor, Carry]:
+        """Take one step, for acting: `observe` of (N, ·) each → features (N, F), carry."""
+        one = {name: values.unsqueeze(1) for name, values in observation.items()}
+        embed = joined(self.encoder.embed(self.obs_normalizer.scale(one)))[:, 0]
+        return self.rssm.filter(embed, previous_action, is_first, carry, noise)
+
     def loss(
         self, batch: Batch, noise: Tensor, targets: Trajectory | None = None
     ) -> tuple[dict[str, Tensor], Trajectory]:

@@ -66,7 +66,7 @@ class RSSM(nn.Module):
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Return U[0, 1) variables (*shape, S) for drawing latents."""
-        return next(self.parameters()).new_empty(*shape, self.stoch).uniform_(generator=generator)
+        return self.prior.out.weight.new_empty(*shape, self.stoch).uniform_(generator=generator)
 
     def observe(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -84,6 +84,31 @@ class RSSM(nn.Module):
         )
         prior = self._probs(self.prior(before))
         return Trajectory(torch.cat([after, stoch], -1), posterior, prior, states, memories)
+
+    @torch.no_grad()
+    def filter(
+        self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
+    ) -> tuple[Tensor, Carry]:
+        """Take one step, for acting: `observe` of (B, ·) each, without a prior → features (B, F), carry."""
+
+        def modules() -> tuple[Tensor, Carry]:
+            a, first = action.unsqueeze(1), is_first.unsqueeze(1)
+            h, states, stoch, _ = self._filter(embed.unsqueeze(1), a, first, carry, noise.unsqueeze(1))
+            _, after, memories = memory.observe(h, stoch, carry.stoch, a, first, carry.memory)
+            state = self.sequence.last(states)
+            features = torch.cat([after, stoch], -1)[:, 0]
+            return features, Carry(state, stoch[:, 0], memory.last(memories))
+
+        def keep(made: native.Filtered) -> Carry:
+            return Carry(made.state, made.stoch, memory.filtered(made.kept, carry.memory))
+
+        memory = self.sequence.memory
+        given = native.FilterInputs(embed, action, is_first, noise, carry.state, carry.stoch)
+        return native.filter_step(modules, keep, self.native_filter(carry), given)
+
+    def native_filter(self, carry: Carry) -> native.FilterWeights | None:
+        """Return what C needs to take one step from a carry, or None."""
+        return None
 
     def _filter(
         self, embed: Tensor, action: Tensor, is_first: Tensor, carry: Carry, noise: Tensor
@@ -191,6 +216,15 @@ class CoupledRSSM(RSSM):
         inputs = native.ScanInputs(prepared, actions, is_first, noise)
         h, stoch, posterior = native.scan(self._step, weights, inputs, carry.state, carry.stoch)
         return h, h, stoch, posterior
+
+    def native_filter(self, carry: Carry) -> native.FilterWeights | None:
+        recurrence, posterior = self.sequence.native_filter(carry.memory), self.posterior.native_weights()
+        if recurrence is None or posterior is None or self.draw is not sample_straight_through:
+            return None
+        if (recurrence.reading is None) != (self.sequence.memory.width == 0):
+            return None  # a memory that C does not know
+        embed = self.posterior.from_embed
+        return native.FilterWeights(recurrence, (embed.weight, embed.bias), posterior, self.unimix)
 
     def _step(
         self, state: State, stoch: Tensor, now: native.ScanInputs

@@ -61,17 +61,10 @@ class ActingLoop:
         `override` replaces the actions where its mask (N,) holds by its own (N, A).
         """
         world_model, count = self.agent.world_model, len(is_first)
-        first = torch.from_numpy(is_first.astype(np.float32)).to(self.device).unsqueeze(1)
+        first = torch.from_numpy(is_first.astype(np.float32)).to(self.device)
         seen = {name: torch.from_numpy(values).to(self.device) for name, values in observation.items()}
-        trajectory = world_model.observe(
-            {name: values.unsqueeze(1) for name, values in seen.items()},
-            self._action.unsqueeze(1),
-            first,
-            self.carry,
-            self.ranks.draw(world_model.rssm.noise, count, 1, generator=self.generator),
-        )
-        self.carry = world_model.rssm.last(trajectory)
-        self.features = trajectory.features[:, 0]
+        noise = self.ranks.draw(world_model.rssm.noise, count, generator=self.generator)
+        self.features, self.carry = world_model.filter(seen, self._action, first, self.carry, noise)
         policy = self.network(self.features, seen.get(ACTION_MASK))
         action = (
             policy.mode()

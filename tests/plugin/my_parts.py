@@ -91,6 +91,9 @@ class Leaky(nn.Module):
     def native_rollout(self, state: Tensor, memory: Any, horizon: int) -> None:
         """Nor its rollouts."""
 
+    def native_filter(self, memory: Any) -> None:
+        """Nor its steps."""
+
     def schedule(self, update: int) -> None:
         """Nothing follows a schedule."""
 

@@ -21,7 +21,7 @@ from qdreamer.native.products import linear
 from qdreamer.worldmodel.attention.rotary import Phases, phases
 from qdreamer.worldmodel.networks.layers import Linear, RMSNorm, init_weight
 from qdreamer.worldmodel.sequence_models.block import Block, native_futures
-from qdreamer.worldmodel.sequence_models.context import CausalAttention
+from qdreamer.worldmodel.sequence_models.context import CausalAttention, KeyValues
 from qdreamer.worldmodel.sequence_models.history import KVCache, ObservedStates, RolloutState, Starts
 from qdreamer.worldmodel.sequence_models.layer_view import LayerView, view_layer
 
@@ -137,6 +137,12 @@ class EpisodicMemory(nn.Module):
     def last(self, states: ObservedStates) -> KVCache:
         return states.last([self.block.attention])
 
+    def filtered(self, kept: tuple[Tensor, Tensor, Tensor] | None, state: KVCache) -> KVCache:
+        assert kept is not None
+        k, v, segments = kept
+        past = KeyValues(k[:, :, 1 - self.window :], v[:, :, 1 - self.window :])
+        return KVCache((past,), segments[:, 1 - self.window :], state.position + 1)
+
     def select(self, states: ObservedStates, b: Tensor | None, t: Tensor) -> Starts:
         return states.select(b, t)
 
@@ -184,6 +190,17 @@ class EpisodicMemory(nn.Module):
             return None
         stays, asks = self.deter_in.weight.chunk(2)
         return native.MemoryRollout(futures, stays, asks, self.action_in.weight)
+
+    def native_filter(self, state: Any) -> native.Reading | None:
+        """Return what C needs to read after one step from a state that is no stored past, or None."""
+        past = state.layers[0] if isinstance(state, KVCache) else None
+        if not isinstance(past, KeyValues) or self.block.decay is not None:
+            return None
+        form = self.block.attention.kind.native_form(learning=False)
+        block, stoch = self.block.native_weights(form), self.stoch_in
+        stays, action, norm = self.deter_in.weight[: self.width], self.action_in.weight, self.norm.scale
+        at = state.segments, state.position
+        return native.Reading(stays, stoch.weight, stoch.bias, action, block, norm, *past, *at)
 
 
 def bounded(action: Tensor) -> Tensor:

@@ -136,8 +136,14 @@ class BlockGRU(nn.Module):
 
     def native_rollout(self, state: Tensor, memory: Any, horizon: int) -> native.GRURollout | None:
         cell = self.native_weights()
-        action = native.ActionWeights(self.action_in.layers()[0], self.mix_action.weight, self.recur.bias)
-        return None if cell is None else native.GRURollout(action, cell, state)
+        return None if cell is None else native.GRURollout(self._action_weights(), cell, state)
+
+    def native_filter(self, memory: Any) -> native.Recurrence | None:
+        cell = self.native_weights()
+        return None if cell is None else native.Recurrence(self._action_weights(), cell)
+
+    def _action_weights(self) -> native.ActionWeights:
+        return native.ActionWeights(self.action_in.layers()[0], self.mix_action.weight, self.recur.bias)
 
     def pack(self, state: Tensor) -> Tensor:
         return state

@@ -65,3 +65,7 @@ class GRUAttention(BlockGRU):
         recurrence = super().native_rollout(state, memory, horizon)
         reads = self.memory.native_rollout(memory, horizon)
         return None if recurrence is None or reads is None else recurrence._replace(memory=reads)
+
+    def native_filter(self, memory: Any) -> native.Recurrence | None:
+        recurrence, reading = super().native_filter(memory), self.memory.native_filter(memory)
+        return None if recurrence is None or reading is None else recurrence._replace(reading=reading)

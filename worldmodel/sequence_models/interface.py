@@ -94,6 +94,9 @@ class SequenceModel(Protocol):
     ) -> native.GRURollout | native.TransformerRollout | None:
         """Return what C needs to imagine `horizon` steps from states of both `select`s, or None."""
 
+    def native_filter(self, memory: Any) -> native.Recurrence | None:
+        """Return what C needs to take one step with a memory's state before it, or None."""
+
     def pack(self, state: State) -> Tensor:
         """Return what replay keeps of a state, (B, ·), or of a trajectory's states, (B, T, ·)."""
 

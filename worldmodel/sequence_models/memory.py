@@ -39,6 +39,9 @@ class Memory(Protocol):
     def last(self, states: Any) -> Any:
         """Return the state after the last of the observed steps, to go on from."""
 
+    def filtered(self, kept: tuple[Tensor, Tensor, Tensor] | None, state: Any) -> Any:
+        """Return the state after a step that C has taken from `state`, which has `kept` this of it."""
+
     def select(self, states: Any, b: Tensor | None, t: Tensor) -> Any:
         """Return states to imagine from, as `interface.SequenceModel.select`."""
 
@@ -67,6 +70,9 @@ class NoMemory:
         return h, h, ()
 
     def last(self, states: tuple[()]) -> tuple[()]:
+        return ()
+
+    def filtered(self, kept: tuple[Tensor, Tensor, Tensor] | None, state: tuple[()]) -> tuple[()]:
         return ()
 
     def select(self, states: tuple[()], b: Tensor | None, t: Tensor) -> tuple[()]:

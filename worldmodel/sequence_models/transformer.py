@@ -196,6 +196,9 @@ class Transformer(nn.Module):
     def native_weights(self) -> None:
         """Return None: no kernel takes them all."""
 
+    def native_filter(self, memory: Any) -> None:
+        """Return None: no kernel takes one step."""
+
     def schedule(self, update: int) -> None:
         for block in self.layers():
             block.attention.schedule(update)
