@@ -17,6 +17,9 @@ from qdreamer.native.scan import PosteriorWeights
 from qdreamer.native.structs import ActionWeights, CallMemory, GRUStruct, GRUWeights
 from qdreamer.native.transformer_block import BlockWeights
 
+MOST_ROWS = 32
+"""Beyond some tens of rows torch's products, on all threads, make up for its calls."""
+
 
 class Reading(NamedTuple):
     """A memory (`worldmodel.sequence_models.episodic_memory`), and what it has kept of c steps."""
@@ -81,10 +84,12 @@ def reference(
 def supports(
     modules: Modules, keep: Callable[[Filtered], Any], weights: FilterWeights | None, inputs: FilterInputs
 ) -> bool:
-    """Return whether C knows these networks, and they are not too large for one thread."""
+    """Return whether C knows these networks, and neither they nor the rows are too many for one thread."""
     if weights is None or inputs.noise.dim() > 2 or not fits(*inputs):
         return False
     cell, reading = weights.recurrence.cell, weights.recurrence.reading
+    if len(inputs.embed) > MOST_ROWS:
+        return False
     known = reading is None or (reading.block.form is not None and reading.block.form.floor is None)
     return known and sum(w.numel() for w in (cell.w_recur, cell.w_mix, cell.w_gates)) <= MOST_WEIGHTS
 

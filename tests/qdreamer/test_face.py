@@ -183,7 +183,9 @@ def test_an_exported_policy_is_judged_where_that_was_asked_for(
     player = run.load()
     made = player.export(tmp_path / "drawn.pt2", episodes=2)
     assert made.mean_return is not None and made.mean_return == made.agent_return
-    assert player.export(tmp_path / "fixed.pt2", "likeliest").mean_return is None
+    assert player.export(tmp_path / "drawn.pt2").mean_return is None
+    fixed = player.export(tmp_path / "fixed.pt2", "likeliest", episodes=1)
+    assert fixed.mean_return is not None and fixed.agent_return is not None
 
 
 def test_compare_says_which_setting_is_wrong(run: qdreamer.TrainedRun) -> None:
