@@ -175,7 +175,7 @@ static void reminded(const struct filter *s, const float *action, float *work) {
     const struct reading *m = s->reading;
     int64_t N = s->N, D = s->gru->D, Z = s->S * s->K, E = m->E, d = m->d, wide = m->h * d, F = s->W + Z, c = m->c;
     float *x = work, *y = x + N * E, *qkv = y + N * E, *attended = qkv + N * 3 * wide, *hidden = attended + N * wide;
-    float cosine[d], sine[d];
+    float cosine[d], sine[d]; /* as by worldmodel.attention.rotary.phases, angles in double precision */
     for (int64_t i = 0; i < d / 2; i++) {
         double angle = (double)*m->position * pow(10000.0, -2.0 * (double)i / (double)d);
         cosine[i] = cosine[i + d / 2] = (float)cos(angle);

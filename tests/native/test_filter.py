@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer import native
-from qdreamer.envs.entries import Vector
-from qdreamer.worldmodel.model import WorldModel
+from qdreamer.native.filter import MOST_ROWS
 from qdreamer.worldmodel.sequence_models.interface import leaves
+from tests.native.models import perturbed
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -20,16 +20,6 @@ MODELS = [
     ["agent=hybrid", "attention=softmax"],
     ["agent=hybrid", "attention=random_keys", "sequence.head=8"],
 ]  # fmt: skip
-
-
-def make_model(make_config, *settings):
-    config = make_config(*settings)
-    torch.manual_seed(0)
-    model = WorldModel(config.world_model, config.sequence, config.attention, {"observation": Vector(4)}, 2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 def steps(rssm, rows, count, first=0.15):
@@ -47,7 +37,7 @@ def steps(rssm, rows, count, first=0.15):
 @pytest.mark.parametrize("rows", [1, 3, 9])
 @pytest.mark.parametrize("settings", MODELS, ids=" ".join)
 def test_steps_are_those_of_the_modules(make_config, settings, rows):
-    rssm = make_model(make_config, *settings).rssm
+    rssm = perturbed(make_config, *settings).rssm
     native.use(True)
     ours = theirs = rssm.initial(rows)
     differ = False
@@ -63,3 +53,14 @@ def test_steps_are_those_of_the_modules(make_config, settings, rows):
             assert_close(one, other, rtol=2e-5, atol=2e-5)
     native.use(False)
     assert differ
+
+
+def test_many_rows_are_left_to_torch(make_config):
+    rssm = perturbed(make_config, "agent=classical").rssm
+    native.use(True)
+    for rows, taken in (MOST_ROWS, True), (MOST_ROWS + 1, False):
+        carry = rssm.initial(rows)
+        inputs = next(steps(rssm, rows, 1))
+        given = native.FilterInputs(*inputs, carry.state, carry.stoch)
+        assert native.KERNELS["filter"].supports(None, None, rssm.native_filter(carry), given) is taken
+    native.use(False)

@@ -5,11 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from qdreamer import native
-from qdreamer.envs.entries import Vector
 from qdreamer.native import products
-from qdreamer.worldmodel.model import WorldModel
 from qdreamer.worldmodel.networks.categorical import frozen_sample
 from qdreamer.worldmodel.rssm import Carry
+from tests.native.models import perturbed
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -19,18 +18,12 @@ def normal(*shape, seed=0, scale=1.0):
 
 
 def make_model(make_config, stoch, classes, deter, hidden, blocks, *settings):
-    config = make_config(
-        "agent=classical",
+    return perturbed(
+        make_config, "agent=classical",
         f"world_model.stoch={stoch}", f"world_model.classes={classes}", f"world_model.deter={deter}",
         f"world_model.hidden={hidden}", f"world_model.blocks={blocks}", "world_model.units=10",
         *settings,
     )  # fmt: skip
-    torch.manual_seed(0)
-    model = WorldModel(config.world_model, config.sequence, config.attention, {"observation": Vector(4)}, 2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 def filtered(rssm, rows, dtype=torch.float32, frozen=False):
