@@ -4,7 +4,7 @@ from qdreamer.native.dispatch import KERNELS, fits, on, use, without
 from qdreamer.native.filter import Filtered, FilterInputs, FilterWeights, Reading, Recurrence, filter_step
 from qdreamer.native.futures import FutureBlocks, FutureLayer, MemoryRollout, Past, TransformerRollout
 from qdreamer.native.laprop import laprop
-from qdreamer.native.mlp import Activations, Layer, mlp, mlp_from_activations
+from qdreamer.native.mlp import mlp, mlp_from_activations
 from qdreamer.native.rollout import (
     ActorWeights,
     GRURollout,
@@ -14,7 +14,7 @@ from qdreamer.native.rollout import (
     rollout,
 )
 from qdreamer.native.scan import PosteriorWeights, ScanInputs, ScanWeights, scan
-from qdreamer.native.structs import ActionWeights, GRUWeights
+from qdreamer.native.structs import ActionWeights, Activations, GRUWeights, Layer
 from qdreamer.native.transformer_block import AttentionForm, BlockWeights, Sight, transformer_block
 from qdreamer.native.two_hot import two_hot
 

@@ -39,6 +39,11 @@ _bfloat16 = False
 _portable = False
 
 
+def rounds() -> bool:
+    """Return whether float32 matrices are multiplied in bfloat16."""
+    return _bfloat16
+
+
 def use_bfloat16(wanted: bool) -> None:
     """Multiply float32 matrices in bfloat16 from now on, or no longer."""
     global _bfloat16

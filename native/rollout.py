@@ -15,9 +15,17 @@ from torch import Tensor
 from qdreamer.native.dispatch import Function, Kernel, fits
 from qdreamer.native.futures import FUTURES, MemoryRollout, TransformerRollout, fill_futures, fill_recall
 from qdreamer.native.library import FLOAT, INT64, POINTER, Struct, members
-from qdreamer.native.mlp import Activations, Layer, mlp
+from qdreamer.native.mlp import mlp
 from qdreamer.native.products import linear
-from qdreamer.native.structs import ActionWeights, CallMemory, CLayer, GRUStruct, GRUWeights
+from qdreamer.native.structs import (
+    ActionWeights,
+    Activations,
+    CallMemory,
+    CLayer,
+    GRUStruct,
+    GRUWeights,
+    Layer,
+)
 
 MOST_WEIGHTS = 2**22
 """Of the GRU: up to so many C is known to be ahead of torch's products of all rows at once."""

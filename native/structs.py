@@ -7,10 +7,25 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from qdreamer.native.library import INT64, POINTER, Struct, members
-from qdreamer.native.mlp import Activations, Layer
 
 PANEL = 32
 """Outputs of a packed weight are rounded up to a multiple of so many at most; see c/products.h."""
+
+
+LEAST = 2**18
+"""Multiplications for which waking a second thread pays."""
+
+
+class Layer(NamedTuple):
+    """The weights of SiLU(RMSNorm(weight·x + bias))."""
+
+    weight: Tensor  # (out, in)
+    bias: Tensor  # (out,)
+    scale: Tensor  # (out,), of the norm
+
+
+Activations = Sequence[Sequence[Tensor]]
+"""x̂ (R, out), 1/rms (R, 1) and y (R, out) of every layer of a stack, as its gradients need them."""
 
 
 class ActionWeights(NamedTuple):
@@ -22,7 +37,7 @@ class ActionWeights(NamedTuple):
 
 
 class CLayer(Struct, name="layer"):
-    """See c/rollout.h."""
+    """See c/dense.h."""
 
     _fields_ = (*members(INT64, "in out"), *members(POINTER, "weight bias scale packed x_hat rstd y"))
 
@@ -50,7 +65,9 @@ class CallMemory:
         place = self._like.new_zeros(width * out + PANEL)[: width * out]
         return place.view(width, out).copy_(weight.t())
 
-    def layers(self, layers: Sequence[Layer], activations: Activations = ()) -> "ctypes.Array[CLayer]":
+    def layers(
+        self, layers: Sequence[Layer], activations: Sequence[Sequence[Tensor | None]] = ()
+    ) -> "ctypes.Array[CLayer]":
         """Return C's layers, which keep their activations in the tensors given for them, if any are."""
         kept = activations or [()] * len(layers)
         return (CLayer * len(layers))(
@@ -63,9 +80,12 @@ class CallMemory:
         """Return a layer that C takes for a linear map; a scale is that of a norm before it."""
         return (CLayer * 1)(self._layer(weight, bias, scale))
 
-    def _layer(self, weight: Tensor, bias: Tensor | None, scale: Tensor | None, *kept: Tensor) -> CLayer:
+    def _layer(
+        self, weight: Tensor, bias: Tensor | None, scale: Tensor | None, *kept: Tensor | None
+    ) -> CLayer:
         outputs, inputs = weight.shape
-        tensors = weight, bias, scale, self._like.new_empty(inputs * (outputs + PANEL)), *kept
+        packed = self._like.new_empty((inputs + PANEL) * (outputs + PANEL))  # one way round or the other
+        tensors = weight, bias, scale, packed, *kept
         return CLayer(inputs, outputs, *(None if x is None else self.pointer(x) for x in tensors))
 
 

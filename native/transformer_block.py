@@ -19,8 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from qdreamer.native.dispatch import Function, Kernel, fits
 from qdreamer.native.library import INT64, POINTER, Struct, members
-from qdreamer.native.mlp import Layer
-from qdreamer.native.structs import PANEL
+from qdreamer.native.structs import PANEL, Layer
 
 
 class AttentionForm(NamedTuple):

@@ -1,24 +1,20 @@
 """A softmax over many paired bins ±b: its expectation, and its cross-entropy to targets on a few bins.
 
-The bins (255) are many more numbers than the inputs, so the last linear layer belongs to the kernel: logits
-are made, used and dropped for some rows after others, and the gradient p·Σw − w is one pass over them.
+The bins (255) are many more numbers than the inputs, so the last linear layer belongs to the kernel
+(c/two_hot.c): logits are made, used and dropped for some rows after others; so is their gradient p·Σw − w.
 """
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qdreamer.native.dispatch import TENSOR, Function, Kernel, fits
-from qdreamer.native.library import INT32, INT64
-from qdreamer.native.products import affine, linear, product
-
-ROWS_AT_ONCE = 1024
-"""Rows treated together: their probabilities of 255 bins fit the L2 cache."""
-
-_log_softmax = Function("log_softmax", INT32, INT64, INT64, TENSOR, TENSOR, INT32, TENSOR, TENSOR)
-_cross_entropy_backward = Function("cross_entropy_backward", INT32, *[INT64] * 3, *[TENSOR] * 5)
+from qdreamer.native.dispatch import Function, Kernel, fits
+from qdreamer.native.library import INT64, POINTER, Struct, members
+from qdreamer.native.products import linear
+from qdreamer.native.structs import LEAST, PANEL, CallMemory
 
 
 class BinDistribution:
@@ -50,28 +46,26 @@ class FusedBinDistribution:
 
     def __init__(self, *parameters: Tensor) -> None:
         self.rows, self.weight, self.bias, self.bins = parameters
+        self._log_probs: Tensor | None = None  # (R, K), once a loss needs them
         self._pass(keep=self.rows.requires_grad)
 
     def expectation(self) -> Tensor:
         return self._expectation
 
     def cross_entropy(self, position: Tensor, weight: Tensor) -> Tensor:
-        if not self._log_probs:
+        if self._log_probs is None:
             self._pass(keep=True)
         return _CrossEntropy.apply(self.rows, self.weight, self.bias, self._log_probs, position, weight)
 
     @torch.no_grad()
     def _pass(self, keep: bool) -> None:
-        """Set the expectation (R,), and keep log p of some rows after others for a loss if told so."""
+        """Set the expectation (R,), and log p (R, K) for a loss if told so."""
         self._expectation = self.rows.new_empty(len(self.rows))
-        self._log_probs: list[Tensor] = []
-        upper, threads = self.bins[-(len(self.bins) // 2) :], torch.get_num_threads()
-        parts = (x.split(ROWS_AT_ONCE) for x in (self.rows, self._expectation))
-        for rows, expectation in zip(*parts, strict=True):
-            logits = affine(rows, self.weight)  # become log p in place
-            _log_softmax(threads, *logits.shape, logits, self.bias, keep, upper, expectation)
-            if keep:
-                self._log_probs.append(logits)
+        self._log_probs = self.rows.new_empty(len(self.rows), len(self.bins)) if keep else None
+        _run(
+            _forward, self.rows, self.weight, bias=self.bias, positive=self.bins[-(len(self.bins) // 2) :],
+            expectation=self._expectation, log_probs=self._log_probs,
+        )  # fmt: skip
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -79,27 +73,52 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, log_probs: list[Tensor], position: Tensor,
-        w: Tensor,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(rows, weight, position, w, *log_probs)
-        parts = zip(log_probs, position.split(ROWS_AT_ONCE), w.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([-(log.gather(-1, at) * v).sum(-1) for log, at, v in parts])
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, log_probs: Tensor, position: Tensor, w: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows, weight, log_probs, position, w)
+        return -(log_probs.gather(-1, position) * w).sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, position, w, *log_probs = ctx.saved_tensors
-        threads = torch.get_num_threads()
-        grad_rows, grad_weight = torch.empty_like(rows), torch.zeros_like(weight)
-        sums = weight.new_zeros(threads, len(weight))  # of the bias; each thread adds up its own
-        parts = (x.split(ROWS_AT_ONCE) for x in (rows, grad_rows, position, grad.unsqueeze(-1) * w))
-        for log, x, grad_x, at, v in zip(log_probs, *parts, strict=True):
-            grad_logits = torch.empty_like(log)
-            _cross_entropy_backward(threads, *log.shape, at.shape[1], log, at, v, grad_logits, sums)
-            grad_x.copy_(product(grad_logits, weight))
-            grad_weight.add_(product(grad_logits.t(), x))
-        return grad_rows, grad_weight, sums.sum(0), None, None, None
+        rows, weight, log_probs, position, w = ctx.saved_tensors
+        grad_rows = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        sums = weight.new_zeros(torch.get_num_threads(), weight.numel() + len(weight))  # each thread its own
+        _run(
+            _backward, rows, weight, position.shape[-1], log_probs=log_probs, position=position,
+            target_weight=w, grad=grad, grad_x=grad_rows, sums=sums,
+        )  # fmt: skip
+        total = sums[0] if len(sums) == 1 else sums.sum(0)
+        grad_weight, grad_bias = total.split([weight.numel(), len(weight)])
+        return grad_rows, grad_weight.view_as(weight), grad_bias, None, None, None
+
+
+class _Struct(Struct, name="two_hot"):
+    """See c/two_hot.c."""
+
+    _fields_ = (
+        *members(INT64, "threads rows inputs classes targets"),
+        *members(POINTER, "x weight bias packed positive expectation log_probs"),
+        *members(POINTER, "position target_weight grad grad_x sums"),
+    )
+
+
+_forward, _backward = (Function(name, ctypes.POINTER(_Struct)) for name in ("two_hot", "two_hot_backward"))
+
+
+def _run(
+    function: Function, rows: Tensor, weight: Tensor, targets: int = 0, **tensors: Tensor | None
+) -> None:
+    memory, (classes, inputs) = CallMemory(rows), weight.shape
+    packed = rows.new_empty((classes + PANEL) * (inputs + PANEL))
+    given = tensors | {"x": rows, "weight": weight, "packed": packed}
+    function(
+        _Struct(
+            torch.get_num_threads() if len(rows) * weight.numel() >= LEAST else 1,
+            len(rows), inputs, classes, targets,
+            **{name: memory.pointer(tensor) for name, tensor in given.items() if tensor is not None},
+        )
+    )  # fmt: skip
 
 
 two_hot: Kernel[[Tensor, Tensor, Tensor, Tensor], BinDistribution | FusedBinDistribution] = Kernel(

@@ -13,7 +13,7 @@
 #else
 #define LANES 4
 #endif
-#define TILE (LANES == 16 ? 8 : 4) /* rows whose sums the registers hold, two vectors each */
+#define TILE (LANES == 16 ? 8 : LANES == 8 ? 6 : 4) /* rows whose sums the registers hold, two vectors each */
 #define PANEL (2 * LANES)          /* columns of a panel */
 #define ROWS_OF_PANEL 64           /* of it a sum over many rows takes so many at once: they fit the L1 cache */
 
@@ -38,13 +38,39 @@ INLINE void tile(int rows, int vectors, int64_t n, const float *x, int64_t row, 
         for (int v = 0; v < vectors; v++) *(vector *)(out + r * out_stride + v * LANES) = sums[r][v];
 }
 
-INLINE void strip(int rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w, int64_t w_stride,
+/* Whole tiles have a function of their own: inlined beside others they would lose registers. */
+static __attribute__((noinline)) void whole_tile(int64_t n, const float *x, int64_t row, int64_t step, const float *w,
+                                                 int64_t w_stride, float *out, int64_t out_stride, int add) {
+    tile(TILE, 2, n, x, row, step, w, w_stride, out, out_stride, add);
+}
+
+/* At most TILE rows, in tiles of 4, 2 and 1 where they are fewer. */
+static void tiles(int64_t rows, int vectors, int64_t n, const float *x, int64_t row, int64_t step, const float *w,
+                  int64_t w_stride, float *out, int64_t out_stride, int add) {
+    if (rows == TILE && vectors == 2) {
+        whole_tile(n, x, row, step, w, w_stride, out, out_stride, add);
+        return;
+    }
+    for (int64_t r = 0, count; r < rows; r += count) {
+        count = rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
+        const float *from = x + r * row;
+        float *to = out + r * out_stride;
+        if (count == 4 && vectors == 2) tile(4, 2, n, from, row, step, w, w_stride, to, out_stride, add);
+        if (count == 4 && vectors == 1) tile(4, 1, n, from, row, step, w, w_stride, to, out_stride, add);
+        if (count == 2 && vectors == 2) tile(2, 2, n, from, row, step, w, w_stride, to, out_stride, add);
+        if (count == 2 && vectors == 1) tile(2, 1, n, from, row, step, w, w_stride, to, out_stride, add);
+        if (count == 1 && vectors == 2) tile(1, 2, n, from, row, step, w, w_stride, to, out_stride, add);
+        if (count == 1 && vectors == 1) tile(1, 1, n, from, row, step, w, w_stride, to, out_stride, add);
+    }
+}
+
+INLINE void strip(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w, int64_t w_stride,
                   float *out, int64_t out_stride, int add) {
     int64_t c = 0;
-    for (; c + PANEL <= m; c += PANEL) tile(rows, 2, n, x, x_stride, 1, w + c, w_stride, out + c, out_stride, add);
-    for (; c + LANES <= m; c += LANES) tile(rows, 1, n, x, x_stride, 1, w + c, w_stride, out + c, out_stride, add);
+    for (; c + PANEL <= m; c += PANEL) tiles(rows, 2, n, x, x_stride, 1, w + c, w_stride, out + c, out_stride, add);
+    for (; c + LANES <= m; c += LANES) tiles(rows, 1, n, x, x_stride, 1, w + c, w_stride, out + c, out_stride, add);
     for (; c < m; c++)
-        for (int r = 0; r < rows; r++) {
+        for (int64_t r = 0; r < rows; r++) {
             float sum = add ? out[r * out_stride + c] : 0.0f;
             for (int64_t i = 0; i < n; i++) sum += x[r * x_stride + i] * w[i * w_stride + c];
             out[r * out_stride + c] = sum;
@@ -54,10 +80,9 @@ INLINE void strip(int rows, int64_t n, int64_t m, const float *x, int64_t x_stri
 /* out (rows, m) = x (rows, n)·w (n, m), or + it if `add`; the rows of all three lie `stride` numbers apart. */
 static inline void multiply_strided(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride,
                                     const float *w, int64_t w_stride, float *out, int64_t out_stride, int add) {
-    int64_t r = 0;
-    for (; r + TILE <= rows; r += TILE)
-        strip(TILE, n, m, x + r * x_stride, x_stride, w, w_stride, out + r * out_stride, out_stride, add);
-    for (; r < rows; r++) strip(1, n, m, x + r * x_stride, x_stride, w, w_stride, out + r * out_stride, out_stride, add);
+    for (int64_t r = 0; r < rows; r += TILE)
+        strip(smaller(rows - r, TILE), n, m, x + r * x_stride, x_stride, w, w_stride, out + r * out_stride, out_stride,
+              add);
 }
 
 static inline void multiply(int64_t rows, int64_t n, int64_t m, const float *x, int64_t x_stride, const float *w,
@@ -77,7 +102,9 @@ static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t dow
     for (int64_t c = 0; c < m; c += PANEL, panels += n * PANEL) {
         int64_t width = smaller(m - c, PANEL);
         if (width < PANEL) memset(panels, 0, n * PANEL * sizeof *panels);
-        if (right == 1)
+        if (right == 1 && width == PANEL) /* of a size that the compiler knows */
+            for (int64_t i = 0; i < n; i++) memcpy(panels + i * PANEL, w + i * down + c, PANEL * sizeof *w);
+        else if (right == 1)
             for (int64_t i = 0; i < n; i++) memcpy(panels + i * PANEL, w + i * down + c, width * sizeof *w);
         else
             for (int64_t j = 0; j < width; j++)
@@ -88,17 +115,15 @@ static inline void pack_panels(int64_t n, int64_t m, const float *w, int64_t dow
 /* A tile of at most TILE rows and one panel's first `width` columns. */
 INLINE void panel_tile(int64_t rows, int64_t width, int64_t n, const float *x, int64_t row, int64_t step,
                        const float *panel, float *out, int64_t out_stride, int add) {
-    if (width == PANEL && rows == TILE) {
-        tile(TILE, 2, n, x, row, step, panel, PANEL, out, out_stride, add);
+    if (width == PANEL) {
+        tiles(rows, 2, n, x, row, step, panel, PANEL, out, out_stride, add);
         return;
     }
     float part[TILE * PANEL]; /* what is beyond the width is left out */
-    if (width > LANES && rows == TILE)
-        tile(TILE, 2, n, x, row, step, panel, PANEL, part, PANEL, 0);
-    else if (rows == TILE)
-        tile(TILE, 1, n, x, row, step, panel, PANEL, part, PANEL, 0);
+    if (width > LANES)
+        tiles(rows, 2, n, x, row, step, panel, PANEL, part, PANEL, 0);
     else
-        for (int64_t r = 0; r < rows; r++) tile(1, 2, n, x + r * row, row, step, panel, PANEL, part + r * PANEL, PANEL, 0);
+        tiles(rows, 1, n, x, row, step, panel, PANEL, part, PANEL, 0);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < width; c++)
             out[r * out_stride + c] = part[r * PANEL + c] + (add ? out[r * out_stride + c] : 0.0f);

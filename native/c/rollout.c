@@ -11,7 +11,6 @@
 
 #include <stdlib.h>
 
-LAYOUT(layer, in, out, weight, bias, scale, packed, x_hat, rstd, y)
 LAYOUT(recall, stays, asks, action, futures)
 LAYOUT(rollout, threads, group, H, N, D, W, S, K, A, discrete, prior_layers, actor_layers, unimix, actor_unimix, low,
        high, prior, prior_out, actor, actor_out, action_in, mix_action, gru, recall, futures, state, actor_z, action_bias, stoch,
@@ -20,22 +19,6 @@ LAYOUT(rollout, threads, group, H, N, D, W, S, K, A, discrete, prior_layers, act
 static int64_t widest(const struct layer *layers, int64_t count, int64_t least) {
     for (int64_t i = 0; i < count; i++) least = larger(least, full_panels(layers[i].out));
     return least;
-}
-
-/* Rows through a layer's product, norm and SiLU, in the memory of `rows_out` unless the layer keeps them;
- * what is already there is added if `add`. */
-static const float *dense(const struct layer *l, int64_t count, int64_t at, const float *x, int64_t x_stride,
-                          float *rows_out, int add) {
-    int64_t stride = full_panels(l->out);
-    float factors[count]; /* a row's root and quotient keep the next one waiting: all at once */
-    multiply_packed(count, l->in, l->out, x, x_stride, l->packed, rows_out, stride, add);
-    for (int64_t r = 0; r < count; r++) factors[r] = rstd_row(l->out, rows_out + r * stride, l->bias);
-    for (int64_t r = 0; r < count; r++)
-        scaled_silu_row(l->out, rows_out + r * stride, l->bias, factors[r], l->scale,
-                        l->x_hat ? l->x_hat + (at + r) * l->out : 0,
-                        l->y ? l->y + (at + r) * l->out : rows_out + r * stride);
-    if (l->rstd) memcpy(l->rstd + at, factors, count * sizeof *factors);
-    return l->y ? l->y + at * l->out : rows_out;
 }
 
 /* All layers from `first` on, then the output's product before its bias, into buffers[count % 2]. */

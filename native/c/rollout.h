@@ -3,15 +3,8 @@
 
 #pragma once
 
+#include "dense.h"
 #include "gru.h"
-
-/* SiLU(RMSNorm(weight·x + bias)), or the product alone, or with its bias. */
-struct layer {
-    int64_t in, out;
-    const float *weight, *bias, *scale; /* (out, in) as torch has it */
-    float *packed;                      /* place for full_panels(out)·in numbers */
-    float *x_hat, *rstd, *y;            /* (H·N, ·), what gradients will need, or null */
-};
 
 /* One block of the transformer. c = columns of the past, p = d rounded up to whole vectors. */
 struct future_layer {
@@ -67,8 +60,6 @@ void futures_step(const struct futures *s, int64_t t, int64_t first, int64_t row
 
 /* Packs the weights of all layers. */
 void pack_futures(const struct futures *s);
-
-static inline void pack_layer(const struct layer *l) { pack_panels(l->in, l->out, l->weight, 1, l->in, l->packed); }
 
 /* out (full_panels(m)) = the sum of the rows of w (S·K, m) that the classes name; w may be read to a panel's end. */
 static inline void sum_rows(int64_t latents, int64_t classes, int64_t m, const int32_t *index, const float *w,

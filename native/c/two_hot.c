@@ -1,73 +1,121 @@
-/* The softmax over the bins of two-hot scalars, its expectation and its gradient, each in one pass over the rows
- * (float32, on a CPU). */
+/* The softmax over the bins of two-hot scalars with the linear map before it, its expectation and its gradients
+ * (float32, on a CPU). Some rows go all the way before the next ones: their logits stay in the cache. Threads add up
+ * gradients of their own, so that results repeat. native/two_hot.py has the same struct. */
 
-#include "vector.h"
+#include "layout.h"
+#include "products.h"
 
-/* x ← log softmax(x + bias) for each row if `keep`; expectation, unless null: of the bins, which come
- * in pairs ±b (`positive` holds the upper ones, ascending). */
-void log_softmax(int32_t threads, int64_t rows, int64_t classes, float *x, const float *bias, int32_t keep,
-                 const float *positive, float *expectation) {
-    int64_t half = classes / 2, padded = whole(classes);
-#pragma omp parallel for schedule(static) num_threads(TEAM(threads, rows * classes))
-    for (int64_t r = 0; r < rows; r++) {
-        float *row = x + r * classes;
-        float logits[padded], exponentials[padded];
-        float top = -INFINITY, sum = 0.0f;
+#include <stdlib.h>
+
+#define GROUP 64 /* rows that go together */
+
+struct two_hot {
+    int64_t threads, rows, inputs, classes, targets;
+    const float *x, *weight, *bias; /* (rows, inputs), (classes, inputs), (classes) */
+    float *packed;                  /* place for the weight in panels, one way round or the other */
+    const float *positive;          /* the upper of the bins, which come in pairs ±b, ascending */
+    float *expectation, *log_probs; /* (rows), or null; (rows, classes), or null */
+    /* backward: the targets' (rows, targets), what the loss's gradient (rows) is; gradients of x and, for each of the
+     * threads, of weight and bias */
+    const int64_t *position;
+    const float *target_weight, *grad;
+    float *grad_x, *sums;
+};
+
+LAYOUT(two_hot, threads, rows, inputs, classes, targets, x, weight, bias, packed, positive, expectation, log_probs,
+       position, target_weight, grad, grad_x, sums)
+
+/* log softmax(logits + bias) of one row to log_probs, and the bins' expectation, unless they are null. */
+static void softmax_row(const struct two_hot *s, const float *product, float *log_probs, float *expectation) {
+    int64_t classes = s->classes, half = classes / 2, padded = whole(classes);
+    float logits[padded], exponentials[padded], top = -INFINITY, sum = 0.0f;
 #pragma omp simd reduction(max : top)
-        for (int64_t i = 0; i < classes; i++) {
-            logits[i] = bias ? row[i] + bias[i] : row[i];
-            top = logits[i] > top ? logits[i] : top;
-        }
-        for (int64_t i = classes; i < padded; i++) logits[i] = top - 100.0f; /* adds nothing to the sum */
+    for (int64_t i = 0; i < classes; i++) {
+        logits[i] = product[i] + s->bias[i];
+        top = logits[i] > top ? logits[i] : top;
+    }
+    for (int64_t i = classes; i < padded; i++) logits[i] = top - 100.0f; /* adds nothing to the sum */
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < padded; i++) {
-            exponentials[i] = exponential(logits[i] - top);
-            sum += exponentials[i];
-        }
-        if (expectation) {
-            /* The pair's difference first: uniform probabilities give exactly 0. */
-            const float *upper = exponentials + classes - half;
-            float total = 0.0f;
+    for (int64_t i = 0; i < padded; i++) {
+        exponentials[i] = exponential(logits[i] - top);
+        sum += exponentials[i];
+    }
+    if (expectation) {
+        /* The pair's difference first: uniform probabilities give exactly 0. */
+        const float *upper = exponentials + classes - half;
+        float total = 0.0f;
 #pragma omp simd reduction(+ : total)
-            for (int64_t i = 0; i < half; i++)
-                total += (upper[i] - exponentials[half - 1 - i]) * positive[i];
-            expectation[r] = total / sum;
-        }
-        if (keep) {
-            float normaliser = top + logf(sum);
+        for (int64_t i = 0; i < half; i++) total += (upper[i] - exponentials[half - 1 - i]) * s->positive[i];
+        *expectation = total / sum;
+    }
+    if (log_probs) {
+        float normaliser = top + logf(sum);
 #pragma omp simd
-            for (int64_t i = 0; i < classes; i++) row[i] = logits[i] - normaliser;
-        }
+        for (int64_t i = 0; i < classes; i++) log_probs[i] = logits[i] - normaliser;
     }
 }
 
-/* Gradient p·Σw − w of −Σ_m w_m·log p[position_m] by the logits; adds its sum to sums (threads, classes). */
-void cross_entropy_backward(int32_t threads, int64_t rows, int64_t classes, int64_t targets, const float *log_probs,
-                            const int64_t *position, const float *weight, float *grad, float *sums) {
-#pragma omp parallel num_threads(TEAM(threads, rows * classes))
-    {
-        float *bias_sum = sums + classes * omp_get_thread_num();
-        int64_t padded = whole(classes);
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) {
-            const float *row = log_probs + r * classes;
-            float *to = grad + r * classes;
-            float probs[padded], total = 0.0f;
-            for (int64_t m = 0; m < targets; m++) total += weight[r * targets + m];
-            memcpy(probs, row, classes * sizeof *probs);
-            memset(probs + classes, 0, (padded - classes) * sizeof *probs);
+/* Gradient g·(p·Σw − w) of −Σ_m w_m·log p[position_m] by one row's logits; adds it to the bias's. */
+static void softmax_row_backward(const struct two_hot *s, int64_t row, float *to, float *bias_sum) {
+    int64_t classes = s->classes, padded = whole(classes);
+    const float *weight = s->target_weight + row * s->targets;
+    const int64_t *position = s->position + row * s->targets;
+    float probs[padded], total = 0.0f, grad = s->grad[row];
+    for (int64_t m = 0; m < s->targets; m++) total += weight[m];
+    memcpy(probs, s->log_probs + row * classes, classes * sizeof *probs);
+    memset(probs + classes, 0, (padded - classes) * sizeof *probs);
+    total *= grad;
 #pragma omp simd
-            for (int64_t i = 0; i < padded; i++) probs[i] = exponential(probs[i]);
+    for (int64_t i = 0; i < padded; i++) probs[i] = exponential(probs[i]) * total;
+    for (int64_t m = 0; m < s->targets; m++) probs[position[m]] -= grad * weight[m];
 #pragma omp simd
-            for (int64_t i = 0; i < classes; i++) {
-                to[i] = probs[i] * total;
-                bias_sum[i] += to[i];
-            }
-            for (int64_t m = 0; m < targets; m++) {
-                int64_t at = position[r * targets + m];
-                to[at] -= weight[r * targets + m];
-                bias_sum[at] -= weight[r * targets + m];
-            }
-        }
+    for (int64_t i = 0; i < classes; i++) {
+        to[i] = probs[i];
+        bias_sum[i] += probs[i];
     }
+}
+
+static void forward(const struct two_hot *s, int64_t first, int64_t count, float *logits) {
+    int64_t stride = full_panels(s->classes);
+    multiply_packed(count, s->inputs, s->classes, s->x + first * s->inputs, s->inputs, s->packed, logits, stride, 0);
+    for (int64_t r = 0; r < count; r++)
+        softmax_row(s, logits + r * stride, s->log_probs ? s->log_probs + (first + r) * s->classes : 0,
+                    s->expectation ? s->expectation + first + r : 0);
+}
+
+static void backward(const struct two_hot *s, int64_t first, int64_t count, float *logits, float *panels, float *sums) {
+    int64_t stride = full_panels(s->classes), inputs = s->inputs;
+    float *bias_sum = sums + s->classes * inputs;
+    for (int64_t r = 0; r < count; r++) softmax_row_backward(s, first + r, logits + r * stride, bias_sum);
+    pack_panels(count, inputs, s->x + first * inputs, inputs, 1, panels);
+    add_transposed(count, s->classes, inputs, logits, stride, panels, sums);
+    multiply_packed(count, s->classes, inputs, logits, stride, s->packed, s->grad_x + first * inputs, inputs, 0);
+}
+
+/* All groups, by `threads` portions of them; backward if there is a gradient. */
+static void run(const struct two_hot *s) {
+    int64_t groups = (s->rows + GROUP - 1) / GROUP, wide = full_panels(s->classes);
+    int64_t room = rounded(GROUP * (wide + full_panels(s->inputs)) * sizeof(float), 64);
+#pragma omp parallel for schedule(static) num_threads(s->threads)
+    for (int64_t portion = 0; portion < s->threads; portion++) {
+        float *space = aligned_alloc(64, room), *sums = s->sums + portion * s->classes * (s->inputs + 1);
+        for (int64_t g = portion * groups / s->threads; g < (portion + 1) * groups / s->threads; g++) {
+            int64_t first = g * GROUP, count = smaller(s->rows - first, GROUP);
+            if (s->grad)
+                backward(s, first, count, space, space + GROUP * wide, sums);
+            else
+                forward(s, first, count, space);
+        }
+        free(space);
+    }
+}
+
+void two_hot(const struct two_hot *s) {
+    pack_panels(s->inputs, s->classes, s->weight, 1, s->inputs, s->packed);
+    run(s);
+}
+
+void two_hot_backward(const struct two_hot *s) {
+    pack_panels(s->classes, s->inputs, s->weight, s->inputs, 1, s->packed);
+    run(s);
 }
