@@ -14,7 +14,7 @@ from qdreamer.native.rollout import (
     rollout,
 )
 from qdreamer.native.scan import PosteriorWeights, ScanInputs, ScanWeights, scan
-from qdreamer.native.structs import ActionWeights, Activations, GRUWeights, Layer
+from qdreamer.native.structs import ActionWeights, Activations, Affine, GRUWeights, Layer
 from qdreamer.native.transformer_block import AttentionForm, BlockWeights, Sight, transformer_block
 from qdreamer.native.two_hot import two_hot
 
@@ -23,6 +23,7 @@ __all__ = [
     "ActionWeights",
     "Activations",
     "ActorWeights",
+    "Affine",
     "AttentionForm",
     "BlockWeights",
     "FilterInputs",

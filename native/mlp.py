@@ -1,4 +1,4 @@
-"""Stacks of Linear → RMSNorm → SiLU, what every network here is made of.
+"""Stacks of Linear → RMSNorm → SiLU, and a linear map behind them: what every network here is made of.
 
     y = SiLU(scale·x̂);   x̂ = x/rms;   rms² = mean(x²) + ε
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from qdreamer.native.dispatch import Function, Kernel, fits
 from qdreamer.native.library import INT64, POINTER, Struct, members
 from qdreamer.native.products import linear, rounds
-from qdreamer.native.structs import LEAST, Activations, CallMemory, CLayer, Layer
+from qdreamer.native.structs import LEAST, Activations, Affine, CallMemory, CLayer, Layer, Stack, kept_numbers
 
 EPS = 1e-4
 
@@ -30,26 +30,28 @@ def norm_silu(x: Tensor, scale: Tensor) -> Tensor:
     return F.silu(F.rms_norm(x, scale.shape, scale, EPS))
 
 
-def reference(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+def reference(x: Tensor, layers: Stack) -> Tensor:
     """Return rows x (R, in) after all layers, (R, out)."""
     for weight, bias, scale in layers:
-        x = norm_silu(linear(x, weight, bias), scale)
+        x = linear(x, weight, bias)
+        if scale is not None:
+            x = norm_silu(x, scale)
     return x
 
 
-def call(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+def call(x: Tensor, layers: Stack) -> Tensor:
     if torch.is_grad_enabled():
         return _MLP.apply(None, x, *(tensor for layer in layers for tensor in layer))
-    out = x.new_empty(len(x), len(layers[-1].bias))
-    _run(_forward, x, layers, [(None, None, None)] * (len(layers) - 1) + [(None, None, out)])
-    return out
+    y = x.new_empty(len(x), len(layers[-1].bias))
+    _run(_forward, x, layers, y=y)
+    return y
 
 
-def supports(x: Tensor, layers: Sequence[Layer]) -> bool:
+def supports(x: Tensor, layers: Stack) -> bool:
     return bool(layers) and fits(x, *layers[0]) and not rounds()
 
 
-def mlp_from_activations(x: Tensor, layers: Sequence[Layer], activations: Activations) -> Tensor:
+def mlp_from_activations(x: Tensor, layers: Stack, activations: Activations) -> Tensor:
     """Return what the layers made of rows x in a pass that kept its activations, with gradients."""
     return _MLP.apply(activations, x, *(tensor for layer in layers for tensor in layer))
 
@@ -70,19 +72,21 @@ _forward, _backward = (Function(name, ctypes.POINTER(_Struct)) for name in ("mlp
 def _run(
     function: Function,
     x: Tensor,
-    layers: Sequence[Layer],
-    activations: Sequence[Sequence[Tensor | None]],
-    **gradients: Tensor | None,
+    layers: Stack,
+    kept: Tensor | None = None,
+    y: Tensor | None = None,
+    grad: Tensor | None = None,
+    grad_x: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> None:
-    memory = CallMemory(x)
-    work = len(x) * sum(layer.weight.numel() for layer in layers)
-    grad, sums = gradients.get("grad"), gradients.get("sums")
+    memory, work = CallMemory(x), len(x) * sum(layer.weight.numel() for layer in layers)
+    tensors = {"x": x, "grad": grad, "grad_x": grad_x, "sums": sums}
     function(
         _Struct(
             threads=torch.get_num_threads() if work >= LEAST else 1, rows=len(x), layers=len(layers),
             x_stride=x.stride(0), grad_stride=0 if grad is None else grad.stride(0),
-            numbers=0 if sums is None else sums.shape[1], layer=memory.layers(layers, activations),
-            x=x.data_ptr(), **{name: t.data_ptr() for name, t in gradients.items() if t is not None},
+            numbers=0 if sums is None else sums.shape[1], layer=memory.layers(layers, kept, y),
+            **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
         )
     )  # fmt: skip
 
@@ -97,32 +101,30 @@ class _MLP(torch.autograd.Function):
     def forward(ctx: Any, activations: Activations | None, x: Tensor, *parameters: Tensor) -> Tensor:
         if activations is None:
             layers, rows = _layers(parameters), len(x)
-            widths = ((len(layer.bias), 1, len(layer.bias)) for layer in layers)
-            activations = [tuple(x.new_empty(rows, width) for width in three) for three in widths]
-            _run(_forward, x, layers, activations)
-        kept = [tensor for three in activations for tensor in three]
-        ctx.save_for_backward(x, *parameters, *kept[:-1])
-        return kept[-1]
+            y = x.new_empty(rows, len(layers[-1].bias))
+            activations = Activations(x.new_empty(kept_numbers(layers, rows)), y)
+            _run(_forward, x, layers, activations.kept, y)
+        ctx.save_for_backward(x, activations.kept, *parameters)
+        return activations.y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         # Once: under checkpointing the first look computes them anew, and a second gets none.
-        x, *kept = ctx.saved_tensors
-        count = (len(kept) + 1) // 2
-        parameters, kept = kept[:count], [*kept[count:], None]
-        activations = [kept[i : i + 3] for i in range(0, count, 3)]
-        sizes = [tensor.numel() for tensor in parameters]
+        x, kept, *parameters = ctx.saved_tensors
+        given = [tensor for tensor in parameters if tensor is not None]
+        sizes = [tensor.numel() for tensor in given]
         sums = x.new_zeros(torch.get_num_threads(), sum(sizes))  # each thread adds up its own
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None
-        _run(_backward, x, _layers(parameters), activations, grad=grad.contiguous(), grad_x=grad_x, sums=sums)
+        _run(_backward, x, _layers(parameters), kept, grad=grad.contiguous(), grad_x=grad_x, sums=sums)
         total = sums[0] if len(sums) == 1 else sums.sum(0)
-        gradients = zip(total.split(sizes), parameters, strict=True)
-        return (None, grad_x, *(g.view_as(parameter) for g, parameter in gradients))
+        gradients = [g.view_as(tensor) for g, tensor in zip(total.split(sizes), given, strict=True)]
+        return (None, grad_x, *gradients, *[None] * (len(parameters) - len(given)))
 
 
-def _layers(parameters: Sequence[Tensor]) -> list[Layer]:
-    return [Layer(*parameters[i : i + 3]) for i in range(0, len(parameters), 3)]
+def _layers(parameters: Sequence[Any]) -> Stack:
+    threes = (parameters[i : i + 3] for i in range(0, len(parameters), 3))
+    return [Affine(*three) if three[2] is None else Layer(*three) for three in threes]
 
 
 mlp = Kernel("mlp", reference, call, supports)

@@ -25,6 +25,7 @@ from qdreamer.native.structs import (
     GRUStruct,
     GRUWeights,
     Layer,
+    kept_numbers,
 )
 
 MOST_WEIGHTS = 2**22
@@ -155,8 +156,8 @@ def _roll(
     actions = noise.new_empty(steps, rows, actor.actions)
     memory, layers = CallMemory(noise), actor.head.layers
     first = layers[0]._replace(weight=layers[0].weight[:, :width])
-    widths = ((len(layer.bias), 1, len(layer.bias)) for layer in layers)  # of x̂, 1/rms and y
-    activations = [tuple(noise.new_empty(steps * rows, width) for width in three) for three in widths]
+    kept = noise.new_empty(kept_numbers(layers, steps * rows))
+    activations = Activations(kept, noise.new_empty(steps * rows, len(layers[-1].bias)))
     # Classes first: draws then run along the latents.
     out_weight = prior.weight.unflatten(0, (latents, -1)).transpose(0, 1).flatten(0, 1)
     out_bias = prior.bias.view(latents, -1).t().flatten()
@@ -182,7 +183,7 @@ def _roll(
         prior_layers=len(prior.layers), actor_layers=len(layers),
         unimix=unimix, actor_unimix=actor.unimix or 0.0, low=actor.std[0], high=actor.std[1],
         prior=memory.layers(prior.layers), prior_out=memory.map(out_weight, out_bias),
-        actor=memory.layers([first, *layers[1:]], activations),
+        actor=memory.layers([first, *layers[1:]], *activations),
         actor_out=memory.map(actor.head.weight, actor.head.bias),
         action_in=memory.layers([sequence.action.hidden]), mix_action=memory.map(sequence.action.mix),
         **model, **{name: memory.pointer(tensor) for name, tensor in tensors.items()},

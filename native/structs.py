@@ -12,6 +12,8 @@ PANEL = 32
 """Outputs of a packed weight are rounded up to a multiple of so many at most; see c/products.h."""
 
 
+FLOAT_BYTES = 4
+
 LEAST = 2**18
 """Multiplications for which waking a second thread pays."""
 
@@ -24,8 +26,29 @@ class Layer(NamedTuple):
     scale: Tensor  # (out,), of the norm
 
 
-Activations = Sequence[Sequence[Tensor]]
-"""x̂ (R, out), 1/rms (R, 1) and y (R, out) of every layer of a stack, as its gradients need them."""
+class Affine(NamedTuple):
+    """The weights of weight·x + bias."""
+
+    weight: Tensor  # (out, in)
+    bias: Tensor  # (out,)
+    scale: None = None
+
+
+Stack = Sequence[Layer | Affine]
+"""Layers one behind the other; only the last may be without a norm."""
+
+
+class Activations(NamedTuple):
+    """What a stack of layers made of R rows, as its gradients need it."""
+
+    kept: Tensor  # (`kept_numbers`,): x̂ (R, out), 1/rms (R) and y (R, out) of one layer after the other
+    y: Tensor  # (R, out) of the last layer, which is not in `kept`
+
+
+def kept_numbers(layers: Stack, rows: int) -> int:
+    """Return how many numbers `Activations.kept` has."""
+    each = (len(layer.bias) + (0 if layer.scale is None else len(layer.bias) + 1) for layer in layers)
+    return rows * (sum(each) - len(layers[-1].bias))
 
 
 class ActionWeights(NamedTuple):
@@ -66,27 +89,42 @@ class CallMemory:
         return place.view(width, out).copy_(weight.t())
 
     def layers(
-        self, layers: Sequence[Layer], activations: Sequence[Sequence[Tensor | None]] = ()
+        self, layers: Stack, kept: Tensor | None = None, y: Tensor | None = None
     ) -> "ctypes.Array[CLayer]":
-        """Return C's layers, which keep their activations in the tensors given for them, if any are."""
-        kept = activations or [()] * len(layers)
-        return (CLayer * len(layers))(
-            *(self._layer(*layer, *k) for layer, k in zip(layers, kept, strict=True))
-        )
+        """Return C's layers, which keep their activations in `kept`, and what the last one makes in `y`."""
+        shapes = [layer.weight.shape for layer in layers]
+        packed = self.pointer(self._like.new_empty(sum(_packed_numbers(*shape) for shape in shapes)))
+        made = (CLayer * len(layers))()
+        for layer, (outputs, inputs), (weight, bias, scale) in zip(made, shapes, layers, strict=True):
+            setattr(layer, "in", inputs)
+            layer.out, layer.weight, layer.bias = outputs, self.pointer(weight), self.pointer(bias)
+            layer.scale, layer.packed = None if scale is None else self.pointer(scale), packed
+            packed += FLOAT_BYTES * _packed_numbers(outputs, inputs)
+        if kept is not None:
+            place, rows = self.pointer(kept), kept.numel() // max(1, kept_numbers(layers, 1))
+            for layer in made:
+                if layer.scale:
+                    layer.x_hat, layer.rstd = place, place + FLOAT_BYTES * rows * layer.out
+                    place += FLOAT_BYTES * rows * (layer.out + 1)
+                layer.y = place  # but the last one's
+                place += FLOAT_BYTES * rows * layer.out
+        if y is not None:
+            made[-1].y = self.pointer(y)
+        return made
 
     def map(
         self, weight: Tensor, bias: Tensor | None = None, scale: Tensor | None = None
     ) -> "ctypes.Array[CLayer]":
         """Return a layer that C takes for a linear map; a scale is that of a norm before it."""
-        return (CLayer * 1)(self._layer(weight, bias, scale))
-
-    def _layer(
-        self, weight: Tensor, bias: Tensor | None, scale: Tensor | None, *kept: Tensor | None
-    ) -> CLayer:
         outputs, inputs = weight.shape
-        packed = self._like.new_empty((inputs + PANEL) * (outputs + PANEL))  # one way round or the other
-        tensors = weight, bias, scale, packed, *kept
-        return CLayer(inputs, outputs, *(None if x is None else self.pointer(x) for x in tensors))
+        tensors = weight, bias, scale, self._like.new_empty(_packed_numbers(outputs, inputs))
+        addresses = (None if x is None else self.pointer(x) for x in tensors)
+        return (CLayer * 1)(CLayer(inputs, outputs, *addresses))
+
+
+def _packed_numbers(outputs: int, inputs: int) -> int:
+    """Return the room that a weight takes in panels, one way round or the other."""
+    return (inputs + PANEL) * (outputs + PANEL)
 
 
 class GRUWeights(NamedTuple):

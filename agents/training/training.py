@@ -27,7 +27,7 @@ from qdreamer.agents.substitution import substitute
 from qdreamer.agents.training import initial_data, storage_choice
 from qdreamer.agents.training.interrupt import Interrupt
 from qdreamer.agents.training.learner import Learner
-from qdreamer.agents.training.memory import keep_freed_memory
+from qdreamer.agents.training.memory import keep_freed_memory, set_up_is_no_garbage
 from qdreamer.agents.training.observer import Observer, passed
 from qdreamer.configs.schema import ConfigError
 from qdreamer.envs.actions import ActionSpec
@@ -169,7 +169,8 @@ class Run:
             if observer is not None:
                 observer.begin(progress)
             try:
-                signal = self._loop(interrupt)
+                with set_up_is_no_garbage():
+                    signal = self._loop(interrupt)
             except EnvFailure as failure:
                 raise self._saved_first(failure) from failure
             if self._saved != self.step:  # else the two checkpoints that are kept would be one

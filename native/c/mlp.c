@@ -1,4 +1,5 @@
-/* Stacks of Linear → RMSNorm → SiLU, forward and back, each in one call (float32, on a CPU).
+/* Stacks of Linear → RMSNorm → SiLU, the last perhaps without norm and SiLU, forward and back, each in one call
+ * (float32, on a CPU).
  *
  * A group of rows goes through all layers before the next one begins: what it is made of stays in the cache,
  * beside the weights in panels. Each thread takes its portion of the groups and adds up gradients of its own, so that
@@ -17,7 +18,7 @@ struct mlp {
     const struct layer *layer; /* the last one keeps its y; for gradients all keep x_hat and rstd, and y */
     const float *x, *grad;     /* (rows, in), (rows, out) */
     float *grad_x;             /* (rows, in), or null */
-    float *sums;               /* (threads, numbers): gradients of each layer's weight, bias and scale */
+    float *sums;               /* (threads, numbers): gradients of each layer's weight, bias and, if it has one, scale */
 };
 
 LAYOUT(layer, in, out, weight, bias, scale, packed, x_hat, rstd, y)
@@ -31,12 +32,20 @@ static int64_t widest(const struct mlp *s) {
     return wide;
 }
 
+/* The product with the bias, without norm and SiLU. */
+static void map(const struct layer *l, int64_t count, const float *x, int64_t x_stride, float *y) {
+    multiply_packed(count, l->in, l->out, x, x_stride, l->packed, y, l->out, 0);
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t i = 0; i < l->out; i++) y[r * l->out + i] += l->bias[i];
+}
+
 static void forward(const struct mlp *s, int64_t first, int64_t count, float *const buffers[2]) {
     const float *x = s->x + first * s->x_stride;
     int64_t stride = s->x_stride;
     for (int64_t i = 0; i < s->layers; i++) {
         const struct layer *l = s->layer + i;
-        x = dense(l, count, first, x, stride, buffers[i % 2], 0);
+        if (l->scale) x = dense(l, count, first, x, stride, buffers[i % 2], 0);
+        else map(l, count, x, stride, l->y + first * l->out);
         stride = l->y ? l->out : full_panels(l->out);
     }
 }
@@ -49,12 +58,19 @@ static void backward(const struct mlp *s, int64_t first, int64_t count, float *c
         const struct layer *l = s->layer + i;
         int64_t in = l->in, out = l->out, pre_stride = full_panels(out), x_stride = i ? in : s->x_stride;
         const float *x = i ? l[-1].y + first * in : s->x + first * x_stride;
-        float *pre = buffers[0]; /* the gradient of what came before norm and SiLU */
-        sums -= out * (in + 2);
+        const float *pre = grad; /* the gradient of what came before norm and SiLU */
+        sums -= out * (l->scale ? in + 2 : in + 1);
         float *g_bias = sums + out * in, *g_scale = g_bias + out;
-        for (int64_t r = 0; r < count; r++)
-            norm_silu_backward_row(out, grad + r * stride, l->x_hat + (first + r) * out, l->rstd[first + r], l->scale,
-                                   pre + r * pre_stride, g_scale, g_bias);
+        if (l->scale) {
+            for (int64_t r = 0; r < count; r++)
+                norm_silu_backward_row(out, grad + r * stride, l->x_hat + (first + r) * out, l->rstd[first + r],
+                                       l->scale, buffers[0] + r * pre_stride, g_scale, g_bias);
+            pre = buffers[0];
+        } else {
+            pre_stride = stride;
+            for (int64_t r = 0; r < count; r++)
+                for (int64_t o = 0; o < out; o++) g_bias[o] += grad[r * stride + o];
+        }
         pack_panels(count, in, x, x_stride, 1, panels);
         add_transposed(count, out, in, pre, pre_stride, panels, sums);
         if (!i && !s->grad_x) return;

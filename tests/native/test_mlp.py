@@ -39,20 +39,26 @@ def test_a_layer_of_any_width_and_size(rows, width, seed, scale):
 
 @pytest.mark.parametrize("rows", [1, 5000])  # less, and more, than what is treated at once
 @pytest.mark.parametrize("inner", [True, False])  # whether the input wants a gradient
-def test_a_stack_of_layers_and_its_gradients(rows, inner, threads):
+@pytest.mark.parametrize("outputs", [None, 1, 37])  # of a linear map behind the layers, if there is one
+def test_a_stack_of_layers_and_its_gradients(rows, inner, outputs, threads):
     layers = [
         native.Layer(0.3 * normal(64, width, seed=width), normal(64, seed=1), 1.0 + 0.2 * normal(64, seed=2))
         for width in (20, 64, 64)
     ]
-    x, direction = normal(rows, 20), normal(rows, 64, seed=3)
+    if outputs:
+        layers.append(native.Affine(normal(outputs, 64, seed=5), normal(outputs, seed=6)))
+    x, direction = normal(rows, 20), normal(rows, outputs or 64, seed=3)
 
     def run(dtype):
         given = x.to(dtype, copy=True).requires_grad_(inner)
-        copies = [native.Layer(*(t.to(dtype, copy=True).requires_grad_() for t in layer)) for layer in layers]
+        copies = [
+            type(layer)(*(t.to(dtype, copy=True).requires_grad_() for t in layer if t is not None))
+            for layer in layers
+        ]
         y = native.mlp(given, copies)
         with torch.no_grad():
             values = native.mlp(given, copies)
-        wanted = [tensor for layer in copies for tensor in layer] + ([given] if inner else [])
+        wanted = [t for layer in copies for t in layer if t is not None] + ([given] if inner else [])
         return y, values, *torch.autograd.grad((y * direction).sum(), wanted)
 
     native.use(True)
@@ -73,9 +79,11 @@ def test_a_pass_that_kept_its_activations_has_the_same_gradients():
         before = torch.nn.functional.linear(y, weight, bias)
         rstd = torch.rsqrt(before.square().mean(-1, keepdim=True) + 1e-4)
         y = torch.nn.functional.silu(before * rstd * scale)
-        activations.append(((before * rstd).detach(), rstd.detach(), y.detach()))
+        activations += [(before * rstd).detach(), rstd.detach(), y.detach()]
     expected = torch.autograd.grad((y * direction).sum(), wanted)
-    again = native.mlp_from_activations(x, layers, activations)
+    *kept, last = activations
+    kept = torch.cat([tensor.flatten() for tensor in kept])
+    again = native.mlp_from_activations(x, layers, native.Activations(kept, last))
     assert_close(again, y)
     assert_close(torch.autograd.grad((again * direction).sum(), wanted), expected, rtol=1e-4, atol=1e-5)
 

@@ -124,7 +124,11 @@ class MLPHead(nn.Module):
         self.out = Linear(units if layers else in_features, out_features, scale)
 
     def forward(self, x: Tensor) -> Any:  # a tensor here, a distribution in subclasses
-        return self.out(self.body(x))
+        layers = self.body.layers()
+        if not layers:  # there are none, or something else has taken their place
+            return self.out(self.body(x))
+        last = native.Affine(self.out.weight, self.out.bias)
+        return native.mlp(x.reshape(-1, x.shape[-1]), [*layers, last]).view(*x.shape[:-1], -1)
 
     def from_activations(self, x: Tensor, activations: native.Activations) -> Tensor:
         """Return the output of a pass whose MLP's activations are known already, with gradients."""
