@@ -7,7 +7,6 @@ there. Without a compiler, on a GPU, in float64 and under torch.compile the refe
 function sees no C, and `fullgraph=True` holds.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -83,14 +82,6 @@ def fits(*tensors: Tensor | None) -> bool:
         x is None or (x.is_cpu and x.dtype == torch.float32 and (x.dim() == 0 or x.stride(-1) == 1))
         for x in tensors
     )
-
-
-class TENSOR:
-    """An argument that C sees as a pointer to a tensor's first number, or as null for None."""
-
-    @classmethod
-    def from_param(cls, tensor: Tensor | None) -> ctypes.c_void_p:
-        return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 class Function:

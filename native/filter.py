@@ -18,7 +18,7 @@ from qdreamer.native.structs import ActionWeights, CallMemory, GRUStruct, GRUWei
 from qdreamer.native.transformer_block import BlockWeights
 
 MOST_ROWS = 64
-"""Where one thread here is a quarter ahead of torch on one; at 256 rows it no longer is."""
+"""So many rows take C three quarters of torch's time (one thread each); at 256 it is no longer ahead."""
 
 
 class Reading(NamedTuple):

@@ -20,9 +20,21 @@ from torch.nn import functional as F
 from qdreamer.native.dispatch import Function, Kernel, fits
 from qdreamer.native.library import INT64, POINTER, Struct, members
 from qdreamer.native.products import linear, rounds
-from qdreamer.native.structs import LEAST, Activations, Affine, CallMemory, CLayer, Layer, Stack, kept_numbers
+from qdreamer.native.structs import (
+    Activations,
+    Affine,
+    CallMemory,
+    CLayer,
+    Layer,
+    Stack,
+    kept_numbers,
+    threads_for,
+)
 
 EPS = 1e-4
+
+FEW_ROWS, FEW_WEIGHTS = 16, 2**16
+"""Fewer rows with more weights are left to torch: C would spend its time on packing the weights."""
 
 
 def norm_silu(x: Tensor, scale: Tensor) -> Tensor:
@@ -48,7 +60,11 @@ def call(x: Tensor, layers: Stack) -> Tensor:
 
 
 def supports(x: Tensor, layers: Stack) -> bool:
-    return bool(layers) and fits(x, *layers[0]) and not rounds()
+    """Return whether C knows the layers, and packing their weights pays for so many rows."""
+    if not layers or rounds() or not fits(x, *(tensor for layer in layers for tensor in layer)):
+        return False
+    many = len(x) >= FEW_ROWS or sum(layer.weight.numel() for layer in layers) <= FEW_WEIGHTS
+    return many and all(layer.scale is not None for layer in layers[:-1])
 
 
 def mlp_from_activations(x: Tensor, layers: Stack, activations: Activations) -> Tensor:
@@ -79,16 +95,19 @@ def _run(
     grad_x: Tensor | None = None,
     sums: Tensor | None = None,
 ) -> None:
-    memory, work = CallMemory(x), len(x) * sum(layer.weight.numel() for layer in layers)
-    tensors = {"x": x, "grad": grad, "grad_x": grad_x, "sums": sums}
+    memory, tensors = CallMemory(x), {"x": x, "grad": grad, "grad_x": grad_x, "sums": sums}
     function(
         _Struct(
-            threads=torch.get_num_threads() if work >= LEAST else 1, rows=len(x), layers=len(layers),
+            threads=_threads(x, layers), rows=len(x), layers=len(layers),
             x_stride=x.stride(0), grad_stride=0 if grad is None else grad.stride(0),
             numbers=0 if sums is None else sums.shape[1], layer=memory.layers(layers, kept, y),
             **{name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None},
         )
     )  # fmt: skip
+
+
+def _threads(x: Tensor, layers: Stack) -> int:
+    return threads_for(len(x), sum(layer.weight.numel() for layer in layers))
 
 
 class _MLP(torch.autograd.Function):
@@ -114,9 +133,10 @@ class _MLP(torch.autograd.Function):
         x, kept, *parameters = ctx.saved_tensors
         given = [tensor for tensor in parameters if tensor is not None]
         sizes = [tensor.numel() for tensor in given]
-        sums = x.new_zeros(torch.get_num_threads(), sum(sizes))  # each thread adds up its own
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None
-        _run(_backward, x, _layers(parameters), kept, grad=grad.contiguous(), grad_x=grad_x, sums=sums)
+        layers = _layers(parameters)
+        sums = x.new_zeros(_threads(x, layers), sum(sizes))  # each thread adds up its own
+        grad_x = x.new_empty(x.shape) if ctx.needs_input_grad[1] else None
+        _run(_backward, x, layers, kept, grad=grad.contiguous(), grad_x=grad_x, sums=sums)
         total = sums[0] if len(sums) == 1 else sums.sum(0)
         gradients = [g.view_as(tensor) for g, tensor in zip(total.split(sizes), given, strict=True)]
         return (None, grad_x, *gradients, *[None] * (len(parameters) - len(given)))

@@ -4,18 +4,21 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from qdreamer.native.library import INT64, POINTER, Struct, members
 
 PANEL = 32
-"""Outputs of a packed weight are rounded up to a multiple of so many at most; see c/products.h."""
-
+"""Outputs or inputs of a packed weight are rounded up to a multiple of so many at most; see c/products.h."""
 
 FLOAT_BYTES = 4
 
 LEAST = 2**18
 """Multiplications for which waking a second thread pays."""
+
+GROUP = 64
+"""Rows that go together in c/mlp.c and c/two_hot.c; threads share the groups out."""
 
 
 class Layer(NamedTuple):
@@ -49,6 +52,11 @@ def kept_numbers(layers: Stack, rows: int) -> int:
     """Return how many numbers `Activations.kept` has."""
     each = (len(layer.bias) + (0 if layer.scale is None else len(layer.bias) + 1) for layer in layers)
     return rows * (sum(each) - len(layers[-1].bias))
+
+
+def threads_for(rows: int, weights: int) -> int:
+    """Return how many of torch's threads have work in products of rows with so many weights."""
+    return min(torch.get_num_threads(), -(-rows // GROUP)) if rows * weights >= LEAST else 1
 
 
 class ActionWeights(NamedTuple):
@@ -106,7 +114,7 @@ class CallMemory:
                 if layer.scale:
                     layer.x_hat, layer.rstd = place, place + FLOAT_BYTES * rows * layer.out
                     place += FLOAT_BYTES * rows * (layer.out + 1)
-                layer.y = place  # but the last one's
+                layer.y = place  # the last one's is set below
                 place += FLOAT_BYTES * rows * layer.out
         if y is not None:
             made[-1].y = self.pointer(y)

@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from qdreamer.native.dispatch import Function, Kernel, fits
 from qdreamer.native.library import INT64, POINTER, Struct, members
-from qdreamer.native.products import linear
-from qdreamer.native.structs import LEAST, PANEL, CallMemory
+from qdreamer.native.products import linear, rounds
+from qdreamer.native.structs import PANEL, CallMemory, threads_for
 
 
 class BinDistribution:
@@ -82,8 +82,9 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, log_probs, position, w = ctx.saved_tensors
-        grad_rows = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        sums = weight.new_zeros(torch.get_num_threads(), weight.numel() + len(weight))  # each thread its own
+        grad_rows = rows.new_empty(rows.shape)
+        threads = threads_for(len(rows), weight.numel())
+        sums = weight.new_zeros(threads, weight.numel() + len(weight))  # each thread adds up its own
         _run(
             _backward, rows, weight, position.shape[-1], log_probs=log_probs, position=position,
             target_weight=w, grad=grad, grad_x=grad_rows, sums=sums,
@@ -114,13 +115,16 @@ def _run(
     given = tensors | {"x": rows, "weight": weight, "packed": packed}
     function(
         _Struct(
-            torch.get_num_threads() if len(rows) * weight.numel() >= LEAST else 1,
-            len(rows), inputs, classes, targets,
+            threads_for(len(rows), weight.numel()), len(rows), inputs, classes, targets,
             **{name: memory.pointer(tensor) for name, tensor in given.items() if tensor is not None},
         )
     )  # fmt: skip
 
 
+def supports(*parameters: Tensor) -> bool:
+    return fits(*parameters) and not rounds()
+
+
 two_hot: Kernel[[Tensor, Tensor, Tensor, Tensor], BinDistribution | FusedBinDistribution] = Kernel(
-    "two_hot", BinDistribution, FusedBinDistribution, fits
+    "two_hot", BinDistribution, FusedBinDistribution, supports
 )

@@ -1,9 +1,9 @@
 /* Stacks of Linear → RMSNorm → SiLU, the last perhaps without norm and SiLU, forward and back, each in one call
  * (float32, on a CPU).
  *
- * A group of rows goes through all layers before the next one begins: what it is made of stays in the cache,
- * beside the weights in panels. Each thread takes its portion of the groups and adds up gradients of its own, so that
- * results repeat. native/mlp.py has the same struct.
+ * A group of rows goes through all layers before the next one begins: what is made of it stays in the cache. Each
+ * thread takes its portion of the groups and adds up gradients of its own, so that results repeat. native/mlp.py has
+ * the same struct.
  */
 
 #include "dense.h"
@@ -15,7 +15,7 @@
 
 struct mlp {
     int64_t threads, rows, layers, x_stride, grad_stride, numbers;
-    const struct layer *layer; /* the last one keeps its y; for gradients all keep x_hat and rstd, and y */
+    const struct layer *layer; /* forward the last one has a y; for gradients all keep x_hat and rstd, and all before the last y */
     const float *x, *grad;     /* (rows, in), (rows, out) */
     float *grad_x;             /* (rows, in), or null */
     float *sums;               /* (threads, numbers): gradients of each layer's weight, bias and, if it has one, scale */
@@ -24,7 +24,7 @@ struct mlp {
 LAYOUT(layer, in, out, weight, bias, scale, packed, x_hat, rstd, y)
 LAYOUT(mlp, threads, rows, layers, x_stride, grad_stride, numbers, layer, x, grad, grad_x, sums)
 
-/* Columns of what a group's rows are kept in between layers. */
+/* Columns of the buffers that hold a group between layers. */
 static int64_t widest(const struct mlp *s) {
     int64_t wide = 0;
     for (int64_t i = 0; i < s->layers; i++)
@@ -44,8 +44,10 @@ static void forward(const struct mlp *s, int64_t first, int64_t count, float *co
     int64_t stride = s->x_stride;
     for (int64_t i = 0; i < s->layers; i++) {
         const struct layer *l = s->layer + i;
-        if (l->scale) x = dense(l, count, first, x, stride, buffers[i % 2], 0);
-        else map(l, count, x, stride, l->y + first * l->out);
+        if (l->scale)
+            x = dense(l, count, first, x, stride, buffers[i % 2], 0);
+        else
+            map(l, count, x, stride, l->y + first * l->out);
         stride = l->y ? l->out : full_panels(l->out);
     }
 }

@@ -15,8 +15,8 @@ struct two_hot {
     float *packed;                  /* place for the weight in panels, one way round or the other */
     const float *positive;          /* the upper of the bins, which come in pairs ±b, ascending */
     float *expectation, *log_probs; /* (rows), or null; (rows, classes), or null */
-    /* backward: the targets' (rows, targets), what the loss's gradient (rows) is; gradients of x and, for each of the
-     * threads, of weight and bias */
+    /* backward: bins and weights of the targets (rows, targets), the loss's gradient (rows); gradients of x and, for
+     * each of the threads, of weight and bias */
     const int64_t *position;
     const float *target_weight, *grad;
     float *grad_x, *sums;
@@ -98,11 +98,11 @@ static void run(const struct two_hot *s) {
     int64_t room = rounded(GROUP * (wide + full_panels(s->inputs)) * sizeof(float), 64);
 #pragma omp parallel for schedule(static) num_threads(s->threads)
     for (int64_t portion = 0; portion < s->threads; portion++) {
-        float *space = aligned_alloc(64, room), *sums = s->sums + portion * s->classes * (s->inputs + 1);
+        float *space = aligned_alloc(64, room);
         for (int64_t g = portion * groups / s->threads; g < (portion + 1) * groups / s->threads; g++) {
             int64_t first = g * GROUP, count = smaller(s->rows - first, GROUP);
             if (s->grad)
-                backward(s, first, count, space, space + GROUP * wide, sums);
+                backward(s, first, count, space, space + GROUP * wide, s->sums + portion * s->classes * (s->inputs + 1));
             else
                 forward(s, first, count, space);
         }

@@ -6,15 +6,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef _OPENMP
-int omp_get_thread_num(void);
-#else
-static inline int omp_get_thread_num(void) { return 0; }
-#endif
-
-#define MIN_PARALLEL 32768 /* elements for which waking a second thread pays */
-#define TEAM(threads, elements) (elements) >= MIN_PARALLEL ? (threads) : 1
-
 #define EPSILON 1e-4f /* of RMSNorm */
 #define INLINE static inline __attribute__((always_inline)) /* knows its constant arguments where it is called */
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from qdreamer import native
+from qdreamer.native import products
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -93,3 +94,47 @@ def test_what_is_not_a_number_shows():
     y = native.mlp(torch.full((1, 8), torch.nan), [native.Layer(torch.eye(8), torch.zeros(8), torch.ones(8))])
     native.use(False)
     assert y.isnan().all()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x[:, 5:25],  # rows farther apart than they are long
+        lambda x: x[:1, :20].expand(7, 20),
+        lambda x: x.flatten().unfold(0, 20, 1)[:30],  # rows that overlap
+        lambda x: x[:0, :20],
+    ],
+)
+def test_rows_that_lie_in_memory_in_other_ways(view):
+    layer, last = (
+        native.Layer(normal(9, 20), normal(9), normal(9, seed=1)),
+        native.Affine(normal(3, 9), normal(3)),
+    )
+    given = view(normal(40, 30))
+
+    def run(x):
+        x = x.detach().requires_grad_()
+        y = native.mlp(x, [layer, last])
+        return y, torch.autograd.grad(y.square().sum(), x)[0]
+
+    native.use(True)
+    found, expected = run(given), run(given.contiguous())
+    native.use(False)
+    assert_close(found, expected)
+
+
+def test_what_c_does_not_know_is_left_to_torch():
+    layer, affine = (
+        native.Layer(torch.eye(8), torch.zeros(8), torch.ones(8)),
+        native.Affine(torch.eye(8), torch.ones(8)),
+    )
+    x, known = normal(3, 8), native.KERNELS["mlp"].supports
+    assert known(x, [layer, affine])
+    assert not known(x, [affine, layer])
+    assert not known(x, [layer, native.Affine(torch.eye(8).double(), torch.ones(8))])
+    large = native.Affine(torch.zeros(300, 300), torch.zeros(300))
+    assert known(normal(16, 300), [large])
+    assert not known(normal(1, 300), [large])  # packing the weight would take longer than the product
+    products.use_bfloat16(True)
+    assert not known(x, [layer])
+    assert not native.KERNELS["two_hot"].supports(x, torch.eye(8), torch.zeros(8), torch.zeros(8))

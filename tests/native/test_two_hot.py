@@ -19,11 +19,18 @@ def normal(*shape, seed=0, scale=1.0):
 @given(
     rows=st.sampled_from([1, 2, 30, 1500]),
     count=st.sampled_from([3, 4, 11, 255]),
+    width=st.sampled_from([6, 40]),
     scale=st.sampled_from([0.0, 1.0, 60.0]),
+    threads=st.sampled_from([1, 2]),
 )
-def test_two_hot(rows, count, scale):
+def test_two_hot(rows, count, width, scale, threads):
+    torch.set_num_threads(threads)
     bins = symexp_bins(count, -5.0, 5.0)
-    inputs, weight, bias = normal(rows, 6, scale=scale), normal(count, 6, seed=1), normal(count, seed=2)
+    inputs, weight, bias = (
+        normal(rows, width, scale=scale),
+        normal(count, width, seed=1),
+        normal(count, seed=2),
+    )
     target, other = normal(rows, seed=3, scale=20.0), normal(rows, seed=4)
 
     def run(dtype):
@@ -36,6 +43,7 @@ def test_two_hot(rows, count, scale):
     native.use(True)
     fused, exact = run(torch.float32), run(torch.float64)
     native.use(False)
+    torch.set_num_threads(1)
     # Probabilities are as exact as the logits, whose rounding grows with them.
     largest = float((inputs.abs() @ weight.abs().t()).max())
     close = max(1e-5, 4 * torch.finfo(torch.float32).eps * largest)

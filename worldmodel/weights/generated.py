@@ -111,7 +111,8 @@ def generate(
     """Let the module's weights be made by `make(M)`, a module whose call returns M numbers.
 
     Args:
-        scaled: see `GeneratedWeights`. every_forward: make them anew whenever the module is called.
+        scaled: see `GeneratedWeights`. every_forward: make them anew whenever the module is called;
+            nobody calls the layers inside a stack or a head, only these as a whole.
 
     Raises ValueError for a module without parameters, or whose weights are made already.
     """
