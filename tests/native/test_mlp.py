@@ -132,9 +132,9 @@ def test_what_c_does_not_know_is_left_to_torch():
     assert known(x, [layer, affine])
     assert not known(x, [affine, layer])
     assert not known(x, [layer, native.Affine(torch.eye(8).double(), torch.ones(8))])
-    large = native.Affine(torch.zeros(300, 300), torch.zeros(300))
-    assert known(normal(16, 300), [large])
-    assert not known(normal(1, 300), [large])  # packing the weight would take longer than the product
+    large = native.Affine(torch.zeros(400, 400), torch.zeros(400))
+    assert known(normal(64, 400), [large])
+    assert not known(normal(1, 400), [large])  # packing the weight would take longer than the product
     products.use_bfloat16(True)
     assert not known(x, [layer])
     assert not native.KERNELS["two_hot"].supports(x, torch.eye(8), torch.zeros(8), torch.zeros(8))
