@@ -35,12 +35,16 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
 
     traces = _traces(result)
     steps = np.arange(1, len(result.model_error) + 1)
+    # Places in inches: matplotlib's own layout, which tries and measures, would take three times as long.
+    height = 1.05 * len(traces) + 2.1
+    top, bottom = 1.0 - 0.45 / height, 0.36 / height
     with matplotlib.rc_context({"font.size": FONT}):
-        figure = Figure(figsize=(WIDTH, 1.05 * len(traces) + 2.0), dpi=DPI, layout="constrained")
-        parts: Any = figure.subfigures(2, 1, height_ratios=(1.05 * len(traces) + 1e-3, 1.7))
-        above, below = parts
+        figure = Figure(figsize=(WIDTH, height), dpi=DPI)
+        figure.suptitle(title, fontsize=FONT + 1, y=1.0 - 0.04 / height, va="top")
+        places: dict[str, Any] = {"left": 0.16, "right": 0.98, "wspace": 0.06, "hspace": 0.12}
         if traces:
-            axes = above.subplots(len(traces), TRACED, squeeze=False, sharex=True, sharey="row")
+            grid = figure.add_gridspec(len(traces), TRACED, top=top, bottom=1.8 / height, **places)
+            axes = grid.subplots(squeeze=False, sharex=True, sharey="row")
             for column, m in enumerate(_longest(result, TRACED)):
                 for row, (label, predicted, true) in enumerate(traces):
                     axis = axes[row][column]
@@ -48,14 +52,19 @@ def open_loop_picture(result: OpenLoop, title: str) -> NDArray[np.uint8]:
                     axis.plot(steps, predicted[m], color="tab:red", lw=1.2, label="predicted")
                     axis.set_ylabel(label if column == 0 else "")
             shown = axes[0][0].get_legend_handles_labels()
-            above.legend(*shown, loc="outside upper center", ncols=2, frameon=False)
+            _legend_above(figure, top, shown)
+        below = figure.add_gridspec(1, 1, top=1.3 / height, bottom=bottom, **places)
         axis = below.subplots()
         axis.plot(steps, result.model_error, color="tab:red", label="model")
         axis.plot(steps, result.persistence_error, color="gray", ls="--", label="persistence")
         axis.set(yscale="log", xlabel="steps ahead", ylabel="standardised MSE")
-        below.legend(loc="outside upper center", ncols=2, frameon=False)
-        figure.suptitle(title, fontsize=FONT + 1)
+        _legend_above(figure, 1.3 / height, axis.get_legend_handles_labels())
         return rgb(figure)
+
+
+def _legend_above(figure: Any, top: float, shown: Any) -> None:
+    """Put a legend in one row above what ends at `top`."""
+    figure.legend(*shown, loc="lower center", bbox_to_anchor=(0.57, top), ncols=2, frameon=False)
 
 
 def _longest(result: OpenLoop, count: int) -> NDArray[np.int64]:
