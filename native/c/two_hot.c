@@ -13,17 +13,16 @@ struct two_hot {
     int64_t threads, rows, inputs, classes, targets;
     const float *x, *weight, *bias; /* (rows, inputs), (classes, inputs), (classes) */
     float *packed;                  /* place for the weight in panels, one way round or the other */
-    const float *positive;          /* the upper of the bins, which come in pairs ±b, ascending */
+    const float *bins;              /* (classes), ascending, in pairs ±b */
     float *expectation, *log_probs; /* (rows), or null; (rows, classes), or null */
-    /* backward: bins and weights of the targets (rows, targets), the loss's gradient (rows); gradients of x and, for
-     * each of the threads, of weight and bias */
-    const int64_t *position;
-    const float *target_weight, *grad;
-    float *grad_x, *sums;
+    const float *target, *scale;    /* (rows, targets), (targets) */
+    float *loss;                    /* (rows) */
+    const float *grad;              /* of the loss, (rows) */
+    float *grad_x, *sums;           /* gradients of x and, for each of the threads, of weight and bias */
 };
 
-LAYOUT(two_hot, threads, rows, inputs, classes, targets, x, weight, bias, packed, positive, expectation, log_probs,
-       position, target_weight, grad, grad_x, sums)
+LAYOUT(two_hot, threads, rows, inputs, classes, targets, x, weight, bias, packed, bins, expectation, log_probs, target,
+       scale, loss, grad, grad_x, sums)
 
 /* log softmax(logits + bias) of one row to log_probs, and the bins' expectation, unless they are null. */
 static void softmax_row(const struct two_hot *s, const float *product, float *log_probs, float *expectation) {
@@ -42,10 +41,10 @@ static void softmax_row(const struct two_hot *s, const float *product, float *lo
     }
     if (expectation) {
         /* The pair's difference first: uniform probabilities give exactly 0. */
-        const float *upper = exponentials + classes - half;
+        const float *upper = exponentials + classes - half, *positive = s->bins + classes - half;
         float total = 0.0f;
 #pragma omp simd reduction(+ : total)
-        for (int64_t i = 0; i < half; i++) total += (upper[i] - exponentials[half - 1 - i]) * s->positive[i];
+        for (int64_t i = 0; i < half; i++) total += (upper[i] - exponentials[half - 1 - i]) * positive[i];
         *expectation = total / sum;
     }
     if (log_probs) {
@@ -55,19 +54,48 @@ static void softmax_row(const struct two_hot *s, const float *product, float *lo
     }
 }
 
-/* Gradient g·(p·Σw − w) of −Σ_m w_m·log p[position_m] by one row's logits; adds it to the bias's. */
+/* The bin below a target, which is clamped to the outer bins, and the weight of the bin above it. */
+static int64_t bin_below(const struct two_hot *s, float target, float *above) {
+    const float *bins = s->bins;
+    int64_t low = 0, high = s->classes - 1; /* bins[low] ≤ target < bins[high], unless it is beyond them or no number */
+    target = target < bins[0] ? bins[0] : target > bins[high] ? bins[high] : target;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (bins[middle] <= target)
+            low = middle;
+        else
+            high = middle;
+    }
+    *above = (target - bins[low]) / (bins[low + 1] - bins[low]);
+    return low;
+}
+
+void two_hot_loss(const struct two_hot *s) {
+    for (int64_t r = 0; r < s->rows; r++) {
+        float total = 0.0f, above;
+        for (int64_t m = 0; m < s->targets; m++) {
+            const float *log_probs = s->log_probs + r * s->classes + bin_below(s, s->target[r * s->targets + m], &above);
+            total -= s->scale[m] * (log_probs[0] * (1.0f - above) + log_probs[1] * above);
+        }
+        s->loss[r] = total;
+    }
+}
+
+/* Gradient g·(p·Σw − w) of one row's loss by its logits; adds it to the bias's. */
 static void softmax_row_backward(const struct two_hot *s, int64_t row, float *to, float *bias_sum) {
     int64_t classes = s->classes, padded = whole(classes);
-    const float *weight = s->target_weight + row * s->targets;
-    const int64_t *position = s->position + row * s->targets;
-    float probs[padded], total = 0.0f, grad = s->grad[row];
-    for (int64_t m = 0; m < s->targets; m++) total += weight[m];
+    float probs[padded], total = 0.0f, grad = s->grad[row], above;
+    for (int64_t m = 0; m < s->targets; m++) total += s->scale[m];
     memcpy(probs, s->log_probs + row * classes, classes * sizeof *probs);
     memset(probs + classes, 0, (padded - classes) * sizeof *probs);
     total *= grad;
 #pragma omp simd
     for (int64_t i = 0; i < padded; i++) probs[i] = exponential(probs[i]) * total;
-    for (int64_t m = 0; m < s->targets; m++) probs[position[m]] -= grad * weight[m];
+    for (int64_t m = 0; m < s->targets; m++) {
+        float *beside = probs + bin_below(s, s->target[row * s->targets + m], &above);
+        beside[0] -= grad * s->scale[m] * (1.0f - above);
+        beside[1] -= grad * s->scale[m] * above;
+    }
 #pragma omp simd
     for (int64_t i = 0; i < classes; i++) {
         to[i] = probs[i];

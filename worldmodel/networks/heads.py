@@ -51,22 +51,8 @@ class TwoHot:
 
     def loss(self, *targets: Tensor, scales: tuple[float, ...] = (1.0,)) -> Tensor:
         """Return the cross-entropy (…) to each of the targets (…), summed with `scales`."""
-        positions, weights = [], []
-        for target, scale in zip(targets, scales, strict=True):
-            below, above = two_hot_position(target, self.bins)
-            positions += [below, below + 1]
-            weights += [scale * (1.0 - above), scale * above]
-        position = torch.stack(positions, -1).view(-1, 2 * len(targets))  # (R, M)
-        weight = torch.stack(weights, -1).view(-1, 2 * len(targets))  # (R, M)
-        return self._bins.cross_entropy(position, weight).view(self._shape)
-
-
-def two_hot_position(target: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index of the bin below the target (…), and the weight of the bin above it, in [0, 1]."""
-    clamped = target.clamp(bins[0], bins[-1])
-    below = (torch.bucketize(clamped, bins, right=True) - 1).clamp(0, len(bins) - 2)
-    low, high = bins[below], bins[below + 1]
-    return below, (clamped - low) / (high - low)
+        rows = torch.stack(targets, -1).view(-1, len(targets))  # (R, M)
+        return self._bins.cross_entropy(rows, rows.new_tensor(scales)).view(self._shape)
 
 
 def symexp_bins(count: int, low: float = -20.0, high: float = 20.0) -> Tensor:

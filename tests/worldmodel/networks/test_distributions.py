@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdreamer.worldmodel.networks.heads import Bernoulli, TwoHot, symexp_bins, two_hot_position
+from qdreamer.native.two_hot import two_hot_position
+from qdreamer.worldmodel.networks.heads import Bernoulli, TwoHot, symexp_bins
 from qdreamer.worldmodel.networks.vector import MeanSquare
 
 BINS = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0], dtype=torch.float64)
