@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qdreamer.native.dispatch import Function, Kernel, fits
-from qdreamer.native.library import FLOAT, INT64, POINTER, Struct, members
-from qdreamer.native.products import product
-from qdreamer.native.structs import CallMemory, GRUStruct, GRUWeights
+from qdreamer.native.library import FLOAT, INT32, INT64, POINTER, Struct, members
+from qdreamer.native.structs import CallMemory, GRUStruct, GRUWeights, threads_for
 
 
 class PosteriorWeights(NamedTuple):
@@ -139,24 +138,34 @@ class _Scan(torch.autograd.Function):
         kept = {name: tensor.flatten(0, 1) for name, tensor in kept.items()}
         (h_pre, z_pre), (s_h, s_z) = g["g_x_pre"].chunk(2, -1), g["g_s_x"].sum(0).chunk(2)
         of_gru = GRUWeights(
-            w_h=product(h_pre.t(), kept["h_in"]), b_h=h_pre.sum(0), s_h=s_h,
-            w_z=product(z_pre.t(), kept["z_in"]), b_z=z_pre.sum(0), s_z=s_z,
-            w_recur=_block_product(kept["h_in"], g["g_y_pre"], blocks),
-            w_mix=product(g["g_y_pre"].t(), kept["x"]), s_y=g["g_s_y"].sum(0),
-            w_gates=_block_product(kept["y"], g["g_gates"], blocks), b_gates=g["g_gates"].sum(0),
+            w_h=_product(h_pre, kept["h_in"]), b_h=h_pre.sum(0), s_h=s_h,
+            w_z=_product(z_pre, kept["z_in"]), b_z=z_pre.sum(0), s_z=s_z,
+            w_recur=_products(kept["h_in"], g["g_y_pre"], blocks),
+            w_mix=_product(g["g_y_pre"], kept["x"]), s_y=g["g_s_y"].sum(0),
+            w_gates=_products(kept["y"], g["g_gates"], blocks), b_gates=g["g_gates"].sum(0),
         )  # fmt: skip
         of_posterior = PosteriorWeights(
-            w_q=product(g["g_q_pre"].t(), kept["h"]), s_q=g["g_s_q"].sum(0),
-            w_out=product(g["g_logits"].t(), kept["q"]), b_out=g["g_logits"].sum(0),
+            w_q=_product(g["g_q_pre"], kept["h"]), s_q=g["g_s_q"].sum(0),
+            w_out=_product(g["g_logits"], kept["q"]), b_out=g["g_logits"].sum(0),
         )  # fmt: skip
         of_inputs = (g["g_q_pre"].view(steps, rows, -1), g["g_y_pre"].view(steps, rows, -1), None, None)
         return None, *of_inputs, g["next_h"], g["next_z"], *of_gru, *of_posterior
 
 
-def _block_product(x: Tensor, grad: Tensor, blocks: int) -> Tensor:
-    """Return the gradient (g, in/g, out/g) of the blocks' weight, from x (R, in) and grad (R, out)."""
-    x, grad = (t.unflatten(-1, (blocks, -1)).transpose(0, 1) for t in (x, grad))  # (g, R, ·/g)
-    return torch.bmm(x.mT, grad)
+_transposed_product = Function("transposed_product", INT32, *[INT64] * 4, *[POINTER, INT64] * 2, POINTER)
+
+
+def _products(a: Tensor, b: Tensor, blocks: int) -> Tensor:
+    """Return aᵀ·b block by block, (R, g·n), (R, g·m) → (g, n, m); see c/transposed_product.c."""
+    n, m = a.shape[1] // blocks, b.shape[1] // blocks
+    out = a.new_empty(blocks, n, m)
+    sizes = threads_for(len(a), out.numel()), len(a), blocks, n, m
+    _transposed_product(*sizes, a.data_ptr(), a.stride(0), b.data_ptr(), b.stride(0), out.data_ptr())
+    return out
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return _products(a, b, 1)[0]
 
 
 class ScanStruct(Struct, name="scan"):
