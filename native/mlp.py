@@ -4,8 +4,8 @@
 
 As separate operations norm and SiLU cost more than the matrix product before them on a CPU. In C (c/mlp.c)
 some rows go through all layers before the next ones, forward and back, and nothing is recorded between
-layers: what the gradients need is x̂, 1/rms and y. On an AMD server (AVX2) that takes .7 to .99 × as long as
-oneDNN's products with C between them, for weights from 64 × 256 to 512 × 5120 and 1,000 to 8,000 rows.
+layers: what the gradients need is x̂, 1/rms and y. On an AMD server (AVX2) that takes .4 to .7 of the time of
+torch's operations at 64 units, .8 to .9 at 256, as long at 512 (`python -m benchmarks.stacks`).
 """
 
 import ctypes
@@ -34,8 +34,7 @@ from qdreamer.native.structs import (
 EPS = 1e-4
 
 FEW_ROWS, FEW_WEIGHTS = 64, 2**17
-"""Fewer rows with more weights are left to torch: C spends its time on packing them, on one row of 4992 × 512
-nearly seven times as long; one row of 256 × 64 takes it a third of the time."""
+"""Fewer rows with more weights are left to torch: C would spend its time on packing them."""
 
 
 def norm_silu(x: Tensor, scale: Tensor) -> Tensor:

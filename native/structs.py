@@ -18,7 +18,7 @@ LEAST = 2**18
 """Multiplications for which waking a second thread pays."""
 
 GROUP = 64
-"""Rows that go together in c/mlp.c and c/two_hot.c; threads share the groups out."""
+"""Rows that go together in c/mlp.c and c/two_hot.c (c/products.h); threads share the groups out."""
 
 
 class Layer(NamedTuple):

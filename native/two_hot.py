@@ -92,16 +92,9 @@ class _CrossEntropy(torch.autograd.Function):
         rows, weight, _, log_probs, bins, targets, scales = tensors
         loss, count = rows.new_empty(len(rows)), targets.shape[-1]
         _run(
-            _loss,
-            rows,
-            weight,
-            count,
-            log_probs=log_probs,
-            bins=bins,
-            target=targets,
-            scale=scales,
-            loss=loss,
-        )
+            _loss, rows, weight, count,
+            log_probs=log_probs, bins=bins, target=targets, scale=scales, loss=loss,
+        )  # fmt: skip
         ctx.save_for_backward(rows, weight, log_probs, bins, targets, scales)
         return loss
 

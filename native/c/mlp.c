@@ -11,11 +11,9 @@
 
 #include <stdlib.h>
 
-#define GROUP 64 /* rows that go together */
-
 struct mlp {
     int64_t threads, rows, layers, x_stride, grad_stride, numbers;
-    const struct layer *layer; /* forward the last one has a y; for gradients all keep x_hat and rstd, and all before the last y */
+    const struct layer *layer; /* for gradients all keep x_hat and rstd; all have a y then, else the last one */
     const float *x, *grad;     /* (rows, in), (rows, out) */
     float *grad_x;             /* (rows, in), or null */
     float *sums;               /* (threads, numbers): gradients of each layer's weight, bias and, if it has one, scale */

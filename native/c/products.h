@@ -16,6 +16,7 @@
 #define TILE (LANES == 16 ? 8 : LANES == 8 ? 6 : 4) /* rows whose sums the registers hold, two vectors each */
 #define PANEL (2 * LANES)          /* columns of a panel */
 #define ROWS_OF_PANEL 64           /* of it a sum over many rows takes so many at once: they fit the L1 cache */
+#define GROUP 64                   /* rows that go through several products together */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 

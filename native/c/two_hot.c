@@ -7,8 +7,6 @@
 
 #include <stdlib.h>
 
-#define GROUP 64 /* rows that go together */
-
 struct two_hot {
     int64_t threads, rows, inputs, classes, targets;
     const float *x, *weight, *bias; /* (rows, inputs), (classes, inputs), (classes) */

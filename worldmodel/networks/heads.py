@@ -50,7 +50,12 @@ class TwoHot:
         return self._bins.expectation().view(self._shape)
 
     def loss(self, *targets: Tensor, scales: tuple[float, ...] = (1.0,)) -> Tensor:
-        """Return the cross-entropy (…) to each of the targets (…), summed with `scales`."""
+        """Return the cross-entropy (…) to each of the targets (…), summed with `scales`.
+
+        Raises ValueError for another number of scales than of targets.
+        """
+        if len(scales) != len(targets):
+            raise ValueError(f"{len(targets)} targets have {len(scales)} scales")
         rows = torch.stack(targets, -1).view(-1, len(targets))  # (R, M)
         return self._bins.cross_entropy(rows, rows.new_tensor(scales)).view(self._shape)
 

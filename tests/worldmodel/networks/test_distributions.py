@@ -198,3 +198,9 @@ def test_two_hot_with_its_layer_is_two_hot_of_the_logits():
         results.append((pred, loss.detach(), *gradients))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_targets_and_scales_come_in_pairs():
+    output = TwoHot(torch.zeros(3, 4), symexp_bins(5), torch.zeros(5, 4), torch.zeros(5))
+    with pytest.raises(ValueError, match="2 targets have 1 scales"):
+        output.loss(torch.zeros(3), torch.zeros(3))
