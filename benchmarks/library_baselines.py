@@ -3,7 +3,9 @@
 Library defaults, except SAC's one update per step which is its default too, and DQN on MinAtar
 (`--pairs minatar_breakout:DQN --steps 100000`), whose network and settings are those of Young and Tian
 (2019, arXiv:1903.03176). Evaluated like our own agents: deterministic actions, whole episodes on the same
-unseen reset seeds. Needs the extra `peers` (pip install -e '.[peers]').
+unseen reset seeds. With --threshold a run ends at the first evaluation (every --every steps, 20 episodes)
+that reaches it; seconds are shown with and without the evaluations. PPO for CartPole with the settings of
+RL Baselines3 Zoo is `--pairs CartPole:PPO-zoo`. Needs the extra `peers` (pip install -e '.[peers]').
 """
 
 import argparse
@@ -31,11 +33,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--pairs", nargs="+", default=[f"{e}:{a}" for e, a in PAIRS], help="env:algorithm")
+    parser.add_argument("--threshold", type=float, help="return at which a run ends")
+    parser.add_argument("--every", type=int, default=500, help="steps between evaluations, with --threshold")
+    parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     import stable_baselines3
 
-    torch.set_num_threads(1)
-    print(f"stable-baselines3 {stable_baselines3.__version__}, {a.steps} steps, one thread")
+    torch.set_num_threads(a.threads)
+    print(f"stable-baselines3 {stable_baselines3.__version__}, {a.steps} steps, threads={a.threads}")
+    if a.threshold is not None:
+        until_threshold(a)
+        return
     print("| environment | algorithm | seed | mean return [95 %] | seconds |")
     print("|---|---|---|---|---|")
     for pair in a.pairs:
@@ -53,6 +61,58 @@ def main() -> None:
                 f"| {env} | {algorithm} | {seed} | {mean:.1f} [{low:.1f}, {high:.1f}] | {seconds:.0f} |",
                 flush=True,
             )
+
+
+def until_threshold(a: argparse.Namespace) -> None:
+    """Print the steps and seconds of each run to its first evaluation at the threshold, and their medians."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    class UntilSolved(BaseCallback):
+        """Evaluates every so many steps; ends the run at the threshold."""
+
+        def __init__(self, env: str) -> None:
+            super().__init__()
+            self.env, self.due, self.evaluating, self.reached = make(env, grid=False), a.every, 0.0, False
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps < self.due:
+                return True
+            self.due += a.every
+            begin = perf_counter()
+            scores = evaluate(self.model, self.env, episodes=20, evaluation=0)
+            self.evaluating += perf_counter() - begin
+            self.reached = float(np.mean(scores)) >= a.threshold
+            return not self.reached
+
+    print("| environment | algorithm | seed | steps | seconds | without evaluations |")
+    print("|---|---|---|---|---|---|")
+    for pair in a.pairs:
+        env, algorithm = pair.split(":")
+        found = []
+        for seed in a.seeds:
+            begin, callback = perf_counter(), UntilSolved(env)
+            settings, copies = (ZOO_CARTPOLE, 8) if algorithm == "PPO-zoo" else ({}, 1)
+            envs = DummyVecEnv([lambda env=env: make(env, grid=False)] * copies)
+            model = PPO("MlpPolicy", envs, seed=seed, device="cpu", **settings)
+            model.learn(a.steps, callback=callback)
+            seconds = perf_counter() - begin
+            steps = model.num_timesteps if callback.reached else np.inf
+            found.append((steps, seconds, seconds - callback.evaluating))
+            print(
+                f"| {env} | {algorithm} | {seed} | " + " | ".join(f"{x:.0f}" for x in found[-1]) + " |",
+                flush=True,
+            )
+        print(
+            f"| {env} | {algorithm} | median | " + " | ".join(f"{x:.0f}" for x in np.median(found, 0)) + " |"
+        )
+
+
+ZOO_CARTPOLE = {
+    "n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0,
+    "learning_rate": lambda left: left * 0.001, "clip_range": lambda left: left * 0.2,
+}  # fmt: skip
 
 
 def make(name: str, grid: bool) -> gymnasium.Env[Any, Any]:

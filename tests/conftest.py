@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,9 @@ from qdreamer.configs.registry import Registry
 from qdreamer.native import library, products
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # runs in tests take no more (`agents.runs.cores`); several tests run at a time
+)
 settings.register_profile("qdreamer", deadline=None, max_examples=30)
 settings.load_profile("qdreamer")
 

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import gymnasium
-import torch
 
 from qdreamer.agents.cli.overrides import KWARGS, check_form, parse
 from qdreamer.agents.dreamer import Dreamer
@@ -17,6 +16,7 @@ from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.reporting.pictures import gif, record_video, save_gif
 from qdreamer.agents.runs.checkpoint import CheckpointError
 from qdreamer.agents.runs.config import Config
+from qdreamer.agents.runs.cores import use_threads
 from qdreamer.agents.runs.run_directory import found_again, read_config
 from qdreamer.agents.training.loading import load_agent
 from qdreamer.configs.console import Parser, fail, one_line
@@ -56,7 +56,7 @@ def main(words: list[str] | None = None) -> None:
         if arguments.seed is None:
             arguments.seed = config.evaluation.seed + 1
         other = changed(config, arguments.changes)
-        torch.set_num_threads(config.threads)
+        use_threads(config.threads)
         made = dataclasses.replace(other, env=config.env)
         with found_again(arguments.run, config):
             agent = load_agent(arguments.run, config, made, best=arguments.best)

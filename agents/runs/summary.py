@@ -7,6 +7,8 @@ the end of every session, and holds nothing that training reads again.
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.runs.provenance import provenance
@@ -31,7 +33,7 @@ class Summary:
         self._path = directory / SUMMARY_NAME
         self._sessions = [s for s in read_summary(directory).get("sessions", []) if s["step"] < step]
         if step < steps:
-            self._sessions.append({"step": step, **provenance()})
+            self._sessions.append({"step": step, **provenance(), "threads": torch.get_num_threads()})
 
     def write(
         self,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from qdreamer.agents.runs.cores import usable_cores
 from qdreamer.agents.runs.orphan import VARIABLE
 from qdreamer.agents.sweeps.sweep import LAUNCHERS, OUTPUT, Launch, LauncherConfig, Member
 
@@ -23,7 +24,7 @@ def start(arguments: Sequence[str], directory: Path, threads: int) -> subprocess
     """Start a run. What it prints goes to its directory, behind what earlier sessions printed.
 
     Args:
-        threads: for libraries that count threads themselves: as many as the run takes.
+        threads: which the run takes at most (`agents.runs.cores`), and libraries that count for themselves.
     """
     directory.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), VARIABLE: str(os.getpid())}
@@ -35,5 +36,6 @@ def start(arguments: Sequence[str], directory: Path, threads: int) -> subprocess
 
 @LAUNCHERS.register("local", LauncherConfig)
 def make_launch(config: LauncherConfig, runs: Path) -> Launch:
-    """Return what starts runs as processes."""
-    return lambda member: start(command(member), member.directory, member.config.threads)
+    """Return what starts runs as processes, which share the cores out."""
+    share = max(1, usable_cores() // config.jobs)
+    return lambda member: start(command(member), member.directory, min(share, member.config.threads))

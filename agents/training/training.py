@@ -22,6 +22,7 @@ from qdreamer.agents.replay.storage import Replay
 from qdreamer.agents.reporting.progress import Progress
 from qdreamer.agents.runs import checkpoint
 from qdreamer.agents.runs.config import Config
+from qdreamer.agents.runs.cores import use_threads
 from qdreamer.agents.runs.run_directory import origin
 from qdreamer.agents.substitution import substitute
 from qdreamer.agents.training import initial_data, storage_choice
@@ -91,7 +92,7 @@ def make_learner(
 
 def prepare_torch(config: Config) -> None:
     """Set what holds for the whole process: threads, memory, denormal numbers, precision, kernels."""
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # weights below 1e-38 count as zero, and cost no more than others
     products.use_bfloat16(config.precision == "bfloat16")
