@@ -1,9 +1,9 @@
 """Updates of several agents in turns: python -m benchmarks.agents [--length 64] [--starts 8] ["settings" …].
 
-Each argument is one agent, as the settings of train.py in one string; the first is what the others
-are measured against. Whole updates as a run makes them, replay and optimizer included, alternating
-between the agents, so that a machine whose speed drifts does so for all of them. The hybrid optimizer
-searches at every fiftieth update: `--updates 50` has one search in each turn.
+Each argument is one agent, as the settings of train.py in one string ("agent=classical threads=2"); the first
+is what the others are measured against. Whole updates as a run makes them, replay and optimizer included,
+alternating between the agents, so that a machine whose speed drifts does so for all of them. The hybrid
+optimizer searches at every fiftieth update: `--updates 50` has one search in each turn.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.runs.cores import use_threads
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.training import Run
 
@@ -42,10 +43,11 @@ def main() -> None:
         f"train.batch_size={a.batch}", f"train.batch_length={a.length}", f"threads={a.threads}",
         f"agent.imagination_starts={a.starts}", "logging.writers=[jsonl]",
     ]  # fmt: skip
-    learners = {agent: filled([*agent.split(), *common], a.rows) for agent in a.agents}
+    learners = {agent: filled([*common, *agent.split()], a.rows) for agent in a.agents}
     times: dict[str, list[float]] = {agent: [] for agent in learners}
     for i in range(a.rounds + 1):  # the first only warms up
-        for agent, learner in learners.items():
+        for agent, (learner, threads) in learners.items():
+            use_threads(threads)
             begin = perf_counter()
             for _ in range(a.updates):
                 learner.update()
@@ -62,16 +64,17 @@ def main() -> None:
         print(f"| {agent} | {spread} | {median(ratios):.3f} [{low:.3f}, {high:.3f}] |")
 
 
-def filled(overrides: list[str], rounds: int) -> Learner:
-    """A learner with random play to learn from."""
+def filled(overrides: list[str], rounds: int) -> tuple[Learner, int]:
+    """A learner with random play to learn from, and the threads that it takes."""
+    config = load_config(overrides)
     with tempfile.TemporaryDirectory() as directory:
-        run = Run(load_config(overrides), Path(directory))
+        run = Run(config, Path(directory))
         for _ in range(rounds):
             run.collector.step(random=True)
         assert run.observer is not None
         for part in (run.observer, run.collector):  # the learner goes on
             part.close()
-    return run.learner
+    return run.learner, config.threads
 
 
 if __name__ == "__main__":

@@ -47,8 +47,12 @@ def main() -> None:
             [update_time(a.size, a.threads, a.device, a.updates, BASE | {name: v}) for v in values],
         )
     for sampler in ("uniform", "prioritized"):
-        show(f"rows, {sampler}", ROWS, [replay_time(rows, f"replay={sampler}") for rows in ROWS])
-    show("environments", ENVIRONMENTS, [step_time(count) for count in ENVIRONMENTS])
+        show(
+            f"rows, {sampler}",
+            ROWS,
+            [replay_time(rows, f"replay={sampler}", f"threads={a.threads}") for rows in ROWS],
+        )
+    show("environments", ENVIRONMENTS, [step_time(count, a.threads) for count in ENVIRONMENTS])
 
 
 def show(name: str, values: Sequence[int], times: Sequence[float]) -> None:
@@ -84,9 +88,9 @@ def replay_time(rows: int, *overrides: str) -> float:
         return measure(run.learner, updates=40)[1]["replay"]
 
 
-def step_time(environments: int) -> float:
+def step_time(environments: int, threads: int) -> float:
     """Median milliseconds of a step of all environments together."""
-    with made("agent=classical", f"env.num_envs={environments}") as run:
+    with made("agent=classical", f"env.num_envs={environments}", f"threads={threads}") as run:
         times = []
         for _ in range(300):
             begin = perf_counter()
