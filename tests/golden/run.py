@@ -25,10 +25,6 @@ AGENTS = {
     "transformer": ("agent=hybrid", "sequence=transformer"),
 }
 CASES = [(agent, env) for agent in AGENTS for env in ("CartPole", "Pendulum")]
-FUTURES = (
-    "agent.imagination_horizon=15",
-    "agent.imagination_starts=8",
-)  # whatever an environment's file says
 SEARCH = ("optimizer.every=2", "optimizer.wait=true")  # four searches with QAOA within the updates
 SEARCHED = ("accepted", "decrease_base", "decrease_chosen", "predicted_base", "predicted_chosen")
 
@@ -76,7 +72,7 @@ def golden(agent: str, env: str, *overrides: str, updates: int = UPDATES) -> lis
     """What each update found: means of the losses, their scaled sum, norms of gradients, searches."""
     search = () if agent == "classical" else SEARCH
     found = []
-    with open_run(*AGENTS[agent], f"env={env}", "kernels=false", *FUTURES, *search, *overrides) as run:
+    with open_run(*AGENTS[agent], f"env={env}", "kernels=false", *search, *overrides) as run:
         for _ in range(updates):
             metrics = {name: float(value) for name, value in run.learner.update().items()}
             kept = {n: value for n, value in metrics.items() if n.startswith(("loss/", "gradient_norm/"))}

@@ -74,7 +74,7 @@ MALFORMED = [
     ("threads=0", ["threads=0 must be at least 1"]),
     ("train.batch_length=1", ["train.batch_length=1 must be at least 2"]),
     ("agent.imagination_starts=64", ["agent.imagination_starts=64", "train.batch_length=16"]),
-    ("train.batch_length=2", ["agent.imagination_starts=4", "train.batch_length=2"]),
+    ("train.batch_length=4", ["agent.imagination_starts=8", "train.batch_length=4"]),
     ("replay.capacity=10", ["replay.capacity=10", "17 are needed"]),
     ("evaluation.episodes=0", ["evaluation.episodes=0 must be at least 1"]),
     ("env.num_envs=0", ["env.num_envs=0 must be at least 1"]),
