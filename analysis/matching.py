@@ -25,7 +25,7 @@ def check(runs: Sequence[RunRecord], allow_versions: bool = False) -> list[str]:
     """
     added = _check_shared(runs, allow_versions) | _check_agents(runs, allow_versions)
     _check_streams(runs)
-    notes = _check_versions(runs, allow_versions) + _note_processors(runs)
+    notes = _check_versions(runs, allow_versions) + _note_machines(runs)
     if added:
         notes.append(f"Settings that the version of some runs does not have: {', '.join(sorted(added))}.")
     return notes
@@ -102,11 +102,15 @@ def _check_versions(runs: Sequence[RunRecord], allow: bool) -> list[str]:
     return notes
 
 
-def _note_processors(runs: Sequence[RunRecord]) -> list[str]:
+def _note_machines(runs: Sequence[RunRecord]) -> list[str]:
     processors = sorted({p for run in runs for p in run.processors})
+    threads = sorted({t for run in runs for t in run.threads})
+    notes = []
     if len(processors) > 1:
-        return [f"Runs were made on different processors ({'; '.join(processors)}): compare no times."]
-    return []
+        notes.append(f"Runs were made on different processors ({'; '.join(processors)}): compare no times.")
+    if len(threads) > 1:
+        notes.append(f"Runs were made on {' or '.join(map(str, threads))} threads: compare no times.")
+    return notes
 
 
 def _refuse_other_settings(

@@ -99,6 +99,7 @@ class _Session(TypedDict):
     versions: dict[str, str | None]
     commit: str | None
     machine: dict[str, Any]
+    threads: NotRequired[_Count]  # runs of earlier versions had one
 
 
 @with_config(_OPEN)

@@ -55,6 +55,7 @@ class RunRecord:
     versions: tuple[tuple[str, str | None], ...] | None  # of code and libraries; None: an old run
     commits: tuple[str, ...]
     processors: tuple[str, ...]
+    threads: tuple[int, ...]  # that its sessions took
     stream: str  # hash of all metrics but the clock's
 
     @property
@@ -143,6 +144,7 @@ def read_run(directory: Path) -> RunRecord:
         tuple({item: None for s in sessions for item in sorted(s["versions"].items())}) or None,
         tuple(sorted({s["commit"] for s in sessions if s["commit"]})),
         tuple(sorted({str(s["machine"].get("processor")) for s in sessions})),
+        tuple(sorted({s.get("threads", 1) for s in sessions})),
         digest.hexdigest(),
     )
 

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from qdreamer.agents.cli.composition import load_config
-from qdreamer.agents.runs.cores import use_threads
+from qdreamer.agents.runs.cores import usable_cores, use_threads
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.training import Run
 
@@ -53,15 +53,17 @@ def main() -> None:
                 learner.update()
             if i:
                 times[agent].append((perf_counter() - begin) / a.updates * 1e3)
-    print(f"B={a.batch} T={a.length} starts={a.batch * a.starts} threads={a.threads}; ms per update in turns")
-    print("| agent | median [least, most] | ratio to the first: median of the rounds [95 %] |\n|---|---|---|")
+    print(f"B={a.batch} T={a.length} starts={a.batch * a.starts} unless an agent says otherwise; ms in turns")
+    print("| agent | threads | update [least, most] | ratio to the first: median of the rounds [95 %] |")
+    print("|---|---|---|---|")
     first = times[a.agents[0]]
     for agent, ms in times.items():
         ratios = np.divide(ms, first)
         drawn = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))  # bootstrap of the median
         low, high = np.percentile(np.median(drawn, 1), [2.5, 97.5])
+        threads = min(learners[agent][1], usable_cores())
         spread = f"{median(ms):.1f} [{min(ms):.1f}, {max(ms):.1f}]"
-        print(f"| {agent} | {spread} | {median(ratios):.3f} [{low:.3f}, {high:.3f}] |")
+        print(f"| {agent} | {threads} | {spread} | {median(ratios):.3f} [{low:.3f}, {high:.3f}] |")
 
 
 def filled(overrides: list[str], rounds: int) -> tuple[Learner, int]:

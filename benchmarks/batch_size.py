@@ -110,7 +110,7 @@ def _measure_here(batch: int, limit: float, updates: int, settings: list[str]) -
     from qdreamer.configs.schema import ConfigError
 
     try:
-        config = load_config([*settings, f"train.batch_size={batch}", "logging.writers=[jsonl]"])
+        config = load_config(["threads=1", *settings, f"train.batch_size={batch}", "logging.writers=[jsonl]"])
         rows = 2 * config.train.batch_length + 200  # a full buffer would take what no batch size does
         config = replace(config, replay=replace(config.replay, capacity=config.env.num_envs * rows))
     except ConfigError as error:

@@ -43,7 +43,7 @@ def main() -> None:
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         try:
-            run = Run(load_config([*a.settings, "logging.writers=[jsonl]"]), Path(directory))
+            run = Run(load_config(["threads=1", *a.settings, "logging.writers=[jsonl]"]), Path(directory))
         except ConfigError as error:
             sys.exit(f"error: {error}")
         train = run.config.train

@@ -34,7 +34,14 @@ from qdreamer.quantum.qaoa.qaoa import QAOA
 from qdreamer.quantum.qaoa.solver import Solver
 
 SHOTS = 1024
-RUN = ["env=CartPole", "agent=classical", "optimizer=hybrid", "steps=6000", "logging.writers=[jsonl]"]
+RUN = [
+    "env=CartPole",
+    "agent=classical",
+    "optimizer=hybrid",
+    "threads=1",
+    "steps=6000",
+    "logging.writers=[jsonl]",
+]
 
 
 def solvers(bits: int) -> dict[str, Solver]:

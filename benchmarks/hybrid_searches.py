@@ -183,7 +183,7 @@ def study(seed: int, overrides: list[str]) -> dict[str, Any]:
         optimizer.source = torch.Generator().manual_seed(seed)
         run.train(Progress(config.steps, 0, 0))
         run.close()
-        learned = asdict(summarise(directory, seed, None, 100))
+        learned = asdict(summarise(directory, seed, config.env.solved, 100))
     return {"searches": optimizer.results, "learned": learned}
 
 

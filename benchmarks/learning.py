@@ -23,7 +23,7 @@ from typing import Any
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.interaction.evaluation import Evaluator, mean_and_interval
 from qdreamer.agents.runs.cores import usable_cores
-from qdreamer.agents.runs.run_directory import read_config, run_directory
+from qdreamer.agents.runs.run_directory import check_same_run, read_config, read_summary, run_directory
 from qdreamer.agents.training.loading import load_agent
 
 ROOT = Path(__file__).parent.parent
@@ -52,40 +52,54 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings for train.py, after --")
     a = parser.parse_args()
     commands = [[f"env={a.env}", f"seed={seed}", *a.overrides] for seed in a.seeds]
-    # Hydra composes one configuration at a time: not in the threads.
-    directories = [run_directory(load_config(command), a.env, command) for command in commands]
-    goal = load_config(commands[0]).env.solved if a.threshold is None else a.threshold
-    stop, threads = goal if a.until_solved else None, max(1, usable_cores() // a.jobs)
+    configs = [load_config(command) for command in commands]
+    runs = [Training(c, run_directory(config, a.env, c)) for c, config in zip(commands, configs, strict=True)]
+    goal = configs[0].env.solved if a.threshold is None else a.threshold
+    if a.until_solved and goal is None:
+        parser.error(f"env={a.env} has no threshold: give one by --threshold")
+    for run, config in zip(runs, configs, strict=True):
+        check_same_run(run.directory, config)
+    threads = usable_cores(a.jobs)
     with ThreadPoolExecutor(a.jobs) as pool:
-        list(
-            pool.map(
-                lambda command, directory: train(command, directory, threads, stop), commands, directories
-            )
-        )
-    rows = [summarise(d, s, goal, a.fresh) for d, s in zip(directories, a.seeds, strict=True)]
+        list(pool.map(lambda run: run.train(threads, goal if a.until_solved else None), runs))
+    rows = [summarise(run.directory, seed, goal, a.fresh) for run, seed in zip(runs, a.seeds, strict=True)]
     print_table(a.env, rows, a.fresh)
 
 
-def train(arguments: list[str], directory: Path, threads: int, stop: float | None) -> None:
-    """Run train.py to its end, or until an evaluation reaches `stop`."""
-    if reached(directory, stop):
-        return
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            time.sleep(0.5)
-            if reached(directory, stop):
-                process.send_signal(signal.SIGINT)
-                process.wait()
-    if process.returncode not in (0, 128 + signal.SIGINT):
-        sys.exit(f"train.py {' '.join(arguments)} ended with exit code {process.returncode}")
+@dataclass(frozen=True)
+class Training:
+    """A run, by the words that train.py is given."""
+
+    words: list[str]
+    directory: Path
+
+    def train(self, threads: int, stop: float | None) -> None:
+        """Go on to the run's end, or until an evaluation reaches `stop` and the run has saved."""
+        if self._saved(stop):
+            return
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, str(ROOT / "train.py"), *self.words]
+        asked = False
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                time.sleep(0.5)
+                if stop is not None and not asked and reached(self.directory, stop):
+                    process.send_signal(signal.SIGINT)
+                    asked = True
+        if process.returncode and not (asked and process.returncode == 128 + signal.SIGINT):
+            sys.exit(f"train.py {' '.join(self.words)} ended with exit code {process.returncode}")
+
+    def _saved(self, stop: float | None) -> bool:
+        """Tell whether what reached `stop` is saved, too: evaluations are logged before that."""
+        solved = None if stop is None else reached(self.directory, stop)
+        return solved is not None and read_summary(self.directory).get("step", 0) >= solved["step"]
 
 
-def reached(directory: Path, goal: float | None) -> dict[str, Any] | None:
+def reached(directory: Path, goal: float) -> dict[str, Any] | None:
     """Return the first evaluation at or over the goal, if there is one."""
-    evaluations = read_metrics(directory, "eval/return")
-    return next((line for line in evaluations if goal is not None and line["eval/return"] >= goal), None)
+    return next(
+        (line for line in read_metrics(directory, "eval/return") if line["eval/return"] >= goal), None
+    )
 
 
 def read_metrics(directory: Path, name: str) -> list[dict[str, Any]]:
@@ -98,7 +112,7 @@ def read_metrics(directory: Path, name: str) -> list[dict[str, Any]]:
 def summarise(directory: Path, seed: int, goal: float | None, fresh: int) -> Row:
     config = read_config(directory)
     scores = [line["eval/return"] for line in read_metrics(directory, "eval/return")]
-    solved = reached(directory, goal)
+    solved = None if goal is None else reached(directory, goal)
     evaluator = Evaluator(config.env, fresh, config.evaluation.seed + 1, config.evaluation.deterministic)
     episodes = evaluator.run(load_agent(directory, config))
     evaluator.close()
@@ -113,7 +127,7 @@ def summarise(directory: Path, seed: int, goal: float | None, fresh: int) -> Row
 
 
 def print_table(env: str, rows: list[Row], fresh: int) -> None:
-    print(f"{env}: evaluations on unseen seeds; last column: final agent on {fresh} fresh episodes")
+    print(f"{env}: evaluations on unseen seeds; last column: the agent as left, on {fresh} fresh episodes")
     print("| seed | steps to threshold | seconds | best | last three | fresh episodes [95 %] |")
     print("|---|---|---|---|---|---|")
     for row in rows:
@@ -129,7 +143,7 @@ def print_table(env: str, rows: list[Row], fresh: int) -> None:
     if len(solved) == len(rows):
         print(
             f"median: {median(r.steps for r in solved if r.steps):.0f} steps, "
-            f"{median(r.seconds for r in solved if r.seconds):.0f} s after some 2 s of starting up"
+            f"{median(r.seconds for r in solved if r.seconds):.0f} s from the start of training"
         )
 
 

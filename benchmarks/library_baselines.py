@@ -3,12 +3,14 @@
 Library defaults, except SAC's one update per step which is its default too, and DQN on MinAtar
 (`--pairs minatar_breakout:DQN --steps 100000`), whose network and settings are those of Young and Tian
 (2019, arXiv:1903.03176). Evaluated like our own agents: deterministic actions, whole episodes on the same
-unseen reset seeds. With --threshold a run ends at the first evaluation (every --every steps, 20 episodes)
-that reaches it; seconds are shown with and without the evaluations. PPO for CartPole with the settings of
-RL Baselines3 Zoo is `--pairs CartPole:PPO-zoo`. Needs the extra `peers` (pip install -e '.[peers]').
+unseen reset seeds. With --threshold a run of PPO ends at the first evaluation (every --every steps, 20
+episodes) that reaches it; seconds, with and without the evaluations, count from the start of training.
+`CartPole:PPO-zoo` has the settings of RL Baselines3 Zoo, made for 100,000 steps. Needs the extra `peers`
+(pip install -e '.[peers]').
 """
 
 import argparse
+import sys
 from time import perf_counter
 from typing import Any
 
@@ -42,39 +44,49 @@ def main() -> None:
     torch.set_num_threads(a.threads)
     print(f"stable-baselines3 {stable_baselines3.__version__}, {a.steps} steps, threads={a.threads}")
     if a.threshold is not None:
+        if any(pair.split(":")[1] not in ("PPO", "PPO-zoo") for pair in a.pairs):
+            parser.error("--threshold is for PPO: --pairs CartPole:PPO CartPole:PPO-zoo")
         until_threshold(a)
         return
     print("| environment | algorithm | seed | mean return [95 %] | seconds |")
     print("|---|---|---|---|---|")
     for pair in a.pairs:
         env, algorithm = pair.split(":")
-        grid = env.startswith("minatar")
         for seed in a.seeds:
             begin = perf_counter()
-            settings = minatar_dqn(a.steps) if grid and algorithm == "DQN" else {}
-            maker = getattr(stable_baselines3, algorithm)
-            model = maker("MlpPolicy", make(env, grid), seed=seed, device="cpu", **settings)
+            model = make_model(env, algorithm, seed, a.steps)
             model.learn(a.steps)
             seconds = perf_counter() - begin
-            mean, low, high = mean_and_interval(evaluate(model, make(env, grid), a.episodes))
+            mean, low, high = mean_and_interval(evaluate(model, make(env), a.episodes))
             print(
                 f"| {env} | {algorithm} | {seed} | {mean:.1f} [{low:.1f}, {high:.1f}] | {seconds:.0f} |",
                 flush=True,
             )
 
 
+def make_model(env: str, algorithm: str, seed: int, steps: int) -> Any:
+    """Make a learner of `NAME` or `NAME-zoo` for so many steps."""
+    import stable_baselines3
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    name, *zoo = algorithm.split("-")
+    if zoo and (env, name, steps) != ("CartPole", "PPO", 100_000):
+        sys.exit("the settings of the zoo that are here are those of CartPole:PPO-zoo with --steps 100000")
+    settings = ZOO if zoo else minatar_dqn(steps) if is_grid(env) and name == "DQN" else {}
+    envs = DummyVecEnv([lambda: make(env)] * 8) if zoo else make(env)
+    return getattr(stable_baselines3, name)("MlpPolicy", envs, seed=seed, device="cpu", **settings)
+
+
 def until_threshold(a: argparse.Namespace) -> None:
     """Print the steps and seconds of each run to its first evaluation at the threshold, and their medians."""
-    from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.vec_env import DummyVecEnv
 
     class UntilSolved(BaseCallback):
         """Evaluates every so many steps; ends the run at the threshold."""
 
         def __init__(self, env: str) -> None:
             super().__init__()
-            self.env, self.due, self.evaluating, self.reached = make(env, grid=False), a.every, 0.0, False
+            self.env, self.due, self.evaluating, self.reached = make(env), a.every, 0.0, False
 
         def _on_step(self) -> bool:
             if self.num_timesteps < self.due:
@@ -90,35 +102,36 @@ def until_threshold(a: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|")
     for pair in a.pairs:
         env, algorithm = pair.split(":")
-        found = []
+        solved = []
         for seed in a.seeds:
-            begin, callback = perf_counter(), UntilSolved(env)
-            settings, copies = (ZOO_CARTPOLE, 8) if algorithm == "PPO-zoo" else ({}, 1)
-            envs = DummyVecEnv([lambda env=env: make(env, grid=False)] * copies)
-            model = PPO("MlpPolicy", envs, seed=seed, device="cpu", **settings)
+            model, callback = make_model(env, algorithm, seed, a.steps), UntilSolved(env)
+            begin = perf_counter()
             model.learn(a.steps, callback=callback)
             seconds = perf_counter() - begin
-            steps = model.num_timesteps if callback.reached else np.inf
-            found.append((steps, seconds, seconds - callback.evaluating))
-            print(
-                f"| {env} | {algorithm} | {seed} | " + " | ".join(f"{x:.0f}" for x in found[-1]) + " |",
-                flush=True,
-            )
-        print(
-            f"| {env} | {algorithm} | median | " + " | ".join(f"{x:.0f}" for x in np.median(found, 0)) + " |"
-        )
+            figures = model.num_timesteps, seconds, seconds - callback.evaluating
+            cells = " | ".join(f"{x:.0f}" for x in figures) if callback.reached else "not reached | – | –"
+            print(f"| {env} | {algorithm} | {seed} | {cells} |", flush=True)
+            solved += [figures] if callback.reached else []
+        if len(solved) == len(a.seeds):
+            cells = " | ".join(f"{x:.0f}" for x in np.median(solved, 0))
+            print(f"| {env} | {algorithm} | median | {cells} |", flush=True)
 
 
-ZOO_CARTPOLE = {
+ZOO = {
     "n_steps": 32, "batch_size": 256, "gae_lambda": 0.8, "gamma": 0.98, "n_epochs": 20, "ent_coef": 0.0,
     "learning_rate": lambda left: left * 0.001, "clip_range": lambda left: left * 0.2,
 }  # fmt: skip
 
 
-def make(name: str, grid: bool) -> gymnasium.Env[Any, Any]:
+def is_grid(name: str) -> bool:
+    """Tell whether the environment of a preset shows a grid of cells."""
+    return name.startswith("minatar")
+
+
+def make(name: str) -> gymnasium.Env[Any, Any]:
     """Return the environment of a preset; a grid's cells (10, 10, C) as numbers (C, 10, 10)."""
     env = make_raw(load_config([f"env={name}"]).env)
-    if not grid:
+    if not is_grid(name):
         return env
     assert env.observation_space.shape is not None
     height, width, channels = env.observation_space.shape

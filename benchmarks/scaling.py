@@ -46,11 +46,15 @@ def main() -> None:
             values,
             [update_time(a.size, a.threads, a.device, a.updates, BASE | {name: v}) for v in values],
         )
+    print(f"tiny, B=16 T=16, threads={a.threads}: an update's replay by its rows, a step of all environments")
     for sampler in ("uniform", "prioritized"):
         show(
             f"rows, {sampler}",
             ROWS,
-            [replay_time(rows, f"replay={sampler}", f"threads={a.threads}") for rows in ROWS],
+            [
+                replay_time(rows, f"replay={sampler}", "replay.online=false", f"threads={a.threads}")
+                for rows in ROWS
+            ],
         )
     show("environments", ENVIRONMENTS, [step_time(count, a.threads) for count in ENVIRONMENTS])
 
@@ -92,6 +96,8 @@ def step_time(environments: int, threads: int) -> float:
     """Median milliseconds of a step of all environments together."""
     with made("agent=classical", f"env.num_envs={environments}", f"threads={threads}") as run:
         times = []
+        for _ in range(100):
+            run.collector.step(random=False)
         for _ in range(300):
             begin = perf_counter()
             run.collector.step(random=False)

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.roofline import count, measure_rates
 from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.runs.cores import usable_cores, use_threads
 from qdreamer.agents.training.learner import Learner
 from qdreamer.agents.training.session import check_device
 from qdreamer.agents.training.training import Run
@@ -45,12 +46,13 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(
         f"B={a.batch} T={a.length} H={a.horizon} starts={a.batch * a.starts} "
-        f"threads={a.threads} device={a.device} torch={torch.__version__}; median ms of {a.updates} updates"
+        f"threads={min(a.threads, usable_cores())} device={a.device} torch={torch.__version__}; "
+        f"median ms of {a.updates} updates"
     )
     print(f"{'size':>6} {'parameters':>11} {'update':>9} " + " ".join(f"{part:>11}" for part in PARTS))
     rates = None
     if a.device == "cpu":
-        torch.set_num_threads(a.threads)
+        use_threads(a.threads)  # as the runs will
         rates = measure_rates()
         print(f"machine: {rates.gflops:.0f} GFLOP/s, {rates.gigabytes:.1f} GB/s")
     for size in a.sizes:

@@ -95,7 +95,7 @@ TAGS = {
     "optimizer/NAME": "circuit (qubits, depth, gates), jobs, shots and what is left of the budget",
     "quantum/NAME": "jobs of circuits: counts and costs",
     "time/seconds": "wall-clock seconds since the run began",
-    "time/eval_at": "of them, when the evaluation began",
+    "time/eval_at": "of them, when the evaluation's result was there",
     "time/search": "seconds in updates that searched",
     "time/optimizer_NAME": "seconds of the search's circuits, and of waiting in queues",
     "time/quantum_NAME": "seconds of circuits by kind",

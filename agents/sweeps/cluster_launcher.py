@@ -109,7 +109,9 @@ def make_launch(config: ClusterConfig, runs: Path) -> Launch:
 
     def launch(member: Member) -> ClusterHandle:
         member.directory.mkdir(parents=True, exist_ok=True)  # the handle may write there before the job
-        training = Training(command(member), member.directory.absolute(), member.config.threads)
+        training = Training(
+            command(member), member.directory.absolute(), min(config.cpus, member.config.threads)
+        )
         return ClusterHandle(executor.submit(training), member.directory)
 
     return launch

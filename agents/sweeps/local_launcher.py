@@ -37,5 +37,5 @@ def start(arguments: Sequence[str], directory: Path, threads: int) -> subprocess
 @LAUNCHERS.register("local", LauncherConfig)
 def make_launch(config: LauncherConfig, runs: Path) -> Launch:
     """Return what starts runs as processes, which share the cores out."""
-    share = max(1, usable_cores() // config.jobs)
+    share = usable_cores(config.jobs)
     return lambda member: start(command(member), member.directory, min(share, member.config.threads))

@@ -258,6 +258,25 @@ def test_refuses_other_versions_unless_told(runs: Path, refused: Refused, capsys
     assert "hybrid/seed_2 recorded no versions" in refused(runs)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"threads": 2}, "Runs were made on 1 or 2 threads: compare no times."),
+        (
+            {"machine": {"processor": "another"}},
+            "on different processors (another; made up): compare no times.",
+        ),
+    ],
+)
+def test_it_says_where_times_do_not_compare(change: dict[str, Any], words: str, runs: Path) -> None:
+    summary = runs / "hybrid" / "seed_2" / "summary.json"
+    main([str(runs)])
+    assert "compare no times" not in (runs / "compare" / "report.md").read_text()
+    edit(summary, lambda values: values["sessions"][0].update(change))
+    main([str(runs)])
+    assert words in (runs / "compare" / "report.md").read_text()
+
+
 def test_settings_that_came_later_need_other_versions_to_be_allowed(
     runs: Path, refused: Refused, capsys: Any
 ) -> None:
@@ -383,12 +402,16 @@ def test_lines_of_another_form_are_refused(line: str, words: str, runs: Path, re
     assert "line 2" in said
 
 
+THREADLESS = {"versions": {}, "commit": None, "machine": {}, "threads": "two"}
+
+
 @pytest.mark.parametrize(
     ("file", "change"),
     [
         ("summary.json", {"updates": "7"}), ("summary.json", {"seconds": None}),
         ("summary.json", {"quantum": 3}), ("summary.json", {"sessions": {"a": 1}}),
-        ("summary.json", {"sessions": [1]}), ("summary.json", {"parameters": {"classical": True}}),
+        ("summary.json", {"sessions": [1]}),
+        ("summary.json", {"sessions": [THREADLESS]}), ("summary.json", {"parameters": {"classical": True}}),
         ("config.yaml", {"steps": "many"}), ("config.yaml", {"steps": 0}), ("config.yaml", {"env": "A"}),
         ("config.yaml", {"env": {"id": 3, "solved": None}}), ("config.yaml", {"world_model": None}),
         ("config.yaml", {"sequence": []}),

@@ -28,7 +28,8 @@ def _config(*overrides: str) -> ClusterConfig:
 def test_submitits_local_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs, one of which fails: the exit codes and last lines come back."""
     script = (
-        "import json, pathlib, sys\n"
+        "import json, os, pathlib, sys\n"
+        "pathlib.Path(sys.argv[1], 'threads').write_text(os.environ['OMP_NUM_THREADS'])\n"
         "if sys.argv[2] == 'fail': print('error: it broke'); sys.exit(1)\n"
         "pathlib.Path(sys.argv[1], 'summary.json').write_text(json.dumps({'step': 10}))\n"
     )
@@ -45,6 +46,7 @@ def test_submitits_local_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "1 of 2 runs are complete, 1 failed" in lines
     assert "seed_1" in lines[-1] and "error: it broke (exit code 1)" in lines[-1]
     assert members[0].finished()
+    assert (members[0].directory / "threads").read_text() == "1"  # launcher.cpus, fewer than config.threads
 
 
 def test_what_slurm_is_told() -> None:
