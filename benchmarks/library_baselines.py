@@ -77,34 +77,36 @@ def make_model(env: str, algorithm: str, seed: int, steps: int) -> Any:
     return getattr(stable_baselines3, name)("MlpPolicy", envs, seed=seed, device="cpu", **settings)
 
 
+class UntilSolved:
+    """Evaluates a learner every so many steps, as its callback; ends the run at the threshold."""
+
+    def __init__(self, env: str, every: int, threshold: float) -> None:
+        self._env, self._every, self._threshold = make(env), every, threshold
+        self._due, self.evaluating, self.reached = every, 0.0, False
+
+    def __call__(self, variables: dict[str, Any], _: dict[str, Any]) -> bool:
+        """Return whether to go on, by the variables of the library's loop."""
+        model = variables["self"]
+        if model.num_timesteps < self._due:
+            return True
+        self._due += self._every
+        begin = perf_counter()
+        scores = evaluate(model, self._env, episodes=20, evaluation=0)
+        self.evaluating += perf_counter() - begin
+        self.reached = float(np.mean(scores)) >= self._threshold
+        return not self.reached
+
+
 def until_threshold(a: argparse.Namespace) -> None:
     """Print the steps and seconds of each run to its first evaluation at the threshold, and their medians."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class UntilSolved(BaseCallback):
-        """Evaluates every so many steps; ends the run at the threshold."""
-
-        def __init__(self, env: str) -> None:
-            super().__init__()
-            self.env, self.due, self.evaluating, self.reached = make(env), a.every, 0.0, False
-
-        def _on_step(self) -> bool:
-            if self.num_timesteps < self.due:
-                return True
-            self.due += a.every
-            begin = perf_counter()
-            scores = evaluate(self.model, self.env, episodes=20, evaluation=0)
-            self.evaluating += perf_counter() - begin
-            self.reached = float(np.mean(scores)) >= a.threshold
-            return not self.reached
-
     print("| environment | algorithm | seed | steps | seconds | without evaluations |")
     print("|---|---|---|---|---|---|")
     for pair in a.pairs:
         env, algorithm = pair.split(":")
         solved = []
         for seed in a.seeds:
-            model, callback = make_model(env, algorithm, seed, a.steps), UntilSolved(env)
+            model = make_model(env, algorithm, seed, a.steps)
+            callback = UntilSolved(env, a.every, a.threshold)
             begin = perf_counter()
             model.learn(a.steps, callback=callback)
             seconds = perf_counter() - begin
