@@ -47,15 +47,9 @@ def main() -> None:
             [update_time(a.size, a.threads, a.device, a.updates, BASE | {name: v}) for v in values],
         )
     print(f"tiny, B=16 T=16, threads={a.threads}: an update's replay by its rows, a step of all environments")
-    for sampler in ("uniform", "prioritized"):
-        show(
-            f"rows, {sampler}",
-            ROWS,
-            [
-                replay_time(rows, f"replay={sampler}", "replay.online=false", f"threads={a.threads}")
-                for rows in ROWS
-            ],
-        )
+    for replay in ("replay=uniform replay.online=false", "replay=prioritized"):
+        times = [replay_time(rows, *replay.split(), f"threads={a.threads}") for rows in ROWS]
+        show(replay.split()[0], ROWS, times)
     show("environments", ENVIRONMENTS, [step_time(count, a.threads) for count in ENVIRONMENTS])
 
 
@@ -63,7 +57,7 @@ def show(name: str, values: Sequence[int], times: Sequence[float]) -> None:
     """Print a line of the table."""
     exponent = np.polyfit(np.log(values), np.log(times), 1)[0]
     cells = ", ".join(f"{v:,}: {t:.3g}" for v, t in zip(values, times, strict=True))
-    print(f"{name:>17}  {cells}  exponent {exponent:.2f}", flush=True)
+    print(f"{name:>18}  {cells}  exponent {exponent:.2f}", flush=True)
 
 
 def update_time(size: str, threads: int, device: str, updates: int, shape: dict[str, int]) -> float:
