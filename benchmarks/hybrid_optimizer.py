@@ -35,13 +35,9 @@ from qdreamer.quantum.qaoa.solver import Solver
 
 SHOTS = 1024
 RUN = [
-    "env=CartPole",
-    "agent=classical",
-    "optimizer=hybrid",
-    "threads=1",
-    "steps=6000",
+    "env=CartPole", "agent=classical", "optimizer=hybrid", "threads=1", "steps=6000",
     "logging.writers=[jsonl]",
-]
+]  # fmt: skip
 
 
 def solvers(bits: int) -> dict[str, Solver]:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import torch
 
-QUOTA = Path(
-    "/sys/fs/cgroup/cpu.max"
-)  # of a container: microseconds of processor time in each period, or "max"
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""A container's processor time, or "max", and the period in which it may be spent."""
 
 
 def usable_cores(processes: int = 1) -> int:
@@ -19,7 +18,7 @@ def usable_cores(processes: int = 1) -> int:
     everywhere = os.cpu_count() or 1  # macOS and Windows bind no process
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else everywhere
     if QUOTA.is_file():
-        quota, period = [*QUOTA.read_text().split(), "100000"][:2]
+        quota, period = QUOTA.read_text().split()
         bound = min(bound, max(1, int(quota) // int(period))) if quota.isdecimal() else bound
     share = max(1, bound // processes)
     said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list names nested levels

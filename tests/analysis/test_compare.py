@@ -402,7 +402,7 @@ def test_lines_of_another_form_are_refused(line: str, words: str, runs: Path, re
     assert "line 2" in said
 
 
-THREADLESS = {"versions": {}, "commit": None, "machine": {}, "threads": "two"}
+THREADS_IN_WORDS = {"versions": {}, "commit": None, "machine": {}, "threads": "two"}
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,8 @@ THREADLESS = {"versions": {}, "commit": None, "machine": {}, "threads": "two"}
         ("summary.json", {"updates": "7"}), ("summary.json", {"seconds": None}),
         ("summary.json", {"quantum": 3}), ("summary.json", {"sessions": {"a": 1}}),
         ("summary.json", {"sessions": [1]}),
-        ("summary.json", {"sessions": [THREADLESS]}), ("summary.json", {"parameters": {"classical": True}}),
+        ("summary.json", {"sessions": [THREADS_IN_WORDS]}),
+        ("summary.json", {"parameters": {"classical": True}}),
         ("config.yaml", {"steps": "many"}), ("config.yaml", {"steps": 0}), ("config.yaml", {"env": "A"}),
         ("config.yaml", {"env": {"id": 3, "solved": None}}), ("config.yaml", {"world_model": None}),
         ("config.yaml", {"sequence": []}),

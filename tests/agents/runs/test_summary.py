@@ -56,6 +56,7 @@ def test_a_run_leaves_its_costs_and_an_interrupted_one_the_same(tmp_path: Path) 
     assert run_session(config, broken) == 0
     a, b = read_summary(whole), read_summary(broken)
     assert a["finished"] and a["step"] == 200
+    assert [session["threads"] for session in a["sessions"]] == [1]
     assert a["updates"] == b["updates"] > 0
     for name in ("circuits", "shots"):
         assert a["quantum"][name] == b["quantum"][name] > 0
