@@ -26,13 +26,15 @@ READERS: dict[str, tuple[str, ...]] = {
     "attention": ("sequence",),
     "world_model": ("sequence",),
     "sequence": ("attention",),
-    "replay": ("replay", "quantum"),
-    "optimizer": ("optimizer", "quantum"),
+    "replay": ("replay",),
+    "optimizer": ("optimizer",),
     "quantum": ("replay", "optimizer", "quantum"),
     "weights": ("weights",),
     "heads": ("heads",),
 }
 """Where a hint is looked for: groups whose other choices may read a section's settings."""
+BACKENDS: dict[str, tuple[str, ...]] = {"replay": ("quantum",), "optimizer": ("quantum",)}
+"""Where it is looked for last: to make these parts, packages are imported that take seconds."""
 _PRESETS = ("env", "agent")  # they set what several sections read
 
 _known: dict[str, frozenset[str]] = {}  # what runs of a config read, by its text
@@ -161,7 +163,7 @@ def _reason(key: str, run: list[Override]) -> str:
 def _readers(key: str, overrides: Sequence[Override]) -> str:
     """Return the choices, of groups or else of the key's own section, with which a run would read it."""
     found: dict[str, list[str]] = defaultdict(list)
-    for swaps in (_group_swaps(key), _section_swaps(key, overrides)):
+    for swaps in (_group_swaps(key, READERS), _section_swaps(key, overrides), _group_swaps(key, BACKENDS)):
         for name, choice in swaps:
             if _would_read(
                 key, [*(o for o in overrides if o.key_or_group != name), parse(f"{name}={choice}")]
@@ -183,9 +185,9 @@ def _would_read(key: str, overrides: list[Override]) -> bool:
     return False
 
 
-def _group_swaps(key: str) -> Iterator[tuple[str, str]]:
+def _group_swaps(key: str, readers: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
     section = key.partition(".")[0]
-    for group in READERS.get(section, ()):
+    for group in readers.get(section, ()):
         if group != section or "." in key:
             yield from ((group, choice) for choice in groups()[group])
 

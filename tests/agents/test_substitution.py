@@ -94,7 +94,7 @@ def test_gradients_in_c_are_those_of_torch(compiled):
         assert_close(found[1][name], gradient, rtol=0.0, atol=2e-3 * largest, msg=name)
 
 
-@pytest.mark.parametrize("choice", ["quantum_train", "hashed"])
+@pytest.mark.parametrize("choice", ["quantum_train", pytest.param("hashed", marks=pytest.mark.long)])
 def test_a_run_resumes_exactly(tmp_path, choice):
     def train(path, steps):
         with open_run(

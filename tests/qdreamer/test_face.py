@@ -177,6 +177,7 @@ def test_what_is_no_state_no_dream_and_no_action(run: qdreamer.TrainedRun) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("run", ["classical", pytest.param("hybrid", marks=pytest.mark.long)], indirect=True)
 def test_an_exported_policy_is_judged_where_that_was_asked_for(
     run: qdreamer.TrainedRun, tmp_path: Path
 ) -> None:

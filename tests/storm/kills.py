@@ -60,7 +60,7 @@ KINDS = {
     "sweep": Kind(["-m", *_CLASSICAL, "seed=0,1", "launcher.jobs=2", "steps=300"], window=6.0, sweep=True),
     "two ranks": Kind([*_CLASSICAL, "steps=500"], ranks=2),
 }
-SHORT = {"short": Kind([*_CLASSICAL, "steps=200"], window=0.5)}
+SHORT = {"short": Kind([*_CLASSICAL, "steps=140"], window=0.5)}
 """For the tests."""
 
 

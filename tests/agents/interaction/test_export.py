@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qdreamer import native
 from qdreamer.agents.dreamer import Dreamer
 from qdreamer.agents.interaction.acting import ActingLoop
-from qdreamer.agents.interaction.export import export
+from qdreamer.agents.interaction.export import Exported, export
 from qdreamer.agents.randomness import EVALUATION, make_generator
 from qdreamer.agents.runs.config import Config
 from qdreamer.agents.training.training import make_dreamer
@@ -129,29 +129,32 @@ def test_memories_that_are_a_state(kind: str, make_config: Callable[..., Config]
     compare(agent, by_torch(made.path), made.inputs["state"][0], 100, drawn=True)
 
 
-def test_one_row_is_enough(make_config: Callable[..., Config], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     agent = make(make_config, "gru_attention", "vectors")
-    made = export(agent, tmp_path / "policy.pt2")
-    state = np.zeros((1, made.inputs["state"][0]), np.float32)
+    return export(agent, tmp_path_factory.mktemp("exported") / "policy.pt2")
+
+
+def test_one_row_is_enough(exported: Exported) -> None:
+    state = np.zeros((1, exported.inputs["state"][0]), np.float32)
     inputs = {"observation": np.ones((1, 5), np.float32), "uniforms": np.zeros((1, 4), np.float32)}
-    action, state = by_torch(made.path)(inputs | {"state": state, "is_first": np.ones(1, np.float32)})
+    action, state = by_torch(exported.path)(inputs | {"state": state, "is_first": np.ones(1, np.float32)})
     assert action.shape == (1, 3) and state[0, -3:].tolist() == action[0].tolist()
 
 
-def test_nothing_passes_a_first_step(make_config: Callable[..., Config], tmp_path: Path) -> None:
-    agent = make(make_config, "gru_attention", "vectors")
-    made = export(agent, tmp_path / "policy.pt2")
-    play, random = by_torch(made.path), np.random.default_rng(0)
-    inputs = observations(agent, random) | {
-        "is_first": np.array([1, 0, 1], np.float32), "uniforms": random.random((ROWS, 4), np.float32)
+def test_nothing_passes_a_first_step(exported: Exported) -> None:
+    play, random = by_torch(exported.path), np.random.default_rng(0)
+    inputs = {
+        "observation": random.normal(size=(ROWS, 5)).astype(np.float32),
+        "is_first": np.array([1, 0, 1], np.float32), "uniforms": random.random((ROWS, 4), np.float32),
     }  # fmt: skip
-    size = made.inputs["state"][0]
+    size = exported.inputs["state"][0]
     empty, full = np.zeros((ROWS, size), np.float32), random.normal(size=(ROWS, size)).astype(np.float32)
     (a, _), (b, _) = play(inputs | {"state": empty}), play(inputs | {"state": full})
     assert np.array_equal(a[[0, 2]], b[[0, 2]])
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ["gru", "transformer", pytest.param("gru_attention", marks=_LONG)])
 def test_the_likeliest_classes(name: str, make_config: Callable[..., Config], tmp_path: Path) -> None:
     """No uniforms go in; the latents are the posterior's modes, and both returns are told."""
     agent = make(make_config, name, "vectors")

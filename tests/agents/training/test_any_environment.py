@@ -120,8 +120,15 @@ def registered() -> Iterator[None]:
         del gymnasium.registry[name]
 
 
-@pytest.mark.parametrize("agent", ["classical", "hybrid"])
-@pytest.mark.parametrize("env", ["Everything-v0", "Corridor-v0"])
+@pytest.mark.parametrize(
+    ("env", "agent"),
+    [
+        ("Everything-v0", "hybrid"),
+        ("Corridor-v0", "classical"),
+        pytest.param("Everything-v0", "classical", marks=pytest.mark.long),
+        pytest.param("Corridor-v0", "hybrid", marks=pytest.mark.long),
+    ],
+)
 def test_resume_is_exact(env: str, agent: str, tmp_path: Path) -> None:
     config = load_config([*TINY, f"agent={agent}", f"env.id={env}", "env.num_envs=2"])
     assert run_session(config, tmp_path / "whole") == 0

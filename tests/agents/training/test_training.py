@@ -32,7 +32,7 @@ SMALL = [
     "world_model.units=16", "world_model.deter=16", "world_model.hidden=16", "world_model.stoch=4",
     "world_model.classes=4", "train.batch_size=4", "train.batch_length=16", "train.replay_ratio=8",
     "train.prefill=64", "evaluation.every=100", "evaluation.episodes=3", "evaluation.horizon=10",
-    "checkpoint.every=60", "logging.every=50", "logging.writers=[jsonl]", "steps=400",
+    "checkpoint.every=60", "logging.every=50", "logging.writers=[jsonl]", "steps=250",
 ]  # fmt: skip
 
 READ = [word for word in SMALL if "deter" not in word]  # what the hybrid reads
@@ -82,7 +82,7 @@ class StopAt(Progress):
     """Presses Ctrl-C once a step is reached."""
 
     def __init__(self, step: int, number: int = signal.SIGINT) -> None:
-        super().__init__(400, 0, 0)
+        super().__init__(250, 0, 0)
         self._at, self._number = step, number
 
     def show(self, step: int, updates: int, force: bool = False) -> None:
@@ -90,12 +90,15 @@ class StopAt(Progress):
             os.kill(os.getpid(), self._number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_interrupted_runs_end_like_the_unbroken_one(
     number: int, unbroken: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     config = load_config(SMALL)
-    for stop in (30, 131, 265):
+    for stop in (30, 131, 215):
         write_config(tmp_path, config)
         run = Run(config, tmp_path)
         assert run.train(StopAt(stop, number)) == number
@@ -292,7 +295,7 @@ def test_finished_run_is_skipped_and_a_longer_one_goes_on(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run_whole(tmp_path, "steps=200")  # fewer than it has: nothing is done, and nothing changes
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert run_whole(tmp_path, "steps=450")[: len(unbroken)] == unbroken
+    assert run_whole(tmp_path, "steps=300")[: len(unbroken)] == unbroken
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path) -> None:

@@ -107,7 +107,14 @@ def test_the_mlp_has_at_most_as_many_parameters_and_nearly_as_many(qubits, block
     assert counts[0] - (2 * qubits + 1) < counts[1] <= counts[0]
 
 
-@pytest.mark.parametrize("pattern", PATTERNS.names())
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "attention",
+        "sequential",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("parallel", "residual")),
+    ],
+)
 def test_agents_learn_with_circuits_in_all_heads_and_resume_exactly(tmp_path, pattern):
     def train(name, steps):
         (tmp_path / name).mkdir(exist_ok=True)

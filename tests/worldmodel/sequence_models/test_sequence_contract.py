@@ -6,7 +6,7 @@ time t alters nothing before t. Noise is fixed, so that draws are a function of 
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -57,6 +57,7 @@ KINDS = list(SETTINGS)
 MEMORIES = [name for name in KINDS if name.startswith("memory")]
 DECOUPLED = [name for name in KINDS if name not in ("gru", "gru-blocks", *MEMORIES)]
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+FEW = settings(max_examples=10)  # an example of these takes a tenth of a second
 
 seeds = st.integers(0, 2**31 - 1)
 resets = st.lists(
@@ -69,11 +70,11 @@ times = st.integers(0, STEPS - 1)
 def models(make_config):
     """World models by name, all parameters random."""
     built = {}
-    for name, settings in SETTINGS.items():
+    for name, words in SETTINGS.items():
         config = make_config(
             *("world_model.units=8", "world_model.hidden=8"),
             *("world_model.stoch=3", "world_model.classes=4", "world_model.bins=11"),
-            *settings,
+            *words,
         )
         torch.manual_seed(1)
         model = WorldModel(
@@ -153,6 +154,7 @@ def replace(inputs, others, steps):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@FEW
 @given(seeds, resets, st.sets(st.integers(1, STEPS - 1)))
 def test_observe_equals_folding_it(models, kind, seed, is_first, splits):
     model = models[kind]
@@ -169,6 +171,7 @@ def test_observe_equals_folding_it(models, kind, seed, is_first, splits):
 
 
 @pytest.mark.parametrize("kind", DECOUPLED)
+@FEW
 @given(seeds, resets)
 def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
     model = models[kind]
@@ -189,6 +192,7 @@ def test_sequence_observe_equals_folding_step(models, kind, seed, is_first):
 
 
 @pytest.mark.parametrize("kind", DECOUPLED)
+@FEW
 @given(seeds, resets, st.lists(times, min_size=2, max_size=2))
 def test_futures_equal_folding_step(models, kind, seed, is_first, starts):
     """Imagined futures that share their row's past go on as if each had its own; further than the window."""
