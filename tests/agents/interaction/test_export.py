@@ -154,7 +154,7 @@ def test_nothing_passes_a_first_step(exported: Exported) -> None:
     assert np.array_equal(a[[0, 2]], b[[0, 2]])
 
 
-@pytest.mark.parametrize("name", ["gru", "transformer", pytest.param("gru_attention", marks=_LONG)])
+@pytest.mark.parametrize("name", ["gru_attention", "transformer", pytest.param("gru", marks=_LONG)])
 def test_the_likeliest_classes(name: str, make_config: Callable[..., Config], tmp_path: Path) -> None:
     """No uniforms go in; the latents are the posterior's modes, and both returns are told."""
     agent = make(make_config, name, "vectors")

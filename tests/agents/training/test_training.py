@@ -90,15 +90,9 @@ class StopAt(Progress):
             os.kill(os.getpid(), self._number)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.long) for n in (signal.SIGTERM, signal.SIGHUP))],
-)
-def test_interrupted_runs_end_like_the_unbroken_one(
-    number: int, unbroken: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_interrupted_runs_end_like_the_unbroken_one(unbroken: list[dict[str, Any]], tmp_path: Path) -> None:
     config = load_config(SMALL)
-    for stop in (30, 131, 215):
+    for stop, number in ((30, signal.SIGINT), (131, signal.SIGTERM), (215, signal.SIGHUP)):
         write_config(tmp_path, config)
         run = Run(config, tmp_path)
         assert run.train(StopAt(stop, number)) == number

@@ -111,8 +111,8 @@ def test_the_mlp_has_at_most_as_many_parameters_and_nearly_as_many(qubits, block
     "pattern",
     [
         "attention",
-        "sequential",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("parallel", "residual")),
+        "residual",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("parallel", "sequential")),
     ],
 )
 def test_agents_learn_with_circuits_in_all_heads_and_resume_exactly(tmp_path, pattern):
