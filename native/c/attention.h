@@ -27,13 +27,13 @@ static inline int64_t head_room(int64_t T, int64_t d) {
  * its logarithm with the scores' maximum: what the way back needs. */
 static inline float weigh(const struct head *h, int64_t n, int64_t lo, int64_t hi, float *s, float *kept) {
     int32_t first = (int32_t)(h->first[n] - h->begin), last = (int32_t)(h->last[n] - h->begin);
-    float top = -INFINITY, scale = h->scale, sum = 0.0f;
-#pragma omp simd reduction(max : top)
+    float scale = h->scale, sum = 0.0f, visible[hi - lo];
+#pragma omp simd
     for (int32_t m = (int32_t)lo; m < (int32_t)hi; m++) {
         s[m] *= scale;
-        float value = m >= first && m <= last ? s[m] : -INFINITY;
-        top = value > top ? value : top;
+        visible[m - lo] = m >= first && m <= last ? s[m] : -INFINITY;
     }
+    float top = largest(hi - lo, visible);
 #pragma omp simd reduction(+ : sum)
     for (int32_t m = (int32_t)lo; m < (int32_t)hi; m++) {
         float value = exponential(s[m] - top);

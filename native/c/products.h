@@ -23,6 +23,18 @@ typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 static inline int64_t rounded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 static inline int64_t full_panels(int64_t m) { return rounded(m, PANEL); }
 
+/* The largest of `count` numbers, whole vectors of them. Each lane has a maximum of its own: of a reduction the
+ * compiler makes a loop that takes one number after the other. */
+static inline float largest(int64_t count, const float *x) {
+    float tops[LANES], top = -INFINITY;
+    for (int64_t j = 0; j < LANES; j++) tops[j] = x[j];
+    for (int64_t i = LANES; i < count; i += LANES)
+#pragma omp simd
+        for (int64_t j = 0; j < LANES; j++) tops[j] = x[i + j] > tops[j] ? x[i + j] : tops[j];
+    for (int64_t j = 0; j < LANES; j++) top = tops[j] > top ? tops[j] : top;
+    return top;
+}
+
 /* out (rows, vectors·LANES) = x·w, or + it; the first two numbers are known where this is inlined. Element
  * (r, i) of x (rows, n) lies at x[r·row + i·step]. */
 INLINE void tile(int rows, int vectors, int64_t n, const float *x, int64_t row, int64_t step, const float *w,

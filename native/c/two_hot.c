@@ -25,12 +25,11 @@ LAYOUT(two_hot, threads, rows, inputs, classes, targets, x, weight, bias, packed
 /* log softmax(logits + bias) of one row to log_probs, and the bins' expectation, unless they are null. */
 static void softmax_row(const struct two_hot *s, const float *product, float *log_probs, float *expectation) {
     int64_t classes = s->classes, half = classes / 2, padded = whole(classes);
-    float logits[padded], exponentials[padded], top = -INFINITY, sum = 0.0f;
-#pragma omp simd reduction(max : top)
-    for (int64_t i = 0; i < classes; i++) {
-        logits[i] = product[i] + s->bias[i];
-        top = logits[i] > top ? logits[i] : top;
-    }
+    float logits[padded], exponentials[padded], sum = 0.0f;
+#pragma omp simd
+    for (int64_t i = 0; i < classes; i++) logits[i] = product[i] + s->bias[i];
+    for (int64_t i = classes; i < padded; i++) logits[i] = logits[0];
+    float top = largest(padded, logits);
     for (int64_t i = classes; i < padded; i++) logits[i] = top - 100.0f; /* adds nothing to the sum */
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < padded; i++) {
