@@ -121,8 +121,9 @@ def test_resume_is_exact_elsewhere_too(env: str, tmp_path: Path) -> None:
     overrides = [
         *SMALL,
         *f"env={env}".split(),
-        "steps=300",
-        "evaluation.every=150",
+        "steps=200",
+        "evaluation.every=100",
+        "evaluation.episodes=2",
         "evaluation.max_steps=40",
     ]
     config = load_config(overrides)
@@ -130,7 +131,7 @@ def test_resume_is_exact_elsewhere_too(env: str, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     write_config(tmp_path / "broken", config)
     run = Run(config, tmp_path / "broken")
-    run.train(StopAt(150))
+    run.train(StopAt(130))
     run.close()
     assert run_session(config, tmp_path / "broken") == 0
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
