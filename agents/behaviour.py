@@ -84,10 +84,11 @@ def imagine(
         sample=lambda output, choices: actor.policy(output).sample(choices),
         step=lambda action, carry, noise, out: rssm.imagine(action, carry, noise, out)[1],
     )  # fmt: skip
+    with torch.no_grad():
+        sequence = rssm.sequence.native_rollout(carry.state, carry.memory, horizon)
     weights = native.RolloutWeights(
-        rssm.sequence.native_rollout(carry.state, carry.memory, horizon), rssm.prior.native_weights(),
-        actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch,
-    )  # fmt: skip
+        sequence, rssm.prior.native_weights(), actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch
+    )
     actions, output = native.rollout(loop, weights, carry, noise, choices, out)
     return Rollout(out, actions, actor.policy(output))
 
