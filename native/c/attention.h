@@ -27,13 +27,13 @@ static inline int64_t head_room(int64_t T, int64_t d) {
  * its logarithm with the scores' maximum: what the way back needs. */
 static inline float weigh(const struct head *h, int64_t n, int64_t lo, int64_t hi, float *s, float *kept) {
     int32_t first = (int32_t)(h->first[n] - h->begin), last = (int32_t)(h->last[n] - h->begin);
-    float scale = h->scale, sum = 0.0f, visible[hi - lo];
+    float scale = h->scale, sum = 0.0f, visible[hi - lo + 1]; /* a row may see nobody */
 #pragma omp simd
     for (int32_t m = (int32_t)lo; m < (int32_t)hi; m++) {
         s[m] *= scale;
         visible[m - lo] = m >= first && m <= last ? s[m] : -INFINITY;
     }
-    float top = largest(hi - lo, visible);
+    float top = hi > lo ? largest(hi - lo, visible) : -INFINITY;
 #pragma omp simd reduction(+ : sum)
     for (int32_t m = (int32_t)lo; m < (int32_t)hi; m++) {
         float value = exponential(s[m] - top);
