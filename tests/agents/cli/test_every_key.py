@@ -23,7 +23,7 @@ SAMPLE = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", [pytest.param("classical", marks=pytest.mark.long), "hybrid"])
+@pytest.mark.parametrize("agent", SAMPLE)
 def test_keys_change_the_run_or_are_refused(agent: str) -> None:
     assert check(agent, set(SAMPLE[agent])) == SAMPLE[agent]
 
