@@ -165,6 +165,16 @@ class Actor(nn.Module):
         parts = [head.noise(like.new_empty(*shape, head.draws), generator) for head in self.heads]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    @property
+    def normal_draws(self) -> list[int]:
+        """Columns of `noise` that are normal: those of continuous leaves."""
+        kinds = [
+            leaf.kind
+            for leaf, head in zip(self.spec.leaves, self.heads, strict=True)
+            for _ in range(head.draws)
+        ]
+        return [column for column, kind in enumerate(kinds) if kind == "continuous"]
+
     def native_weights(self) -> native.ActorWeights | None:
         """Return what C needs to act; it knows one leaf, of one choice or of numbers, without a mask."""
         (leaf, *others), (head, *_) = self.spec.leaves, self.heads

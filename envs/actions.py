@@ -90,6 +90,12 @@ class ActionSpec:
         """The space of action vectors."""
         return spaces.Box(-1.0, 1.0, (self.size,), np.float32)
 
+    @property
+    def numbers(self) -> list[int]:
+        """Places of an action vector that hold continuous numbers."""
+        each = zip(self.leaves, self.slices, strict=True)
+        return [k for leaf, part in each if leaf.kind == "continuous" for k in range(part.start, part.stop)]
+
     def random(
         self, count: int, random: np.random.Generator, mask: NDArray[Any] | None = None
     ) -> NDArray[np.float32]:

@@ -1,14 +1,17 @@
 """Acting: filter the newest observations and choose actions for N environments."""
 
 import copy
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qdreamer.agents.distributed.ranks import SINGLE_PROCESS, SingleProcess
 from qdreamer.agents.dreamer import Dreamer
+from qdreamer.agents.interaction.pink_noise import PinkNoise
 from qdreamer.agents.randomness import ACTING, EVALUATION, generator_state, make_generator, restore_generator
 from qdreamer.envs.entries import ACTION_MASK
 from qdreamer.envs.interface import Observation
@@ -27,7 +30,8 @@ class ActingLoop:
     """The agent's side of N running episodes: carries, last actions, its own random generator.
 
     Actions always come from the posterior of the current observation. `averaged` plays the actor's
-    moving average, as evaluations do. With several `ranks` these are N of W·N episodes.
+    moving average, as evaluations do. With `pink`, continuous actions are drawn by pink noise. With several
+    `ranks` these are N of W·N episodes.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class ActingLoop:
         seed: int,
         deterministic: bool = False,
         averaged: bool = False,
+        pink: bool = False,
         ranks: SingleProcess = SINGLE_PROCESS,
     ) -> None:
         self.agent, self.ranks = agent, ranks
@@ -48,6 +53,7 @@ class ActingLoop:
         self.carry = agent.world_model.rssm.initial(num_envs)
         self.features = torch.empty(0)  # (N, F), of the newest observations
         self._action = torch.zeros(num_envs, agent.action.size, device=self.device)
+        self._pink = PinkNoise(self.network.normal_draws, num_envs, self._white) if pink else None
 
     @torch.no_grad()
     def act(
@@ -66,11 +72,7 @@ class ActingLoop:
         noise = self.ranks.draw(world_model.rssm.noise, count, generator=self.generator)
         self.features, self.carry = world_model.filter(seen, self._action, first, self.carry, noise)
         policy = self.network(self.features, seen.get(ACTION_MASK))
-        action = (
-            policy.mode()
-            if self.deterministic
-            else policy.sample(self.ranks.draw(self.network.noise, count, generator=self.generator))
-        )
+        action = policy.mode() if self.deterministic else policy.sample(self._choices(count))
         if override is not None:
             mask, other = (torch.from_numpy(array).to(self.device) for array in override)
             action = torch.where(mask.unsqueeze(-1), other, action)
@@ -78,13 +80,25 @@ class ActingLoop:
         state, stoch = world_model.rssm.pack(self.carry)
         return Decision(action.cpu().numpy(), state.cpu().numpy(), stoch.cpu().numpy())
 
+    def _choices(self, count: int) -> Tensor:
+        """Return what actions are drawn by, (N, ·)."""
+        choices = self.ranks.draw(self.network.noise, count, generator=self.generator)
+        return choices if self._pink is None else self._pink.normal(choices)
+
+    def _white(self, shape: tuple[int, ...]) -> Tensor:
+        """Return normal noise (N, …), drawn for all ranks jointly."""
+        return self.ranks.draw(partial(torch.randn, device=self.device), *shape, generator=self.generator)
+
     def state(self) -> tuple[Any, ...]:
         """Return what the next `act` changes, for `restore`; nothing is copied but the generator's state."""
-        return self.carry, self.features, self._action, self.generator.get_state()
+        levels = None if self._pink is None else self._pink.levels
+        return self.carry, self.features, self._action, levels, self.generator.get_state()
 
     def restore(self, state: tuple[Any, ...]) -> None:
         """Go back to an earlier `state`."""
-        self.carry, self.features, self._action, generator = state
+        self.carry, self.features, self._action, levels, generator = state
+        if self._pink is not None:
+            self._pink.levels = levels
         self.generator.set_state(generator)
 
     def clone(self) -> Self:
@@ -99,9 +113,12 @@ class ActingLoop:
             "carry": leaves(self.carry),
             "action": self._action,
             "generator": generator_state(self.generator),
+            "pink": None if self._pink is None else self._pink.levels,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.carry = rebuild(self.carry, (tensor.to(self.device) for tensor in state["carry"]))
         self._action = state["action"].to(self.device)
         restore_generator(self.generator, state["generator"])
+        if self._pink is not None:
+            self._pink.levels = state["pink"].to(self.device)

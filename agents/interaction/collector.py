@@ -1,7 +1,6 @@
 """Collects experience: steps the training environments and stores every row."""
 
 import json
-import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from qdreamer.agents.dreamer import Dreamer, Watch
 from qdreamer.agents.interaction.acting import ActingLoop
+from qdreamer.agents.interaction.pink_noise import PinkNoise
 from qdreamer.agents.replay.storage import Replay
 from qdreamer.envs.config import EnvConfig
 from qdreamer.envs.edge.guard import EnvFailure, warn
@@ -38,7 +38,13 @@ class Collector:
     """
 
     def __init__(
-        self, env: EnvConfig, replay: Replay, actor: ActingLoop, seed: int, watch: Watch = nullcontext
+        self,
+        env: EnvConfig,
+        replay: Replay,
+        actor: ActingLoop,
+        seed: int,
+        watch: Watch = nullcontext,
+        pink: bool = False,
     ) -> None:
         self._replay, self._actor, self._seed, self._watch = replay, actor, seed, watch
         self._ranks = actor.ranks
@@ -47,6 +53,7 @@ class Collector:
         self._random = np.random.default_rng(np.random.SeedSequence([3, seed]))
         count = env.num_envs
         self._all = np.arange(count)
+        self._pink = PinkNoise(self._action_spec.numbers, count, self._white) if pink else None
         self._episode = np.zeros(count, np.int64)  # episodes begun before the running one
         self._actions: list[list[NDArray[Any]]] = [[] for _ in range(count)]  # of running episodes
         self._reward = np.zeros(count, np.float32)
@@ -60,7 +67,7 @@ class Collector:
         Returns the episodes that end, of all ranks. Raises EnvFailure on all ranks if an environment of any
         fails; then collector, actor and replay are as they were before.
         """
-        actor, drawn = self._actor.state(), self._random.bit_generator.state if random else None
+        actor, drawn = self._actor.state(), self._drawn() if random else None
         override = None
         if random:
             override = np.ones(len(self._all), np.bool_), self._random_actions()
@@ -84,7 +91,7 @@ class Collector:
             self._episode = episode  # nothing is stored yet, on any rank: a checkpoint may be written
             self._actor.restore(actor)
             if drawn is not None:
-                self._random.bit_generator.state = drawn
+                self._restore_drawn(drawn)
             raise failure or EnvFailure(failures[0])
         with self._watch("replay"):
             self._store(self._all, decision.action, decision.state, decision.stoch, False, False)
@@ -110,6 +117,7 @@ class Collector:
             "first": self._first.tolist(),
             "score": self._score.tolist(),
             "random": json.dumps(self._random.bit_generator.state),
+            "pink": None if self._pink is None else self._pink.levels,
             "actor": self._actor.state_dict(),
         }
 
@@ -124,7 +132,7 @@ class Collector:
         self._reward[:] = state["reward"]
         self._first[:] = state["first"]
         self._score[:] = state["score"]
-        self._random.bit_generator.state = json.loads(state["random"])
+        self._restore_drawn((json.loads(state["random"]), state.get("pink")))
         self._actor.load_state_dict(state["actor"])
         return self._go_back(state["observation"])
 
@@ -186,7 +194,22 @@ class Collector:
         if mask is not None:  # every rank draws for all, and knows only its own masks
             mask = np.tile(mask, (self._ranks.size, 1))
         joint = self._action_spec.random(self._ranks.size * len(self._all), self._random, mask)
-        return typing.cast(NDArray[np.float32], self._ranks.own(joint))
+        own: NDArray[np.float32] = self._ranks.own(joint)
+        return own if self._pink is None else self._pink.uniform(torch.from_numpy(own)).numpy()
+
+    def _white(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return normal noise (N, …), drawn for all ranks jointly."""
+        joint = self._random.standard_normal((self._ranks.size * shape[0], *shape[1:]), np.float32)
+        return torch.from_numpy(self._ranks.own(joint))
+
+    def _drawn(self) -> tuple[Any, torch.Tensor | None]:
+        """Return where random actions stand."""
+        return self._random.bit_generator.state, None if self._pink is None else self._pink.levels
+
+    def _restore_drawn(self, drawn: tuple[Any, torch.Tensor | None]) -> None:
+        self._random.bit_generator.state, levels = drawn
+        if self._pink is not None and levels is not None:
+            self._pink.levels = levels
 
     def _seeds(self) -> list[int | None]:
         first = self._ranks.rank * len(self._all)

@@ -30,6 +30,7 @@ class TrainConfig:
     replay_ratio: Float = Field(ge=0.0, le=1e6)  # replayed time steps per environment step
     forget: Float = Field(ge=0.0, le=1.0)  # share of sequences replayed without memory
     prefill: Int = Field(ge=0)  # environment steps of random actions before learning
+    pink_noise: Bool = False  # by which continuous actions are drawn, chosen and random ones
     collect: Bool = True  # false: learn from replay.initial alone; a step is then one without the environment
 
     @property
