@@ -2,7 +2,10 @@
 
 import sys
 
-from qdreamer.cli import run
+try:
+    from qdreamer.cli import run
+except ImportError as error:
+    sys.exit(f"error: {sys.executable} lacks QDreamer or a part of it ({error}): pip install -e .")
 
 if __name__ == "__main__":
     run("compare", sys.argv[1:])

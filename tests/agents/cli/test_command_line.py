@@ -388,6 +388,17 @@ def test_process_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "compare.py"])
+def test_a_python_without_the_package_says_so(script: str, tmp_path: Path) -> None:
+    bare = [sys.executable, "-S", "-E", str(ROOT / script)]  # without site-packages
+    done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {sys.executable} lacks QDreamer")
+    assert done.stderr.endswith("pip install -e .\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.processes
 def test_process_helps(tmp_path: Path) -> None:
     done = _train("--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
