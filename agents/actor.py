@@ -180,7 +180,7 @@ class Actor(nn.Module):
         (leaf, *others), (head, *_) = self.spec.leaves, self.heads
         if others or self.masked or leaf.count > 1:
             return None
-        return native.ActorWeights(self.body.native_weights(), leaf.size, head.unimix, head.std)
+        return native.ActorWeights(self.body.native_weights(), head.unimix, head.std)
 
 
 class _ClassesHead:

@@ -87,8 +87,9 @@ def imagine(
     with torch.no_grad():
         sequence = rssm.sequence.native_rollout(carry.state, carry.memory, horizon)
     weights = native.RolloutWeights(
-        sequence, rssm.prior.native_weights(), actor.native_weights(), rssm.stoch, rssm.unimix, carry.stoch
-    )
+        sequence, rssm.prior.native_weights(), actor.native_weights(), actor.spec.size, rssm.stoch,
+        rssm.unimix, carry.stoch,
+    )  # fmt: skip
     actions, output = native.rollout(loop, weights, carry, noise, choices, out)
     return Rollout(out, actions, actor.policy(output))
 

@@ -34,6 +34,9 @@ MOST_WEIGHTS = 2**22
 MOST_WIDTH = 2048
 """Of a layer: what C needs for a group of trajectories is to fit the cache."""
 
+MOST_TOGETHER = 2**18
+"""Latents, or numbers of actions, of trajectories that go together: C has room for them on its stack."""
+
 GROUP = 64
 """Trajectories that go together through all of time: more fetch the weights less often."""
 
@@ -50,7 +53,6 @@ class ActorWeights(NamedTuple):
     """What makes actions of features."""
 
     head: HeadWeights
-    actions: int  # A
     unimix: float | None  # of one-hot actions; None for normal ones
     std: tuple[float, float] = (0.0, 0.0)  # range of the deviation of normal actions
 
@@ -69,7 +71,8 @@ class RolloutWeights(NamedTuple):
 
     sequence: GRURollout | TransformerRollout | None
     prior: HeadWeights
-    actor: ActorWeights | None
+    actor: ActorWeights | None  # None, or without layers: torch is asked at every step
+    actions: int  # A
     latents: int  # S
     unimix: float  # of the prior
     stoch: Tensor  # (N, S·K), the latents that futures begin with
@@ -109,7 +112,9 @@ def supports(
 ) -> bool:
     """Return whether C knows these networks and they are not too large for it."""
     sequence, layers = weights.sequence, weights.actor.head.layers if weights.actor else []
-    if sequence is None or not layers or not fits(features, noise):
+    if sequence is None or not fits(features, noise):
+        return False
+    if not layers and noise.shape[1] * max(weights.latents, weights.actions) > MOST_TOGETHER:
         return False
     blocks = sequence.futures if isinstance(sequence, TransformerRollout) else None
     maps = []
@@ -126,8 +131,31 @@ def supports(
 def call(
     loop: RolloutLoop, weights: RolloutWeights, carry: Any, noise: Tensor, choices: Tensor, features: Tensor
 ) -> tuple[Tensor, Tensor]:
-    actions, activations = _roll(weights, noise, choices, features)
-    return actions, loop.act_again(features[:-1], activations)
+    actions = noise.new_empty(*noise.shape[:2], weights.actions)
+    memory, actor = CallMemory(noise), weights.actor
+    if actor is not None and actor.head.layers:
+        known, activations = _known_actor(memory, weights, actor, choices, features)
+        _roll(memory, weights, noise, features, actions, **known)
+        return actions, loop.act_again(features[:-1], activations)
+    outputs, failure, learning = list[Tensor](), list[BaseException](), torch.is_grad_enabled()
+
+    def act(t: int) -> None:
+        if failure:
+            return
+        try:
+            with torch.set_grad_enabled(learning):
+                outputs.append(loop.act(features[t].data))
+            actions[t] = loop.sample(outputs[t], choices[t])
+        except BaseException as error:  # C would go on
+            failure.append(error)
+
+    _roll(memory, weights, noise, features, actions, threads=1, group=noise.shape[1], ask=_Ask(act))
+    if failure:
+        raise failure[0]
+    return actions, torch.stack(outputs)
+
+
+_Ask = ctypes.CFUNCTYPE(None, INT64)
 
 
 class _Rollout(Struct, name="rollout"):
@@ -138,6 +166,7 @@ class _Rollout(Struct, name="rollout"):
         *members(
             POINTER, "gru recall futures state actor_z action_bias stoch noise choices table features actions"
         ),
+        ("ask", _Ask),
     )
 
 
@@ -145,51 +174,69 @@ _rollout = Function("rollout", ctypes.POINTER(_Rollout))
 
 
 @torch.no_grad()
-def _roll(
-    weights: RolloutWeights, noise: Tensor, choices: Tensor, features: Tensor
-) -> tuple[Tensor, Activations]:
-    """Fill `features`; return the actions and what the actor's layers made of features[:-1]."""
-    sequence, prior, actor, latents, unimix, stoch = weights
-    assert sequence is not None and actor is not None
-    (steps, rows), width = noise.shape[:2], features.shape[-1] - stoch.shape[-1]  # W
-    threads, discrete = torch.get_num_threads(), actor.unimix is not None
-    actions = noise.new_empty(steps, rows, actor.actions)
-    memory, layers = CallMemory(noise), actor.head.layers
+def _known_actor(
+    memory: CallMemory, weights: RolloutWeights, actor: ActorWeights, choices: Tensor, features: Tensor
+) -> tuple[dict[str, Any], Activations]:
+    """Return an actor's members of C's struct, and what its layers will have made of features[:-1]."""
+    assert weights.sequence is not None
+    layers, discrete, width = actor.head.layers, actor.unimix is not None, features.shape[-1]
+    width -= weights.stoch.shape[-1]  # W
+    kept = choices.new_empty(kept_numbers(layers, choices.shape[:2].numel()))
+    activations = Activations(kept, choices.new_empty(choices.shape[:2].numel(), len(layers[-1].bias)))
     first = layers[0]._replace(weight=layers[0].weight[:, :width])
-    kept = noise.new_empty(kept_numbers(layers, steps * rows))
-    activations = Activations(kept, noise.new_empty(steps * rows, len(layers[-1].bias)))
+    tensors = {"actor_z": memory.rows(layers[0].weight[:, width:]), "choices": choices}
+    if discrete:
+        hidden, mix, bias = weights.sequence.action
+        tensors["table"] = linear(mlp(torch.eye(weights.actions), [hidden]), mix, bias)  # (A, D)
+    known = {
+        "threads": torch.get_num_threads(), "discrete": discrete, "actor_layers": len(layers),
+        "actor_unimix": actor.unimix or 0.0, "low": actor.std[0], "high": actor.std[1],
+        "actor": memory.layers([first, *layers[1:]], *activations),
+        "actor_out": memory.map(actor.head.weight, actor.head.bias),
+        **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
+    }  # fmt: skip
+    return known, activations
+
+
+@torch.no_grad()
+def _roll(
+    memory: CallMemory, weights: RolloutWeights, noise: Tensor, features: Tensor, actions: Tensor,
+    threads: int, group: int | None = None, **actor: Any,
+) -> None:  # fmt: skip
+    """Fill `features` from their first step on, and `actions`.
+
+    group: trajectories that go together through all of time; None: as many as suit the cache.
+    actor: the members of C's struct that say who acts.
+    """
+    sequence, prior, _, size, latents, unimix, stoch = weights
+    assert sequence is not None
+    (steps, rows), width = noise.shape[:2], features.shape[-1] - stoch.shape[-1]  # W
     # Classes first: draws then run along the latents.
     out_weight = prior.weight.unflatten(0, (latents, -1)).transpose(0, 1).flatten(0, 1)
     out_bias = prior.bias.view(latents, -1).t().flatten()
     tensors = {
-        "actor_z": memory.rows(layers[0].weight[:, width:]), "action_bias": sequence.action.bias,
-        "stoch": stoch, "noise": noise, "choices": choices, "features": features, "actions": actions,
+        "action_bias": sequence.action.bias, "stoch": stoch, "noise": noise, "features": features,
+        "actions": actions,
     }  # fmt: skip
-    if discrete:
-        hidden, mix, bias = sequence.action
-        tensors["table"] = linear(mlp(torch.eye(actor.actions), [hidden]), mix, bias)  # (A, D)
+    suits, model = FUTURES, dict[str, int]()
     if isinstance(sequence, GRURollout):
         gru = GRUStruct(memory, sequence.cell._replace(w_z=memory.rows(sequence.cell.w_z)))
-        group, model = GROUP, {"gru": memory.address(gru), "state": memory.pointer(sequence.state)}
-        if sequence.memory is not None:
-            group = FUTURES
+        model = {"gru": memory.address(gru), "state": memory.pointer(sequence.state)}
+        if sequence.memory is None:
+            suits = GROUP
+        else:
             model["recall"] = memory.address(fill_recall(memory, sequence.memory, steps))
     else:
-        group, model = FUTURES, {"futures": memory.address(fill_futures(memory, sequence.futures, steps))}
+        model["futures"] = memory.address(fill_futures(memory, sequence.futures, steps))
     struct = _Rollout(
-        threads=threads, group=min(group, -(-rows // (8 * threads)) * 8),
+        threads=threads, group=group or min(suits, -(-rows // (8 * threads)) * 8),
         H=steps, N=rows, D=len(sequence.action.bias), W=width,
-        S=latents, K=stoch.shape[-1] // latents, A=actor.actions, discrete=discrete,
-        prior_layers=len(prior.layers), actor_layers=len(layers),
-        unimix=unimix, actor_unimix=actor.unimix or 0.0, low=actor.std[0], high=actor.std[1],
+        S=latents, K=stoch.shape[-1] // latents, A=size, prior_layers=len(prior.layers), unimix=unimix,
         prior=memory.layers(prior.layers), prior_out=memory.map(out_weight, out_bias),
-        actor=memory.layers([first, *layers[1:]], *activations),
-        actor_out=memory.map(actor.head.weight, actor.head.bias),
         action_in=memory.layers([sequence.action.hidden]), mix_action=memory.map(sequence.action.mix),
-        **model, **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
+        **model, **actor, **{name: memory.pointer(tensor) for name, tensor in tensors.items()},
     )  # fmt: skip
     _rollout(struct)
-    return actions, activations
 
 
 rollout = Kernel("rollout", reference, call, supports)

@@ -14,7 +14,7 @@
 LAYOUT(recall, stays, asks, action, futures)
 LAYOUT(rollout, threads, group, H, N, D, W, S, K, A, discrete, prior_layers, actor_layers, unimix, actor_unimix, low,
        high, prior, prior_out, actor, actor_out, action_in, mix_action, gru, recall, futures, state, actor_z, action_bias, stoch,
-       noise, choices, table, features, actions)
+       noise, choices, table, features, actions, ask)
 
 static int64_t widest(const struct layer *layers, int64_t count, int64_t least) {
     for (int64_t i = 0; i < count; i++) least = larger(least, full_panels(layers[i].out));
@@ -73,24 +73,53 @@ static void choose(const struct rollout *s, const float *output, const float *ch
     memcpy(embedding, s->table + index * s->D, s->D * sizeof *embedding);
 }
 
-/* Normal actions of some rows, and their embeddings: no table has them. */
+/* The embeddings of actions (count, A) that no table has. */
+static void embed(const struct rollout *s, int64_t count, const float *action, float *embedding, int64_t stride,
+                  float *hidden) {
+    float bounded[count * s->A];
+    for (int64_t i = 0; i < count * s->A; i++) bounded[i] = action[i] / fmaxf(fabsf(action[i]), 1.0f);
+    dense(s->action_in, count, 0, bounded, s->A, hidden, 0);
+    for (int64_t r = 0; r < count; r++) memcpy(embedding + r * stride, s->action_bias, s->D * sizeof *embedding);
+    multiply_packed(count, s->mix_action->in, s->D, hidden, full_panels(s->mix_action->in), s->mix_action->packed,
+                    embedding, stride, 1);
+}
+
+/* Normal actions of some rows. */
 static void choose_numbers(const struct rollout *s, int64_t count, const float *output, const float *choice,
-                           float *action, float *embedding, int64_t stride, float *hidden) {
+                           float *action) {
     int64_t A = s->A, output_stride = full_panels(2 * A);
-    float bounded[count * A];
     for (int64_t r = 0; r < count; r++)
         for (int64_t a = 0; a < A; a++) {
             const float *mean = output + r * output_stride, *bias = s->actor_out->bias;
             float e = exponential(2.0f * (mean[a] + bias[a])), raw = mean[A + a] + bias[A + a];
             float std = s->low + (s->high - s->low) * sigmoid(raw + 2.0f);
-            float value = 1.0f - 2.0f / (e + 1.0f) + std * choice[r * A + a];
-            action[r * A + a] = value;
-            bounded[r * A + a] = value / fmaxf(fabsf(value), 1.0f);
+            action[r * A + a] = 1.0f - 2.0f / (e + 1.0f) + std * choice[r * A + a];
         }
-    dense(s->action_in, count, 0, bounded, A, hidden, 0);
-    for (int64_t r = 0; r < count; r++) memcpy(embedding + r * stride, s->action_bias, s->D * sizeof *embedding);
-    multiply_packed(count, s->mix_action->in, s->D, hidden, full_panels(s->mix_action->in), s->mix_action->packed,
-                    embedding, stride, 1);
+}
+
+/* Actions (count, A) of step t, and their embeddings (count, stride). */
+static void act(const struct rollout *s, int64_t t, int64_t first, int64_t count, const int32_t *classes,
+                float *const buffers[2], float *embedding, int64_t stride) {
+    int64_t at = t * s->N + first, F = s->W + s->S * s->K; /* at: the first of these rows in (H, N) */
+    const float *now = s->features + at * F;
+    float *action = s->actions + at * s->A;
+    if (s->ask) {
+        s->ask(t);
+        embed(s, count, action, embedding, stride, buffers[0]);
+        return;
+    }
+    int64_t units = s->actor[0].out, units_stride = full_panels(units);
+    multiply_latents(s, t, count, now + s->W, F, classes, units, s->actor_z, buffers[0], units_stride);
+    const float *body = dense(s->actor, count, at, now, F, buffers[0], 1);
+    int64_t body_stride = s->actor[0].y ? units : units_stride;
+    float *output = outputs(s->actor, 1, s->actor_layers, s->actor_out, count, at, body, body_stride, buffers);
+    if (s->discrete) {
+        for (int64_t r = 0; r < count; r++)
+            choose(s, output + r * full_panels(s->A), s->choices + at + r, action + r * s->A, embedding + r * stride);
+        return;
+    }
+    choose_numbers(s, count, output, s->choices + at * s->A, action);
+    embed(s, count, action, embedding, stride, output == buffers[0] ? buffers[1] : buffers[0]);
 }
 
 /* Numbers that `step_gru` works in. */
@@ -162,24 +191,10 @@ static void roll(const struct rollout *s, int64_t first, int64_t count, int64_t 
     if (f) futures_begin(f, count, tokens + count * full_panels(f->E));
     float *const buffers[2] = {one, two};
     int32_t classes[count * s->S];
-    int64_t units = s->actor[0].out, units_stride = full_panels(units);
     for (int64_t t = 0; t < s->H; t++) {
-        int64_t at = t * s->N + first; /* the first of these rows in (H, N) */
-        const float *now = s->features + at * F;
-        float *next = s->features + (at + s->N) * F, *action = s->actions + at * s->A;
-
-        multiply_latents(s, t, count, now + W, F, classes, units, s->actor_z, one, units_stride);
-        const float *body = dense(s->actor, count, at, now, F, one, 1);
-        int64_t body_stride = s->actor[0].y ? units : units_stride;
-        float *output = outputs(s->actor, 1, s->actor_layers, s->actor_out, count, at, body, body_stride, buffers);
-        if (s->discrete)
-            for (int64_t r = 0; r < count; r++)
-                choose(s, output + r * full_panels(s->A), s->choices + at + r, action + r * s->A,
-                       embedding + r * stride);
-        else
-            choose_numbers(s, count, output, s->choices + at * s->A, action, embedding, stride,
-                           output == one ? two : one);
-
+        int64_t at = t * s->N + first;
+        float *next = s->features + (at + s->N) * F;
+        act(s, t, first, count, classes, buffers, embedding, stride);
         if (s->gru)
             step_gru(s, t, first, count, classes, embedding, stride, model);
         else
@@ -203,7 +218,7 @@ void rollout(const struct rollout *s) {
     for (int64_t i = 0; i < s->prior_layers; i++) pack_layer(s->prior + i);
     for (int64_t i = 0; i < s->actor_layers; i++) pack_layer(s->actor + i);
     pack_layer(s->prior_out);
-    pack_layer(s->actor_out);
+    if (s->actor_out) pack_layer(s->actor_out);
     if (!s->discrete) {
         pack_layer(s->action_in);
         pack_layer(s->mix_action);

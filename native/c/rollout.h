@@ -45,6 +45,7 @@ struct rollout {
     const float *actor_z, *action_bias;
     const float *stoch, *noise, *choices, *table; /* the embedding of each action (A, D) if discrete */
     float *features, *actions;                    /* (H + 1, N, W + S·K), the first given; (H, N, A) */
+    void (*ask)(int64_t t);        /* fills all actions of step t, where no actor is given; all go together then */
 };
 
 /* Numbers of working memory that `rows` futures need, zero at first. */
