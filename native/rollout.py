@@ -34,7 +34,7 @@ MOST_WEIGHTS = 2**22
 MOST_WIDTH = 2048
 """Of a layer: what C needs for a group of trajectories is to fit the cache."""
 
-MOST_TOGETHER = 2**18
+MOST_TOGETHER = 2**16
 """Latents, or numbers of actions, of trajectories that go together: C has room for them on its stack."""
 
 GROUP = 64

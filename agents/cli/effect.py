@@ -72,12 +72,14 @@ def refuse(found: Sequence[tuple[Override, list[Override]]]) -> None:
 
 
 def check_lengths(config: Config, keys: Sequence[str]) -> None:
-    """Raises ConfigError for lengths, set by `keys`, at which nothing is learned or evaluated."""
+    """Raises ConfigError for lengths, set by `keys`, at which nothing is learned, evaluated or drawn."""
     train, every, steps = config.train, config.evaluation.every, config.steps
     if not train.collect and "train.prefill" in keys:
         raise ConfigError(
             "train.prefill has no effect with train.collect=false: no step is one of the environment"
         )
+    if not train.collect and train.pink_noise and "train.pink_noise" in keys:
+        raise ConfigError("train.pink_noise has no effect with train.collect=false: no action is taken")
     learns = train.begin < steps or train.replay_ratio == 0.0
     if config.resume is None and not learns and {"steps", "env.steps", "train.prefill"} & set(keys):
         raise ConfigError(

@@ -106,6 +106,8 @@ class ActingLoop:
         other = copy.copy(self)
         other.generator = torch.Generator(self.device)
         other.generator.set_state(self.generator.get_state())
+        if self._pink is not None:
+            other._pink = PinkNoise(self._pink.columns, self.count, other._white, self._pink.levels)
         return other
 
     def state_dict(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Collector:
         self._reward[:] = state["reward"]
         self._first[:] = state["first"]
         self._score[:] = state["score"]
-        self._restore_drawn((json.loads(state["random"]), state.get("pink")))
+        self._restore_drawn((json.loads(state["random"]), None if self._pink is None else state["pink"]))
         self._actor.load_state_dict(state["actor"])
         return self._go_back(state["observation"])
 

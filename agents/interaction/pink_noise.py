@@ -21,14 +21,21 @@ class PinkNoise:
     Args:
         columns: which of a row's numbers are continuous, C of them.
         white: draws white normal noise of a shape (N, C, K).
+        levels: of the K processes, to go on from; None draws them as they are in the long run.
     """
 
     def __init__(
-        self, columns: list[int], count: int, white: Callable[[tuple[int, int, int]], Tensor]
+        self,
+        columns: list[int],
+        count: int,
+        white: Callable[[tuple[int, int, int]], Tensor],
+        levels: Tensor | None = None,
     ) -> None:
         self.columns, self._white = columns, white
         self._shape = count, len(columns), len(KEEPS)
-        self.levels = white(self._shape)  # (N, C, K), as in the long run; replaced, never written to
+        self.levels = (
+            white(self._shape) if levels is None else levels
+        )  # (N, C, K); replaced, never written to
 
     def normal(self, noise: Tensor) -> Tensor:
         """Return noise (N, ·) with pink normal numbers in its continuous columns."""

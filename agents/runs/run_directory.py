@@ -39,6 +39,7 @@ _LATER: tuple[tuple[str, str, Any], ...] = (
     ("replay", "candidates", 3),
     ("replay", "qubo", {"solver": "xy", "layers": 3, "keep": 4, "similarity": 1.0, "floor": 0.1}),
     ("train", "collect", True),
+    ("train", "pink_noise", False),
 )
 _ELSEWHERE = ("env", "env.id", "agent", "seed")  # named by a directory of their own
 _MAX_NAME = 200  # bytes; file systems end at 255

@@ -134,16 +134,9 @@ class Run:
         self.circuits = CircuitAccess.of(config.quantum, directory)
         self.learner = make_learner(config, directory, ranks, self.circuits)
         self.agent, self.replay = self.learner.agent, self.learner.replay
-        pink = config.train.pink_noise
-        if pink and not (config.train.collect and self.agent.action.numbers):
-            raise ConfigError(
-                "train.pink_noise=true has no effect: "
-                + (
-                    "no action is continuous"
-                    if config.train.collect
-                    else "train.collect=false takes no actions"
-                )
-            )
+        pink = config.train.pink_noise and config.train.collect
+        if pink and not self.agent.action.numbers:
+            raise ConfigError("train.pink_noise=true has no effect: no action is continuous")
         acting = ActingLoop(self.agent, config.env.num_envs, config.seed, pink=pink, ranks=ranks)
         self.collector = Collector(config.env, self.replay, acting, config.seed, self.learner.watch, pink)
         self.stride = ranks.size * config.env.num_envs  # environment steps of one iteration

@@ -232,6 +232,12 @@ void rollout(const struct rollout *s) {
         pack_futures(s->recall->futures);
     }
     int64_t wide, room = rounded(group_room(s, s->group, &wide) * sizeof(float), 64);
+    if (s->ask) { /* outside any parallel region: torch starts its threads anew in one, even in one of one thread */
+        float *space = memset(aligned_alloc(64, room), 0, room);
+        roll(s, 0, s->N, wide, space);
+        free(space);
+        return;
+    }
 #pragma omp parallel num_threads(s->threads)
     {
         float *space = memset(aligned_alloc(64, room), 0, room); /* denormal numbers would be slow */

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from benchmarks.qtrl import TASKS, WINDOW, Policy, returns, rows, solved, train
+from qdreamer.worldmodel.weights.generated import GeneratedWeights
 
 
 @pytest.mark.parametrize(("name", "weights", "published"), [("cartpole", 898, 651), ("minigrid", 4835, 2487)])
@@ -35,7 +36,7 @@ def test_solved_is_where_a_hundred_episodes_have_the_mean() -> None:
     assert solved([400.0] * 300, 475.0) is None
 
 
-def test_weights_are_made_once_per_update_and_learned() -> None:
+def test_what_makes_the_weights_learns() -> None:
     task = TASKS["cartpole"]
     row = next(row for row in rows(task) if row.name == "hashed")
     policy = Policy(task, row)
@@ -53,6 +54,17 @@ def _probability(weights: list[np.ndarray]) -> float:
     into, bias, out, last = weights
     logits = out @ np.maximum(into @ np.ones(4) + bias, 0.0) + last
     return float(1.0 / (1.0 + np.exp(logits[0] - logits[1])))
+
+
+def test_weights_are_made_once_per_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TASKS["cartpole"]
+    row = next(row for row in rows(task) if row.name == "hashed")
+    made, refresh = [], GeneratedWeights.refresh
+    monkeypatch.setattr(GeneratedWeights, "refresh", lambda self: made.append(0) or refresh(self))
+    Policy(task, row)
+    before = len(made)
+    train(task, row, 0.003, 1001, 3)
+    assert len(made) - 2 * before == 3 + 1  # and once to play in the end
 
 
 def test_reinforce_learns_cart_pole_and_is_repeatable() -> None:

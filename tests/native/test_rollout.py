@@ -239,14 +239,15 @@ def test_too_many_to_go_together_take_the_loop(make_config, monkeypatch):
     same(agent, plain, native)
 
 
-def test_an_actor_that_fails_is_heard(make_config, monkeypatch):
+@pytest.mark.parametrize("last", [1, 3, HORIZON])
+def test_an_actor_that_fails_is_heard(make_config, last, monkeypatch):
     agent = make_agent(make_config, True, "heads=quantum", *SMALL)
     features, carry = starts(agent.world_model.rssm, 3)
     steps, output = [], agent.actor.output
 
     def fails(features, mask):
         steps.append(len(steps))
-        if len(steps) == 3:
+        if len(steps) == last:
             raise KeyboardInterrupt
         return output(features, mask)
 
@@ -255,7 +256,7 @@ def test_an_actor_that_fails_is_heard(make_config, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         imagine(agent.world_model, agent.actor, features, carry, HORIZON, torch.Generator().manual_seed(4))
     native.use(False)
-    assert len(steps) == 3
+    assert len(steps) == last
 
 
 @pytest.mark.parametrize("sequence", ["transformer", "gru_attention"])

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from scipy import stats
 
 from qdreamer.agents.cli.composition import load_config
+from qdreamer.agents.cli.effect import check_lengths
 from qdreamer.agents.distributed.ranks import SingleProcess
 from qdreamer.agents.interaction.acting import ActingLoop
 from qdreamer.agents.interaction.pink_noise import PinkNoise
@@ -122,13 +123,28 @@ def test_only_numbers_are_pink(tmp_path: Any) -> None:
     del gymnasium.registry["Both-v0"]
 
 
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["env=CartPole"], "no action is continuous"),
-        (["env=Pendulum", "train.collect=false", "replay.initial=somewhere"], "takes no actions"),
-    ],
-)
-def test_it_is_refused_where_it_does_nothing(words: list[str], reason: str, tmp_path: Any) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        Run(load_config([*SMALL, *words, "train.pink_noise=true"]), tmp_path)
+def test_a_copy_goes_its_own_way(tmp_path: Any) -> None:
+    run = Run(load_config(PENDULUM), tmp_path)
+    loop = ActingLoop(run.agent, 3, 0, pink=True)
+    loop._choices(3)
+    copies = loop.clone(), loop.clone()
+    expected = [loop._choices(3) for _ in range(4)]
+    for copy in copies:
+        for values in expected:
+            assert torch.equal(copy._choices(3), values)
+    run.close()
+
+
+def test_it_is_refused_where_it_does_nothing(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="no action is continuous"):
+        Run(load_config([*SMALL, "env=CartPole", "train.pink_noise=true"]), tmp_path)
+
+
+def test_learning_from_fixed_data_is_refused_where_it_was_asked_for_alone() -> None:
+    """A preset may have it: then it is of no use, and no fault of the user's."""
+    fixed = ["train.collect=false", "replay.initial=somewhere"]
+    preset = load_config([*SMALL, "env=MountainCarContinuous", *fixed])
+    assert preset.train.pink_noise
+    check_lengths(preset, ["train.collect", "replay.initial"])
+    with pytest.raises(ConfigError, match="no action is taken"):
+        check_lengths(preset, ["train.pink_noise"])
