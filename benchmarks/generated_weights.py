@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -151,10 +152,10 @@ def tuned(cell: Cell) -> float:
     return max(found, key=lambda rate: found[rate])
 
 
-def described(values: list[float]) -> str:
-    """Return the mean with its 95 % interval (Student's t)."""
+def described(values: list[float], digits: int = 3) -> str:
+    """Return the mean with its 95 % interval (Student's t), shares without the 0 before their point."""
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.3f} ± {half:.3f}".replace("0.", ".")
+    return re.sub(r"\b0\.", ".", f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

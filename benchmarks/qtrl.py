@@ -12,7 +12,6 @@ end the likeliest actions play 20 episodes on seeds that training never saw.
 
 import argparse
 import json
-import math
 import os
 import statistics
 import time
@@ -29,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.generated_weights import STUDENT, read
+from benchmarks.generated_weights import described, read
 from qdreamer.envs.seeds import evaluation_seed, training_seed
 from qdreamer.worldmodel.weights.generated import generate
 from qdreamer.worldmodel.weights.generator import WEIGHTS
@@ -231,12 +230,6 @@ def run(name: str, seeds: list[int], episodes: int, path: Path | None) -> None:
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-
-
-def described(values: list[float], digits: int) -> str:
-    """Return the mean with its 95 % interval (Student's t)."""
-    half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 def described_row(d: dict[str, Any]) -> str:

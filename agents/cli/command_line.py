@@ -62,7 +62,7 @@ from qdreamer.agents.training.session import check_device, check_ranks, run_sess
 from qdreamer.configs.console import fail, one_line
 from qdreamer.configs.schema import ConfigError, build
 from qdreamer.envs.edge.guard import EnvFailure
-from qdreamer.envs.factory import EnvError, check_env
+from qdreamer.envs.factory import EnvError, check_env, describe
 from qdreamer.quantum.circuits.backend import BackendError, CredentialsError
 
 REFUSALS = (ConfigError, EnvError, BackendError, CredentialsError, OSError, RanksError)
@@ -226,6 +226,10 @@ def _checked(overrides: list[Override], ranks: SingleProcess, checked: set[str])
         with found_again(made.member.directory, config) if resumes else nullcontext():
             check_env(config.env)
         checked.add(repr(config.env))
+    if config.train.pink_noise and config.train.collect and not describe(config.env).action.numbers:
+        raise ConfigError(
+            "train.pink_noise=true has no effect: no action is continuous; use train.pink_noise=false"
+        )
     return made
 
 

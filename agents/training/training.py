@@ -135,8 +135,6 @@ class Run:
         self.learner = make_learner(config, directory, ranks, self.circuits)
         self.agent, self.replay = self.learner.agent, self.learner.replay
         pink = config.train.pink_noise and config.train.collect
-        if pink and not self.agent.action.numbers:
-            raise ConfigError("train.pink_noise=true has no effect: no action is continuous")
         acting = ActingLoop(self.agent, config.env.num_envs, config.seed, pink=pink, ranks=ranks)
         self.collector = Collector(config.env, self.replay, acting, config.seed, self.learner.watch, pink)
         self.stride = ranks.size * config.env.num_envs  # environment steps of one iteration

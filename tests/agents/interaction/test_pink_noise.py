@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from scipy import stats
 
+from qdreamer.agents.cli.command_line import prepare
 from qdreamer.agents.cli.composition import load_config
 from qdreamer.agents.cli.effect import check_lengths
 from qdreamer.agents.distributed.ranks import SingleProcess
@@ -135,9 +136,11 @@ def test_a_copy_goes_its_own_way(tmp_path: Any) -> None:
     run.close()
 
 
-def test_it_is_refused_where_it_does_nothing(tmp_path: Any) -> None:
-    with pytest.raises(ConfigError, match="no action is continuous"):
-        Run(load_config([*SMALL, "env=CartPole", "train.pink_noise=true"]), tmp_path)
+def test_it_is_refused_where_it_does_nothing() -> None:
+    """By the command line, before a folder is made."""
+    with pytest.raises(ConfigError, match=r"no action is continuous; use train\.pink_noise=false"):
+        prepare(["env=CartPole", "train.pink_noise=true"])
+    prepare(["env=Pendulum", "train.pink_noise=true"])
 
 
 def test_learning_from_fixed_data_is_refused_where_it_was_asked_for_alone() -> None:
