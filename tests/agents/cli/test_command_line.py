@@ -1,7 +1,6 @@
 """The command line: one clear line for what cannot run, before anything starts."""
 
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -371,48 +370,6 @@ def test_preparation_is_fast() -> None:
     begin = time.process_time()
     prepare(["-m", "seed=range(0,50)"])
     assert time.process_time() - begin < 10.0
-
-
-def _train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.processes
-def test_process_refuses_in_one_line(tmp_path: Path) -> None:
-    done = _train("env.id=CartPole-v0", "optimizer.lr=-1", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == "error: optimizer.lr=-1 must be greater than 0\n"
-    assert done.stdout == ""
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "compare.py"])
-def test_a_python_without_the_package_says_so(script: str, tmp_path: Path) -> None:
-    bare = [sys.executable, "-S", "-E", str(ROOT / script)]  # without site-packages
-    done = subprocess.run(bare, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {sys.executable} lacks QDreamer")
-    assert done.stderr.endswith("pip install -e .\n")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.processes
-def test_process_helps(tmp_path: Path) -> None:
-    done = _train("--help", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    for word in ("python train.py env=CartPole ", "env=gym env.id=FrozenLake-v1", "world_model: 12M, 1M"):
-        assert word in done.stdout
-
-
-@pytest.mark.processes
-def test_process_shows_the_config(tmp_path: Path) -> None:
-    done = _train("--cfg", "job", "seed=5", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    shown = OmegaConf.create(done.stdout)
-    assert shown.seed == 5
-    assert build(Config, OmegaConf.to_container(shown, resolve=True)) == load_config(["seed=5"])
 
 
 @pytest.mark.parametrize(
