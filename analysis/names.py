@@ -15,3 +15,10 @@ def short_names(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
         for name, (agent, *settings) in parts.items()
     }
     return short, sorted(common)
+
+
+def within(name: str, width: int = 44) -> str:
+    """Return a name that fits: its settings lose the groups that they are in, then it loses its end."""
+    if len(name) > width:
+        name = re.sub(r"(?<=\+)[\w.]+\.(?=\w+=)", "", name)
+    return name if len(name) <= width else f"{name[: width - 1]}…"

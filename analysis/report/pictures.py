@@ -21,6 +21,7 @@ from qdreamer.analysis.aggregates import Floats, profile
 from qdreamer.analysis.bootstrap import RESAMPLES, bounds, replicates
 from qdreamer.analysis.comparison import Agent, Band, ComparisonResult, Report
 from qdreamer.analysis.metric import METRICS, failed
+from qdreamer.analysis.names import within
 
 BASELINE, CANDIDATE = "#404040", "#D55E00"
 OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#B8860B")
@@ -193,11 +194,7 @@ def _row(item: ComparisonResult, report: Report) -> str:
     if item is report.main:
         return f"{pair.first}\nagainst {pair.second}"
     other = pair.second if pair.first == report.candidate else pair.first
-    return f"{pair.kind}\n({_short(other)})"
-
-
-def _short(name: str, width: int = 44) -> str:
-    return name if len(name) <= width else f"{name[: width - 1]}…"
+    return f"{pair.kind}\n({within(other)})"
 
 
 def _band(axis: Axes, line: _Line, band: Band, scale: float) -> None:
@@ -230,6 +227,6 @@ def _label_ends(axis: Axes, lines: Sequence[_Line], right: float, heights: Seque
     for height, line in sorted(zip(heights, lines, strict=True), key=lambda end: -end[0]):
         place = min(height, place - gap)
         axis.annotate(
-            _short(line.agent.name, 30), (right, place), xytext=(5, 0), textcoords="offset points",
+            within(line.agent.name), (right, place), xytext=(5, 0), textcoords="offset points",
             va="center", fontsize=9, color=line.colour, annotation_clip=False,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from benchmarks.comparison import AGENTS, write_runs
 from qdreamer.analysis.ablation import classify
 from qdreamer.analysis.comparison import Band, Settings, choose, compare
-from qdreamer.analysis.names import short_names
+from qdreamer.analysis.names import short_names, within
 from qdreamer.analysis.report import board, compare_command
 from qdreamer.analysis.report.compare_command import main
 from qdreamer.analysis.report.pictures import curves
@@ -358,6 +358,9 @@ def test_names_leave_out_what_all_runs_share() -> None:
         ["train.prefill=128"],
     )
     assert short_names(["hybrid+a=1"]) == ({"hybrid+a=1": "hybrid"}, ["a=1"])
+    assert within("hybrid+replay.diverse=qubo+replay=quantum", 40) == "hybrid+diverse=qubo+replay=quantum"
+    assert within("classical+env.hide=1_3") == "classical+env.hide=1_3"
+    assert within("hybrid+quantum=aer", 9) == "hybrid+q…"
 
 
 def test_a_baseline_goes_by_its_short_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
