@@ -77,6 +77,8 @@ def classify(
     from_full, from_base = differing(own, full), differing(own, base)
     if len(from_full) == 1 and from_full[0] in PARTS:
         part = from_full[0]
+        if full[part] == base[part]:  # neither the candidate's own nor a likeness of it
+            return Comparison(f"{candidate}, other {part}", agent, candidate)
         kind = f"{candidate} − {part}" if own[part] == base[part] else f"control of {part}"
         return Comparison(kind, candidate, agent)
     if len(from_base) == 1 and from_base[0] in PARTS:

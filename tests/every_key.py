@@ -41,12 +41,12 @@ SMALL = [
 SEARCHES = ["optimizer.every=3", "optimizer.num_qubits=4"]
 AGENTS = {
     "classical": ["agent=classical"],
-    "hybrid": ["agent=hybrid", *SEARCHES, "sequence.window=12"],
-    "hybrid_transformer": ["agent=hybrid", "sequence=transformer", *SEARCHES],
+    "hybrid": ["agent=hybrid_with_optimizer", *SEARCHES, "sequence.window=12"],
+    "hybrid_transformer": ["agent=hybrid_with_optimizer", "sequence=transformer", *SEARCHES],
 }
 # Where keys count that the agents above refuse.
 _CIRCUITS = [
-    *("agent=hybrid", *SEARCHES, "replay.wait=true", "optimizer.wait=true"),
+    *("agent=hybrid_with_optimizer", *SEARCHES, "replay.wait=true", "optimizer.wait=true"),
     *("replay.shots=64", "replay.qubits=3", "replay.reuse=0.1", "quantum.shots=64"),
 ]
 _IMAGES = ["agent=classical", "env=gym", "env.id=EveryKeyImages-v0"]
@@ -54,11 +54,11 @@ CONTEXTS = {
     "numbers": ["agent=classical", "env=Pendulum"],
     "images": _IMAGES,
     "redundancy": [*_IMAGES, "world_model.image.objective=redundancy"],
-    "curriculum": ["agent=hybrid", "optimizer=laprop", "attention.curriculum.length=4"],
-    "born": ["agent=hybrid", "optimizer=laprop", "attention=born"],
-    "ffm": ["agent=hybrid", "optimizer=laprop", "attention=ffm"],
-    "sampled": ["agent=hybrid", "optimizer=laprop", "attention=sampled"],
-    "adaptive": ["agent=hybrid", "optimizer=laprop", "attention=sampled", "attention.strategy=adaptive"],
+    "curriculum": ["agent=hybrid", "attention.curriculum.length=4"],
+    "born": ["agent=hybrid", "attention=born"],
+    "ffm": ["agent=hybrid", "attention=ffm"],
+    "sampled": ["agent=hybrid", "attention=sampled"],
+    "adaptive": ["agent=hybrid", "attention=sampled", "attention.strategy=adaptive"],
     "prioritized": ["agent=classical", "replay=prioritized"],
     "subsets": ["agent=classical", "replay=prioritized", "replay.diverse=qubo"],
     "curious": ["agent=classical", "replay=curious"],
@@ -72,7 +72,7 @@ CONTEXTS = {
     "fake": [*_CIRCUITS, "quantum=ibm", "quantum.device=FakeManilaV2"],
     "diverse": ["agent=classical", "replay=prioritized", "replay.diverse=dpp"],
     "steered": [
-        *("agent=hybrid", "optimizer.every=1", "optimizer.num_qubits=4"),
+        *("agent=hybrid_with_optimizer", "optimizer.every=1", "optimizer.num_qubits=4"),
         *("optimizer.steer=1", "optimizer.steer_bound=1.45", "optimizer.warmup=1"),  # waited for
     ],
     "pictures": ["agent=classical", "logging.writers=[jsonl,tensorboard]"],

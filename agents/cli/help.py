@@ -18,7 +18,7 @@ QDreamer: train a world-model agent on a Gymnasium environment.
   python train.py env=CartPole sequence=gru     one part swapped: no attention
   python train.py env=CartPole replay=prioritized
                                                 … classical replay
-  python train.py env=CartPole optimizer=laprop … no search with QAOA
+  python train.py env=CartPole optimizer=hybrid … searches with QAOA
   python train.py env=CartPole quantum=aer      circuits on another backend
   python train.py -m agent=classical,hybrid seed=0,1,2
                                                 a sweep

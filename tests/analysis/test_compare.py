@@ -503,26 +503,27 @@ def test_ablations_are_told_from_settings(make_config: Any) -> None:
             "classical, other size or settings", "hybrid", "classical+world_model.units=72",
         ),
     }  # fmt: skip
+    shipped = {name: asdict(make_config(f"agent={name}")) for name in ("hybrid", "classical")}
     weights = {"hybrid": 0.01, "classical": 0.01}  # of the posterior's KL divergence, alone
     for agent, weight in weights.items():
         name = f"{agent}+weight"
         setting = f"world_model.loss_scales.representation={weight}"
-        configs[name] = asdict(make_config(f"agent={agent}", setting))
-        kind = classify(name, configs, "hybrid", "classical").kind
+        shipped[name] = asdict(make_config(f"agent={agent}", setting))
+        kind = classify(name, shipped, "hybrid", "classical").kind
         assert kind == f"{agent}, other size or settings"
     presets = {
-        "hybrid_without_replay": "hybrid − replay", "hybrid_without_attention": "hybrid − attention",
-        "hybrid_without_optimizer": "hybrid − optimizer", "classical_with_attention": "classical + attention",
-        "classical_with_replay": "classical + replay", "classical_with_optimizer": "classical + optimizer",
+        "hybrid_with_optimizer": "hybrid, other optimizer", "classical_with_attention": "hybrid − replay",
+        "classical_with_replay": "hybrid − attention",
+        "classical_with_optimizer": "classical, other optimizer",
         "hybrid_softmax": "control of attention", "hybrid_uniform_attention": "control of attention",
         "hybrid_random_keys": "control of attention", "hybrid_born": "control of attention",
         "hybrid_ffm": "control of attention", "hybrid_prioritized": "control of replay",
-        "hybrid_random_search": "control of optimizer", "hybrid_exact_search": "control of optimizer",
-        "hybrid_scalar_search": "control of optimizer",
+        "hybrid_random_search": "hybrid, other optimizer", "hybrid_exact_search": "hybrid, other optimizer",
+        "hybrid_scalar_search": "hybrid, other optimizer",
     }  # fmt: skip
     for name, kind in presets.items():
-        configs[name] = asdict(make_config(f"agent={name}"))
-        assert classify(name, configs, "hybrid", "classical").kind == kind
+        shipped[name] = asdict(make_config(f"agent={name}"))
+        assert classify(name, shipped, "hybrid", "classical").kind == kind
     for name, words in expected.items():
         found = kinds[name]
         assert (found.kind, found.first, found.second) == words

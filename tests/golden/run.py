@@ -21,8 +21,8 @@ UPDATES = 8
 ROWS = 260  # collected steps: more than an episode of Pendulum
 AGENTS = {
     "classical": ("agent=classical",),
-    "hybrid": ("agent=hybrid",),
-    "transformer": ("agent=hybrid", "sequence=transformer"),
+    "hybrid": ("agent=hybrid_with_optimizer",),
+    "transformer": ("agent=hybrid_with_optimizer", "sequence=transformer"),
 }
 CASES = [(agent, env) for agent in AGENTS for env in ("CartPole", "Pendulum")]
 SEARCH = ("optimizer.every=2", "optimizer.wait=true")  # four searches with QAOA within the updates

@@ -53,7 +53,7 @@ KINDS = {
         [*_IMAGES, "world_model.image.depth=4", "replay.mapped=true", "steps=500"]
     ),
     "hybrid on a fake device": Kind(  # whose steps take longer, as does its start
-        ["env=CartPole", "agent=hybrid", *_FAKE, "optimizer.num_qubits=4", "steps=140"],
+        ["env=CartPole", "agent=hybrid_with_optimizer", *_FAKE, "optimizer.num_qubits=4", "steps=140"],
         window=15.0,
         threads=True,
     ),

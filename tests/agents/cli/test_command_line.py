@@ -381,7 +381,7 @@ def test_preparation_is_fast() -> None:
         ("agent=classical sequence=transformer attention=born", 0.01),
         ("agent=classical", 0.1),
         ("sequence=gru", 0.1),
-        ("agent=hybrid_without_attention", 0.1),
+        ("agent=classical_with_replay", 0.1),
         ("world_model.loss_scales.representation=0.3", 0.3),
     ],
 )

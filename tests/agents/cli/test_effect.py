@@ -23,10 +23,10 @@ SILENT = [
     ),
     ("agent=classical attention=softmax", ["sequence=gru_attention, transformer"]),
     ("sequence=gru attention=born", ["attention=born has no effect"]),
-    ("agent=hybrid_without_attention attention=ffm", ["attention=ffm has no effect"]),
+    ("agent=classical_with_replay attention=ffm", ["attention=ffm has no effect"]),
     ("agent=classical quantum=aer", ["replay=quantum or optimizer=hybrid"]),
     ("replay=uniform optimizer=laprop quantum=aer", ["quantum=aer has no effect"]),
-    ("replay=prioritized optimizer.solver=exact quantum=aer", ["quantum=aer has no effect"]),
+    ("replay=prioritized optimizer=hybrid optimizer.solver=exact quantum=aer", ["quantum=aer has no effect"]),
     # settings of parts
     ("agent=classical attention.noise=0.1", ["attention.noise is read only by sequence="]),
     ("agent=classical attention.head=32", ["attention.head"]),
@@ -63,10 +63,10 @@ SILENT = [
     ("replay.shots=100", ["replay.shots is read only by quantum=aer"]),
     ("replay.reuse=2", ["replay.reuse=2 has no effect"]),
     ("replay.wait=true", ["replay.wait=true has no effect"]),
-    ("optimizer.wait=true", ["optimizer.wait is read only by quantum=aer"]),
-    ("optimizer.patience=9", ["optimizer.patience=9 has no effect"]),
-    ("optimizer.solver=exact optimizer.p_layers=1", ["is read only by optimizer.solver=qaoa"]),
-    ("optimizer.solver=random optimizer.angles=ramp", ["optimizer.angles"]),
+    ("optimizer=hybrid optimizer.wait=true", ["optimizer.wait is read only by quantum=aer"]),
+    ("optimizer=hybrid optimizer.patience=9", ["optimizer.patience=9 has no effect"]),
+    ("optimizer=hybrid optimizer.solver=exact optimizer.p_layers=1", ["read only by optimizer.solver=qaoa"]),
+    ("optimizer=hybrid optimizer.solver=random optimizer.angles=ramp", ["optimizer.angles"]),
     ("agent=classical quantum.shots=512", ["quantum.shots is read only by optimizer=hybrid"]),
     (
         "agent=classical replay=quantum quantum=aer quantum.shots=64",
@@ -89,7 +89,7 @@ SILENT = [
     ("logging.writers=[jsonl] logging.pictures_every=100", ["logging.pictures_every=100 has no effect"]),
     ("env.steps=400 steps=500", ["env.steps=400 has no effect: steps=500 replaces it"]),
     # sweeps: nobody reads it
-    ("-m agent=classical,hybrid_without_attention attention=coherent,born", ["attention=born has no"]),
+    ("-m agent=classical,classical_with_replay attention=coherent,born", ["attention=born has no"]),
     (
         "-m agent=classical optimizer=laprop,hybrid optimizer.solver=exact optimizer.p_layers=1",
         ["optimizer.p_layers=1 has no effect", "optimizer.solver=qaoa"],
@@ -197,8 +197,9 @@ def test_a_default_may_be_written_out(line: str) -> None:
     ("line", "arguments"),
     [
         (
-            "-m agent=classical,hybrid optimizer.every=25,50",
-            ["agent=classical", "agent=hybrid optimizer.every=25", "agent=hybrid optimizer.every=50"],
+            "-m agent=classical,hybrid_with_optimizer optimizer.every=25,50",
+            ["agent=classical", "agent=hybrid_with_optimizer optimizer.every=25",
+             "agent=hybrid_with_optimizer optimizer.every=50"],
         ),
         (
             "-m sequence=gru,gru_attention sequence.window=8,16",

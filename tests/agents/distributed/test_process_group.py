@@ -25,7 +25,7 @@ RUN = [
     *(word for word in NETWORKS if "deter" not in word),  # which the hybrid does not read
     "env=CartPole", "train.batch_length=16", "train.replay_ratio=32", "train.prefill=64",
     "evaluation.every=100", "evaluation.episodes=2", "evaluation.horizon=10", "checkpoint.every=20",
-    "logging.every=10", "optimizer.every=3",
+    "logging.every=10", "optimizer=hybrid", "optimizer.every=3",
 ]  # fmt: skip
 
 
@@ -177,7 +177,7 @@ def wait_for(step: int, runs: Path, processes: list[subprocess.Popen[str]]) -> N
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the default agent on two ranks."""
+    """A run of the default agent, with searches, on two ranks."""
     runs = tmp_path_factory.mktemp("unbroken")
     process = torchrun(str(ROOT / "train.py"), *RUN, "steps=200", f"runs={runs}")
     out, err = process.communicate(timeout=240)

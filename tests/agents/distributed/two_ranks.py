@@ -113,9 +113,9 @@ def update(ranks: SingleProcess, env: str, dtype: torch.dtype) -> dict[str, Any]
 
 
 def search(ranks: SingleProcess) -> dict[str, Any]:
-    """Some updates of the default agent, which searches in every second of them."""
+    """Some updates of the default agent with searches, in every second of them."""
     config = load_config([*NETWORKS, "train.batch_length=8", "agent.imagination_starts=4", "env=CartPole",
-                          "optimizer.every=2", "optimizer.warmup=0"])  # fmt: skip
+                          "optimizer=hybrid", "optimizer.every=2", "optimizer.warmup=0"])  # fmt: skip
     learner = make_learner(config, Path(), ranks)
     acting = ActingLoop(learner.agent, config.env.num_envs, 0, ranks=ranks)
     collector = Collector(config.env, learner.replay, acting, 0)

@@ -118,7 +118,8 @@ def test_steering_resumes_exactly():
 
 def test_an_agents_blocks_are_steered_and_shown(make_config, tmp_path):
     words = (
-        *("agent=hybrid", "world_model.units=8", "world_model.core=16", "world_model.hidden=8"),
+        *("agent=hybrid_with_optimizer", "world_model.units=8", "world_model.core=16"),
+        "world_model.hidden=8",
         *("world_model.memory=8", "attention.head=4", "world_model.stoch=3", "world_model.classes=4"),
         *("train.batch_size=4", "train.batch_length=4", "agent.imagination_starts=2"),
         *(
@@ -149,6 +150,6 @@ def test_an_agents_blocks_are_steered_and_shown(make_config, tmp_path):
 
 def test_levels_must_be_factors(make_config):
     with pytest.raises(ConfigError, match=r"optimizer\.steer=0\.5 multiplies learning rates"):
-        make_config("optimizer.steer=0.5", "optimizer.levels=[0,1]")
+        make_config("optimizer=hybrid", "optimizer.steer=0.5", "optimizer.levels=[0,1]")
     with pytest.raises(ConfigError, match=r"optimizer\.steer and optimizer\.reuse would each apply"):
-        make_config("optimizer.steer=0.5", "optimizer.reuse=true")
+        make_config("optimizer=hybrid", "optimizer.steer=0.5", "optimizer.reuse=true")

@@ -19,7 +19,7 @@ from qdreamer.quantum.circuits.backend import run
 from qdreamer.quantum.jobs.access import CircuitAccess
 
 SETTINGS = (
-    *("agent=hybrid", "quantum=ibm", "quantum.device=FakeManilaV2", "quantum.timeout=600"),
+    *("agent=hybrid_with_optimizer", "quantum=ibm", "quantum.device=FakeManilaV2", "quantum.timeout=600"),
     *("optimizer.every=3", "optimizer.num_qubits=6", "optimizer.fresh=4", "optimizer.patience=100"),
     *("replay.qubits=3", "replay.shots=64", "world_model.units=8", "world_model.width=16"),
     *("world_model.hidden=8", "world_model.core=8", "sequence.head=8", "world_model.stoch=3"),

@@ -74,6 +74,7 @@ def test_the_component_monitor_finds_what_a_hybrid_run_logs(tmp_path: Path) -> N
         *("env=Pendulum", "env.max_episode_steps=40"),  # long enough to be predicted
         "world_model.memory=8",
         "sequence.head=4",
+        "optimizer=hybrid",
         "optimizer.every=4",
     ]
     run = tmp_path / "run"

@@ -316,7 +316,7 @@ def test_diverging_training_is_reported(tmp_path: Path) -> None:
         "replay=prioritized replay.signal=td replay.transform=rotation",
         "replay=quantum",
         "replay=uniform replay.mapped=true",
-        "replay=quantum quantum=aer replay.wait=true optimizer.wait=true replay.shots=64 replay.qubits=3",
+        "replay=quantum quantum=aer replay.wait=true replay.shots=64 replay.qubits=3",
     ],
 )
 def test_resume_is_exact_with_every_replay(replay: str, tmp_path: Path) -> None:
