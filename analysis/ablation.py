@@ -1,4 +1,4 @@
-"""What each agent says about the hybrid's parts: hybrid minus one, classical plus one, or a control.
+"""What each agent says about the hybrid's parts: hybrid minus one, classical plus one, a control, or another choice.
 
 Told from the settings themselves, not from names: an agent is a variant of another if all but one part
 of their settings agree.
@@ -77,7 +77,7 @@ def classify(
     from_full, from_base = differing(own, full), differing(own, base)
     if len(from_full) == 1 and from_full[0] in PARTS:
         part = from_full[0]
-        if full[part] == base[part]:  # neither the candidate's own nor a likeness of it
+        if full[part] == base[part]:  # both agents share it: nothing to take out
             return Comparison(f"{candidate}, other {part}", agent, candidate)
         kind = f"{candidate} − {part}" if own[part] == base[part] else f"control of {part}"
         return Comparison(kind, candidate, agent)

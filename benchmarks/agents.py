@@ -2,8 +2,8 @@
 
 Each argument is one agent, as the settings of train.py in one string ("agent=classical threads=2"); the first
 is what the others are measured against. Whole updates as a run makes them, replay and optimizer included,
-alternating between the agents, so that a machine whose speed drifts does so for all of them. The hybrid
-optimizer searches at every fiftieth update: `--updates 50` has one search in each turn.
+alternating between the agents, so that a machine whose speed drifts does so for all of them. With
+`optimizer=hybrid` every fiftieth update searches: `--updates 50` has one search in each turn.
 """
 
 import argparse

@@ -21,7 +21,7 @@ import yaml
 from qdreamer.agents.cli.composition import load_config
 
 ROOT = Path(__file__).parent.parent
-AGENTS = {  # directory: what train.py was told, and the median step of the threshold
+AGENTS = {  # directory: what train.py was told, and the median step; `hybrid` here has all three parts
     "classical": ([], 3300),
     "classical+replay=quantum": (["replay=quantum"], 3200),
     "classical+optimizer=hybrid": (["optimizer=hybrid"], 3300),

@@ -16,7 +16,7 @@ def test_the_page_is_the_table() -> None:
     assert (ROOT / "docs" / "tags.md").read_text(encoding="utf-8") == page()
 
 
-@pytest.mark.parametrize("agent", ["classical", "hybrid"])
+@pytest.mark.parametrize("agent", ["classical", "hybrid_with_optimizer"])
 def test_every_name_of_a_run_has_a_meaning(agent: str, tmp_path: Path) -> None:
     core = "deter" if agent == "classical" else "core"
     words = [
