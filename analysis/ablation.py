@@ -1,4 +1,4 @@
-"""What each agent says about the hybrid's parts: hybrid minus one, classical plus one, a control, or another choice.
+"""What an agent says about the hybrid: a part taken out, one put in, a control, or another choice.
 
 Told from the settings themselves, not from names: an agent is a variant of another if all but one part
 of their settings agree.

@@ -27,8 +27,8 @@ def test_cartpole_is_learned(tmp_path: Path, agent: str, goal: float, steps: ran
 
     Random actions have a mean return of 22, the task's limit is 500. Measured on seeds 1000, 1001, 1002 when
     this test was written, evaluating every 500 steps: in 2,000 steps the hybrid's best evaluations were 221,
-    352 and 206 (of five episodes; its optimizer searched then). 400 (of twenty) was first reached by classical
-    at step 4,000, 2,500 and 2,500, by the hybrid at 3,500, 2,500 and 4,500. Without the policy's loss no
+    352 and 206 (of five episodes; with searches then). 400 (of twenty) was first reached by classical at
+    step 4,000, 2,500 and 2,500, by the hybrid at 3,500, 2,500 and 4,500. Without the policy's loss no
     evaluation of 6,000 steps came above 12.
     """
     episodes = 5 if goal < 400.0 else 20
