@@ -196,12 +196,16 @@ def check_same_run(directory: Path, config: Config) -> None:
     before = read_config(directory)
     if fingerprint(before) != fingerprint(config):
         old, new = dotted(_learning(before)), dotted(_learning(config))
+        swapped = tuple(  # parts of another kind, whose own settings need not be named as well
+            key.removesuffix("name") for key in old if key.endswith(".name") and old[key] != new.get(key)
+        )
         changed = ", ".join(
             f"{key} {show(old.get(key))} → {show(new.get(key))}"
             for key in {**old, **new}
             if old.get(key) != new.get(key) and not isinstance(new.get(key, old.get(key)), dict)
+            if (key in old and key in new) or not key.startswith(swapped)
         )
         raise ConfigError(
             f"{directory} holds a run with other settings ({changed}): "
-            "remove it, or keep both with runs=<another folder>"
+            f"remove it, keep both with runs=<another folder>, or go on with it: resume={directory}"
         )
